@@ -1,0 +1,44 @@
+# A virtual environment of its own; CONSTRAINTS pins the build of PyTorch and may be another file.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+PYTEST_ARGS ?=
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# PyTorch first and by its pin: a range alone would take the newest CUDA build.
+$(VENV)/.demo: $(BIN)/python setup.cfg $(CONSTRAINTS)
+	$(BIN)/pip install -q --disable-pip-version-check -c $(CONSTRAINTS) torch
+	$(BIN)/pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[offline,plots]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.demo ## install, then pre-train, transfer and recommend on embedded data (minutes)
+	rm -rf quickstart
+	$(BIN)/unisrec quickstart --output quickstart
+
+test: $(VENV)/.dev ## install, then run the tests (PYTEST_ARGS=--slow for all of them)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## ruff and codespell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell --skip ".venv,.git,quickstart,runs"
+
+format: $(VENV)/.dev ## let ruff format and mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and what the demo wrote
+	rm -rf $(VENV) quickstart build *.egg-info
