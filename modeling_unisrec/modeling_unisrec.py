@@ -1,0 +1,477 @@
+"""UniSRec: universal item vectors from text, universal sequence vectors from items (arXiv 2206.05941, section 2)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from ..configuration.configuration_unisrec import UniSRecConfig
+
+
+@dataclass
+class UniSRecModelOutput(ModelOutput):
+    r"""
+    Output of [`UniSRecModel`]. Vectors are not normalised; [`UniSRecModel.score`] does that.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+            State at each position; position t has seen items 0..t.
+        sequence_embeds (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
+            State at the last item of each history.
+        item_embeds (`torch.FloatTensor` of shape `(num_items, hidden_size)`):
+            Universal item vectors (plus ID embedding in the transductive setting), in the order given.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+            Input of the first layer and output of each, with `output_hidden_states=True`.
+        attentions (`tuple(torch.FloatTensor)`, *optional*):
+            Attention probabilities of each layer, with `output_attentions=True` and eager attention.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    sequence_embeds: torch.FloatTensor | None = None
+    item_embeds: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def pool_tokens(hidden_states: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    r"""
+    One vector for each text.
+
+    Args:
+        hidden_states (`torch.FloatTensor` of shape `(num_texts, num_tokens, text_embedding_size)`):
+            Token states of the text encoder.
+        attention_mask (`torch.LongTensor` of shape `(num_texts, num_tokens)`):
+            1 for real tokens, 0 for padding.
+        pooling (`str`):
+            `"cls"` takes the first token, `"mean"` averages the real ones.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_texts, text_embedding_size)`.
+    """
+    if pooling == "cls":
+        return hidden_states[:, 0]
+    mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
+    return (hidden_states * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention with its probabilities written out: (B, heads, L, size) in, (B, L, heads, size) out."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    probabilities = F.dropout(probabilities, p=dropout, training=module.training)
+    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
+
+
+class UniSRecAdaptor(nn.Module):
+    r"""
+    Parametric whitening by `num_experts` experts, mixed by a gate (paper, section 2.1.2).
+
+    With text vector x, `v = sum_k g_k (dropout(x) - b_k) W_k` and `g = softmax(x W_2 + delta)`, where in training
+    `delta = normal * (softplus(x W_3) + router_noise)`. The official code runs the experts one after the other; here
+    they are one product, and `b_k W_k` is folded into one `(num_experts, hidden_size)` table a call.
+    """
+
+    def __init__(self, config: UniSRecConfig):
+        super().__init__()
+        text_size, num_experts = config.text_embedding_size, config.num_experts
+        self.noise_floor = config.router_noise
+        self.weight = nn.Parameter(torch.empty(text_size, num_experts, config.hidden_size))  # W_k
+        self.bias = nn.Parameter(torch.empty(num_experts, text_size))  # b_k
+        self.router = nn.Parameter(torch.empty(text_size, num_experts))  # W_2
+        if self.noise_floor is not None:
+            self.router_noise = nn.Parameter(torch.empty(text_size, num_experts))  # W_3
+        self.dropout = nn.Dropout(config.adaptor_dropout)
+
+    def gate(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        """Weights of the experts for each text: (U, D) in, (U, G) out; rows sum to 1."""
+        logits = text_embeds @ self.router
+        if self.training and self.noise_floor is not None:
+            scale = F.softplus(text_embeds @ self.router_noise) + self.noise_floor
+            logits = logits + torch.randn_like(logits) * scale
+        return logits.softmax(dim=-1)
+
+    def forward(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        gate = self.gate(text_embeds)  # (U, G)
+        offset = torch.einsum("gd,dgh->gh", self.bias, self.weight)
+        # One mask of dropout for all experts (the official code draws one for each), so that one product serves all.
+        experts = (self.dropout(text_embeds) @ self.weight.flatten(1)).unflatten(-1, offset.shape)  # (U, G, H)
+        return torch.bmm(gate.unsqueeze(1), experts).squeeze(1) - gate @ offset
+
+
+class UniSRecAttention(nn.Module):
+    """Causal multi-head self-attention."""
+
+    is_causal = True
+
+    def __init__(self, config: UniSRecConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        input_shape = hidden_states.shape[:-1]
+        head_shape = (*input_shape, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(head_shape).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(head_shape).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(head_shape).transpose(1, 2)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, probabilities = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(*input_shape, -1).contiguous()), probabilities
+
+
+class UniSRecMLP(nn.Module):
+    """Feed-forward block."""
+
+    def __init__(self, config: UniSRecConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class UniSRecLayer(GradientCheckpointingLayer):
+    """One post-norm Transformer layer."""
+
+    def __init__(self, config: UniSRecConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = UniSRecAttention(config, layer_idx)
+        self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = UniSRecMLP(config)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        attention_output, _ = self.self_attn(hidden_states, attention_mask, **kwargs)
+        hidden_states = self.self_attn_norm(hidden_states + self.dropout(attention_output))
+        return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
+
+
+class UniSRecSequenceEncoder(nn.Module):
+    """Learned positions and a causal Transformer over item vectors."""
+
+    def __init__(self, config: UniSRecConfig):
+        super().__init__()
+        self.config = config
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.layers = nn.ModuleList([UniSRecLayer(config, index) for index in range(config.num_hidden_layers)])
+
+    def forward(self, inputs_embeds: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        length = inputs_embeds.shape[1]
+        if length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"A history of {length} items is longer than `max_position_embeddings` "
+                f"({self.config.max_position_embeddings}); keep its latest items."
+            )
+        hidden_states = inputs_embeds + self.position_embedding.weight[:length]
+        hidden_states = self.dropout(self.layer_norm(hidden_states))
+        # Padding is on the right, where no real position looks: the causal mask is all that is needed, and sdpa makes
+        # that one itself.
+        attention_mask = create_causal_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=None, past_key_values=None
+        )
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        return hidden_states
+
+
+class UniSRecPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and loading, shared by all UniSRec models."""
+
+    config: UniSRecConfig
+    base_model_prefix = "unisrec"
+    main_input_name = "item_index"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _no_split_modules = ["UniSRecLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": UniSRecLayer, "attentions": UniSRecAttention}
+    # A full checkpoint opened with `text_config=None` is an embeddings-only model: nothing is missing there.
+    _keys_to_ignore_on_load_unexpected = [r"^text_encoder\."]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, UniSRecAdaptor):
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            init.zeros_(module.bias)
+            init.zeros_(module.router)
+            if module.noise_floor is not None:
+                init.zeros_(module.router_noise)
+
+
+class UniSRecModel(UniSRecPreTrainedModel):
+    r"""
+    Text encoder, adaptor and sequence encoder in one model.
+
+    A batch is *distinct items + index matrix*, so no text and no adaptor row is computed twice: `item_index` points at
+    rows of the item tensors (row + 1; 0 is padding, on the right). With `config.text_config=None` there is no text
+    encoder and items come as `text_embeds`.
+
+    Args:
+        config ([`UniSRecConfig`]): Sizes and settings; weights start at random.
+    """
+
+    def __init__(self, config: UniSRecConfig):
+        super().__init__(config)
+        self.text_encoder = None if config.text_config is None else AutoModel.from_config(config.text_config)
+        self.adaptor = UniSRecAdaptor(config)
+        self.item_embedding = None
+        if config.num_items is not None:
+            self.item_embedding = nn.Embedding(config.num_items + 1, config.hidden_size, padding_idx=0)
+        self.sequence_encoder = UniSRecSequenceEncoder(config)
+        self.post_init()
+
+    @classmethod
+    def from_text_encoder(cls, name_or_path: str, **config) -> "UniSRecModel":
+        r"""
+        A new model around a trained text encoder: the encoder keeps its weights, all else starts at random.
+
+        Args:
+            name_or_path (`str`): Folder or Hub id of any encoder that `AutoModel` loads.
+            **config: Fields of [`UniSRecConfig`], such as `text_pooling="mean"`.
+
+        Returns:
+            [`UniSRecModel`]: In float32; the text encoder is frozen.
+        """
+        text_encoder = AutoModel.from_pretrained(name_or_path, dtype=torch.float32)
+        model = cls(UniSRecConfig(text_embedding_size=text_encoder.config.hidden_size, **config))
+        model.attach_text_encoder(text_encoder)
+        return model
+
+    def attach_text_encoder(self, text_encoder: PreTrainedModel) -> None:
+        """Makes `text_encoder` (frozen) part of the model and of its checkpoints. Raises `ValueError` on a width that
+        is not `config.text_embedding_size`."""
+        if text_encoder.config.hidden_size != self.config.text_embedding_size:
+            raise ValueError(
+                f"The text encoder gives vectors of {text_encoder.config.hidden_size} numbers, the model takes "
+                f"{self.config.text_embedding_size}: use the encoder that the checkpoint was trained with."
+            )
+        self.text_encoder = text_encoder.requires_grad_(False)
+        self.config.text_config = text_encoder.config
+        self.config.text_config._name_or_path = ""  # a path of one machine has no place in a checkpoint
+
+    def detach_text_encoder(self) -> PreTrainedModel | None:
+        """Takes the text encoder out, so that training on ready text vectors neither moves nor saves it. Returns it."""
+        text_encoder, self.text_encoder, self.config.text_config = self.text_encoder, None, None
+        return text_encoder
+
+    def reset_item_embedding(self, num_items: int | None) -> None:
+        r"""
+        Takes the model to another setting or catalogue, in place; text adaptor and sequence encoder stay.
+
+        Args:
+            num_items (`int` or `None`):
+                `None` makes it inductive (text only). A number makes it transductive (text + ID) on a catalogue of
+                that size, with a new ID embedding.
+        """
+        self.config.num_items = num_items
+        self.config.validate_sizes()
+        self.item_embedding = None
+        if num_items is not None:
+            weight = torch.empty(num_items + 1, self.config.hidden_size, device=self.device, dtype=self.dtype)
+            weight.normal_(std=self.config.initializer_range)[0] = 0
+            self.item_embedding = nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
+
+    def freeze_sequence_encoder(self) -> None:
+        """Freezes positions and layers, as in the paper's transfer; its input normalisation stays trainable."""
+        self.sequence_encoder.position_embedding.requires_grad_(False)
+        self.sequence_encoder.layers.requires_grad_(False)
+
+    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        r"""
+        Text vectors x, the input of the adaptor.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(num_items, num_tokens)`): Tokens of the item texts.
+            attention_mask (`torch.LongTensor` of shape `(num_items, num_tokens)`): 1 for real tokens.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_items, text_embedding_size)`.
+
+        Raises:
+            ValueError: If the model has no text encoder.
+        """
+        if self.text_encoder is None:
+            raise ValueError(
+                "This model has no text encoder (`text_config` is None): give items as `text_embeds`, or add the "
+                "encoder it was trained with by `attach_text_encoder`."
+            )
+        hidden_states = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return pool_tokens(hidden_states, attention_mask, self.config.text_pooling)
+
+    def get_item_features(
+        self,
+        text_embeds: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        item_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        r"""
+        Universal item vectors.
+
+        Args:
+            text_embeds (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`, *optional*):
+                Text vectors.
+            input_ids (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*):
+                Tokens of item texts. Where both are given, the rows of `text_embeds` come first.
+            attention_mask (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*):
+                Belongs to `input_ids`.
+            item_ids (`torch.LongTensor` of shape `(num_items,)`, *optional*):
+                Rows of the ID embedding (catalogue item k is row k + 1; 0 is an item without one). Transductive only.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_items, hidden_size)`.
+        """
+        parts = [] if text_embeds is None else [text_embeds]
+        if input_ids is not None:
+            parts.append(self.get_text_features(input_ids, attention_mask))
+        if not parts:
+            raise ValueError("Items are missing: give `text_embeds`, or `input_ids` with `attention_mask`.")
+        item_embeds = self.adaptor(parts[0] if len(parts) == 1 else torch.cat(parts))
+        if self.item_embedding is None:
+            return item_embeds
+        if item_ids is None:
+            raise ValueError("A transductive model (`num_items` is set) needs `item_ids`, 0 for unknown items.")
+        return item_embeds + self.item_embedding(item_ids)
+
+    def get_sequence_features(self, item_index: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
+        r"""
+        Universal sequence vectors.
+
+        Args:
+            item_index (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Histories, oldest item first: row of `item_embeds` + 1, 0 is padding on the right.
+            item_embeds (`torch.FloatTensor` of shape `(num_items, hidden_size)`):
+                Universal item vectors.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, hidden_size)`.
+        """
+        return self._last_item_state(self._encode_histories(item_index, item_embeds), item_index)
+
+    def score(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
+        """Cosine similarity over temperature: (B, H) and (U, H) in, (B, U) out."""
+        return F.normalize(sequence_embeds, dim=-1) @ F.normalize(item_embeds, dim=-1).T / self.config.temperature
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    @capture_outputs
+    def forward(
+        self,
+        item_index: torch.LongTensor,
+        text_embeds: torch.FloatTensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        item_ids: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> UniSRecModelOutput:
+        r"""
+        Item vectors of the distinct items and states of the histories over them.
+
+        Args:
+            item_index (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Histories, oldest item first: row of the item tensors + 1, 0 is padding on the right.
+            text_embeds (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`, *optional*):
+                Text vectors of the distinct items.
+            input_ids (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*):
+                Or their tokens. Where both are given, the rows of `text_embeds` come first.
+            attention_mask (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*):
+                Belongs to `input_ids`.
+            item_ids (`torch.LongTensor` of shape `(num_items,)`, *optional*):
+                Rows of the ID embedding. Transductive only.
+
+        Returns:
+            [`UniSRecModelOutput`]
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from unisrec import UniSRecConfig, UniSRecModel
+
+        >>> model = UniSRecModel(UniSRecConfig(text_embedding_size=8, hidden_size=4)).eval()
+        >>> histories = torch.tensor([[1, 2, 0], [3, 1, 2]])  # the first has two items, the second three
+        >>> output = model(item_index=histories, text_embeds=torch.randn(3, 8))
+        >>> model.score(output.sequence_embeds, output.item_embeds).shape
+        torch.Size([2, 3])
+
+        ```
+        """
+        item_embeds = self.get_item_features(text_embeds, input_ids, attention_mask, item_ids)
+        last_hidden_state = self._encode_histories(item_index, item_embeds, **kwargs)
+        return UniSRecModelOutput(
+            last_hidden_state=last_hidden_state,
+            sequence_embeds=self._last_item_state(last_hidden_state, item_index),
+            item_embeds=item_embeds,
+        )
+
+    def _encode_histories(self, item_index: torch.Tensor, item_embeds: torch.Tensor, **kwargs) -> torch.Tensor:
+        """States at all positions: (B, L) and (U, H) in, (B, L, H) out."""
+        # What stands in a padded place does not matter: no real position sees it.
+        return self.sequence_encoder(F.embedding((item_index - 1).clamp(min=0), item_embeds), **kwargs)
+
+    @staticmethod
+    def _last_item_state(last_hidden_state: torch.Tensor, item_index: torch.Tensor) -> torch.Tensor:
+        last = ((item_index > 0).sum(-1) - 1).clamp(min=0)
+        return last_hidden_state[torch.arange(len(last), device=last.device), last]
+
+
+__all__ = ["UniSRecModel", "UniSRecModelOutput", "UniSRecPreTrainedModel", "pool_tokens"]

@@ -1,0 +1,288 @@
+"""Processor of UniSRec: tokenizer and item catalogue, which turn histories of ids and texts into a model batch."""
+
+import difflib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.utils import cached_file
+
+
+class ItemCatalogue:
+    r"""
+    The items a model recommends, in the order of its item rows.
+
+    Args:
+        item_ids (`Sequence[str]`): Ids of the shop, all different.
+        texts (`Sequence[str]`): Their texts.
+        item_embeddings (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`, *optional*):
+            Their text vectors, the output of [`UniSRecModel.get_text_features`].
+
+    Raises:
+        ValueError: If the lengths differ or an id comes twice.
+    """
+
+    def __init__(self, item_ids: Sequence[str], texts: Sequence[str], item_embeddings: torch.Tensor | None = None):
+        self.item_ids = list(item_ids)
+        self.texts = list(texts)
+        self.item_embeddings = item_embeddings
+        self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
+        if len(self.texts) != len(self.item_ids):
+            raise ValueError(f"{len(self.item_ids)} item ids but {len(self.texts)} texts: give one text for each id.")
+        if len(self._rows) != len(self.item_ids):
+            seen: set[str] = set()
+            twice = next(item_id for item_id in self.item_ids if item_id in seen or seen.add(item_id))
+            raise ValueError(f"Item id {twice!r} comes twice in the catalogue: ids must be different.")
+        if item_embeddings is not None and len(item_embeddings) != len(self.item_ids):
+            raise ValueError(f"{len(self.item_ids)} item ids but {len(item_embeddings)} rows of `item_embeddings`.")
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __contains__(self, item_id: str) -> bool:
+        return item_id in self._rows
+
+    def row(self, item_id: str) -> int:
+        """Row of an item, from 0. Raises `KeyError` naming the three nearest known ids."""
+        if item_id not in self._rows:
+            nearest = difflib.get_close_matches(item_id, self.item_ids, n=3, cutoff=0.0)
+            raise KeyError(
+                f"item id {item_id!r} is not in the catalogue of {len(self)} items; nearest ids: {', '.join(nearest)}. "
+                f"An item that is not in it can be given by its text: {{'text': '...'}} in Python, 'text:...' on the "
+                "command line."
+            )
+        return self._rows[item_id]
+
+    def save(self, directory: Path) -> None:
+        """Writes `items.parquet` and, if there are any, `item_embeddings.safetensors`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        polars = _import_polars()
+        polars.DataFrame({"item_id": self.item_ids, "text": self.texts}).write_parquet(directory / "items.parquet")
+        embeddings_file = directory / "item_embeddings.safetensors"
+        embeddings_file.unlink(missing_ok=True)  # those of another catalogue
+        if self.item_embeddings is not None:
+            save_file(
+                {"item_embeddings": self.item_embeddings.contiguous()}, embeddings_file, metadata={"format": "pt"}
+            )
+
+    @classmethod
+    def load(cls, items_file: str, embeddings_file: str | None) -> "ItemCatalogue":
+        """Reads what `save` wrote."""
+        items = _import_polars().read_parquet(items_file)
+        item_embeddings = None if embeddings_file is None else load_file(embeddings_file)["item_embeddings"]
+        return cls(items["item_id"].to_list(), items["text"].to_list(), item_embeddings)
+
+
+def _import_polars():
+    """polars, which a machine that only runs the model need not have."""
+    try:
+        import polars
+    except ImportError as error:
+        raise ImportError("The item catalogue is a parquet file: `pip install polars` to use it.") from error
+    return polars
+
+
+class UniSRecProcessor(ProcessorMixin):
+    r"""
+    Turns histories of item ids and of raw texts into a batch of *distinct items + index matrix*.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`, *optional*):
+            Tokenizer of the text encoder. Without one, only items of the catalogue can be given.
+        catalogue ([`ItemCatalogue`], *optional*):
+            The items known by id.
+        max_history_length (`int`, *optional*, defaults to 50):
+            Items of a history that count, the latest ones; at most the model's `max_position_embeddings`.
+        max_text_length (`int`, *optional*, defaults to 512):
+            Tokens of a text that count, the first ones.
+
+    Example:
+
+    ```python
+    >>> from unisrec import ItemCatalogue, UniSRecProcessor
+
+    >>> catalogue = ItemCatalogue(["A1", "A2"], ["red pen", "blue pen"], torch.randn(2, 384))
+    >>> processor = UniSRecProcessor(catalogue=catalogue)
+    >>> processor([["A2", "A1", "A2"], ["A1"]])["item_index"]
+    tensor([[1, 2, 1],
+            [2, 0, 0]])
+
+    ```
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        catalogue: ItemCatalogue | None = None,
+        max_history_length: int = 50,
+        max_text_length: int = 512,
+    ):
+        # ProcessorMixin wants every part to be there; ours works without a tokenizer (embeddings-only models).
+        self.tokenizer = tokenizer
+        self.catalogue = catalogue
+        self.max_history_length = max_history_length
+        self.max_text_length = max_text_length
+        self.chat_template = None
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["item_index", "text_embeds", "input_ids", "attention_mask", "item_ids"]
+
+    def parse(self, entry: str | Mapping[str, str]) -> tuple[int | None, str]:
+        r"""
+        What an entry of a history means: `(row, text)`, where the row is `None` for an item given by text.
+
+        A `{"text": ...}` or `{"item_id": ...}` says it outright. A string is an id if the catalogue has it, a text if
+        it holds a blank, and an unknown id otherwise.
+
+        Raises:
+            KeyError: For an unknown id.
+            ValueError: For an empty text, a mapping of another form, or an id or text that is no string.
+        """
+        if not all(isinstance(value, str) for value in (entry.values() if isinstance(entry, Mapping) else [entry])):
+            raise ValueError(f"ids and texts of items are strings, not {entry!r}: write a number as '12'.")
+        if isinstance(entry, Mapping):
+            if set(entry) == {"item_id"}:
+                return self._known(entry["item_id"])
+            if set(entry) != {"text"}:
+                raise ValueError(f"an item is given as {{'item_id': ...}} or {{'text': ...}}, not as {dict(entry)!r}.")
+            entry = entry["text"]
+            if not entry.strip():
+                raise ValueError("the text of an item is empty: give a few words, such as its title.")
+            return None, entry
+        if (self.catalogue is not None and entry in self.catalogue) or not any(map(str.isspace, entry.strip())):
+            return self._known(entry)
+        return None, entry
+
+    def _known(self, item_id: str) -> tuple[int, str]:
+        if self.catalogue is None:
+            raise KeyError(
+                f"item id {item_id!r}: this processor has no catalogue; give items as {{'text': ...}} or set one."
+            )
+        row = self.catalogue.row(item_id)
+        return row, self.catalogue.texts[row]
+
+    def __call__(self, histories: Sequence[Sequence[str | Mapping[str, str]]]) -> BatchFeature:
+        r"""
+        A model batch for histories.
+
+        Args:
+            histories (`Sequence` of `Sequence` of `str` or `dict`):
+                Oldest item first; see [`~UniSRecProcessor.parse`] for the forms of an item.
+
+        Returns:
+            `BatchFeature`: `item_index` `(batch_size, length)`, `item_ids` `(num_items,)`, and for the items
+            `text_embeds` (of the catalogue) and, behind them, `input_ids` and `attention_mask` (of texts); as
+            [`UniSRecModel`] takes them.
+
+        Raises:
+            KeyError: For an unknown id.
+            ValueError: For an empty history, one that is no list, or a text where there is no tokenizer.
+        """
+        known: dict[int, int] = {}  # catalogue row -> row of the batch
+        # Two items of one text differ in their id: (catalogue row, text) -> row of the batch, behind the known ones.
+        texts: dict[tuple[int | None, str], int] = {}
+        parsed = []
+        embeddings = None if self.catalogue is None else self.catalogue.item_embeddings
+        for position, history in enumerate(histories):
+            if isinstance(history, str):
+                raise ValueError(
+                    f"history {position} is the string {history!r}: a history is a list, also of one item."
+                )
+            if len(history) == 0:
+                raise ValueError(f"history {position} is empty: give at least one item.")
+            entries = [self.parse(entry) for entry in history[-self.max_history_length :]]
+            for row, text in entries:
+                if row is None or embeddings is None:
+                    texts.setdefault((row, text), len(texts))
+                else:
+                    known.setdefault(row, len(known))
+            parsed.append(entries)
+
+        known = {row: place for place, row in enumerate(sorted(known))}
+        item_index = torch.zeros(len(parsed), max(map(len, parsed), default=0), dtype=torch.long)
+        item_ids = torch.zeros(len(known) + len(texts), dtype=torch.long)
+        for history_row, entries in enumerate(parsed):
+            for column, (row, text) in enumerate(entries):
+                place = known[row] if row in known else len(known) + texts[row, text]
+                item_index[history_row, column] = place + 1
+                item_ids[place] = 0 if row is None else row + 1
+
+        batch = {"item_index": item_index, "item_ids": item_ids}
+        if known:
+            batch["text_embeds"] = embeddings[torch.tensor(list(known))]
+        if texts:
+            batch.update(self.tokenize([text for _, text in texts]))
+        return BatchFeature(batch)
+
+    def tokenize(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask` of texts, `(num_texts, num_tokens)` each."""
+        if self.tokenizer is None:
+            raise ValueError(
+                f"no tokenizer to read {texts[0]!r} with: this checkpoint takes items of its catalogue only; "
+                "set `processor.tokenizer` to the one of its text encoder."
+            )
+        encoded = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=self.max_text_length, return_tensors="pt"
+        )
+        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+    def to_dict(self) -> dict:
+        """What `processor_config.json` holds."""
+        return {
+            "processor_class": type(self).__name__,
+            "max_history_length": self.max_history_length,
+            "max_text_length": self.max_text_length,
+        }
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """Writes `processor_config.json`, the tokenizer's files and `catalogue/`; uploads them if asked to."""
+        directory = Path(save_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(directory)
+        if self.catalogue is not None:
+            self.catalogue.save(directory / "catalogue")
+        config_file = directory / "processor_config.json"
+        config_file.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", directory.name), **kwargs)
+        return [str(config_file)]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "UniSRecProcessor":
+        """Reads a processor from a folder or the Hub; takes the download options of `transformers`."""
+        options = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if kwargs.get(name) is not None}
+        name = str(pretrained_model_name_or_path)
+
+        def find(filename: str, subfolder: str = "") -> str | None:
+            return cached_file(
+                name, filename, subfolder=subfolder, _raise_exceptions_for_missing_entries=False, **options
+            )
+
+        config_file = find("processor_config.json")
+        if config_file is None:
+            raise OSError(
+                f"{name} has no processor_config.json: save one there by `UniSRecProcessor.save_pretrained`."
+            )
+        settings = json.loads(Path(config_file).read_text(encoding="utf-8"))
+        tokenizer = AutoTokenizer.from_pretrained(name, **options) if find("tokenizer_config.json") else None
+        catalogue = None
+        if items_file := find("items.parquet", "catalogue"):
+            catalogue = ItemCatalogue.load(items_file, find("item_embeddings.safetensors", "catalogue"))
+        return cls(
+            tokenizer,
+            catalogue,
+            max_history_length=settings["max_history_length"],
+            max_text_length=settings["max_text_length"],
+        )
+
+
+_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+
+
+__all__ = ["ItemCatalogue", "UniSRecProcessor"]
