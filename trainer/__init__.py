@@ -1,0 +1,36 @@
+"""Losses, batches, trainers and ranking evaluation: how a model is made and measured."""
+
+from .base_trainer import UniSRecTrainer
+from .data_collator import FinetuneCollator, PretrainCollator, RankingCollator
+from .datasets import RankingDataset, TargetBatchSampler, WindowDataset
+from .distributed import RowGatherer
+from .finetune_trainer import UniSRecFinetuneTrainer
+from .losses import catalogue_loss, contrastive_loss
+from .metrics import ranking_metrics, target_ranks
+from .pretrain_trainer import UniSRecPretrainTrainer
+from .recipes import evaluate, finetune, pretrain
+from .training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
+
+
+__all__ = [
+    "FinetuneCollator",
+    "PretrainCollator",
+    "RankingCollator",
+    "RankingDataset",
+    "RowGatherer",
+    "TargetBatchSampler",
+    "UniSRecFinetuneArguments",
+    "UniSRecFinetuneTrainer",
+    "UniSRecPretrainArguments",
+    "UniSRecPretrainTrainer",
+    "UniSRecTrainer",
+    "UniSRecTrainingArguments",
+    "WindowDataset",
+    "catalogue_loss",
+    "contrastive_loss",
+    "evaluate",
+    "finetune",
+    "pretrain",
+    "ranking_metrics",
+    "target_ranks",
+]

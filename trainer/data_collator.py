@@ -1,0 +1,150 @@
+"""Batches of distinct items: padding, item drop, word drop (arXiv 2206.05941, section 2.3.2)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+
+def _pad(rows: Sequence[np.ndarray], length: int, value: int) -> np.ndarray:
+    """Rows of integers as one matrix, filled up on the right."""
+    matrix = np.full((len(rows), length), value, dtype=np.int64)
+    for place, row in enumerate(rows):
+        matrix[place, : len(row)] = row
+    return matrix
+
+
+def _flat_queries(num_targets: np.ndarray, length: int) -> np.ndarray:
+    """Places of all inputs in the flattened (batch, length) matrix, row by row."""
+    return np.flatnonzero(np.arange(length) < num_targets[:, None])
+
+
+@dataclass
+class FinetuneCollator:
+    r"""
+    Windows over one catalogue: each position with its next item.
+
+    Returns:
+        `item_index` `(batch_size, length)`: catalogue rows + 1, 0 is padding on the right; `query_index`
+        `(num_targets,)`: places of the real positions in the flattened matrix; `labels` `(num_targets,)`: catalogue
+        row of each one's next item.
+    """
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        windows = [feature["items"] for feature in features]
+        num_targets = np.array([len(window) - 1 for window in windows])
+        length = int(num_targets.max())
+        return {
+            "item_index": torch.from_numpy(_pad([window[:-1] + 1 for window in windows], length, 0)),
+            "query_index": torch.from_numpy(_flat_queries(num_targets, length)),
+            "labels": torch.from_numpy(np.concatenate([window[1:] for window in windows])),
+        }
+
+
+@dataclass
+class PretrainCollator:
+    r"""
+    Windows of mixed domains, each beside an augmented view of itself.
+
+    With probability `item_drop_probability` the view has items left out (each but the first with probability
+    `item_drop_ratio`), else `word_drop_item_ratio` of its items have words left out of their text. Prefix t of the view
+    belongs to prefix t of the original: it ends at the last kept item that is not after t.
+
+    Args:
+        features (`Callable`):
+            Item numbers `(n,)` -> text vectors `(n, text_embedding_size)`.
+        word_drop_features (`Callable`, *optional*):
+            The same for texts with words left out. Without it, all views are made by item drop.
+        item_drop_probability (`float`, *optional*, defaults to 0.9): Share of views made by item drop.
+        item_drop_ratio (`float`, *optional*, defaults to 0.2): Share of items left out of such a view.
+        word_drop_item_ratio (`float`, *optional*, defaults to 0.2): Share of items changed in the other views.
+        augmentation_draw (`str`, *optional*, defaults to `"sequence"`):
+            Whether each `"sequence"` or each `"batch"` (official code) draws its kind of view.
+        seed (`int`, *optional*, defaults to 0): Of the draws, with epoch and window.
+
+    Returns:
+        `item_index` `(2 * batch_size, length)`: rows of `text_embeds` + 1, originals first, then views; `text_embeds`
+        `(num_items, text_embedding_size)`; and for each of the `num_targets` pairs, `query_index` and `view_index`
+        (places in the flattened halves of `item_index`), `target_rows` (row of `text_embeds` of the next item),
+        `target_items` (its number among the items of all domains) and `target_sequences` (number of the history).
+    """
+
+    features: Callable[[np.ndarray], np.ndarray]
+    word_drop_features: Callable[[np.ndarray], np.ndarray] | None = None
+    item_drop_probability: float = 0.9
+    item_drop_ratio: float = 0.2
+    word_drop_item_ratio: float = 0.2
+    augmentation_draw: Literal["sequence", "batch"] = "sequence"
+    seed: int = 0
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        windows = [feature["items"] for feature in features]
+        num_targets = np.array([len(window) - 1 for window in windows])
+        length = int(num_targets.max())
+        items, rows = np.unique(np.concatenate(windows), return_inverse=True)
+        row_windows = np.split(rows, np.cumsum([len(window) for window in windows])[:-1])
+        inputs = _pad([row[:-1] for row in row_windows], length, -1)
+
+        kept, changed = self._draw([feature["index"] for feature in features], inputs >= 0)
+        last_kept = np.cumsum(kept, axis=1) - 1  # place in the view of the last kept item up to t
+        changed_rows, changed_places = np.unique(inputs[changed], return_inverse=True)
+        viewed = inputs.copy()
+        viewed[changed] = len(items) + changed_places
+        views = np.full_like(inputs, -1)
+        row_of, column_of = np.nonzero(kept)
+        views[row_of, last_kept[row_of, column_of]] = viewed[row_of, column_of]
+
+        text_embeds = self.features(items)
+        if len(changed_rows):
+            text_embeds = np.concatenate([text_embeds, self.word_drop_features(items[changed_rows])])
+        query_index = _flat_queries(num_targets, length)
+        batch = {
+            "item_index": np.concatenate([inputs, views]) + 1,
+            "text_embeds": text_embeds,
+            "query_index": query_index,
+            "view_index": (last_kept + np.arange(len(windows))[:, None] * length).ravel()[query_index],
+            "target_rows": np.concatenate([row[1:] for row in row_windows]),
+            "target_items": np.concatenate([window[1:] for window in windows]),
+            "target_sequences": np.repeat([feature["sequence"] for feature in features], num_targets),
+        }
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+    def _draw(self, indices: Sequence[int], real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which inputs the view keeps and which it takes with words left out, `(batch_size, length)` each."""
+        # A stream of its own for each (seed, epoch, window): the index is the high word of the counter.
+        streams = [np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, index])) for index in indices]
+        draws = np.stack([stream.random(1 + real.shape[1]) for stream in streams])
+        kind = draws[:, :1] if self.augmentation_draw == "sequence" else draws[:1, :1]
+        drops_items = kind < (1.0 if self.word_drop_features is None else self.item_drop_probability)
+        drawn = draws[:, 1:]
+        kept = real & ~(drops_items & (drawn < self.item_drop_ratio))
+        kept[:, 0] = True
+        return kept, real & ~drops_items & (drawn < self.word_drop_item_ratio)
+
+
+@dataclass
+class RankingCollator:
+    r"""
+    Users to rank: the latest `max_length` items of each history, its different items and its target.
+
+    Returns:
+        `item_index` `(batch_size, length)`: catalogue rows + 1, 0 is padding on the right; `seen`
+        `(batch_size, max_seen)`: different catalogue rows of the whole history, filled up with -1; `labels`
+        `(batch_size,)`: row of the target.
+    """
+
+    max_length: int
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        histories = [feature["items"][-self.max_length :] + 1 for feature in features]
+        seen = [np.unique(feature["items"]) for feature in features]
+        return {
+            "item_index": torch.from_numpy(_pad(histories, max(map(len, histories)), 0)),
+            "seen": torch.from_numpy(_pad(seen, max(map(len, seen)), -1)),
+            "labels": torch.tensor([feature["target"] for feature in features]),
+        }
+
+
+__all__ = ["FinetuneCollator", "PretrainCollator", "RankingCollator"]

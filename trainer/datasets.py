@@ -1,0 +1,181 @@
+"""Histories as the trainers read them: training windows, batches by number of targets, users to rank."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from ..data.splits import Split
+
+
+class WindowDataset(Dataset):
+    r"""
+    Histories of one or several domains, cut into windows in which every item but the first of a history is a target
+    exactly once.
+
+    A window of n + 1 items gives n pairs (prefix, next item). Histories of up to `max_length + 1` items are one
+    window; longer ones are cut from the end, so that the latest targets see the longest past.
+
+    An index carries its epoch (`epoch * len(dataset) + window`), so that random draws can depend on seed, epoch and
+    window alone: workers, prefetching, resuming and the number of processes do not change them.
+
+    Args:
+        splits (`Sequence[Split]`):
+            Histories of each domain.
+        num_items (`Sequence[int]`):
+            Catalogue size of each domain. Items of domain d are numbered behind those of the domains before it.
+        max_length (`int`):
+            Most inputs of a window, the model's `max_position_embeddings`.
+
+    Raises:
+        ValueError: If no history has two items.
+    """
+
+    def __init__(self, splits: Sequence[Split], num_items: Sequence[int], max_length: int):
+        self.epoch = 0
+        flats, starts, stops, sequences = [], [], [], []
+        first_item = first_row = first_sequence = 0
+        for split, size in zip(splits, num_items, strict=True):
+            targets = np.maximum(np.diff(split.offsets) - 1, 0)
+            windows = -(-targets // max_length)
+            sequence = np.repeat(np.arange(len(windows)), windows)
+            from_end = np.arange(len(sequence)) - np.repeat(np.cumsum(windows) - windows, windows)
+            stop = split.offsets[1:][sequence] - from_end * max_length
+            start = np.maximum(split.offsets[:-1][sequence], stop - max_length - 1)
+            flats.append(split.flat + first_item)
+            starts.append(start + first_row)
+            stops.append(stop + first_row)
+            sequences.append(sequence + first_sequence)
+            first_item, first_row, first_sequence = (
+                first_item + size,
+                first_row + len(split.flat),
+                first_sequence + len(windows),
+            )
+        self.flat = np.concatenate(flats)
+        self.starts, self.stops = np.concatenate(starts), np.concatenate(stops)
+        self.sequences = np.concatenate(sequences)
+        if len(self.starts) == 0:
+            raise ValueError("No history has two items, so there is nothing to train on: check the domain's filters.")
+
+    @property
+    def num_targets(self) -> np.ndarray:
+        """Targets of each window, `(num_windows,)`."""
+        return self.stops - self.starts - 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer when an epoch starts."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray | int]:
+        window = index % len(self)
+        return {
+            "items": self.flat[self.starts[window] : self.stops[window]],
+            "sequence": int(self.sequences[window]),
+            "index": int(index),
+        }
+
+
+class TargetBatchSampler(Sampler[list[int]]):
+    r"""
+    Batches of windows of similar length with about the same number of targets.
+
+    Windows are shuffled, sorted by length and cut where the running number of targets passes a multiple of the batch
+    size; then the batches are shuffled. Every epoch has the same number of batches, a multiple of the number of
+    processes, and what n processes see in one step is what one process sees with a batch n times as large.
+
+    Args:
+        dataset ([`WindowDataset`]): Gives lengths and epoch.
+        targets_per_batch (`int`): Most targets on average in the batch of one process.
+        num_processes (`int`, *optional*, defaults to 1): Processes that share the batches of a step.
+        seed (`int`, *optional*, defaults to 0): Of the order.
+    """
+
+    def __init__(self, dataset: WindowDataset, targets_per_batch: int, num_processes: int = 1, seed: int = 0):
+        self.dataset = dataset
+        self.num_processes = num_processes
+        self.seed = seed
+        steps = -(-int(dataset.num_targets.sum()) // (targets_per_batch * num_processes))
+        self.num_batches = min(steps, len(dataset) // num_processes) * num_processes
+        if self.num_batches == 0:
+            raise ValueError(f"{len(dataset)} training windows are too few for {num_processes} processes.")
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self.seed, self.dataset.epoch])
+        num_targets = self.dataset.num_targets
+        order = rng.permutation(len(num_targets))
+        order = order[np.argsort(num_targets[order], kind="stable")]
+        total = np.cumsum(num_targets[order])
+        cuts = np.searchsorted(total, total[-1] * np.arange(1, self.num_batches) / self.num_batches)
+        # At least one window in each batch, also where a window is larger than a batch.
+        places = np.arange(1, self.num_batches)
+        cuts = np.clip(np.maximum.accumulate(cuts - places) + places, places, len(order) - self.num_batches + places)
+        batches = np.split(order + self.dataset.epoch * len(self.dataset), cuts)
+        for step in rng.permutation(self.num_batches // self.num_processes):
+            for batch in batches[step * self.num_processes : (step + 1) * self.num_processes]:
+                yield batch.tolist()
+
+
+class RankingDataset(Dataset):
+    r"""
+    Users with a held-out next item, and the catalogue in which it is ranked.
+
+    Args:
+        split (`Split`):
+            Histories and targets of a domain, `valid` or `test`. Users are taken by length of history, so that a batch
+            pads little.
+        text_embeds (`np.ndarray` of shape `(num_items, text_embedding_size)`):
+            Text vectors of the catalogue.
+    """
+
+    def __init__(self, split: Split, text_embeds: np.ndarray):
+        self.split = split
+        self.text_embeds = text_embeds
+        self.order = np.argsort(np.diff(split.offsets), kind="stable")
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray | int]:
+        row = self.order[index]
+        history = self.split.flat[self.split.offsets[row] : self.split.offsets[row + 1]]
+        return {"items": history, "target": int(self.split.targets[row])}
+
+
+class DomainFeatures:
+    r"""
+    Text vectors of several domains by the item numbers of [`WindowDataset`].
+
+    Args:
+        tables (`Sequence[np.ndarray]` of shape `(num_items, text_embedding_size)`):
+            Text vectors of each domain, memory maps as a rule.
+    """
+
+    def __init__(self, tables: Sequence[np.ndarray]):
+        self.tables = list(tables)
+        self.first_items = np.cumsum([0] + [len(table) for table in tables])
+
+    def __call__(self, items: np.ndarray) -> np.ndarray:
+        """Vectors of items given in ascending order: `(n,)` in, `(n, text_embedding_size)` out."""
+        cuts = np.searchsorted(items, self.first_items)
+        vectors = np.empty((len(items), self.tables[0].shape[1]), dtype=np.float32)
+        for table, first_item, start, stop in zip(self.tables, self.first_items, cuts[:-1], cuts[1:], strict=False):
+            np.take(table, items[start:stop] - first_item, axis=0, out=vectors[start:stop])
+        return vectors
+
+
+def catalogue_tensors(text_embeds: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
+    """A whole catalogue as the model takes it: `text_embeds` `(num_items, D)` and `item_ids` `(num_items,)`."""
+    return {
+        "text_embeds": torch.from_numpy(np.array(text_embeds, dtype=np.float32)).to(device),
+        "item_ids": torch.arange(1, len(text_embeds) + 1, device=device),
+    }
+
+
+__all__ = ["DomainFeatures", "RankingDataset", "TargetBatchSampler", "WindowDataset", "catalogue_tensors"]

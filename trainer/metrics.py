@@ -1,0 +1,70 @@
+"""Full-ranking metrics: the rank of one target among the whole catalogue."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+
+def target_ranks(scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    r"""
+    Rank of each target, from 0, with the items of the history kept and with them masked.
+
+    A tie never helps: candidates with the target's own score count half, which puts the target at their mean position.
+    The target itself is never masked, also when the history holds it.
+
+    Args:
+        scores (`torch.FloatTensor` of shape `(num_users, num_items)`):
+            Scores of the catalogue.
+        targets (`torch.LongTensor` of shape `(num_users,)`):
+            Row of the next item.
+        seen (`torch.LongTensor` of shape `(num_users, max_seen)`):
+            Rows of the different items of each history, filled up with -1.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_users, 2)`: Rank with seen items kept, rank with seen items masked.
+    """
+    own = scores.gather(1, targets.unsqueeze(1))
+    kept = (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
+    # With seen items masked, those that stood above the target (or half of those level with it) are gone.
+    seen_scores = scores.gather(1, seen.clamp(min=0))
+    counted = (seen >= 0) & (seen != targets.unsqueeze(1))
+    above = (counted & (seen_scores > own)).sum(1) + (counted & (seen_scores == own)).sum(1) / 2
+    return torch.stack([kept, kept - above], dim=1)
+
+
+def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = (10, 50)) -> dict[str, float]:
+    r"""
+    Recall and NDCG at each cutoff, by the two protocols of [`target_ranks`].
+
+    With one target, recall@k is the share of ranks below k (RecBole calls it hit@k) and NDCG@k the mean of
+    `1 / log2(rank + 2)` over those, 0 for the others.
+
+    Args:
+        ranks (`np.ndarray` of shape `(num_users, 2)`):
+            Ranks from 0: seen items kept, seen items masked.
+        cutoffs (`Sequence[int]`, *optional*, defaults to `(10, 50)`):
+            The k.
+
+    Returns:
+        `dict[str, float]`: `recall@k`, `ndcg@k` (seen kept) and `recall@k_seen_masked`, `ndcg@k_seen_masked`.
+
+    Example:
+
+    ```python
+    >>> ranking_metrics(np.array([[0.0, 0.0], [2.0, 1.0]]), cutoffs=[2])["recall@2_seen_masked"]
+    1.0
+
+    ```
+    """
+    metrics = {}
+    for column, suffix in enumerate(["", "_seen_masked"]):
+        for k in cutoffs:
+            hits = ranks[:, column] < k
+            gains = np.where(hits, 1 / np.log2(ranks[:, column] + 2), 0.0)
+            metrics[f"recall@{k}{suffix}"] = float(hits.mean())
+            metrics[f"ndcg@{k}{suffix}"] = float(gains.mean())
+    return metrics
+
+
+__all__ = ["ranking_metrics", "target_ranks"]

@@ -1,0 +1,300 @@
+"""The main job in three calls: pre-train on domain folders, transfer to one, evaluate on one."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..configuration import UniSRecConfig
+from ..data import Domain, leave_one_out
+from ..data.text_encoders import find_text_pooling, load_text_encoder
+from ..data.text_features import load_text_features, text_max_length
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
+from .base_trainer import UniSRecTrainer
+from .data_collator import PretrainCollator
+from .datasets import DomainFeatures, RankingDataset, WindowDataset
+from .finetune_trainer import UniSRecFinetuneTrainer
+from .model_card import write_model_card
+from .pretrain_trainer import UniSRecPretrainTrainer
+from .training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
+
+
+def pretrain(
+    domain_dirs: Sequence[str | os.PathLike],
+    text_encoder: str,
+    args: UniSRecPretrainArguments,
+    text_pooling: Literal["cls", "mean"] | None = None,
+    model_config: Mapping[str, Any] | None = None,
+) -> UniSRecPretrainTrainer:
+    r"""
+    Multi-domain contrastive pre-training; the checkpoint, with its text encoder, is left in `args.output_dir`.
+
+    The last two interactions of each user are held out, so that no checkpoint has seen what it may be tested on.
+
+    Args:
+        domain_dirs (`Sequence` of `str` or `os.PathLike`): Domain folders.
+        text_encoder (`str`): Folder or Hub id of the text encoder, or `"minilm"` for the packaged one.
+        args ([`UniSRecPretrainArguments`]): Arguments.
+        text_pooling (`str`, *optional*): `"cls"` or `"mean"`; defaults to what the encoder's folder says, else `"cls"`.
+        model_config (`Mapping`, *optional*): Further fields of [`UniSRecConfig`].
+
+    Returns:
+        [`UniSRecPretrainTrainer`]: After training, with the model and the log.
+    """
+    check_output_dir(args)
+    domains = [Domain.load_from_disk(folder) for folder in domain_dirs]
+    if len({domain.name for domain in domains}) < len(domains):
+        raise ValueError(f"two domains have the same name: {', '.join(domain.name for domain in domains)}.")
+    encoder, tokenizer = load_text_encoder(text_encoder)
+    pooling = text_pooling or find_text_pooling(text_encoder)
+    set_seed(args.seed)
+    config = {"text_embedding_size": encoder.config.hidden_size, "text_pooling": pooling, **(model_config or {})}
+    model = UniSRecModel(UniSRecConfig(**config))
+
+    features, word_drop_features = [], []
+    with args.main_process_first(desc="encoding texts"):
+        for folder, domain in zip(domain_dirs, domains, strict=True):
+            texts = domain.items["text"].to_list()
+            common = (folder, texts, encoder, tokenizer, pooling)
+            options = {"device": args.device, "progress": not args.disable_tqdm}
+            features.append(load_text_features(*common, desc=f"Texts of {domain.name}", **options))
+            if args.item_drop_probability < 1:
+                options |= {"word_drop_ratio": args.word_drop_ratio, "seed": args.seed}
+                word_drop_features.append(
+                    load_text_features(*common, desc=f"Texts of {domain.name}, words dropped", **options)
+                )
+    collator = PretrainCollator(
+        DomainFeatures(features),
+        DomainFeatures(word_drop_features) if word_drop_features else None,
+        item_drop_probability=args.item_drop_probability,
+        item_drop_ratio=args.item_drop_ratio,
+        word_drop_item_ratio=args.word_drop_item_ratio,
+        augmentation_draw=args.augmentation_draw,
+        seed=args.seed,
+    )
+    trainer = UniSRecPretrainTrainer(
+        model,
+        args,
+        data_collator=collator,
+        train_dataset=WindowDataset(
+            [leave_one_out(domain, "train") for domain in domains],
+            [domain.num_items for domain in domains],
+            model.config.max_position_embeddings,
+        ),
+        eval_dataset={
+            domain.name: RankingDataset(leave_one_out(domain, "valid"), table)
+            for domain, table in zip(domains, features, strict=True)
+        },
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_state()
+    processor = UniSRecProcessor(
+        tokenizer, None, model.config.max_position_embeddings, text_max_length(encoder, tokenizer)
+    )
+    save_checkpoint(trainer, encoder, processor)
+    if args.should_save:
+        write_model_card(Path(args.output_dir), domains, args, "UniSRec, pre-trained to be adapted to a new domain.")
+    return trainer
+
+
+def finetune(
+    model: str | os.PathLike,
+    domain_dir: str | os.PathLike,
+    setting: Literal["inductive", "transductive"],
+    args: UniSRecFinetuneArguments,
+    text_encoder: str | None = None,
+    from_scratch: bool = False,
+) -> tuple[UniSRecFinetuneTrainer, dict[str, float]]:
+    r"""
+    Transfer of a checkpoint to a domain; the adapted checkpoint, with its catalogue, is left in `args.output_dir`.
+
+    Args:
+        model (`str` or `os.PathLike`): Folder or Hub id of a checkpoint.
+        domain_dir (`str` or `os.PathLike`): Domain folder.
+        setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
+        args ([`UniSRecFinetuneArguments`]): Arguments.
+        text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
+        from_scratch (`bool`, *optional*, defaults to `False`):
+            Take only the settings of the checkpoint and train new weights, all of them: the row to compare with.
+
+    Returns:
+        `tuple`: The trainer after training, with the best model, and its metrics on the test split (`ndcg@10`, ...).
+    """
+    check_output_dir(args)
+    domain = Domain.load_from_disk(domain_dir)
+    set_seed(args.seed)
+    model, processor = load_checkpoint(model, text_encoder)
+    text_embeds = domain_features(model, processor, domain_dir, domain, args)
+    encoder = model.detach_text_encoder()
+    if from_scratch:
+        model = UniSRecModel(model.config)
+        args.freeze_sequence_encoder = False
+    model.reset_item_embedding(domain.num_items if setting == "transductive" else None)
+    trainer = UniSRecFinetuneTrainer(
+        model,
+        args,
+        train_dataset=WindowDataset(
+            [leave_one_out(domain, "train")], [domain.num_items], model.config.max_position_embeddings
+        ),
+        eval_dataset=RankingDataset(leave_one_out(domain, "valid"), text_embeds),
+        text_embeds=text_embeds,
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_state()
+    metrics = trainer.predict(RankingDataset(leave_one_out(domain, "test"), text_embeds)).metrics
+    trainer.save_metrics("test", metrics, combined=False)
+    processor.catalogue = ItemCatalogue(
+        domain.items["item_id"].to_list(), domain.items["text"].to_list(), torch.from_numpy(np.array(text_embeds))
+    )
+    save_checkpoint(trainer, encoder, processor)
+    metrics = {name.removeprefix("test_"): value for name, value in metrics.items() if "@" in name}
+    if args.should_save:
+        start = "trained from scratch" if from_scratch else "adapted from a pre-trained checkpoint"
+        summary = f"UniSRec for {domain.name}, {setting}, {start}."
+        history = processor.catalogue.item_ids[:2]
+        write_model_card(Path(args.output_dir), [domain], args, summary, history, metrics)
+    return trainer, metrics
+
+
+def evaluate(
+    model: str | os.PathLike,
+    domain_dir: str | os.PathLike,
+    split: Literal["valid", "test"],
+    args: UniSRecTrainingArguments,
+    text_encoder: str | None = None,
+) -> dict[str, float]:
+    r"""
+    Full-ranking metrics of a checkpoint on a domain; zero-shot if it has not been adapted to it.
+
+    Args:
+        model (`str` or `os.PathLike`): Folder or Hub id of a checkpoint.
+        domain_dir (`str` or `os.PathLike`): Domain folder.
+        split (`str`): `"valid"` or `"test"`.
+        args ([`UniSRecTrainingArguments`]): Device and batch size.
+        text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
+
+    Returns:
+        `dict[str, float]`: `recall@10`, `ndcg@10_seen_masked`, ...
+
+    Raises:
+        ValueError: If a transductive checkpoint belongs to another catalogue.
+    """
+    domain = Domain.load_from_disk(domain_dir)
+    model, processor = load_checkpoint(model, text_encoder)
+    known = None if processor.catalogue is None else processor.catalogue.item_ids
+    if model.config.num_items is not None and known != domain.items["item_id"].to_list():
+        raise ValueError(
+            f"the checkpoint is transductive: its ID embedding belongs to a catalogue of {model.config.num_items} "
+            f"items, which is not that of {domain_dir}; finetune it there, or take an inductive checkpoint."
+        )
+    text_embeds = domain_features(model, processor, domain_dir, domain, args)
+    model.detach_text_encoder()
+    trainer = UniSRecTrainer(model, args)
+    metrics = trainer.predict(RankingDataset(leave_one_out(domain, split), text_embeds)).metrics
+    return {name.removeprefix("test_"): value for name, value in metrics.items() if "@" in name}
+
+
+def check_output_dir(args: UniSRecTrainingArguments) -> None:
+    """Raises `FileExistsError` if the output folder holds something and the run does not resume; finds the checkpoint
+    to resume from if it is asked for by `--resume_from_checkpoint true`."""
+    folder = Path(args.output_dir)
+    if args.resume_from_checkpoint is None:
+        if args.should_save and folder.is_dir() and any(folder.iterdir()):
+            raise FileExistsError(
+                f"{folder}: the output folder is not empty; name a new one with --output_dir, or go on with the run "
+                "in it by --resume_from_checkpoint true."
+            )
+    elif str(args.resume_from_checkpoint).lower() == "true":
+        args.resume_from_checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+        if args.resume_from_checkpoint is None:
+            raise FileNotFoundError(f"{folder}: no checkpoint to resume from; leave --resume_from_checkpoint out.")
+    elif not Path(args.resume_from_checkpoint).is_dir():
+        raise FileNotFoundError(f"{args.resume_from_checkpoint}: no such checkpoint folder to resume from.")
+
+
+def load_checkpoint(
+    name_or_path: str | os.PathLike, text_encoder: str | None = None
+) -> tuple[UniSRecModel, UniSRecProcessor]:
+    r"""
+    Model and processor of a checkpoint, in one of two forms: with its text encoder, or embeddings-only.
+
+    Args:
+        name_or_path (`str` or `os.PathLike`): Folder or Hub id.
+        text_encoder (`str`, *optional*): A text encoder to add where the checkpoint has none.
+
+    Raises:
+        OSError: If there is no checkpoint of ours.
+        ValueError: If the text encoder has another width than the checkpoint.
+    """
+    name = str(name_or_path)
+    try:
+        settings, _ = UniSRecConfig.get_config_dict(name)
+        if not settings:
+            raise ValueError("no config.json is there")
+        if settings.get("model_type") != UniSRecConfig.model_type:
+            raise ValueError(f"its config.json is of type {settings.get('model_type')!r}, not 'unisrec'")
+        model = UniSRecModel.from_pretrained(name)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise OSError(
+            f"model {name!r} cannot be loaded ({str(error).splitlines()[0]}); expected a folder that `unisrec "
+            "pretrain` or `unisrec finetune` wrote, or a Hub id of such a model."
+        ) from error
+    try:
+        processor = UniSRecProcessor.from_pretrained(name)
+    except OSError:  # an intermediate checkpoint of a trainer has the model alone
+        processor = UniSRecProcessor(max_history_length=model.config.max_position_embeddings)
+    if text_encoder is not None:
+        encoder, processor.tokenizer = load_text_encoder(text_encoder)
+        processor.max_text_length = text_max_length(encoder, processor.tokenizer)
+        model.attach_text_encoder(encoder)
+    return model, processor
+
+
+def domain_features(
+    model: UniSRecModel,
+    processor: UniSRecProcessor,
+    domain_dir: str | os.PathLike,
+    domain: Domain,
+    args: UniSRecTrainingArguments,
+) -> np.ndarray:
+    """Text vectors of a domain's catalogue by the model's own encoder, `(num_items, text_embedding_size)`."""
+    if model.text_encoder is None:
+        raise ValueError("the checkpoint has no text encoder; name the one it was trained with by --text-encoder.")
+    with args.main_process_first(desc="encoding texts"):
+        return load_text_features(
+            domain_dir,
+            domain.items["text"].to_list(),
+            model.text_encoder,
+            processor.tokenizer,
+            model.config.text_pooling,
+            desc=f"Texts of {domain.name}",
+            device=args.device,
+            progress=not args.disable_tqdm,
+        )
+
+
+def save_checkpoint(trainer: UniSRecTrainer, text_encoder: torch.nn.Module, processor: UniSRecProcessor) -> None:
+    """Joins text encoder, model and processor in the output folder: what `AutoModel` and `AutoProcessor` load."""
+    if trainer.args.should_save:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        model.attach_text_encoder(text_encoder)
+        model.save_pretrained(trainer.args.output_dir)
+        model.detach_text_encoder()
+        processor.save_pretrained(trainer.args.output_dir)
+
+
+__all__ = [
+    "check_output_dir",
+    "domain_features",
+    "evaluate",
+    "finetune",
+    "load_checkpoint",
+    "pretrain",
+    "save_checkpoint",
+]

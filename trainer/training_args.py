@@ -1,0 +1,87 @@
+"""Training arguments: those of `transformers`, with the method's own and the defaults that suit it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class UniSRecTrainingArguments(TrainingArguments):
+    r"""
+    What pre-training and transfer share. All arguments of `TrainingArguments` are there, with other defaults for some.
+
+    `per_device_train_batch_size` counts *targets* (positions with a next item, the rows of the official code), since
+    that is what a step costs and what gives in-batch negatives; windows of similar length are batched together.
+    """
+
+    per_device_train_batch_size: int = field(
+        default=2048, metadata={"help": "Targets (positions with a next item) a step and process trains on."}
+    )
+    per_device_eval_batch_size: int = field(default=512, metadata={"help": "Users ranked at a time in a process."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of Adam."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Course of the learning rate."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Norm to clip gradients to; 0 does not clip."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to rank the validation targets."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept (the best one always is)."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two log lines."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: collators need all columns."})
+
+
+@dataclass
+class UniSRecPretrainArguments(UniSRecTrainingArguments):
+    r"""
+    Arguments of multi-domain contrastive pre-training, [`UniSRecPretrainTrainer`]. Defaults are the paper's, except
+    that each sequence draws its own kind of augmentation.
+    """
+
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over all domains."})
+    sequence_loss_weight: float = field(
+        default=1e-3, metadata={"help": "Weight (lambda) of the sequence-sequence loss beside the sequence-item loss."}
+    )
+    sequence_negatives: Literal["augmented", "original"] = field(
+        default="augmented",
+        metadata={
+            "help": "Negatives of the sequence-sequence loss: augmented views of the other sequences (official code) "
+            "or the original sequences (the formula as printed in the paper)."
+        },
+    )
+    duplicate_mask: Literal["exclude", "official"] = field(
+        default="exclude",
+        metadata={
+            "help": "What becomes of pairs with the same target: left out, or a logit of 0 as in official code."
+        },
+    )
+    item_drop_probability: float = field(
+        default=0.9, metadata={"help": "Share of augmented views made by item drop; the others are made by word drop."}
+    )
+    item_drop_ratio: float = field(default=0.2, metadata={"help": "Share of items that item drop leaves out."})
+    word_drop_ratio: float = field(default=0.15, metadata={"help": "Share of words that word drop leaves out."})
+    word_drop_item_ratio: float = field(default=0.2, metadata={"help": "Share of items whose text word drop changes."})
+    augmentation_draw: Literal["sequence", "batch"] = field(
+        default="sequence",
+        metadata={"help": "Draw the kind of view for each sequence, or once for a batch as in official code."},
+    )
+
+
+@dataclass
+class UniSRecFinetuneArguments(UniSRecTrainingArguments):
+    r"""
+    Arguments of transfer to one domain, [`UniSRecFinetuneTrainer`]. Defaults are the paper's: the sequence encoder is
+    frozen, and training stops when `eval_ndcg@10` has not improved for ten epochs.
+    """
+
+    num_train_epochs: float = field(default=200.0, metadata={"help": "Most passes; early stopping ends before."})
+    freeze_sequence_encoder: bool = field(
+        default=True, metadata={"help": "Keep positions and layers of the sequence encoder as they are."}
+    )
+    early_stopping_patience: int = field(
+        default=10, metadata={"help": "Evaluations without a better metric before training stops; 0 never stops."}
+    )
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best model, not the last."})
+    metric_for_best_model: str | None = field(default="ndcg@10", metadata={"help": "What the best model is best at."})
+
+
+__all__ = ["UniSRecFinetuneArguments", "UniSRecPretrainArguments", "UniSRecTrainingArguments"]
