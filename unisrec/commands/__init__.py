@@ -1,0 +1,1 @@
+"""One module per verb of the command line: `add_arguments(parser)` and `run(args)`; heavy imports inside `run`."""

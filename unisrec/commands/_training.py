@@ -1,0 +1,101 @@
+"""What the training verbs share: model settings, a YAML file of arguments, and all arguments of `TrainingArguments`."""
+
+import argparse
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+
+if TYPE_CHECKING:
+    from ..trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments
+
+    Arguments = TypeVar("Arguments", UniSRecPretrainArguments, UniSRecFinetuneArguments)
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--output_dir` and `--config`; all else of the training arguments is parsed when the verb runs."""
+    parser.add_argument("--output_dir", "--output-dir", metavar="DIR", help="new folder for the checkpoint")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of arguments; the command line wins over it")
+    parser.add_argument("--help-all", action="store_true", help="list every training argument and leave")
+
+
+def parse_training_arguments(
+    kind: "type[Arguments]", args: argparse.Namespace, rest: Sequence[str], required: Sequence[str]
+) -> "Arguments":
+    r"""
+    Training arguments from the configuration file and what the verb's own parser left over.
+
+    Args:
+        kind (`type`): Class of the arguments.
+        args (`argparse.Namespace`): What the verb's parser understood; values of the file fill what was not given.
+        rest (`Sequence[str]`): What it did not understand.
+        required (`Sequence[str]`): Names in `args` that must have a value.
+
+    Returns:
+        The arguments.
+
+    Raises:
+        ValueError: If an argument is unknown or missing, or the file is not a YAML mapping.
+    """
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(kind, prog=f"unisrec {args.verb}", usage=argparse.SUPPRESS, allow_abbrev=False)
+    if args.help_all:
+        parser.print_help()
+        raise SystemExit(0)
+    settings = {} if args.config is None else _read_settings(args.config)
+    tokens: list[str] = []
+    for name, value in settings.items():
+        if name not in vars(args):
+            tokens += [f"--{name}", *map(str, value if isinstance(value, list) else [_as_text(value)])]
+        elif getattr(args, name) in (None, False):
+            setattr(args, name, value)
+    for name in required:
+        if not getattr(args, name):
+            raise ValueError(f"--{name} is missing; see unisrec {args.verb} --help for an example.")
+    tokens += [*rest, "--output_dir", args.output_dir]
+    parsed, unknown = parser.parse_args_into_dataclasses(tokens, return_remaining_strings=True)
+    if unknown:
+        known = [option for option in parser._option_string_actions if option.startswith("--")]
+        nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown argument {unknown[0]!r}; did you mean {nearest}? --help-all lists them.")
+    return parsed
+
+
+def parse_model_config(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["hidden_size=64", ...]` as fields of [`UniSRecConfig`]. Raises `ValueError` for an unknown field."""
+    import yaml
+
+    from ..configuration import UniSRecConfig
+
+    fields = UniSRecConfig.__annotations__
+    config = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or name not in fields:
+            nearest = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"--model-config takes NAME=VALUE with a field of UniSRecConfig, such as {nearest}; got {pair!r}."
+            )
+        config[name] = yaml.safe_load(value)
+    return config
+
+
+def _read_settings(file: str) -> dict[str, Any]:
+    import yaml
+
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{file}: no such configuration file.")
+    try:
+        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not a YAML file ({' '.join(str(error).split())}).") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file}: expected a mapping of argument names to values.")
+    return {name.replace("-", "_"): value for name, value in settings.items()}
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict | bool) else str(value)

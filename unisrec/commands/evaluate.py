@@ -1,0 +1,48 @@
+"""`unisrec evaluate`: full-ranking metrics of a checkpoint on a domain."""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from ._tables import metrics_table
+
+
+EXAMPLE = """\
+example:
+  unisrec evaluate --model runs/office --domain domains/office --split test --json office.json
+
+Leave-one-out, full ranking, ties at their mean position; every metric with the items of the history kept among the
+candidates (official UniSRec) and with them masked (S3-Rec, HSTU, RecTools).
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the verb."""
+    parser.epilog = EXAMPLE
+    parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+    parser.add_argument("--domain", required=True, metavar="DIR", help="domain folder, written by unisrec prepare")
+    parser.add_argument("--split", choices=["valid", "test"], default="test", help="which held-out items (test)")
+    parser.add_argument("--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has no text encoder")
+    parser.add_argument("--batch-size", type=int, default=512, metavar="N", help="users ranked at a time (512)")
+    parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
+    parser.add_argument("--json", metavar="FILE", help="write the metrics there too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb."""
+    from ..trainer import UniSRecTrainingArguments, evaluate
+
+    with tempfile.TemporaryDirectory() as scratch:
+        training_args = UniSRecTrainingArguments(
+            output_dir=scratch,
+            per_device_eval_batch_size=args.batch_size,
+            use_cpu=args.use_cpu,
+            eval_strategy="no",
+        )
+        metrics = evaluate(args.model, args.domain, args.split, training_args, args.text_encoder)
+    if training_args.process_index == 0:
+        print(metrics_table({args.split: metrics}))
+        if args.json:
+            Path(args.json).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return 0

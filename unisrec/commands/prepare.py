@@ -1,0 +1,131 @@
+"""`unisrec prepare`: raw files -> domain folder."""
+
+import argparse
+from pathlib import Path
+
+
+FORMATTER = argparse.RawDescriptionHelpFormatter
+
+AMAZON_EXAMPLE = """example:
+  unisrec prepare amazon --ratings Office_Products.csv.gz --metadata meta_Office_Products.json.gz --output domains/office
+"""
+ONLINE_RETAIL_EXAMPLE = """example:
+  unisrec prepare online-retail --input online_retail_II.xlsx --output domains/online-retail
+"""
+RECBOLE_EXAMPLE = """examples:
+  unisrec prepare recbole --input dataset/ml-100k --text-columns movie_title class --output domains/ml-100k
+  unisrec prepare recbole --input dataset/downstream/Scientific --output domains/scientific
+"""
+TABLE_EXAMPLE = """examples:
+  unisrec prepare table --interactions clicks.csv --items products.csv --user-column customer --item-column sku \\
+      --time-column clicked_at --text-columns name brand --output domains/shop
+  unisrec prepare table --interactions owner/clicks:2024[train] --text-columns title --output domains/clicks
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `amazon`, `online-retail`, `recbole` and `table`, each with its own inputs and the shared output options."""
+    shared = argparse.ArgumentParser(add_help=False)
+    group = shared.add_argument_group("output")
+    group.add_argument("--output", required=True, metavar="DIR", help="domain folder to write; must not exist yet")
+    group.add_argument("--name", help="name of the domain (default: name of the output folder)")
+    group.add_argument(
+        "--user-k", type=int, default=5, metavar="K", help="fewest interactions of a user; 1 keeps all (default: 5)"
+    )
+    group.add_argument(
+        "--item-k", type=int, default=5, metavar="K", help="fewest interactions of an item; 1 keeps all (default: 5)"
+    )
+    group.add_argument(
+        "--missing-text",
+        choices=("error", "drop", "keep"),
+        default="error",
+        help="interactions whose item has no text: refuse, drop, or keep with the item id as text (default: error)",
+    )
+
+    sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
+
+    def add_source(name: str, help: str, epilog: str) -> argparse.ArgumentParser:
+        return sources.add_parser(
+            name, help=help, description=help, epilog=epilog, formatter_class=FORMATTER, parents=[shared]
+        )
+
+    amazon = add_source("amazon", "one category of the Amazon review data of 2014, 2018 or 2023", AMAZON_EXAMPLE)
+    amazon.add_argument(
+        "--ratings", required=True, metavar="FILE", help="ratings-only CSV or reviews as JSON lines, plain or gzipped"
+    )
+    amazon.add_argument(
+        "--metadata", required=True, metavar="FILE", help="item metadata as JSON lines, plain or gzipped"
+    )
+    amazon.add_argument(
+        "--text-fields",
+        nargs="+",
+        default=("title", "category", "brand"),
+        metavar="FIELD",
+        help="parts of the item text, of title, category, brand, description (default: title category brand)",
+    )
+
+    retail = add_source("online-retail", "the UCI Online Retail tables, I or II", ONLINE_RETAIL_EXAMPLE)
+    retail.add_argument("--input", required=True, metavar="FILE", help=".xlsx, .csv, .csv.gz or .parquet")
+
+    recbole = add_source("recbole", "RecBole atomic files or a downstream folder of official UniSRec", RECBOLE_EXAMPLE)
+    recbole.add_argument("--input", required=True, metavar="DIR", help="folder with NAME.inter and NAME.item")
+    recbole.add_argument(
+        "--text-columns", nargs="+", metavar="COLUMN", help="columns of NAME.item (default: all token, token_seq)"
+    )
+
+    table = add_source("table", "any CSV, TSV, JSON-lines or parquet file, or a dataset of the Hub", TABLE_EXAMPLE)
+    table.add_argument(
+        "--interactions", required=True, metavar="SOURCE", help="file, or owner/name:config[split] on the Hub"
+    )
+    table.add_argument("--items", metavar="SOURCE", help="likewise; not needed if the interactions hold the texts")
+    for name, default in (("user", "user_id"), ("item", "item_id"), ("time", "timestamp")):
+        table.add_argument(f"--{name}-column", default=default, metavar="COLUMN", help=f"(default: {default})")
+    table.add_argument(
+        "--text-columns", nargs="+", default=("title",), metavar="COLUMN", help="item text, in order (default: title)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the domain folder and print what became of the rows."""
+    from ..data import build_domain
+    from ..data.domain import check_output_folder
+
+    output = Path(args.output)
+    check_output_folder(output)
+    interactions, items, info = _read(args)
+    domain = build_domain(
+        interactions,
+        items,
+        name=args.name or output.absolute().name,
+        source=args.source,
+        user_k=args.user_k,
+        item_k=args.item_k,
+        missing_text=args.missing_text,
+        info=info,
+    )
+    domain.save_to_disk(output)
+    print(domain.report())
+    print(f"\nwritten to {output}")
+    return 0
+
+
+def _read(args: argparse.Namespace):
+    from ..data import read_amazon, read_online_retail, read_recbole, read_table
+
+    if args.source == "amazon":
+        return read_amazon(args.ratings, args.metadata, text_fields=args.text_fields)
+    if args.source == "online-retail":
+        return read_online_retail(args.input)
+    if args.source == "recbole":
+        return read_recbole(args.input, text_columns=args.text_columns)
+    return read_table(
+        args.interactions,
+        args.items,
+        user_column=args.user_column,
+        item_column=args.item_column,
+        time_column=args.time_column,
+        text_columns=args.text_columns,
+    )
+
+
+__all__ = ["add_arguments", "run"]

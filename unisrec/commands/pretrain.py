@@ -1,0 +1,52 @@
+"""`unisrec pretrain`: multi-domain contrastive pre-training."""
+
+import argparse
+from collections.abc import Sequence
+
+from ._training import add_training_arguments, parse_model_config, parse_training_arguments
+
+
+EXAMPLE = """\
+example:
+  unisrec pretrain --domains domains/beauty domains/toys --text-encoder bert-base-uncased \\
+      --output_dir runs/pretrained --num_train_epochs 10
+  accelerate launch -m unisrec pretrain --config pretrain.yaml
+
+All arguments of transformers.TrainingArguments are taken too, and those of the method: --sequence_loss_weight,
+--item_drop_ratio, --word_drop_ratio, --augmentation_draw, ... (--help-all lists them).
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the verb."""
+    parser.epilog = EXAMPLE
+    parser.add_argument("--domains", nargs="+", metavar="DIR", help="domain folders, written by unisrec prepare")
+    parser.add_argument(
+        "--text-encoder",
+        metavar="NAME_OR_PATH",
+        help="text encoder: Hub id, folder, or minilm for the one in unisrec[offline]",
+    )
+    parser.add_argument(
+        "--text-pooling",
+        choices=["cls", "mean"],
+        help="how token states become a text vector (default: what the encoder's folder says, else cls)",
+    )
+    parser.add_argument(
+        "--model-config", nargs="+", default=[], metavar="NAME=VALUE", help="fields of UniSRecConfig, hidden_size=64"
+    )
+    add_training_arguments(parser)
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs the verb."""
+    from ..trainer import UniSRecPretrainArguments, pretrain
+
+    training_args = parse_training_arguments(
+        UniSRecPretrainArguments, args, rest, required=["domains", "text_encoder", "output_dir"]
+    )
+    trainer = pretrain(
+        args.domains, args.text_encoder, training_args, args.text_pooling, parse_model_config(args.model_config)
+    )
+    if trainer.is_world_process_zero():
+        print(f"checkpoint: {training_args.output_dir}")
+    return 0
