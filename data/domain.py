@@ -1,0 +1,248 @@
+"""The domain: one catalogue of items with text and the time-ordered histories of its users, in memory and as a folder."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from .splits import LEAVE_ONE_OUT, MIN_INTERACTIONS
+
+
+FORMAT_VERSION = 1
+FILES = ("domain.json", "items.parquet", "sequences.parquet")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Domain:
+    """
+    Items with text and the histories of users over them.
+
+    Args:
+        name (`str`): Name for reports and model cards.
+        items (`pl.DataFrame`):
+            Columns `item_id` (`str`, unique) and `text` (`str`, not empty); further columns are kept.
+        sequences (`pl.DataFrame`):
+            Columns `user_id` (`str`, unique) and `item_index` (`list[u32]`): rows of `items`, oldest first, not empty.
+        info (`dict`, *optional*):
+            JSON-able facts: `source`, `filters`, `steps` (rows `{"step", "dropped", "left"}` counting interactions),
+            `item_steps` (the same for items), and whatever else is worth keeping.
+
+    Raises:
+        ValueError: If a column is missing or has another type, an id is missing or repeated, a text or a history is
+            empty, or a history points outside of `items`.
+    """
+
+    name: str
+    items: pl.DataFrame
+    sequences: pl.DataFrame
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_columns("items", self.items, {"item_id": pl.String, "text": pl.String})
+        _check_columns("sequences", self.sequences, {"user_id": pl.String, "item_index": pl.List(pl.UInt32)})
+        _check_ids("items", self.items["item_id"])
+        _check_ids("sequences", self.sequences["user_id"])
+        if bad := self.items.filter(pl.col("text").fill_null("").str.strip_chars() == "").head(1)["item_id"].to_list():
+            raise ValueError(f"items: {bad[0]!r} has no text, expected a text for every item")
+        lengths = self.sequences["item_index"].list.len().fill_null(0)
+        if lengths.min() == 0:
+            user = self.sequences["user_id"][int(lengths.arg_min())]
+            raise ValueError(f"sequences: user {user!r} has an empty history, expected at least one item")
+        indices = self.sequences["item_index"].explode()
+        if indices.null_count() or indices.max() >= self.num_items:
+            position = int((indices.is_null() | (indices >= self.num_items)).fill_null(True).arg_max())
+            user = self.sequences["user_id"][int(lengths.cum_sum().search_sorted(position, side="right"))]
+            raise ValueError(
+                f"sequences: user {user!r} has item_index {indices[position]}, expected a row of the {self.num_items} items"
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"Domain({self.name!r}, {self.num_users:,} users, {self.num_items:,} items, "
+            f"{self.num_interactions:,} interactions)"
+        )
+
+    @property
+    def num_users(self) -> int:
+        return self.sequences.height
+
+    @property
+    def num_items(self) -> int:
+        return self.items.height
+
+    @property
+    def num_interactions(self) -> int:
+        return int(self.offsets[-1])
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """`int64 [num_users + 1]`: the history of user `n` is `flat[offsets[n] : offsets[n + 1]]`."""
+        lengths = self.sequences["item_index"].list.len().to_numpy()
+        return np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+
+    @cached_property
+    def flat(self) -> np.ndarray:
+        """`int64 [num_interactions]`: item rows of all histories, one user after the other."""
+        return self.sequences["item_index"].explode().to_numpy().astype(np.int64)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of ids, texts and histories; the same wherever and however the domain is stored."""
+        digest = hashlib.sha256()
+        for column in (self.items["item_id"], self.items["text"], self.sequences["user_id"]):
+            _hash_strings(digest, column)
+        digest.update(self.offsets.astype("<i8").tobytes())
+        digest.update(self.flat.astype("<u4").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers of users, items and interactions."""
+        return {"users": self.num_users, "items": self.num_items, "interactions": self.num_interactions}
+
+    def save_to_disk(self, path: str | os.PathLike) -> None:
+        """
+        Write the domain folder: `items.parquet`, `sequences.parquet`, `domain.json`.
+
+        All files appear at once or not at all.
+
+        Args:
+            path (`str` or `os.PathLike`): Folder to create; it must not exist yet or be empty.
+
+        Raises:
+            FileExistsError: If `path` exists and is not an empty folder.
+        """
+        path = Path(path).absolute()
+        check_output_folder(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        draft.mkdir()
+        try:
+            self.items.write_parquet(draft / "items.parquet")
+            self.sequences.write_parquet(draft / "sequences.parquet")
+            description = {
+                "format_version": FORMAT_VERSION,
+                "name": self.name,
+                "counts": self.counts,
+                "content_hash": self.content_hash,
+                "splits": LEAVE_ONE_OUT,
+                "info": self.info,
+            }
+            text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+            (draft / "domain.json").write_text(text, encoding="utf-8")
+            if path.exists():
+                path.rmdir()
+            os.replace(draft, path)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+
+    @classmethod
+    def load_from_disk(cls, path: str | os.PathLike) -> "Domain":
+        """
+        Read a domain folder and check it against its recorded counts and content hash.
+
+        Args:
+            path (`str` or `os.PathLike`): Folder written by [`Domain.save_to_disk`].
+
+        Returns:
+            `Domain`: The same domain.
+
+        Raises:
+            FileNotFoundError: If the folder or one of its files is missing.
+            ValueError: If the folder has another format version or its files do not fit each other.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise FileNotFoundError(
+                f"{path}: no such folder, expected a domain folder (make one with `unisrec prepare`)"
+            )
+        if missing := [name for name in FILES if not (path / name).is_file()]:
+            raise FileNotFoundError(
+                f"{path}: not a domain folder, {', '.join(missing)} missing (make one with `unisrec prepare`)"
+            )
+        try:
+            description = json.loads((path / "domain.json").read_text(encoding="utf-8"))
+            if description["format_version"] != FORMAT_VERSION:
+                raise ValueError(f"format version {description['format_version']}, expected {FORMAT_VERSION}")
+            items = pl.read_parquet(path / "items.parquet", glob=False)
+            sequences = pl.read_parquet(path / "sequences.parquet", glob=False)
+            domain = cls(description["name"], items, sequences, description["info"])
+            for key, count in domain.counts.items():
+                if count != description["counts"][key]:
+                    raise ValueError(f"{count} {key}, expected {description['counts'][key]} (domain.json)")
+            if domain.content_hash != description["content_hash"]:
+                raise ValueError("content hash differs from the one in domain.json: a file was changed")
+        except KeyError as error:
+            raise ValueError(f"{path}: damaged domain folder (domain.json lacks {error}); prepare it again") from error
+        except (ValueError, pl.exceptions.PolarsError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path}: damaged domain folder ({reason}); prepare it again") from error
+        return domain
+
+    def report(self) -> str:
+        """Short table of counts and of what each preparation step dropped."""
+        lengths = np.diff(self.offsets)
+        lines = [
+            f"{self.name}: {self.num_users:,} users, {self.num_items:,} items, {self.num_interactions:,} interactions",
+            f"{lengths.mean():.2f} interactions per user, {self.items['text'].str.len_chars().mean():.1f} characters per "
+            f"item text, {(lengths >= MIN_INTERACTIONS).sum():,} users can be evaluated",
+        ]
+        for title, key in (("interactions", "steps"), ("items", "item_steps")):
+            steps = self.info.get(key, [])
+            if steps:
+                lines += ["", f"{title:<60}{'dropped':>12}{'left':>12}"]
+                lines += [f"  {row['step']:<58}{row['dropped']:>12,}{row['left']:>12,}" for row in steps]
+        return "\n".join(lines)
+
+
+def check_output_folder(path: str | os.PathLike) -> None:
+    """
+    Refuse an output folder that would overwrite something.
+
+    Args:
+        path (`str` or `os.PathLike`): Folder to be written.
+
+    Raises:
+        FileExistsError: If `path` exists and is not an empty folder.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(
+            f"{path}: already exists and is not an empty folder; choose another one or remove it first"
+        )
+
+
+def _check_columns(table: str, frame: pl.DataFrame, schema: dict[str, pl.DataType]) -> None:
+    for column, dtype in schema.items():
+        found = frame.schema.get(column)
+        if found != dtype:
+            raise ValueError(f"{table}: column {column!r} is {found or 'missing'}, expected {dtype}")
+    if frame.is_empty():
+        raise ValueError(f"{table}: no rows, expected at least one")
+
+
+def _check_ids(table: str, ids: pl.Series) -> None:
+    if ids.null_count():
+        raise ValueError(f"{table}: row {int(ids.is_null().arg_max())} has no {ids.name}, expected one in every row")
+    repeated = ids.is_duplicated()
+    if repeated.any():
+        raise ValueError(f"{table}: {ids.name} {ids[int(repeated.arg_max())]!r} occurs more than once, expected once")
+
+
+def _hash_strings(digest, column: pl.Series) -> None:
+    """Lengths first, then the bytes: no two columns of strings give the same stream."""
+    digest.update(column.str.len_bytes().to_numpy().astype("<u4").tobytes())
+    # In slices, so that the joined string stays small.
+    for part in column.to_frame().iter_slices(100_000):
+        digest.update(part.to_series().str.join("").item().encode())
+
+
+__all__ = ["FORMAT_VERSION", "Domain", "check_output_folder"]

@@ -1,0 +1,171 @@
+"""Interactions + item texts -> domain: duplicates, items without text, k-core, order."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from .domain import Domain
+
+
+class RawData(NamedTuple):
+    """
+    What every reader returns.
+
+    Args:
+        interactions (`pl.DataFrame`): Columns `user_id` (`str`), `item_id` (`str`), `time` (`i64` or `f64`).
+        items (`pl.DataFrame`): Columns `item_id` (`str`), `text` (`str`, null where an item has none), and extra ones.
+        info (`dict`): What was read: `files`, `steps` (see [`Domain`]), and what the reader had to decide.
+    """
+
+    interactions: pl.DataFrame
+    items: pl.DataFrame
+    info: dict[str, Any]
+
+
+def count_step(step: str, before: int, left: int) -> dict[str, Any]:
+    """Row of `info["steps"]`: how many rows a step dropped and how many it left."""
+    return {"step": step, "dropped": before - left, "left": left}
+
+
+def k_core(interactions: pl.DataFrame, user_k: int = 5, item_k: int = 5) -> tuple[pl.DataFrame, list[int]]:
+    """
+    The largest part in which every user has `user_k` and every item `item_k` interactions.
+
+    Args:
+        interactions (`pl.DataFrame`): Columns `user_id` and `item_id` (`str`), one row per interaction.
+        user_k (`int`, *optional*, defaults to 5): Fewest interactions of a user; 0 and 1 keep every user.
+        item_k (`int`, *optional*, defaults to 5): Fewest interactions of an item; 0 and 1 keep every item.
+
+    Returns:
+        `tuple[pl.DataFrame, list[int]]`: The remaining rows in their order, and the rows left after each round.
+
+    Raises:
+        ValueError: If `user_k` or `item_k` is negative.
+    """
+    if user_k < 0 or item_k < 0:
+        raise ValueError(f"user_k ({user_k}) and item_k ({item_k}) must not be negative; 0 and 1 mean no filter")
+    users, items = (interactions[c].cast(pl.Categorical).to_physical().to_numpy() for c in ("user_id", "item_id"))
+    rows = np.arange(interactions.height)
+    left = []
+    while len(rows):
+        keep = (np.bincount(users)[users] >= user_k) & (np.bincount(items)[items] >= item_k)
+        if keep.all():
+            break
+        rows, users, items = rows[keep], users[keep], items[keep]
+        left.append(len(rows))
+    return interactions[rows], left
+
+
+def build_domain(
+    interactions: pl.DataFrame,
+    items: pl.DataFrame,
+    *,
+    name: str,
+    source: str,
+    user_k: int = 5,
+    item_k: int = 5,
+    missing_text: Literal["error", "drop", "keep"] = "error",
+    info: dict[str, Any] | None = None,
+) -> Domain:
+    """
+    Filter interactions, order them and put them together with the item texts.
+
+    In this order: repeated `(user, item, time)` rows are dropped, items without text are refused or dropped, the k-core
+    is taken, items without interactions are dropped. Users and items of the domain are sorted by id, so the order of
+    the input rows does not show; histories are in time order, and ties keep the order of the input rows.
+
+    Args:
+        interactions (`pl.DataFrame`): Columns `user_id` (`str`), `item_id` (`str`), `time` (any number).
+        items (`pl.DataFrame`):
+            Columns `item_id` (`str`) and `text` (`str`, null or empty where there is none); others are kept. Of several
+            rows with one id, the first one with a text counts.
+        name (`str`): Name of the domain.
+        source (`str`): Where the data comes from, for `info["source"]`.
+        user_k (`int`, *optional*, defaults to 5): Fewest interactions of a user; 0 and 1 mean no filter.
+        item_k (`int`, *optional*, defaults to 5): Fewest interactions of an item; 0 and 1 mean no filter.
+        missing_text (`str`, *optional*, defaults to `"error"`):
+            What to do with interactions whose item has no text: `"error"` refuses them, `"drop"` drops them, `"keep"`
+            keeps them with the item id for a text. Counted in any case.
+        info (`dict`, *optional*): Facts of the reader; `steps` and `item_steps` in it come before the ones added here.
+
+    Returns:
+        `Domain`: With `info["source"]`, `info["filters"]`, `info["steps"]` and `info["item_steps"]` filled in.
+
+    Raises:
+        ValueError: If an item has no text and `missing_text` is `"error"`, if nothing is left after a step, or if an
+            argument is out of its range.
+    """
+    if missing_text not in ("error", "drop", "keep"):
+        raise ValueError(f"unknown missing_text {missing_text!r}, expected 'error', 'drop' or 'keep'")
+    info = dict(info or {})
+    steps, item_steps = list(info.pop("steps", [])), list(info.pop("item_steps", []))
+
+    rows = interactions.unique(["user_id", "item_id", "time"], keep="first", maintain_order=True)
+    steps.append(count_step("same user, item and time", interactions.height, rows.height))
+
+    with_text = items.filter(pl.col("text").str.strip_chars() != "")
+    catalogue = with_text.unique("item_id", keep="first", maintain_order=True)
+    item_steps.append(count_step("no text", items.height, with_text.height))
+    item_steps.append(count_step("repeated item id", with_text.height, catalogue.height))
+
+    if missing_text == "keep":
+        textless = rows.select(pl.col("item_id").unique()).join(catalogue, on="item_id", how="anti")
+        catalogue = pl.concat([catalogue, textless.with_columns(text="item_id")], how="diagonal")
+        item_steps.append(
+            count_step(f"no text, id kept as text ({textless.height:,})", catalogue.height, catalogue.height)
+        )
+    described = rows.join(catalogue, on="item_id", how="semi", maintain_order="left")
+    if described.height < rows.height and missing_text == "error":
+        raise ValueError(_describe_missing(rows, items, catalogue))
+    steps.append(count_step("item without text", rows.height, described.height))
+
+    kept, rounds = k_core(described, user_k, item_k)
+    if kept.is_empty():
+        raise ValueError(_describe_empty(described.height, rounds, user_k, item_k))
+    steps.append(
+        count_step(f"k-core, user_k={user_k}, item_k={item_k} ({len(rounds)} rounds)", described.height, kept.height)
+    )
+
+    item_ids, item_index = _number(kept["item_id"])
+    used = item_ids.to_frame().join(catalogue, on="item_id", how="left", maintain_order="left")
+    item_steps.append(count_step("no interaction left", catalogue.height, used.height))
+    # A stable sort, and much faster than sorting the frame by its strings.
+    order = np.lexsort((kept["time"].to_numpy(), _number(kept["user_id"])[1].to_numpy()))
+    sequences = (
+        kept.select("user_id", item_index=item_index)[order].group_by("user_id", maintain_order=True).agg("item_index")
+    )
+    filters = {"user_k": user_k, "item_k": item_k, "missing_text": missing_text}
+    info = {"source": source, "filters": filters, **info, "steps": steps, "item_steps": item_steps}
+    return Domain(name, used, sequences, info)
+
+
+def _number(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """The different ids in order, and the place of each id in it."""
+    different = ids.unique().sort()
+    return different, ids.cast(pl.Enum(different)).to_physical().cast(pl.UInt32)
+
+
+def _describe_missing(rows: pl.DataFrame, items: pl.DataFrame, catalogue: pl.DataFrame) -> str:
+    missing = rows.join(catalogue, on="item_id", how="anti", maintain_order="left")
+    first = missing["item_id"][0]
+    reason = "has an empty text" if (items["item_id"] == first).any() else "is not in the items table"
+    return (
+        f"items without text: {missing['item_id'].n_unique():,} ({missing.height:,} of {rows.height:,} interactions); the "
+        f"first is {first!r}, which {reason}; complete the items, drop these interactions (--missing-text drop) or keep "
+        "them with the item id as text (--missing-text keep)"
+    )
+
+
+def _describe_empty(before: int, rounds: Sequence[int], user_k: int, item_k: int) -> str:
+    if not before:
+        return "no interaction is left before the k-core; check that the item ids of both inputs are the same ids"
+    counts = " -> ".join(f"{count:,}" for count in (before, *rounds))
+    return (
+        f"the k-core (user_k={user_k}, item_k={item_k}) leaves nothing: {counts} interactions; "
+        "lower --user-k or --item-k (1 means no filter)"
+    )
+
+
+__all__ = ["RawData", "build_domain", "count_step", "k_core"]

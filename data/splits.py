@@ -1,0 +1,87 @@
+"""Leave-one-out splits of a domain: each user's last interaction is the test target, the one before it the validation target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+
+if TYPE_CHECKING:
+    from .domain import Domain
+
+
+# A user needs one interaction to learn from besides the two targets.
+MIN_INTERACTIONS = 3
+
+# How many interactions at the end of each evaluated user are hidden from the history, per split.
+HELD_OUT = {"all": 0, "train": 2, "valid": 2, "test": 1}
+
+LEAVE_ONE_OUT = {
+    "protocol": "leave-one-out per user in time order",
+    "train": f"all but the last two interactions; users with fewer than {MIN_INTERACTIONS} keep all and are not evaluated",
+    "valid": "all but the last two interactions, target: the last but one",
+    "test": "all but the last interaction, target: the last",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """
+    Histories and targets of one split as flat arrays.
+
+    Args:
+        flat (`np.ndarray` of `int64`, shape `(num_history_items,)`):
+            Item rows of all histories, one history after the other, oldest item first.
+        offsets (`np.ndarray` of `int64`, shape `(num_histories + 1,)`):
+            History `n` is `flat[offsets[n] : offsets[n + 1]]`.
+        users (`np.ndarray` of `int64`, shape `(num_histories,)`):
+            Row of `domain.sequences` that each history belongs to.
+        targets (`np.ndarray` of `int64`, shape `(num_histories,)`, *optional*):
+            Item row to be predicted after each history; `None` where the histories are only learnt from.
+    """
+
+    flat: np.ndarray
+    offsets: np.ndarray
+    users: np.ndarray
+    targets: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+def leave_one_out(domain: Domain, split: Literal["train", "valid", "test", "all"]) -> Split:
+    """
+    Leave-one-out split of a domain.
+
+    Args:
+        domain (`Domain`): Sequences in time order.
+        split (`str`):
+            `"train"`: everything but the last two interactions; users with fewer than three keep all of theirs.
+            `"valid"`: the same histories, target the last but one. `"test"`: everything but the last interaction,
+            which is the target. `"all"`: whole histories without targets, for pre-training. Users with fewer than
+            three interactions are in `"train"` and `"all"` only.
+
+    Returns:
+        `Split`: Histories in the order of `domain.sequences`.
+
+    Raises:
+        ValueError: If `split` is none of the four.
+    """
+    if split not in HELD_OUT:
+        raise ValueError(f"unknown split {split!r}, expected one of {', '.join(map(repr, HELD_OUT))}")
+    lengths = np.diff(domain.offsets)
+    evaluated = lengths >= MIN_INTERACTIONS
+    with_targets = split in ("valid", "test")
+    users = np.flatnonzero(evaluated) if with_targets else np.arange(len(lengths))
+    kept = np.where(evaluated, lengths - HELD_OUT[split], lengths)[users]
+    starts = domain.offsets[:-1][users]
+    offsets = np.concatenate(([0], np.cumsum(kept)))
+    # Position p of the result lies in history n; its source is the user's start plus p's distance from the history's start.
+    positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], kept)
+    targets = domain.flat[starts + kept] if with_targets else None
+    return Split(domain.flat[positions], offsets, users, targets)
+
+
+__all__ = ["HELD_OUT", "LEAVE_ONE_OUT", "MIN_INTERACTIONS", "Split", "leave_one_out"]

@@ -1,0 +1,250 @@
+"""Text features: what a frozen text encoder says about each item, computed once and kept beside the domain."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..modeling_unisrec import pool_tokens
+from .word_drop import drop_words
+
+
+MAX_TOKENS = 512
+_TEXTS_PER_TOKENIZER_CALL = 16384
+
+
+def text_max_length(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    r"""
+    How many tokens of a text are read: what encoder and tokenizer can take, at most the 512 of the paper.
+
+    Args:
+        encoder (`PreTrainedModel`): The text encoder.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+
+    Returns:
+        `int`: The limit in tokens, special tokens included.
+    """
+    # Encoders with relative positions have no limit of their own.
+    positions = getattr(encoder.config, "max_position_embeddings", MAX_TOKENS)
+    return min(tokenizer.model_max_length, positions, MAX_TOKENS)
+
+
+def encode_texts(
+    texts: Sequence[str],
+    encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    pooling: str,
+    max_length: int | None = None,
+    tokens_per_batch: int | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+    desc: str = "Encoding texts",
+) -> np.ndarray:
+    r"""
+    Vectors of texts: equal texts are encoded once, texts of like length together.
+
+    Args:
+        texts (`Sequence[str]`): Texts, in any order.
+        encoder (`PreTrainedModel`): Any text encoder of `AutoModel`. Its training or evaluation mode is left as it was.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        pooling (`str`): `"cls"` or `"mean"`, see [`pool_tokens`].
+        max_length (`int`, *optional*): Longer texts are cut to this many tokens; defaults to [`text_max_length`].
+        tokens_per_batch (`int`, *optional*):
+            Size of a batch in tokens, padding included; a single text may be longer. Defaults to 2,048 on a CPU, where
+            small batches stay in the cache, and to 16,384 elsewhere.
+        device (`torch.device` or `str`, *optional*):
+            Where to encode; the encoder is moved there and stays there. Defaults to where it is.
+        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar over the distinct texts.
+        desc (`str`, *optional*): What the progress bar is called.
+
+    Returns:
+        `np.ndarray` of shape `(num_texts, text_embedding_size)`, float32: One row for each text, in the given order.
+
+    Raises:
+        ValueError: If `pooling` is neither of the two, the tokenizer has no padding token, or the encoder puts out
+            numbers that are not finite.
+    """
+    if pooling not in ("cls", "mean"):
+        raise ValueError(f"pooling must be 'cls' or 'mean', got {pooling!r}")
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has no padding token; set tokenizer.pad_token, e.g. to tokenizer.eos_token")
+
+    distinct, row_of_text = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
+    tokens, offsets = _tokenize(distinct.tolist(), tokenizer, max_length or text_max_length(encoder, tokenizer))
+    lengths = np.diff(offsets)
+    order = np.argsort(-lengths, kind="stable")  # longest first: too large a batch fails at once
+    device = torch.device(device or encoder.device)
+    tokens_per_batch = tokens_per_batch or (2048 if device.type == "cpu" else 16384)
+    features = np.empty((len(distinct), encoder.config.hidden_size), dtype=np.float32)
+
+    was_training = encoder.training
+    encoder.to(device).eval()
+    try:
+        with torch.inference_mode(), tqdm(total=len(distinct), desc=desc, unit="text", disable=not progress) as bar:
+            start = 0
+            while start < len(order):
+                longest = lengths[order[start]]
+                rows = order[start : start + max(1, tokens_per_batch // longest)]
+                mask = np.arange(longest) < lengths[rows, None]
+                input_ids = np.full(mask.shape, tokenizer.pad_token_id, dtype=np.int64)
+                input_ids[mask] = np.concatenate([tokens[offsets[row] : offsets[row + 1]] for row in rows])
+                attention_mask = torch.from_numpy(mask.astype(np.int64)).to(device)
+                states = encoder(torch.from_numpy(input_ids).to(device), attention_mask).last_hidden_state
+                features[rows] = pool_tokens(states, attention_mask, pooling).float().cpu().numpy()
+                start += len(rows)
+                bar.update(len(rows))
+    finally:
+        encoder.train(was_training)
+
+    if not np.isfinite(features).all():
+        text = distinct[np.flatnonzero(~np.isfinite(features).all(axis=1))[0]]
+        raise ValueError(f"the encoder's output for {text!r} is not finite; load the encoder in float32 or bfloat16")
+    return features[row_of_text]
+
+
+def load_text_features(
+    domain_dir: str | os.PathLike,
+    texts: Sequence[str],
+    encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pooling: str,
+    *,
+    word_drop_ratio: float | None = None,
+    seed: int = 0,
+    max_length: int | None = None,
+    **encode_kwargs,
+) -> np.ndarray:
+    r"""
+    Text features of a domain, from the files beside it where they are there, otherwise encoded and kept.
+
+    They lie in `text_features/<key>/features.npy`, with a description in `key.json`. The key is a hash of everything
+    the numbers depend on (weights and configuration of the encoder, tokenizer, pooling, length limit, texts after word
+    drop), so features of another encoder or of other texts are never taken.
+
+    Args:
+        domain_dir (`str` or `os.PathLike`): A domain folder, see [`Domain.save_to_disk`].
+        texts (`Sequence[str]`): The item texts of the domain, in catalogue order.
+        encoder (`PreTrainedModel`): The text encoder.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        pooling (`str`): `"cls"` or `"mean"`.
+        word_drop_ratio (`float`, *optional*): If given, the texts are first thinned by [`drop_words`].
+        seed (`int`, *optional*, defaults to 0): Seed of the word drop.
+        max_length (`int`, *optional*): As for [`encode_texts`].
+        encode_kwargs: `tokens_per_batch`, `device`, `progress` and `desc` of [`encode_texts`].
+
+    Returns:
+        `np.ndarray` of shape `(num_items, text_embedding_size)`, float32: A read-only memory map.
+
+    Raises:
+        FileNotFoundError: If there is no such domain folder.
+        OSError: If the features cannot be written beside the domain.
+        ValueError: As for [`encode_texts`] and [`drop_words`].
+    """
+    domain_dir = Path(domain_dir)
+    if not domain_dir.is_dir():
+        raise FileNotFoundError(f"{domain_dir}: no such domain folder; write it first with `unisrec prepare`")
+    if word_drop_ratio is not None:
+        texts = drop_words(texts, word_drop_ratio, seed)
+    max_length = max_length or text_max_length(encoder, tokenizer)
+
+    contents = {
+        "encoder": _encoder_hash(encoder),
+        "tokenizer": _tokenizer_hash(tokenizer),
+        "texts": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
+        "pooling": pooling,
+        "max_length": max_length,
+        "word_drop": None if word_drop_ratio is None else {"ratio": word_drop_ratio, "seed": seed},
+    }
+    key = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+    folder = domain_dir / "text_features" / key
+    path = folder / "features.npy"
+    shape = (len(texts), encoder.config.hidden_size)
+    if (features := _open_features(path, shape)) is not None:
+        return features
+
+    with _write_errors_explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)  # before the long work, so that it is not done in vain
+    features = encode_texts(texts, encoder, tokenizer, pooling=pooling, max_length=max_length, **encode_kwargs)
+    description = {"encoder_name": encoder.name_or_path, "shape": shape, **contents}
+    with _write_errors_explained(folder):
+        _write(folder / "key.json", lambda file: file.write(json.dumps(description, indent=2).encode()))
+        _write(path, lambda file: np.save(file, features))
+    return np.load(path, mmap_mode="r")
+
+
+def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of all texts one after the other, and where each text starts."""
+    ids, lengths = [np.zeros(0, dtype=np.int32)], [0]
+    for start in range(0, len(texts), _TEXTS_PER_TOKENIZER_CALL):
+        part = texts[start : start + _TEXTS_PER_TOKENIZER_CALL]
+        rows = tokenizer(part, padding=False, truncation=True, max_length=max_length)["input_ids"]
+        lengths.extend(len(row) for row in rows)
+        ids.append(np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]))
+    return np.concatenate(ids), np.cumsum(lengths)
+
+
+def _encoder_hash(encoder: PreTrainedModel) -> str:
+    """Hash of the weights and settings that make the token states."""
+    config = encoder.config.to_dict()
+    for name in ("_name_or_path", "architectures", "dtype", "transformers_version"):
+        config.pop(name, None)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        if not name.startswith("pooler."):  # absent from many checkpoints, then random, and not used
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of how the tokenizer splits; truncation and padding only say how it was last called."""
+    if tokenizer.is_fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    else:
+        state = [type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.special_tokens_map]
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _open_features(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """The features in a file, or None where it cannot be read, is cut short or of another shape."""
+    try:
+        features = np.load(path, mmap_mode="r")
+    except (OSError, EOFError, ValueError):
+        return None
+    return features if features.shape == shape and features.dtype == np.float32 else None
+
+
+@contextmanager
+def _write_errors_explained(folder: Path) -> Iterator[None]:
+    """One line with the next step instead of a bare system error."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{folder}: text features cannot be written ({error.strerror}); make the domain folder writable, "
+            "or copy it to a place with write access and room and use the copy"
+        ) from error
+
+
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that it is either there in full or not at all; of several writers the last one wins."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            write(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+__all__ = ["encode_texts", "load_text_features", "text_max_length"]

@@ -1,0 +1,175 @@
+"""k-core against a dict version, and the path from rows to a domain."""
+
+from collections import Counter
+
+import numpy as np
+import polars as pl
+import pytest
+
+from unisrec.data import build_domain
+from unisrec.data.interactions import k_core
+
+
+def make_rows(rows):
+    return pl.DataFrame(rows, schema={"user_id": pl.String, "item_id": pl.String, "time": pl.Int64}, orient="row")
+
+
+def make_items(texts):
+    return pl.DataFrame(
+        {"item_id": list(texts), "text": list(texts.values())}, schema={"item_id": pl.String, "text": pl.String}
+    )
+
+
+def random_rows(num_rows=3000, seed=0):
+    rng = np.random.default_rng(seed)
+    users = rng.zipf(1.5, num_rows) % 400
+    items = rng.zipf(1.5, num_rows) % 300
+    return make_rows(
+        [(f"u{u}", f"i{i}", int(t)) for u, i, t in zip(users, items, rng.integers(0, 50, num_rows), strict=True)]
+    )
+
+
+def k_core_by_dicts(rows, user_k, item_k):
+    while True:
+        users, items = Counter(row[0] for row in rows), Counter(row[1] for row in rows)
+        kept = [row for row in rows if users[row[0]] >= user_k and items[row[1]] >= item_k]
+        if len(kept) == len(rows):
+            return kept
+        rows = kept
+
+
+def build(rows, items, **kwargs):
+    return build_domain(rows, items, **{"name": "test", "source": "test", "user_k": 1, "item_k": 1, **kwargs})
+
+
+def histories(domain):
+    ids = domain.items["item_id"].to_list()
+    return {user: [ids[row] for row in indices] for user, indices in domain.sequences.iter_rows()}
+
+
+def dropped(domain, key="steps"):
+    return {row["step"]: row["dropped"] for row in domain.info[key]}
+
+
+@pytest.mark.parametrize(("user_k", "item_k"), [(5, 5), (3, 1), (0, 4), (1, 1), (0, 0)])
+def test_k_core_equals_dict_version(user_k, item_k):
+    rows = random_rows()
+    kept, rounds = k_core(rows, user_k, item_k)
+    assert kept.rows() == k_core_by_dicts(rows.rows(), user_k, item_k)
+    assert rounds == sorted(rounds, reverse=True)
+    if max(user_k, item_k) <= 1:
+        assert rounds == []
+    else:
+        assert rounds[-1] == kept.height < rows.height
+
+
+def test_k_core_needs_several_rounds():
+    # A chain: every removal takes the next user or item below 2.
+    rows = make_rows([(f"u{n}", f"i{n + step}", 0) for n in range(6) for step in (0, 1)])
+    kept, rounds = k_core(rows, 2, 2)
+    assert kept.is_empty()
+    assert rounds == [10, 8, 6, 4, 2, 0]
+
+
+def test_k_core_refuses_negative():
+    with pytest.raises(ValueError, match=r"user_k \(-1\) and item_k \(5\) must not be negative"):
+        k_core(random_rows(10), -1, 5)
+
+
+def test_order_within_users_is_time_order_and_ties_keep_file_order():
+    rows = make_rows([("b", "z", 3), ("a", "y", 2), ("b", "x", 1), ("a", "x", 2), ("a", "z", 1), ("b", "x", 3)])
+    domain = build(rows, make_items({"x": "X", "y": "Y", "z": "Z"}))
+    assert histories(domain) == {"a": ["z", "y", "x"], "b": ["x", "z", "x"]}
+
+
+def test_histories_equal_a_plain_loop():
+    rows = random_rows()
+    items = make_items({item: f"text {item}" for item in rows["item_id"].unique()})
+    expected = {}
+    seen = dict.fromkeys(rows.rows())
+    for user, item, _ in sorted(k_core_by_dicts(list(seen), 5, 5), key=lambda row: row[2]):
+        expected.setdefault(user, []).append(item)
+    domain = build(rows, items, user_k=5, item_k=5)
+    assert histories(domain) == expected
+    assert dropped(domain)["same user, item and time"] == rows.height - len(seen) > 0
+    assert domain.info["steps"][-1]["left"] == domain.num_interactions
+
+
+def test_order_of_rows_does_not_show_without_ties():
+    rows = make_rows([(f"u{n % 7}", f"i{n % 5}", n) for n in range(60)])
+    items = make_items({f"i{n}": f"item {n}" for n in range(5)})
+    hashes = {
+        build(rows.sample(fraction=1, shuffle=True, seed=seed), items.reverse()).content_hash for seed in range(4)
+    }
+    assert hashes == {build(rows, items).content_hash}
+
+
+def test_extra_item_columns_are_kept_and_unused_items_counted():
+    items = make_items({"x": "X", "y": "Y", "unused": "U"}).with_columns(price=pl.Series([1.0, 2.0, 3.0]))
+    domain = build(make_rows([("a", "y", 1), ("a", "x", 2)]), items)
+    assert domain.items.rows() == [("x", "X", 1.0), ("y", "Y", 2.0)]
+    assert dropped(domain, "item_steps") == {"no text": 0, "repeated item id": 0, "no interaction left": 1}
+
+
+def test_first_text_of_a_repeated_item_counts():
+    items = pl.DataFrame({"item_id": ["x", "x", "x"], "text": [None, "first", "second"]})
+    domain = build(make_rows([("a", "x", 1)]), items)
+    assert domain.items["text"].to_list() == ["first"]
+    assert dropped(domain, "item_steps") == {"no text": 1, "repeated item id": 1, "no interaction left": 0}
+
+
+def test_missing_text_is_an_error():
+    rows = make_rows([("a", "x", 1), ("a", "gone", 2), ("b", "gone", 3), ("b", "blank", 3)])
+    items = make_items({"x": "X", "blank": "  "})
+    message = (
+        r"items without text: 2 \(3 of 4 interactions\); the first is 'gone', which is not in the items table; "
+        r".*--missing-text drop"
+    )
+    with pytest.raises(ValueError, match=message):
+        build(rows, items)
+    with pytest.raises(ValueError, match=r"'blank', which has an empty text"):
+        build(rows.filter(pl.col("item_id") != "gone"), items)
+
+
+def test_missing_text_dropped():
+    rows = make_rows([("a", "x", 1), ("a", "gone", 2), ("b", "gone", 3), ("b", "blank", 3), ("b", "x", 4)])
+    domain = build(rows, make_items({"x": "X", "blank": "  "}), missing_text="drop")
+    assert histories(domain) == {"a": ["x"], "b": ["x"]}
+    assert dropped(domain)["item without text"] == 3
+
+
+def test_missing_text_kept_with_the_id():
+    rows = make_rows([("a", "x", 1), ("a", "gone", 2), ("b", "blank", 3)])
+    domain = build(rows, make_items({"x": "X", "blank": "  "}), missing_text="keep")
+    assert domain.items.rows() == [("blank", "blank"), ("gone", "gone"), ("x", "X")]
+    assert dropped(domain)["item without text"] == 0
+    assert "no text, id kept as text (2)" in dropped(domain, "item_steps")
+
+
+def test_too_strict_a_core_is_an_error():
+    rows = make_rows([(f"u{n}", f"i{n + step}", 0) for n in range(3) for step in (0, 1)])
+    items = make_items({f"i{n}": "t" for n in range(4)})
+    with pytest.raises(
+        ValueError, match=r"\(user_k=2, item_k=2\) leaves nothing: 6 -> 4 -> 2 -> 0 interactions; lower"
+    ):
+        build(rows, items, user_k=2, item_k=2)
+
+
+def test_no_item_in_common():
+    with pytest.raises(ValueError, match=r"no interaction is left before the k-core"):
+        build(make_rows([("a", "x", 1)]), make_items({"X": "text"}), missing_text="drop")
+
+
+def test_unknown_policy():
+    with pytest.raises(ValueError, match=r"unknown missing_text 'ignore', expected 'error', 'drop' or 'keep'"):
+        build(make_rows([("a", "x", 1)]), make_items({"x": "X"}), missing_text="ignore")
+
+
+def test_info_of_the_reader_comes_first():
+    info = {"files": ["f.csv"], "steps": [{"step": "read f.csv", "dropped": 0, "left": 9}]}
+    domain = build(make_rows([("a", "x", 1)]), make_items({"x": "X"}), info=info)
+    assert domain.info["source"] == "test"
+    assert domain.info["filters"] == {"user_k": 1, "item_k": 1, "missing_text": "error"}
+    assert domain.info["files"] == ["f.csv"]
+    assert domain.info["steps"][0] == info["steps"][0]
+    assert len(info["steps"]) == 1
