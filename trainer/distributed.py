@@ -18,7 +18,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # autograd may pass the same one elsewhere
         dist.all_reduce(gradient)
         return gradient[ctx.own], None, None
 

@@ -35,7 +35,7 @@ def write_model_card(
         history (`Sequence[str]`, *optional*): Two or three ids of the catalogue for the example, if there is one.
         metrics (`Mapping[str, float]`, *optional*): Test metrics by the names of [`ranking_metrics`].
     """
-    name = folder.resolve().name
+    name = folder.name
     if history:
         snippet = (
             "from unisrec import Recommender\n\n"
@@ -65,9 +65,9 @@ def write_model_card(
         domains=[
             {
                 "name": domain.name,
-                "users": domain.num_users,
-                "items": domain.num_items,
-                "interactions": domain.num_interactions,
+                "num_users": domain.num_users,
+                "num_items": domain.num_items,
+                "num_interactions": domain.num_interactions,
                 "content_hash": domain.content_hash,
             }
             for domain in domains
@@ -81,7 +81,7 @@ def write_model_card(
         ]
         if metrics
         else [],
-        settings={name: getattr(args, name) for name in SETTINGS},
+        settings={name: value for name, value in args.to_dict().items() if name in SETTINGS},
         versions=", ".join(f"{package} {version(package)}" for package in ("unisrec", "transformers", "torch")),
     )
     card.save(folder / "README.md")

@@ -82,6 +82,9 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     )
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best model, not the last."})
     metric_for_best_model: str | None = field(default="ndcg@10", metadata={"help": "What the best model is best at."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "A resumed run goes on counting evaluations without a better metric."}
+    )
 
 
 __all__ = ["UniSRecFinetuneArguments", "UniSRecPretrainArguments", "UniSRecTrainingArguments"]

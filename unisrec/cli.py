@@ -56,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"unisrec {args.verb}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of our output has left, as in `unisrec recommend ... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, KeyError, OSError) as error:
         if os.environ.get("UNISREC_DEBUG"):
             raise
