@@ -93,7 +93,7 @@ NEXT_KIND = np.array(
         [0.80, 0.08, 0.05, 0.05, 0.02],
     ]
 )
-BOUGHT_TOGETHER, CHANCE = 0.20, 0.10
+BOUGHT_TOGETHER, CHANCE = 0.15, 0.10
 FAVOURITE_BRAND, FAVOURITE_STYLE = 15.0, 15.0
 MIN_LENGTH, MAX_LENGTH, MEAN_LENGTH = 4, 20, 7
 
@@ -161,7 +161,7 @@ def _shop_domain(name: str, num_users: int, num_items: int, rng: np.random.Gener
 
     items = pl.DataFrame({"item_id": [f"{name}-{row:04d}" for row in range(num_items)], "text": texts})
     users = pl.Series("user_id", [f"{name}-user-{row:05d}" for row in range(num_users)])
-    sequences = pl.DataFrame([users, pl.Series("item_index", histories)])
+    sequences = pl.DataFrame([users, pl.Series("item_index", histories).cast(pl.List(pl.UInt32))])
     return Domain(name, items, sequences, {"source": "synthetic (unisrec.data.synthetic)", "seed": seed})
 
 
@@ -190,7 +190,7 @@ def _walk(
     """Histories of all users at once, position by position."""
     num_users = len(taste)
     lengths = np.minimum(MIN_LENGTH - 1 + rng.geometric(1 / (MEAN_LENGTH - MIN_LENGTH + 1), num_users), MAX_LENGTH)
-    bought = np.zeros((num_users, MAX_LENGTH), dtype=np.uint32)
+    bought = np.zeros((num_users, MAX_LENGTH), dtype=np.int64)
     seen = np.zeros(taste.shape, dtype=bool)
     for position in range(MAX_LENGTH):
         users = np.flatnonzero(lengths > position)

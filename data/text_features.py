@@ -93,14 +93,14 @@ def encode_texts(
         with torch.inference_mode(), tqdm(total=len(distinct), desc=desc, unit="text", disable=not progress) as bar:
             start = 0
             while start < len(order):
-                longest = lengths[order[start]]
-                rows = order[start : start + max(1, tokens_per_batch // longest)]
-                mask = np.arange(longest) < lengths[rows, None]
+                rows = order[start : start + max(1, tokens_per_batch // lengths[order[start]])]
+                mask = np.arange(lengths[rows[0]]) < lengths[rows, None]
                 input_ids = np.full(mask.shape, tokenizer.pad_token_id, dtype=np.int64)
                 input_ids[mask] = np.concatenate([tokens[offsets[row] : offsets[row + 1]] for row in rows])
-                attention_mask = torch.from_numpy(mask.astype(np.int64)).to(device)
-                states = encoder(torch.from_numpy(input_ids).to(device), attention_mask).last_hidden_state
-                features[rows] = pool_tokens(states, attention_mask, pooling).float().cpu().numpy()
+                batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask).long()}
+                batch = {name: tensor.to(device) for name, tensor in batch.items()}
+                states = encoder(**batch).last_hidden_state
+                features[rows] = pool_tokens(states, batch["attention_mask"], pooling).float().cpu().numpy()
                 start += len(rows)
                 bar.update(len(rows))
     finally:

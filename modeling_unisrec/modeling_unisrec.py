@@ -297,14 +297,14 @@ class UniSRecModel(UniSRecPreTrainedModel):
         return model
 
     def attach_text_encoder(self, text_encoder: PreTrainedModel) -> None:
-        """Makes `text_encoder` (frozen) part of the model and of its checkpoints. Raises `ValueError` on a width that
-        is not `config.text_embedding_size`."""
+        """Makes `text_encoder` (frozen, in the dtype of the model) part of the model and of its checkpoints. Raises
+        `ValueError` on a width that is not `config.text_embedding_size`."""
         if text_encoder.config.hidden_size != self.config.text_embedding_size:
             raise ValueError(
                 f"The text encoder gives vectors of {text_encoder.config.hidden_size} numbers, the model takes "
                 f"{self.config.text_embedding_size}: use the encoder that the checkpoint was trained with."
             )
-        self.text_encoder = text_encoder.requires_grad_(False)
+        self.text_encoder = text_encoder.to(self.dtype).requires_grad_(False)
         self.config.text_config = text_encoder.config
         self.config.text_config._name_or_path = ""  # a path of one machine has no place in a checkpoint
 
@@ -322,8 +322,9 @@ class UniSRecModel(UniSRecPreTrainedModel):
                 `None` makes it inductive (text only). A number makes it transductive (text + ID) on a catalogue of
                 that size, with a new ID embedding.
         """
+        if num_items is not None and num_items < 1:
+            raise ValueError(f"`num_items` ({num_items}) must be at least 1, or None for a text-only model.")
         self.config.num_items = num_items
-        self.config.validate_sizes()
         self.item_embedding = None
         if num_items is not None:
             weight = torch.empty(num_items + 1, self.config.hidden_size, device=self.device, dtype=self.dtype)

@@ -132,9 +132,16 @@ class RankingDataset(Dataset):
             pads little.
         text_embeds (`np.ndarray` of shape `(num_items, text_embedding_size)`):
             Text vectors of the catalogue.
+
+    Raises:
+        ValueError: If there is nobody to rank for.
     """
 
     def __init__(self, split: Split, text_embeds: np.ndarray):
+        if len(split) == 0:
+            raise ValueError(
+                "No user has the three interactions that two held-out targets and a history take: there is nothing to evaluate on."
+            )
         self.split = split
         self.text_embeds = text_embeds
         self.order = np.argsort(np.diff(split.offsets), kind="stable")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -54,8 +55,11 @@ def pretrain(
     encoder, tokenizer = load_text_encoder(text_encoder)
     pooling = text_pooling or find_text_pooling(text_encoder)
     set_seed(args.seed)
-    config = {"text_embedding_size": encoder.config.hidden_size, "text_pooling": pooling, **(model_config or {})}
-    model = UniSRecModel(UniSRecConfig(**config))
+    settings = {"text_embedding_size": encoder.config.hidden_size, "text_pooling": pooling, **(model_config or {})}
+    try:
+        model = UniSRecModel(UniSRecConfig(**settings))
+    except StrictDataclassError as error:
+        raise ValueError(f"the model cannot be of that form: {error}") from error
 
     features, word_drop_features = [], []
     with args.main_process_first(desc="encoding texts"):

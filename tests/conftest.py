@@ -1,0 +1,198 @@
+"""What all tests share: no network, one thread, a tiny text encoder, tiny models, tiny domains."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from unisrec.configuration import UniSRecConfig
+from unisrec.data import Domain, Split
+from unisrec.modeling_unisrec import UniSRecModel
+
+
+torch.set_num_threads(1)
+logging.disable_progress_bar()
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+# fmt: off
+WORDS = [
+    "red", "blue", "green", "black", "white", "small", "large", "steel", "wood", "cotton", "pen", "kettle", "tent", "lamp",
+    "chair", "cable", "case", "refill", "filter", "brush", "travel", "garden", "kitchen", "camping", "office", "kids",
+    "set", "pack", "of", "for", "with", "and", "1", "2", "3", "5", "10", "l", "m", "cm",
+]
+# fmt: on
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes: run with --slow"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def text_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a one-layer BERT with vectors of 16 numbers and a WordPiece tokenizer, as one gets from the Hub."""
+    folder = tmp_path_factory.mktemp("encoder") / "tiny-bert"
+    vocabulary = [*SPECIAL_TOKENS, *WORDS, "##s"]
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=32,
+    )
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(folder)
+    tokenizer = BertTokenizer(vocab={token: place for place, token in enumerate(vocabulary)}, model_max_length=32)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def text_encoder(text_encoder_dir: Path) -> PreTrainedModel:
+    return AutoModel.from_pretrained(text_encoder_dir).eval()
+
+
+@pytest.fixture
+def tokenizer(text_encoder_dir: Path):
+    return AutoTokenizer.from_pretrained(text_encoder_dir)
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., UniSRecConfig]:
+    """Makes tiny configurations: text vectors of 16 numbers, 8 hidden ones, histories of up to 10 items."""
+
+    def make(**fields) -> UniSRecConfig:
+        sizes = {
+            "text_embedding_size": 16,
+            "hidden_size": 8,
+            "intermediate_size": 12,
+            "max_position_embeddings": 10,
+            "num_experts": 3,
+        }
+        return UniSRecConfig(**(sizes | fields))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model(make_config) -> Callable[..., UniSRecModel]:
+    """Makes tiny models whose every weight is random, so that no test passes because something is zero."""
+
+    def make(seed: int = 0, **fields) -> UniSRecModel:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = UniSRecModel(make_config(**fields)).eval()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+                if model.item_embedding is not None:
+                    model.item_embedding.weight[0] = 0
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_split() -> Callable[..., Split]:
+    """Makes splits from lists of item rows."""
+
+    def make(histories: Sequence[Sequence[int]], targets: Sequence[int] | None = None) -> Split:
+        return Split(
+            flat=np.array([row for history in histories for row in history], dtype=np.int64),
+            offsets=np.cumsum([0] + [len(history) for history in histories]),
+            users=np.arange(len(histories)),
+            targets=None if targets is None else np.array(targets, dtype=np.int64),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_domain() -> Callable[..., Domain]:
+    """Makes domains in which the next item mostly is the next row of the catalogue, so that there is much to learn."""
+
+    def make(name: str = "toys", num_users: int = 40, num_items: int = 30, seed: int = 0, longest: int = 9) -> Domain:
+        rng = np.random.default_rng(seed)
+        texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 7))) for _ in range(num_items)]
+        histories = []
+        for length in rng.integers(3, longest + 1, size=num_users):
+            steps = rng.choice([1, 2, 5], p=[0.8, 0.1, 0.1], size=length)
+            histories.append(((rng.integers(num_items) + np.cumsum(steps)) % num_items).tolist())
+        return Domain(
+            name,
+            pl.DataFrame({"item_id": [f"{name}-{row}" for row in range(num_items)], "text": texts}),
+            pl.DataFrame(
+                {"user_id": [f"u{row}" for row in range(num_users)], "item_index": histories},
+                schema={"user_id": pl.String, "item_index": pl.List(pl.UInt32)},
+            ),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def training_options() -> dict[str, object]:
+    """Arguments of a small, silent run on the CPU that writes nothing unless told to."""
+    return {
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "save_total_limit": None,
+    }
+
+
+@pytest.fixture(scope="session")
+def slow_ranking_metrics() -> Callable[..., dict[str, float]]:
+    """Recall and NDCG by the definition: user by user, candidate by candidate."""
+
+    @torch.no_grad()
+    def measure(model: UniSRecModel, split: Split, text_embeds: np.ndarray) -> dict[str, float]:
+        num_items = len(text_embeds)
+        sums: dict[str, float] = {}
+        for user in range(len(split)):
+            history = split.flat[split.offsets[user] : split.offsets[user + 1]].tolist()
+            target = int(split.targets[user])
+            output = model(
+                item_index=torch.tensor([history[-model.config.max_position_embeddings :]]) + 1,
+                text_embeds=torch.from_numpy(text_embeds),
+                item_ids=torch.arange(1, num_items + 1),
+            )
+            sequence = output.sequence_embeds[0]
+            scores = [torch.cosine_similarity(sequence, item, dim=0).item() for item in output.item_embeds]
+            for suffix, hidden in (("", set()), ("_seen_masked", set(history))):
+                others = [item for item in range(num_items) if item != target and item not in hidden]
+                rank = sum(scores[item] > scores[target] for item in others)
+                rank += sum(scores[item] == scores[target] for item in others) / 2
+                for k in (10, 50):
+                    gains = {"recall": float(rank < k), "ndcg": 1 / np.log2(rank + 2) if rank < k else 0.0}
+                    for name, gain in gains.items():
+                        name = f"{name}@{k}{suffix}"
+                        sums[name] = sums.get(name, 0.0) + gain
+        return {name: value / len(split) for name, value in sums.items()}
+
+    return measure

@@ -1,0 +1,299 @@
+"""The command line: verbs end to end on a tiny checkpoint, help without torch, one line and status 2 for bad input."""
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoProcessor, BertConfig, BertModel
+
+from unisrec.cli import VERBS, main
+from unisrec.data import Domain
+
+
+TRAINING = ["--use_cpu", "--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "1"]
+
+
+def unisrec(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """The command line as a process of its own."""
+    command = [sys.executable, "-m", "unisrec", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, make_domain, text_encoder_dir):
+    """Two domains, a checkpoint pre-trained on one and one adapted to the other, all made by the command line."""
+    root = tmp_path_factory.mktemp("cli")
+    make_domain("toys").save_to_disk(root / "toys")
+    make_domain("books", seed=1, num_items=20).save_to_disk(root / "books")
+    pretrain = ["pretrain", "--domains", root / "toys", "--text-encoder", text_encoder_dir, *TRAINING]
+    pretrain += ["--model-config", "hidden_size=8", "num_experts=2", "--num_train_epochs", 2]
+    assert main([str(word) for word in [*pretrain, "--output_dir", root / "pretrained"]]) == 0
+    for setting in ("inductive", "transductive"):
+        finetune = ["finetune", "--model", root / "pretrained", "--domain", root / "books", "--setting", setting]
+        finetune += ["--output_dir", root / setting, "--num_train_epochs", 2, *TRAINING]
+        assert main([str(word) for word in finetune]) == 0
+    return root
+
+
+def test_help_of_every_verb_is_quick_and_shows_an_example():
+    code = (
+        "import sys; sys.argv = ['unisrec']\n"
+        "from unisrec.cli import build_parser\n"
+        "verbs = build_parser()._subparsers._group_actions[0].choices\n"
+        "assert not {'torch', 'transformers', 'polars'} & set(sys.modules), sys.modules.keys()\n"
+        "for verb, parser in verbs.items():\n"
+        "    print(verb, '|', ' '.join(parser.format_help().split()), '|', parser.epilog is not None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(" | ", 1) for line in done.stdout.splitlines())
+    assert set(lines) == set(VERBS)
+    for verb, text in lines.items():
+        assert f"unisrec {verb}" in text
+        if verb != "prepare":  # its sources have an example each, tested where they are
+            assert "example: unisrec" in text
+
+
+def test_every_verb_answers_help(capsys):
+    for verb in VERBS:
+        with pytest.raises(SystemExit) as stop:
+            main([verb, "--help"])
+        assert stop.value.code == 0
+        assert verb in capsys.readouterr().out
+
+
+def test_help_all_lists_the_arguments_of_training_and_method(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["pretrain", "--help-all"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "--sequence_loss_weight" in out
+    assert "--gradient_accumulation_steps" in out
+
+
+def test_checkpoint_loads_by_the_auto_classes_with_equal_scores(folders):
+    code = (
+        "import sys, torch, unisrec\n"
+        "from transformers import AutoModel, AutoProcessor\n"
+        "torch.set_num_threads(1)\n"
+        "model = AutoModel.from_pretrained(sys.argv[1]).eval()\n"
+        "processor = AutoProcessor.from_pretrained(sys.argv[1])\n"
+        "batch = processor([['books-1', 'books-2'], [{'text': 'red pen'}, 'books-3']])\n"
+        "with torch.no_grad(): output = model(**batch)\n"
+        "torch.save(model.score(output.sequence_embeds, output.item_embeds), sys.argv[2])\n"
+    )
+    for setting in ("inductive", "transductive"):
+        model = AutoModel.from_pretrained(folders / setting).eval()
+        processor = AutoProcessor.from_pretrained(folders / setting)
+        batch = processor([["books-1", "books-2"], [{"text": "red pen"}, "books-3"]])
+        with torch.no_grad():
+            output = model(**batch)
+        file = folders / f"{setting}.pt"
+        subprocess.run([sys.executable, "-c", code, folders / setting, file], check=True, timeout=120, cwd=folders)
+        assert torch.equal(torch.load(file), model.score(output.sequence_embeds, output.item_embeds))
+
+
+def test_checkpoint_folder_holds_what_the_design_says(folders):
+    files = {path.relative_to(folders / "inductive").as_posix() for path in (folders / "inductive").rglob("*")}
+    assert {
+        "config.json",
+        "model.safetensors",
+        "processor_config.json",
+        "tokenizer.json",
+        "README.md",
+        "catalogue/items.parquet",
+        "catalogue/item_embeddings.safetensors",
+    } <= files
+    assert not any(file.endswith((".bin", ".pkl")) for file in files)
+    card = (folders / "inductive" / "README.md").read_text()
+    assert "| books | 40 | 20 |" in card
+    assert "UniSRec for books, inductive" in card
+    assert "N@10" not in (folders / "pretrained" / "README.md").read_text()
+
+
+def test_evaluate_repeats_the_test_metrics_of_finetune(folders, tmp_path, capsys):
+    for setting in ("inductive", "transductive"):
+        file = tmp_path / f"{setting}.json"
+        words = ["evaluate", "--model", folders / setting, "--domain", folders / "books", "--json", file, "--use-cpu"]
+        assert main([str(word) for word in words]) == 0
+        reported = json.loads((folders / setting / "test_results.json").read_text())
+        metrics = json.loads(file.read_text())
+        assert metrics["ndcg@10_seen_masked"] >= metrics["ndcg@10"] > 0
+        for name, value in metrics.items():
+            assert reported[f"test_{name}"] == pytest.approx(value, abs=1e-12)
+    assert "seen items masked" in capsys.readouterr().out
+
+
+def test_evaluate_zero_shot_and_refuses_another_catalogue(folders, capsys):
+    words = ["evaluate", "--domain", str(folders / "toys"), "--use-cpu", "--model"]
+    assert main([*words, str(folders / "pretrained")]) == 0
+    capsys.readouterr()
+    assert main([*words, str(folders / "transductive")]) == 2
+    assert "belongs to a catalogue of 20 items" in capsys.readouterr().err
+
+
+def test_recommend_ids_texts_and_unknown_ids(folders):
+    words = ["recommend", "--model", folders / "transductive", "--top-k", 3, "--json", "--history"]
+    done = unisrec(*words, "books-1", "large red kettle", "text:pen")
+    assert done.returncode == 0, done.stderr
+    items = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(items) == 3
+    assert items[0]["score"] >= items[1]["score"] >= items[2]["score"]
+    assert "books-1" not in [item["item_id"] for item in items]
+    done = unisrec(*words, "book-1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "'book-1' is not in the catalogue of 20 items; nearest ids: books-1, " in done.stderr
+
+
+def test_pretrained_checkpoint_recommends_from_a_domain(folders, capsys):
+    words = ["recommend", "--model", str(folders / "pretrained"), "--history", "red pen"]
+    assert main(words) == 2
+    assert "no catalogue to recommend from" in capsys.readouterr().err
+    assert main([*words, "--domain", str(folders / "books"), "--top-k", "100"]) == 0
+    assert capsys.readouterr().out.count("\n") == 20
+
+
+def test_arguments_from_a_file_give_way_to_the_command_line(folders, tmp_path, text_encoder_dir):
+    file = tmp_path / "pretrain.yaml"
+    file.write_text(
+        f"domains: ['{folders / 'toys'}', '{folders / 'books'}']\ntext-encoder: '{text_encoder_dir}'\n"
+        "num_train_epochs: 5\nuse_cpu: true\nlearning_rate: 0.002\ndisable_tqdm: true\n"
+        "model_config: [hidden_size=8, num_experts=2]\nsave_strategy: 'no'\n"
+    )
+    output = tmp_path / "out"
+    assert main(["pretrain", "--config", str(file), "--output_dir", str(output), "--num_train_epochs", "1"]) == 0
+    state = json.loads((output / "trainer_state.json").read_text())
+    assert state["epoch"] == 1
+    assert {entry["learning_rate"] for entry in state["log_history"] if "learning_rate" in entry} <= {0.002}
+    assert any("eval_books_ndcg@10" in entry for entry in state["log_history"])
+
+
+def test_env_names_the_versions(capsys):
+    assert main(["env"]) == 0
+    assert f"torch                {torch.__version__}" in capsys.readouterr().out
+
+
+CLICKS = "user_id,item_id,timestamp,title\n" + "".join(
+    f"u{user},i{item},{10 * user + item},red pen {item}\n" for user in range(6) for item in range(6)
+)
+META = "".join(json.dumps({"asin": f"i{item}", "title": f"red pen {item}"}) + "\n" for item in range(6))
+RATINGS = "".join(f"i{item},u{user},5.0,{10 * user + item}\n" for user in range(6) for item in range(6))
+TABLE = ["table", "--text-columns", "title", "--interactions"]
+BAD_FILES = {
+    "missing file": ([*TABLE, "none.csv"], {}, r"none\.csv.*no such file"),
+    "empty file": ([*TABLE, "c.csv"], {"c.csv": ""}, r"c\.csv.*empty"),
+    "missing column": (
+        [*TABLE, "c.csv"],
+        {"c.csv": CLICKS.replace("item_id", "item")},
+        r"c\.csv: no column 'item_id'.*did you mean 'item'",
+    ),
+    "no text for an item": (
+        [*TABLE, "c.csv"],
+        {"c.csv": CLICKS.replace("red pen 3", "")},
+        r"without text: 1 .*'i3'.*--missing-text drop",
+    ),
+    "non-numeric time": (
+        [*TABLE, "c.csv"],
+        {"c.csv": CLICKS.replace(",12,", ",noon,")},
+        r"c\.csv.*(line|row) 10.*noon",
+    ),
+    "too small after k-core": ([*TABLE, "c.csv", "--user-k", "9"], {"c.csv": CLICKS}, r"leaves nothing.*--user-k"),
+    "broken gzip": (
+        ["amazon", "--ratings", "r.csv.gz", "--metadata", "m.json"],
+        {"r.csv.gz": gzip.compress(RATINGS.encode())[:-12], "m.json": META},
+        r"r\.csv\.gz.*gzip",
+    ),
+    "broken JSON line": (
+        ["amazon", "--ratings", "r.csv", "--metadata", "m.json"],
+        {"r.csv": RATINGS, "m.json": META.replace('{"asin": "i3"', '{"asin": "i3')},
+        r"m\.json.*line 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_get_one_line_and_leave_nothing(name, tmp_path):
+    words, files, expected = BAD_FILES[name]
+    for file, content in files.items():
+        (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    done = unisrec("prepare", *words, "--output", "shop", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("unisrec prepare: error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert re.search(expected, done.stderr), done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == set(files)
+
+
+def test_the_same_files_without_the_fault_are_taken(tmp_path):
+    (tmp_path / "c.csv").write_text(CLICKS)
+    assert unisrec("prepare", *TABLE, "c.csv", "--output", "shop", cwd=tmp_path).returncode == 0
+    assert Domain.load_from_disk(tmp_path / "shop").num_interactions == 36
+
+
+def bad(capsys, *words: object) -> str:
+    """The one line of a command that must fail with status 2."""
+    assert main([str(word) for word in words]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    return line
+
+
+def test_bad_input_of_the_training_verbs(folders, tmp_path, text_encoder_dir, capsys):
+    pretrain = ["pretrain", "--domains", folders / "toys", "--use_cpu", "--output_dir", tmp_path / "out"]
+    finetune = ["finetune", "--domain", folders / "books", "--setting", "inductive", "--use_cpu"]
+    finetune += ["--output_dir", tmp_path / "out", "--model"]
+
+    assert "text encoder 'no-such' cannot be loaded" in bad(capsys, *pretrain, "--text-encoder", "no-such")
+    assert "--text_encoder is missing" in bad(capsys, *pretrain)
+    assert "did you mean --learning_rate?" in bad(
+        capsys, *pretrain, "--text-encoder", text_encoder_dir, "--learnin_rate", 1
+    )
+    assert "such as hidden_size; got 'hidden_sizes=3'" in bad(
+        capsys, *pretrain, "--text-encoder", text_encoder_dir, "--model-config", "hidden_sizes=3"
+    )
+    assert "the model cannot be of that form: " in bad(
+        capsys, *pretrain, "--text-encoder", text_encoder_dir, "--model-config", "hidden_size=9"
+    )
+    assert "no such configuration file" in bad(capsys, *pretrain, "--config", tmp_path / "none.yaml")
+    assert "model 'no-such' cannot be loaded (" in bad(capsys, *finetune, "no-such")
+    assert "its config.json is of type 'bert'" in bad(capsys, *finetune, text_encoder_dir)
+
+    wide = BertModel(BertConfig(vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=2))
+    wide.save_pretrained(tmp_path / "wide")
+    for file in text_encoder_dir.glob("tokenizer*"):
+        (tmp_path / "wide" / file.name).write_bytes(file.read_bytes())
+    assert "gives vectors of 32 numbers, the model takes 16" in bad(
+        capsys, *finetune, folders / "pretrained", "--text-encoder", tmp_path / "wide"
+    )
+    assert not (tmp_path / "out").exists()
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("keep me")
+    assert "output folder is not empty" in bad(capsys, *pretrain, "--text-encoder", text_encoder_dir)
+    assert "output folder is not empty" in bad(capsys, *finetune, folders / "pretrained")
+    assert "no checkpoint to resume from" in bad(
+        capsys, *finetune, folders / "pretrained", "--resume_from_checkpoint", "true"
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+    assert "no such folder, expected a domain folder" in bad(
+        capsys, "evaluate", "--model", folders / "pretrained", "--domain", tmp_path / "none", "--use-cpu"
+    )
+
+
+def test_interrupted_run_goes_on(folders, tmp_path):
+    words = ["finetune", "--model", folders / "pretrained", "--domain", folders / "books", "--setting", "inductive"]
+    words += ["--early_stopping_patience", 0, *TRAINING]
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert main([str(word) for word in [*words, "--output_dir", straight, "--num_train_epochs", 4]]) == 0
+    assert main([str(word) for word in [*words, "--output_dir", broken, "--num_train_epochs", 2]]) == 0
+    resumed = [*words, "--output_dir", broken, "--num_train_epochs", 4, "--resume_from_checkpoint", "true"]
+    assert main([str(word) for word in resumed]) == 0
+    first, second = (json.loads((folder / "test_results.json").read_text()) for folder in (straight, broken))
+    assert first["test_ndcg@50"] == second["test_ndcg@50"]
+    assert (straight / "model.safetensors").read_bytes() == (broken / "model.safetensors").read_bytes()

@@ -1,0 +1,283 @@
+"""Two gloo processes against one with the joined batch. This file is also the program of each of the two processes:
+`python test_distributed.py RANK FOLDER`."""
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch.nn.parallel import DistributedDataParallel
+
+from unisrec.configuration import UniSRecConfig
+from unisrec.data import Split
+from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.trainer import (
+    PretrainCollator,
+    RankingDataset,
+    RowGatherer,
+    UniSRecFinetuneArguments,
+    UniSRecFinetuneTrainer,
+    UniSRecPretrainArguments,
+    UniSRecPretrainTrainer,
+    WindowDataset,
+)
+
+
+NUM_PROCESSES = 2
+NUM_ITEMS = 12
+TABLE = np.random.default_rng(0).normal(size=(2 * NUM_ITEMS, 16)).astype(np.float32)
+CASES = ["pretrain-augmented", "pretrain-original", "finetune-inductive", "finetune-transductive"]
+
+
+def make_model(dtype, num_items=None):
+    config = UniSRecConfig(
+        text_embedding_size=16,
+        hidden_size=8,
+        intermediate_size=12,
+        max_position_embeddings=10,
+        num_experts=3,
+        num_items=num_items,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        adaptor_dropout=0.0,
+        router_noise=None,
+    )
+    torch.manual_seed(0)
+    model = UniSRecModel(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.to(dtype)
+
+
+def make_split(num_histories, seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, 9, size=num_histories)
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    targets = rng.integers(NUM_ITEMS, size=num_histories)
+    return Split(rng.integers(NUM_ITEMS, size=offsets[-1]), offsets, np.arange(num_histories), targets)
+
+
+def make_trainer(case, folder, targets_per_batch, dtype=torch.float64):
+    task, kind = case.split("-")
+    options = {
+        "output_dir": str(folder / case),
+        "per_device_train_batch_size": targets_per_batch,
+        "per_device_eval_batch_size": 4,
+        "num_train_epochs": 3,
+        "learning_rate": 0.05,
+        "optim": "sgd",
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    if task == "pretrain":
+        collator = PretrainCollator(
+            lambda items: TABLE[items].astype(np.float64),
+            lambda items: TABLE[items].astype(np.float64) + 0.5,
+            item_drop_probability=0.5,
+            word_drop_item_ratio=0.5,
+        )
+        return UniSRecPretrainTrainer(
+            make_model(dtype),
+            UniSRecPretrainArguments(sequence_negatives=kind, sequence_loss_weight=0.5, **options),
+            data_collator=collator,
+            train_dataset=WindowDataset([make_split(14, 0), make_split(9, 1)], [NUM_ITEMS] * 2, max_length=10),
+        )
+    trainer = UniSRecFinetuneTrainer(
+        make_model(dtype, num_items=NUM_ITEMS if kind == "transductive" else None),
+        UniSRecFinetuneArguments(load_best_model_at_end=False, early_stopping_patience=0, **options),
+        train_dataset=WindowDataset([make_split(23, 0)], [NUM_ITEMS], max_length=10),
+        eval_dataset=RankingDataset(make_split(21, 2), TABLE[:NUM_ITEMS]),
+        text_embeds=TABLE[:NUM_ITEMS],
+    )
+    trainer._items["text_embeds"] = trainer._items["text_embeds"].to(dtype)
+    return trainer
+
+
+def gather_rows(rank, world):
+    """Value and gradients of a mean over all rows in which every row meets every other one."""
+    results = {}
+    torch.manual_seed(1)
+    for name, sizes in {"equal": [4, 4], "unequal": [6, 2]}.items():
+        rows, others = torch.randn(2, 8, 5, dtype=torch.float64)
+        if world > 1:
+            own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+            rows, others = rows[own], others[own]
+        rows, others = rows.clone().requires_grad_(), others.clone().requires_grad_()
+        gather = RowGatherer(len(rows), rows.device)
+        numbers = torch.arange(8)[gather.offset : gather.offset + len(rows)]
+        gathered = gather(rows)
+        # A sum hands one and the same gradient to both of its terms: neither may change it.
+        both = (gather(rows) + gather(others))[numbers].square().sum(1)
+        loss = ((others @ gathered.T).logsumexp(1) + both).sum() * gather.scale
+        loss.backward()
+        results |= {
+            f"{name}.numbers": gather(numbers),
+            f"{name}.loss": loss.detach(),
+            f"{name}.rows": rows.grad / world,  # DDP's mean
+            f"{name}.others": others.grad / world,
+            f"{name}.gathered": gathered.detach(),
+        }
+    return results
+
+
+def loss_and_gradients(case, rank, world, folder):
+    """One batch, of which two processes have 7 and 2 windows."""
+    trainer = make_trainer(case, folder, targets_per_batch=100)
+    windows = [trainer.train_dataset[index] for index in range(9)]
+    if world > 1:
+        windows = windows[:7] if rank == 0 else windows[7:]
+    wrapped = DistributedDataParallel(trainer.model) if world > 1 else trainer.model
+    loss = trainer.compute_loss(wrapped, trainer.data_collator(windows))
+    loss.backward()
+    trained = {name: parameter for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert all(parameter.grad.any() for parameter in trained.values())
+    return {"loss": loss.detach()} | {name: parameter.grad for name, parameter in trained.items()}
+
+
+def train(case, rank, world, folder):
+    """A whole training run: its log and its last weights."""
+    trainer = make_trainer(case, folder, targets_per_batch=24 // world)
+    trainer.train()
+    results = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
+    for part in ("loss", "sequence_item_loss", "sequence_sequence_loss"):
+        if values := [line[part] for line in trainer.state.log_history if part in line]:
+            results[f"log.{part}"] = torch.tensor(values, dtype=torch.float64)
+    return results | {"next_draw": torch.rand(2)}
+
+
+def evaluate(rank, world, folder):
+    """Ranking metrics over 21 users, which two processes cannot share equally."""
+    metrics = make_trainer("finetune-inductive", folder, 24, dtype=torch.float32).evaluate()
+    return {name: torch.tensor(value) for name, value in metrics.items() if "@" in name}
+
+
+def measure(rank, world, folder):
+    """All that is compared, by name."""
+    torch.set_num_threads(1)
+    results = {"gather": gather_rows(rank, world), "evaluate": evaluate(rank, world, folder)}
+    for case in CASES:
+        results[f"gradients-{case}"] = loss_and_gradients(case, rank, world, folder)
+        results[f"train-{case}"] = train(case, rank, world, folder)
+    return {f"{group}/{name}": value for group, values in results.items() for name, value in values.items()}
+
+
+def main(rank, folder):
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder / 'store'}",
+        rank=rank,
+        world_size=NUM_PROCESSES,
+        timeout=timedelta(seconds=60),
+    )
+    results = measure(rank, NUM_PROCESSES, folder)
+    save_file({name: value.contiguous() for name, value in results.items()}, folder / f"rank{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What each of the two processes measured, and what this one alone did: `name -> tensor` of a group."""
+    folder = tmp_path_factory.mktemp("distributed")
+    processes = []
+    for rank in range(NUM_PROCESSES):
+        environment = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": NUM_PROCESSES,
+            "LOCAL_WORLD_SIZE": NUM_PROCESSES,
+            "OMP_NUM_THREADS": 1,
+            "PYTHONPATH": os.pathsep.join(sys.path),  # the package that is tested here
+        }
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, __file__, str(rank), str(folder)],
+                env=os.environ | {name: str(value) for name, value in environment.items()},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    try:
+        alone = measure(0, 1, folder)
+        for process in processes:
+            output, _ = process.communicate(timeout=120)
+            assert process.returncode == 0, output
+    finally:
+        for process in processes:
+            process.kill()
+    ranks = [load_file(folder / f"rank{rank}.safetensors") for rank in range(NUM_PROCESSES)]
+
+    def group(name):
+        return [
+            {key.split("/", 1)[1]: value for key, value in found.items() if key.startswith(f"{name}/")}
+            for found in (*ranks, alone)
+        ]
+
+    return group
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("shards", ["equal", "unequal"])
+def test_gathered_rows_and_their_gradient(results, shards):
+    first, second, alone = results("gather")
+    for name in ("numbers", "gathered"):
+        assert torch.equal(first[f"{shards}.{name}"], alone[f"{shards}.{name}"])
+        assert torch.equal(second[f"{shards}.{name}"], alone[f"{shards}.{name}"])
+    mean = (first[f"{shards}.loss"] + second[f"{shards}.loss"]) / 2
+    torch.testing.assert_close(mean, alone[f"{shards}.loss"], rtol=0, atol=1e-12)
+    for name in ("rows", "others"):
+        joined = torch.cat([first[f"{shards}.{name}"], second[f"{shards}.{name}"]])
+        torch.testing.assert_close(joined, alone[f"{shards}.{name}"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_every_gradient_equal_those_of_one_process(results, case):
+    first, second, alone = results(f"gradients-{case}")
+    mean = (first.pop("loss") + second.pop("loss")) / 2
+    torch.testing.assert_close(mean, alone.pop("loss"), rtol=0, atol=1e-8)
+    assert first.keys() == second.keys() == alone.keys()
+    for name, gradient in alone.items():
+        torch.testing.assert_close(
+            first[name], gradient, rtol=0, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
+        )
+        assert torch.equal(first[name], second[name]), name
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("case", CASES)
+def test_training_equals_that_of_one_process(results, case):
+    first, second, alone = results(f"train-{case}")
+    draws = [found.pop("next_draw") for found in (first, second, alone)]
+    assert not torch.equal(draws[0], draws[1])  # each process has dropout masks of its own
+    parts = {"log.loss"} | ({"log.sequence_item_loss", "log.sequence_sequence_loss"} if "pretrain" in case else set())
+    assert {name for name in alone if name.startswith("log.")} == parts
+    assert len(alone["log.loss"]) >= 9
+    assert first.keys() == second.keys() == alone.keys()
+    for name, value in alone.items():
+        atol = 1e-5 if name == "log.loss" else 1e-8  # the trainer sums its losses in float32
+        torch.testing.assert_close(
+            first[name], value, rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )
+        assert torch.equal(first[name], second[name]), name
+
+
+@pytest.mark.distributed
+def test_ranking_metrics_equal_those_of_one_process(results):
+    first, second, alone = results("evaluate")
+    assert len(alone) == 8
+    assert first == second == alone
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

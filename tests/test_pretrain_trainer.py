@@ -1,0 +1,227 @@
+import numpy as np
+import pytest
+import torch
+
+from unisrec.data import leave_one_out
+from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.trainer import (
+    PretrainCollator,
+    RankingDataset,
+    UniSRecPretrainArguments,
+    UniSRecPretrainTrainer,
+    WindowDataset,
+)
+from unisrec.trainer.datasets import DomainFeatures
+
+
+@pytest.fixture(scope="module")
+def domains(make_domain):
+    """Two domains, with histories longer than the model's ten positions."""
+    return [make_domain("toys", num_users=30, num_items=60, longest=16), make_domain("tools", 25, 70, seed=1)]
+
+
+@pytest.fixture(scope="module")
+def tables(domains):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(domain.num_items, 16)).astype(np.float32) for domain in domains]
+
+
+@pytest.fixture
+def make_trainer(make_model, domains, tables, training_options, tmp_path):
+    """Makes trainers on both domains, by item drop and word drop; `model` is a dict of fields of the configuration."""
+
+    def make(name: str = "run", model: dict | None = None, model_seed: int = 0, **arguments) -> UniSRecPretrainTrainer:
+        arguments = {"per_device_train_batch_size": 60, "learning_rate": 3e-3} | arguments
+        collator = PretrainCollator(
+            DomainFeatures(tables),
+            DomainFeatures([table + 0.1 for table in tables]),
+            item_drop_probability=0.5,
+        )
+        return UniSRecPretrainTrainer(
+            make_model(seed=model_seed, **(model or {})),
+            UniSRecPretrainArguments(output_dir=str(tmp_path / name), **(training_options | arguments)),
+            data_collator=collator,
+            train_dataset=WindowDataset(
+                [leave_one_out(domain, "train") for domain in domains], [domain.num_items for domain in domains], 10
+            ),
+            eval_dataset={
+                domain.name: RankingDataset(leave_one_out(domain, "valid"), table)
+                for domain, table in zip(domains, tables, strict=True)
+            },
+        )
+
+    return make
+
+
+def logged(trainer, name):
+    return [line[name] for line in trainer.state.log_history if name in line]
+
+
+def weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def assert_equal_weights(left, right):
+    for name, parameter in right.named_parameters():
+        assert torch.equal(left.get_parameter(name), parameter), name
+
+
+# The loss
+
+
+def slow_losses(model, batch, sequence_negatives, duplicate_mask):
+    """Both parts of the loss, pair by pair; every prefix is a history of its own."""
+    items = model.get_item_features(batch["text_embeds"])
+    originals, augmented = batch["item_index"].chunk(2)
+    length = originals.shape[1]
+
+    def state(rows, place):
+        prefix = rows[place // length, : place % length + 1]
+        return torch.nn.functional.normalize(model.get_sequence_features(prefix[None], items)[0], dim=0)
+
+    queries = [state(originals, place) for place in batch["query_index"].tolist()]
+    views = [state(augmented, place) for place in batch["view_index"].tolist()]
+    next_items = [torch.nn.functional.normalize(items[row], dim=0) for row in batch["target_rows"].tolist()]
+    same_item = batch["target_items"].tolist()
+    same_sequence = batch["target_sequences"].tolist()
+
+    def mean_loss(positives, candidates, apart):
+        losses = []
+        for i, query in enumerate(queries):
+            denominator = 0.0
+            for j, candidate in enumerate(candidates):
+                if i == j or not apart(i, j):
+                    denominator = denominator + torch.exp(query @ candidate / 0.07)
+                elif duplicate_mask == "official":
+                    denominator = denominator + 1.0
+            losses.append(-torch.log(torch.exp(query @ positives[i] / 0.07) / denominator))
+        return sum(losses) / len(losses)
+
+    sequence_item = mean_loss(next_items, next_items, lambda i, j: same_item[i] == same_item[j])
+    sequence_sequence = mean_loss(
+        views,
+        queries if sequence_negatives == "original" else views,
+        lambda i, j: same_item[i] == same_item[j] or same_sequence[i] == same_sequence[j],
+    )
+    return sequence_item, sequence_sequence
+
+
+@pytest.mark.parametrize("duplicate_mask", ["exclude", "official"])
+@pytest.mark.parametrize("sequence_negatives", ["augmented", "original"])
+def test_loss_and_gradient_equal_a_loop_over_prefixes(make_trainer, sequence_negatives, duplicate_mask):
+    trainer = make_trainer(
+        sequence_negatives=sequence_negatives, duplicate_mask=duplicate_mask, sequence_loss_weight=0.3
+    )
+    trainer.model.double().eval()
+    # Windows of both domains, two of one long history among them.
+    longest = int(np.argmax(np.bincount(trainer.train_dataset.sequences)))
+    chosen = [3, 4, *np.flatnonzero(trainer.train_dataset.sequences == longest), 40, 50]
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in chosen])
+    batch["text_embeds"] = batch["text_embeds"].double()
+    assert len(batch["target_items"].unique()) < len(batch["target_items"])
+
+    parameters = dict(trainer.model.named_parameters())
+    parameters.pop("adaptor.router_noise")  # no part in evaluation mode
+    sequence_item, sequence_sequence = slow_losses(trainer.model, batch, sequence_negatives, duplicate_mask)
+    expected = sequence_item + 0.3 * sequence_sequence
+    loss = trainer.compute_loss(trainer.model, batch)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-10)
+    gradients = torch.autograd.grad(loss, parameters.values())
+    slow = torch.autograd.grad(expected, parameters.values())
+    for name, gradient, slow_gradient in zip(parameters, gradients, slow, strict=True):
+        torch.testing.assert_close(
+            gradient, slow_gradient, rtol=0, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+# Training
+
+
+def test_loss_falls_and_every_weight_moves(make_trainer):
+    trainer = make_trainer(num_train_epochs=12, learning_rate=1e-2, sequence_loss_weight=0.1)
+    before = weights(trainer.model)
+    trainer.train()
+    assert [name for name, weight in before.items() if torch.equal(weight, trainer.model.get_parameter(name))] == []
+
+    for name in ("loss", "sequence_item_loss", "sequence_sequence_loss"):
+        values = logged(trainer, name)
+        steps = len(values) // 12
+        assert np.mean(values[-steps:]) < np.mean(values[:steps]) - 0.2, name
+
+
+def test_logged_parts_add_up_to_the_loss(make_trainer):
+    trainer = make_trainer(num_train_epochs=2, sequence_loss_weight=0.25, logging_steps=3)
+    trainer.train()
+    losses = np.array(logged(trainer, "loss"))
+    parts = [np.array(logged(trainer, f"{name}_loss")) for name in ("sequence_item", "sequence_sequence")]
+    assert len(losses) >= 3
+    np.testing.assert_allclose(parts[0] + 0.25 * parts[1], losses, rtol=1e-5)
+
+
+def test_workers_change_nothing(make_trainer):
+    alone, helped = (
+        make_trainer(name, num_train_epochs=1, dataloader_num_workers=workers)
+        for name, workers in (("alone", 0), ("helped", 1))
+    )
+    alone.train()
+    helped.train()
+    assert logged(helped, "loss") == logged(alone, "loss")
+    assert_equal_weights(helped.model, alone.model)
+
+
+def test_same_seed_gives_the_same_run_and_another_seed_another(make_trainer):
+    runs = []
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        trainer = make_trainer(name, num_train_epochs=1, seed=seed)
+        trainer.train()
+        runs.append(logged(trainer, "loss"))
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+# Evaluation
+
+
+def test_metrics_of_each_domain_equal_a_slow_full_ranking(make_trainer, domains, tables, slow_ranking_metrics):
+    trainer = make_trainer(per_device_eval_batch_size=7)
+    trainer.model.train()
+    metrics = trainer.evaluate()
+    assert trainer.model.training  # as it was
+    trainer.model.eval()
+    for domain, table in zip(domains, tables, strict=True):
+        expected = slow_ranking_metrics(trainer.model, leave_one_out(domain, "valid"), table)
+        assert len(expected) == 8
+        for name, value in expected.items():
+            assert metrics[f"eval_{domain.name}_{name}"] == pytest.approx(value, abs=1e-6), name
+        assert expected["ndcg@50"] != expected["ndcg@50_seen_masked"]
+
+
+# Checkpoints
+
+
+def test_resumed_run_equals_the_straight_one(make_trainer, tmp_path):
+    straight = make_trainer("straight", num_train_epochs=3, save_strategy="steps", save_steps=1)
+    steps = len(straight.get_train_dataloader())
+    assert steps >= 4
+    straight.train()
+    losses = logged(straight, "loss")
+    for step in (steps - 1, steps, 2 * steps - 2):  # in the first epoch, at its end, in the second one
+        resumed = make_trainer(f"from-{step}", model_seed=5, num_train_epochs=3)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "straight" / f"checkpoint-{step}"))
+        assert logged(resumed, "loss") == losses
+        assert logged(resumed, "sequence_sequence_loss") == logged(straight, "sequence_sequence_loss")
+        assert_equal_weights(resumed.model, straight.model)
+
+
+def test_checkpoints_are_models_without_pickles(make_trainer, tmp_path):
+    trainer = make_trainer(num_train_epochs=1, save_strategy="epoch")
+    trainer.train()
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    loaded = UniSRecModel.from_pretrained(checkpoint)
+    assert loaded.text_encoder is None
+    assert_equal_weights(loaded, trainer.model)
+    assert not (checkpoint / "training_args.bin").exists()
+
+    trainer.save_model(str(tmp_path / "final"))
+    assert_equal_weights(UniSRecModel.from_pretrained(tmp_path / "final"), trainer.model)
+    assert {file.suffix for file in (tmp_path / "final").iterdir()} <= {".json", ".safetensors", ".py", ".md"}
