@@ -9,7 +9,7 @@ import torch
 from ..data import Domain
 from ..data.text_features import encode_texts
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
-from ..trainer.recipes import load_checkpoint
+from ..trainer.checkpoints import load_checkpoint
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration import UniSRecConfig
 from ..data import Domain, leave_one_out
@@ -18,6 +16,7 @@ from ..data.text_encoders import find_text_pooling, load_text_encoder
 from ..data.text_features import load_text_features, text_max_length
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from .base_trainer import UniSRecTrainer
+from .checkpoints import check_output_dir, domain_features, load_checkpoint, save_checkpoint
 from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, RankingDataset, WindowDataset
 from .finetune_trainer import UniSRecFinetuneTrainer
@@ -204,101 +203,4 @@ def evaluate(
     return {name.removeprefix("test_"): value for name, value in metrics.items() if "@" in name}
 
 
-def check_output_dir(args: UniSRecTrainingArguments) -> None:
-    """Raises `FileExistsError` if the output folder holds something and the run does not resume; finds the checkpoint
-    to resume from if it is asked for by `--resume_from_checkpoint true`."""
-    folder = Path(args.output_dir)
-    if args.resume_from_checkpoint is None:
-        if args.should_save and folder.is_dir() and any(folder.iterdir()):
-            raise FileExistsError(
-                f"{folder}: the output folder is not empty; name a new one with --output_dir, or go on with the run "
-                "in it by --resume_from_checkpoint true."
-            )
-    elif str(args.resume_from_checkpoint).lower() == "true":
-        args.resume_from_checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
-        if args.resume_from_checkpoint is None:
-            raise FileNotFoundError(f"{folder}: no checkpoint to resume from; leave --resume_from_checkpoint out.")
-    elif not Path(args.resume_from_checkpoint).is_dir():
-        raise FileNotFoundError(f"{args.resume_from_checkpoint}: no such checkpoint folder to resume from.")
-
-
-def load_checkpoint(
-    name_or_path: str | os.PathLike, text_encoder: str | None = None
-) -> tuple[UniSRecModel, UniSRecProcessor]:
-    r"""
-    Model and processor of a checkpoint, in one of two forms: with its text encoder, or embeddings-only.
-
-    Args:
-        name_or_path (`str` or `os.PathLike`): Folder or Hub id.
-        text_encoder (`str`, *optional*): A text encoder to add where the checkpoint has none.
-
-    Raises:
-        OSError: If there is no checkpoint of ours.
-        ValueError: If the text encoder has another width than the checkpoint.
-    """
-    name = str(name_or_path)
-    try:
-        settings, _ = UniSRecConfig.get_config_dict(name)
-        if not settings:
-            raise ValueError("no config.json is there")
-        if settings.get("model_type") != UniSRecConfig.model_type:
-            raise ValueError(f"its config.json is of type {settings.get('model_type')!r}, not 'unisrec'")
-        model = UniSRecModel.from_pretrained(name)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise OSError(
-            f"model {name!r} cannot be loaded ({str(error).splitlines()[0]}); expected a folder that `unisrec "
-            "pretrain` or `unisrec finetune` wrote, or a Hub id of such a model."
-        ) from error
-    try:
-        processor = UniSRecProcessor.from_pretrained(name)
-    except OSError:  # an intermediate checkpoint of a trainer has the model alone
-        processor = UniSRecProcessor(max_history_length=model.config.max_position_embeddings)
-    if text_encoder is not None:
-        encoder, processor.tokenizer = load_text_encoder(text_encoder)
-        processor.max_text_length = text_max_length(encoder, processor.tokenizer)
-        model.attach_text_encoder(encoder)
-    return model, processor
-
-
-def domain_features(
-    model: UniSRecModel,
-    processor: UniSRecProcessor,
-    domain_dir: str | os.PathLike,
-    domain: Domain,
-    args: UniSRecTrainingArguments,
-) -> np.ndarray:
-    """Text vectors of a domain's catalogue by the model's own encoder, `(num_items, text_embedding_size)`."""
-    if model.text_encoder is None:
-        raise ValueError("the checkpoint has no text encoder; name the one it was trained with by --text-encoder.")
-    with args.main_process_first(desc="encoding texts"):
-        return load_text_features(
-            domain_dir,
-            domain.items["text"].to_list(),
-            model.text_encoder,
-            processor.tokenizer,
-            model.config.text_pooling,
-            desc=f"Texts of {domain.name}",
-            device=args.device,
-            progress=not args.disable_tqdm,
-        )
-
-
-def save_checkpoint(trainer: UniSRecTrainer, text_encoder: torch.nn.Module, processor: UniSRecProcessor) -> None:
-    """Joins text encoder, model and processor in the output folder: what `AutoModel` and `AutoProcessor` load."""
-    if trainer.args.should_save:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        model.attach_text_encoder(text_encoder)
-        model.save_pretrained(trainer.args.output_dir)
-        model.detach_text_encoder()
-        processor.save_pretrained(trainer.args.output_dir)
-
-
-__all__ = [
-    "check_output_dir",
-    "domain_features",
-    "evaluate",
-    "finetune",
-    "load_checkpoint",
-    "pretrain",
-    "save_checkpoint",
-]
+__all__ = ["evaluate", "finetune", "pretrain"]
