@@ -171,6 +171,7 @@ def test_arguments_from_a_file_give_way_to_the_command_line(folders, tmp_path, t
     state = json.loads((output / "trainer_state.json").read_text())
     assert state["epoch"] == 1
     assert {entry["learning_rate"] for entry in state["log_history"] if "learning_rate" in entry} <= {0.002}
+    assert json.loads((output / "config.json").read_text())["hidden_size"] == 8
     assert any("eval_books_ndcg@10" in entry for entry in state["log_history"])
 
 
@@ -268,6 +269,18 @@ def test_bad_input_of_the_training_verbs(folders, tmp_path, text_encoder_dir, ca
     wide.save_pretrained(tmp_path / "wide")
     for file in text_encoder_dir.glob("tokenizer*"):
         (tmp_path / "wide" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "setting.yaml").write_text("setting: both\n")
+    assert "the setting is 'both', expected 'inductive' or 'transductive'" in bad(
+        capsys,
+        *finetune[:3],
+        "--use_cpu",
+        "--output_dir",
+        tmp_path / "out",
+        "--model",
+        folders / "pretrained",
+        "--config",
+        tmp_path / "setting.yaml",
+    )
     assert "gives vectors of 32 numbers, the model takes 16" in bad(
         capsys, *finetune, folders / "pretrained", "--text-encoder", tmp_path / "wide"
     )

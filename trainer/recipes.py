@@ -128,7 +128,13 @@ def finetune(
 
     Returns:
         `tuple`: The trainer after training, with the best model, and its metrics on the test split (`ndcg@10`, ...).
+
+    Raises:
+        ValueError: If the setting is neither of the two, or a text encoder has another width than the checkpoint.
+        OSError: If the output folder is not empty, or one of the inputs is not there.
     """
+    if setting not in ("inductive", "transductive"):
+        raise ValueError(f"the setting is {setting!r}, expected 'inductive' or 'transductive'.")
     check_output_dir(args)
     domain = Domain.load_from_disk(domain_dir)
     set_seed(args.seed)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     Arguments = TypeVar("Arguments", UniSRecPretrainArguments, UniSRecFinetuneArguments)
 
 
+# Options with several values, which a file may give as one.
+LISTS = ("domains", "model_config")
+
+
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """`--output_dir` and `--config`; all else of the training arguments is parsed when the verb runs."""
     parser.add_argument("--output_dir", "--output-dir", metavar="DIR", help="new folder for the checkpoint")
@@ -50,8 +54,8 @@ def parse_training_arguments(
     for name, value in settings.items():
         if name not in vars(args):
             tokens += [f"--{name}", *map(str, value if isinstance(value, list) else [_as_text(value)])]
-        elif getattr(args, name) in (None, False):
-            setattr(args, name, value)
+        elif not getattr(args, name):
+            setattr(args, name, [value] if name in LISTS and isinstance(value, str) else value)
     for name in required:
         if not getattr(args, name):
             raise ValueError(f"--{name} is missing; see unisrec {args.verb} --help for an example.")
