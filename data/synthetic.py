@@ -1,13 +1,13 @@
 """
 Synthetic domains to try everything on: two shops to pre-train on (kitchen, garden) and a small one to transfer to (camping).
 
-A catalogue is a sample of all combinations of brand, style, product and kind (`CASES`). A user has a favourite brand and
+A catalogue is a sample of all combinations of brand, style, product and kind (`KINDS`). A user has a favourite brand and
 a favourite style and buys 4 to 20 different items. After each item the next one is drawn in one of three ways:
 
-- *Next step* (65 %). What the titles tell, and what is the same in all three shops: first the small version of a product,
+- *Next step* (70 %). What the titles tell, and what is the same in all three shops: first the small version of a product,
   then a case for it, spare parts, a care kit, the large version, then the small version of the next product of the same
   line. Among the items that fit a step, those of the favourite brand and style are likelier, and so are popular ones.
-- *Bought together* (25 %). What no title tells: the items of a shop are put into groups of three at random, and who buys
+- *Bought together* (20 %). What no title tells: the items of a shop are put into groups of three at random, and who buys
   one of a group buys the next of it.
 - *Chance* (10 %). Any item, by popularity.
 
@@ -93,7 +93,7 @@ NEXT_KIND = np.array(
         [0.80, 0.08, 0.05, 0.05, 0.02],
     ]
 )
-BOUGHT_TOGETHER, CHANCE = 0.15, 0.10
+BOUGHT_TOGETHER, CHANCE = 0.20, 0.10
 FAVOURITE_BRAND, FAVOURITE_STYLE = 15.0, 15.0
 MIN_LENGTH, MAX_LENGTH, MEAN_LENGTH = 4, 20, 7
 
@@ -101,7 +101,7 @@ MIN_LENGTH, MAX_LENGTH, MEAN_LENGTH = 4, 20, 7
 def synthetic_domains(
     seed: int = 0,
     num_source_users: int = 4000,
-    num_target_users: int = 2000,
+    num_target_users: int = 1000,
     num_source_items: int = 1000,
     num_target_items: int = 1000,
 ) -> dict[str, Domain]:
@@ -111,7 +111,7 @@ def synthetic_domains(
     Args:
         seed (`int`, *optional*, defaults to 0): The same seed gives the same domains.
         num_source_users (`int`, *optional*, defaults to 4000): Users of each of the first two.
-        num_target_users (`int`, *optional*, defaults to 2000): Users of the last.
+        num_target_users (`int`, *optional*, defaults to 1000): Users of the last.
         num_source_items (`int`, *optional*, defaults to 1000): Items of each of the first two.
         num_target_items (`int`, *optional*, defaults to 1000): Items of the last.
 

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="quickstart", metavar="DIR", help="new folder for everything (quickstart)")
     parser.add_argument("--text-encoder", default="minilm", metavar="NAME_OR_PATH", help="text encoder (minilm)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of data and training (0)")
-    parser.add_argument("--pretrain-epochs", type=int, default=8, metavar="N", help="epochs of pre-training (8)")
-    parser.add_argument("--finetune-epochs", type=int, default=30, metavar="N", help="most epochs of a transfer (30)")
+    parser.add_argument("--pretrain-epochs", type=int, default=10, metavar="N", help="epochs of pre-training (10)")
+    parser.add_argument("--finetune-epochs", type=int, default=60, metavar="N", help="most epochs of a transfer (60)")
     parser.add_argument("--users", type=int, default=4000, metavar="N", help="users of each source shop (4000)")
     parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     load_text_encoder(args.text_encoder)  # where it cannot be had, say so before anything is written
-    domains = synthetic_domains(args.seed, num_source_users=args.users, num_target_users=args.users // 2)
+    domains = synthetic_domains(args.seed, num_source_users=args.users, num_target_users=args.users // 4)
     folders = {name: output / "domains" / name for name in domains}
     for name, domain in domains.items():
         domain.save_to_disk(folders[name])
@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
             f"   {name:8} {domain.num_users:6,} users {domain.num_items:5,} items {domain.num_interactions:7,} interactions"
         )
     *sources, target = domains
-    common = {"seed": args.seed, "use_cpu": args.use_cpu, "logging_steps": 5}
+    # Small steps: there are few targets, and training from scratch needs many steps to get going.
+    common = {"seed": args.seed, "use_cpu": args.use_cpu, "per_device_train_batch_size": 512}
 
     print(f"\n2. Pre-training on {' and '.join(sources)}")
     pretrained = output / "pretrained"
@@ -89,9 +90,7 @@ def run(args: argparse.Namespace) -> int:
             name = f"{setting}, {'from scratch' if from_scratch else 'pre-trained'}"
             print(f"   {name}")
             folder = output / name.replace(", ", "-").replace(" ", "-")
-            finetune_args = UniSRecFinetuneArguments(
-                str(folder), num_train_epochs=args.finetune_epochs, per_device_train_batch_size=512, **common
-            )
+            finetune_args = UniSRecFinetuneArguments(str(folder), num_train_epochs=args.finetune_epochs, **common)
             trainer, metrics = finetune(pretrained, folders[target], setting, finetune_args, from_scratch=from_scratch)
             rows[name] = metrics
             curves[name] = trainer.state.log_history
