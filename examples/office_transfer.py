@@ -15,6 +15,7 @@ import numpy as np
 
 import unisrec
 from unisrec.trainer import UniSRecFinetuneArguments, UniSRecTrainingArguments
+from unisrec.trainer.baselines import popularity_metrics
 
 
 METRICS = [
@@ -56,7 +57,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         zero_shot_args = UniSRecTrainingArguments(scratch, eval_strategy="no", use_cpu=args.use_cpu, disable_tqdm=True)
         zero_shot = unisrec.evaluate(args.model, args.domain, "test", zero_shot_args)
-    print(f"| zero-shot | {' | '.join(f'{zero_shot[name]:.4f}' for name in METRICS)} | | |")
+    domain = unisrec.Domain.load_from_disk(args.domain)
+    train, test = unisrec.leave_one_out(domain, "train"), unisrec.leave_one_out(domain, "test")
+    popularity = popularity_metrics(train, test, domain.num_items)
+    for name, row in (("popularity", popularity), ("zero-shot", zero_shot)):
+        print(f"| {name} | {' | '.join(f'{row[metric]:.4f}' for metric in METRICS)} | | |")
     for setting in ("inductive", "transductive"):
         for from_scratch in (True, False):
             runs = [transfer(args, setting, from_scratch, seed) for seed in args.seeds]

@@ -50,7 +50,6 @@ def run(args: argparse.Namespace) -> int:
         pretrain,
     )
     from ..trainer.baselines import popularity_metrics, random_metrics
-    from ..trainer.datasets import RankingDataset
 
     start = time.perf_counter()
     load_text_encoder(args.text_encoder)  # where it cannot be had, say so before anything is written
@@ -73,10 +72,11 @@ def run(args: argparse.Namespace) -> int:
     )
 
     print(f"\n3. Transfer to {target}")
-    test = RankingDataset(leave_one_out(domains[target], "test"), text_embeds=range(domains[target].num_items))
+    train, test = leave_one_out(domains[target], "train"), leave_one_out(domains[target], "test")
+    num_items = domains[target].num_items
     rows = {
-        "random": random_metrics(test, args.seed),
-        "popularity": popularity_metrics(leave_one_out(domains[target], "train"), test),
+        "random": random_metrics(test, num_items, args.seed),
+        "popularity": popularity_metrics(train, test, num_items),
         "zero-shot": evaluate(
             pretrained,
             folders[target],
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     picture = output / "curves.png"
     plot_training_curves(pretraining.state.log_history, curves, picture)
 
-    print(f"\n4. {target}: test split, leave-one-out, {domains[target].num_items} items ranked")
+    print(f"\n4. {target}: test split, leave-one-out, {num_items} items ranked")
     print(metrics_table(rows))
     print("\n5. What next, for a history typed as text")
     print("\n".join(f"     {text}" for text in HISTORY))
