@@ -29,6 +29,11 @@ class UniSRecTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: collators need all columns."})
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.device.type == "cpu":  # pinned memory is for copies to an accelerator
+            self.dataloader_pin_memory = False
+
 
 @dataclass
 class UniSRecPretrainArguments(UniSRecTrainingArguments):
