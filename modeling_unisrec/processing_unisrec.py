@@ -183,7 +183,7 @@ class UniSRecProcessor(ProcessorMixin):
             KeyError: For an unknown id.
             ValueError: For an empty history, one that is no list, or a text where there is no tokenizer.
         """
-        known: dict[int, int] = {}  # catalogue row -> row of the batch
+        rows: set[int] = set()  # catalogue rows whose vectors are taken
         # Two items of one text differ in their id: (catalogue row, text) -> row of the batch, behind the known ones.
         texts: dict[tuple[int | None, str], int] = {}
         parsed = []
@@ -200,10 +200,10 @@ class UniSRecProcessor(ProcessorMixin):
                 if row is None or embeddings is None:
                     texts.setdefault((row, text), len(texts))
                 else:
-                    known.setdefault(row, len(known))
+                    rows.add(row)
             parsed.append(entries)
 
-        known = {row: place for place, row in enumerate(sorted(known))}
+        known = {row: place for place, row in enumerate(sorted(rows))}  # catalogue row -> row of the batch
         item_index = torch.zeros(len(parsed), max(map(len, parsed), default=0), dtype=torch.long)
         item_ids = torch.zeros(len(known) + len(texts), dtype=torch.long)
         for history_row, entries in enumerate(parsed):

@@ -122,12 +122,12 @@ class Recommender:
             for row, history in enumerate(histories):
                 seen = [item for item, _ in map(self.processor.parse, history) if item is not None]
                 scores[row, seen] = -torch.inf
-        values, rows = scores.sort(dim=1, descending=True, stable=True)
+        values, rows = (part[:, :top_k] for part in scores.sort(dim=1, descending=True, stable=True))
         catalogue = self.processor.catalogue
         return [
             [
                 Recommendation(catalogue.item_ids[item], catalogue.texts[item], score)
-                for score, item in zip(scores_of_one[:top_k], items[:top_k], strict=True)
+                for score, item in zip(scores_of_one, items, strict=True)
                 if score > -torch.inf
             ]
             for scores_of_one, items in zip(values.tolist(), rows.tolist(), strict=True)

@@ -38,7 +38,7 @@ class UniSRecTrainer(Trainer):
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(TrainingProgress)
-        self._catalogue: dict[str, torch.Tensor] = {}
+        self._item_embeds: torch.Tensor | None = None  # of the catalogue that is being ranked
         self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def train(self, *args, **kwargs):
@@ -81,12 +81,11 @@ class UniSRecTrainer(Trainer):
         training = model.training
         model.to(self.args.device).eval()
         with torch.inference_mode(), self.compute_loss_context_manager():
-            items = model.get_item_features(**catalogue_tensors(dataset.text_embeds, self.args.device))
-            self._catalogue = {"item_embeds": items}
+            self._item_embeds = model.get_item_features(**catalogue_tensors(dataset.text_embeds, self.args.device))
         try:
             return super().evaluation_loop(dataloader, *args, **kwargs)
         finally:
-            self._catalogue = {}
+            self._item_embeds = None
             model.train(training)
 
     def prediction_step(
@@ -99,10 +98,9 @@ class UniSRecTrainer(Trainer):
         """Ranks `(batch_size, 2)` of the targets, the only thing kept of a `(batch_size, num_items)` score matrix."""
         inputs = self._prepare_inputs(inputs)
         model = self.accelerator.unwrap_model(model)
-        item_embeds = self._catalogue["item_embeds"]
         with torch.inference_mode(), self.compute_loss_context_manager():
-            sequence_embeds = model.get_sequence_features(inputs["item_index"], item_embeds)
-            scores = model.score(sequence_embeds, item_embeds).float()
+            sequence_embeds = model.get_sequence_features(inputs["item_index"], self._item_embeds)
+            scores = model.score(sequence_embeds, self._item_embeds).float()
         return None, target_ranks(scores, inputs["labels"], inputs["seen"]), inputs["labels"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

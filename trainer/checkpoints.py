@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration import UniSRecConfig
@@ -74,23 +75,28 @@ def load_checkpoint(
 
 
 def domain_features(
-    model: UniSRecModel,
-    processor: UniSRecProcessor,
     domain_dir: str | os.PathLike,
     domain: Domain,
+    text_encoder: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    pooling: str,
     args: UniSRecTrainingArguments,
+    word_drop_ratio: float | None = None,
 ) -> np.ndarray:
-    """Text vectors of a domain's catalogue by the model's own encoder, `(num_items, text_embedding_size)`."""
-    if model.text_encoder is None:
+    """Text vectors of a domain's catalogue, `(num_items, text_embedding_size)`, encoded by the main process first; with
+    a `word_drop_ratio` those of texts with words left out."""
+    if text_encoder is None:
         raise ValueError("the checkpoint has no text encoder; name the one it was trained with by --text-encoder.")
     with args.main_process_first(desc="encoding texts"):
         return load_text_features(
             domain_dir,
             domain.items["text"].to_list(),
-            model.text_encoder,
-            processor.tokenizer,
-            model.config.text_pooling,
-            desc=f"Texts of {domain.name}",
+            text_encoder,
+            tokenizer,
+            pooling,
+            word_drop_ratio=word_drop_ratio,
+            seed=args.seed,
+            desc=f"Texts of {domain.name}" + ("" if word_drop_ratio is None else ", words dropped"),
             device=args.device,
             progress=not args.disable_tqdm,
         )

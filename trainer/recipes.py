@@ -13,7 +13,7 @@ from transformers import set_seed
 from ..configuration import UniSRecConfig
 from ..data import Domain, leave_one_out
 from ..data.text_encoders import find_text_pooling, load_text_encoder
-from ..data.text_features import load_text_features, text_max_length
+from ..data.text_features import text_max_length
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from .base_trainer import UniSRecTrainer
 from .checkpoints import check_output_dir, domain_features, load_checkpoint, save_checkpoint
@@ -61,17 +61,11 @@ def pretrain(
         raise ValueError(f"the model cannot be of that form: {error}") from error
 
     features, word_drop_features = [], []
-    with args.main_process_first(desc="encoding texts"):
-        for folder, domain in zip(domain_dirs, domains, strict=True):
-            texts = domain.items["text"].to_list()
-            common = (folder, texts, encoder, tokenizer, pooling)
-            options = {"device": args.device, "progress": not args.disable_tqdm}
-            features.append(load_text_features(*common, desc=f"Texts of {domain.name}", **options))
-            if args.item_drop_probability < 1:
-                options |= {"word_drop_ratio": args.word_drop_ratio, "seed": args.seed}
-                word_drop_features.append(
-                    load_text_features(*common, desc=f"Texts of {domain.name}, words dropped", **options)
-                )
+    for folder, domain in zip(domain_dirs, domains, strict=True):
+        source = (folder, domain, encoder, tokenizer, pooling, args)
+        features.append(domain_features(*source))
+        if args.item_drop_probability < 1:
+            word_drop_features.append(domain_features(*source, word_drop_ratio=args.word_drop_ratio))
     collator = PretrainCollator(
         DomainFeatures(features),
         DomainFeatures(word_drop_features) if word_drop_features else None,
@@ -139,7 +133,9 @@ def finetune(
     domain = Domain.load_from_disk(domain_dir)
     set_seed(args.seed)
     model, processor = load_checkpoint(model, text_encoder)
-    text_embeds = domain_features(model, processor, domain_dir, domain, args)
+    text_embeds = domain_features(
+        domain_dir, domain, model.text_encoder, processor.tokenizer, model.config.text_pooling, args
+    )
     encoder = model.detach_text_encoder()
     if from_scratch:
         model = UniSRecModel(model.config)
@@ -202,7 +198,9 @@ def evaluate(
             f"the checkpoint is transductive: its ID embedding belongs to a catalogue of {model.config.num_items} "
             f"items, which is not that of {domain_dir}; finetune it there, or take an inductive checkpoint."
         )
-    text_embeds = domain_features(model, processor, domain_dir, domain, args)
+    text_embeds = domain_features(
+        domain_dir, domain, model.text_encoder, processor.tokenizer, model.config.text_pooling, args
+    )
     model.detach_text_encoder()
     trainer = UniSRecTrainer(model, args)
     metrics = trainer.predict(RankingDataset(leave_one_out(domain, split), text_embeds)).metrics
