@@ -1,6 +1,6 @@
 """`UniSRecConfig`, and what a checkpoint folder says about its own code. Imports nothing else of ours."""
 
-from .configuration_unisrec import UniSRecConfig
+from .configuration_unisrec import AUTO_MAP, UniSRecConfig, copy_code
 
 
-__all__ = ["UniSRecConfig"]
+__all__ = ["AUTO_MAP", "UniSRecConfig", "copy_code"]

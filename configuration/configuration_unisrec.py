@@ -1,5 +1,9 @@
-"""Configuration of UniSRec (KDD 2022, arXiv 2206.05941)."""
+"""Configuration of UniSRec (KDD 2022, arXiv 2206.05941), and the code that a checkpoint folder carries."""
 
+import json
+import os
+import re
+from pathlib import Path
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -8,6 +12,45 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 
 # `from __future__ import annotations` must stay out of this file: `@strict` would stop checking without a word.
+
+# A checkpoint runs on a machine without this package (`trust_remote_code=True`) by the files that lie beside it.
+AUTO_MAP = {
+    "AutoConfig": "configuration_unisrec.UniSRecConfig",
+    "AutoModel": "modeling_unisrec.UniSRecModel",
+    "AutoProcessor": "processing_unisrec.UniSRecProcessor",
+}
+CUSTOM_PIPELINES = {
+    "sequential-recommendation": {
+        "impl": "pipeline_unisrec.SequentialRecommendationPipeline",
+        "pt": ["AutoModel"],
+        "type": "text",
+    }
+}
+CODE_FILES = {
+    "configuration_unisrec.py": "configuration",
+    "modeling_unisrec.py": "modeling_unisrec",
+    "processing_unisrec.py": "modeling_unisrec",
+    "pipeline_unisrec.py": "modeling_unisrec",
+}
+IS_REMOTE_CODE = __name__.startswith("transformers_modules.")
+
+
+def copy_code(folder: str | os.PathLike) -> None:
+    r"""
+    Copies the code of configuration, model, processor and pipeline into a checkpoint folder, as flat files.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder, which exists.
+    """
+    here = Path(__file__).parent
+    for name, home in CODE_FILES.items():
+        # Code that came with a checkpoint lies in one folder, of which transformers fetches what a class imports.
+        source = here / name if IS_REMOTE_CODE else here.parent / home / name
+        if not source.is_file():
+            continue
+        text = source.read_text(encoding="utf-8")
+        flat = re.sub(r"^from \.\.\w+\.(\w+) import", r"from .\1 import", text, flags=re.MULTILINE)
+        (Path(folder) / name).write_text(flat, encoding="utf-8")
 
 
 @strict
@@ -105,7 +148,23 @@ class UniSRecConfig(PreTrainedConfig):
             self.text_config._name_or_path = ""  # where the encoder was read from is a path of one machine
         if self.text_embedding_size is None:
             self.text_embedding_size = 768 if self.text_config is None else self.text_config.hidden_size
+        if not IS_REMOTE_CODE:
+            # The installed classes are registered; an entry of the folder's own pipeline would win over ours.
+            kwargs.pop("custom_pipelines", None)
+            kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """Writes `config.json` and the code that loads it where this package is not installed. Every way of saving or
+        pushing a model comes through here."""
+        super().save_pretrained(save_directory)
+        folder = Path(save_directory)
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings |= {"auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES}
+        (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        copy_code(folder)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
     def validate_sizes(self):
         """Sizes that must fit each other."""
@@ -144,4 +203,4 @@ class UniSRecConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` ({getattr(self, name)}) must be at least 1.")
 
 
-__all__ = ["UniSRecConfig"]
+__all__ = ["AUTO_MAP", "UniSRecConfig", "copy_code"]

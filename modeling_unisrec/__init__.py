@@ -1,14 +1,17 @@
-"""The model and the processor: what a checkpoint needs to run."""
+"""The model, the processor and the pipeline: what a checkpoint needs to run."""
 
 from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, pool_tokens
+from .pipeline_unisrec import SequentialRecommendationPipeline, rank_items
 from .processing_unisrec import ItemCatalogue, UniSRecProcessor
 
 
 __all__ = [
     "ItemCatalogue",
+    "SequentialRecommendationPipeline",
     "UniSRecModel",
     "UniSRecModelOutput",
     "UniSRecPreTrainedModel",
     "UniSRecProcessor",
     "pool_tokens",
+    "rank_items",
 ]

@@ -19,6 +19,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_unisrec import UniSRecConfig
 
+# Not used here: transformers copies what this file imports when it saves a model that was loaded with remote code.
+from .pipeline_unisrec import SequentialRecommendationPipeline  # noqa: F401
+
 
 @dataclass
 class UniSRecModelOutput(ModelOutput):
@@ -381,7 +384,8 @@ class UniSRecModel(UniSRecPreTrainedModel):
         Returns:
             `torch.FloatTensor` of shape `(num_items, hidden_size)`.
         """
-        parts = [] if text_embeds is None else [text_embeds]
+        # The catalogue keeps its vectors in float32, whatever the model runs in.
+        parts = [] if text_embeds is None else [text_embeds.to(self.adaptor.weight.dtype)]
         if input_ids is not None:
             parts.append(self.get_text_features(input_ids, attention_mask))
         if not parts:

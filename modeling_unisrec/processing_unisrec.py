@@ -9,7 +9,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
+
+from ..configuration.configuration_unisrec import AUTO_MAP, copy_code
+
+
+logger = logging.get_logger(__name__)
 
 
 class ItemCatalogue:
@@ -82,7 +87,7 @@ def _import_polars():
     try:
         import polars
     except ImportError as error:
-        raise ImportError("The item catalogue is a parquet file: `pip install polars` to use it.") from error
+        raise ImportError("the item catalogue is a parquet file: `pip install polars` to read or write it.") from error
     return polars
 
 
@@ -234,13 +239,14 @@ class UniSRecProcessor(ProcessorMixin):
     def to_dict(self) -> dict:
         """What `processor_config.json` holds."""
         return {
+            "auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]},
             "processor_class": type(self).__name__,
             "max_history_length": self.max_history_length,
             "max_text_length": self.max_text_length,
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Writes `processor_config.json`, the tokenizer's files and `catalogue/`; uploads them if asked to."""
+        """Writes `processor_config.json`, the tokenizer's files, `catalogue/` and our code; uploads them if asked to."""
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         if self.tokenizer is not None:
@@ -249,6 +255,7 @@ class UniSRecProcessor(ProcessorMixin):
             self.catalogue.save(directory / "catalogue")
         config_file = directory / "processor_config.json"
         config_file.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        copy_code(directory)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", directory.name), **kwargs)
         return [str(config_file)]
@@ -270,10 +277,16 @@ class UniSRecProcessor(ProcessorMixin):
                 f"{name} has no processor_config.json: save one there by `UniSRecProcessor.save_pretrained`."
             )
         settings = json.loads(Path(config_file).read_text(encoding="utf-8"))
-        tokenizer = AutoTokenizer.from_pretrained(name, **options) if find("tokenizer_config.json") else None
+        tokenizer = None
+        if find("tokenizer_config.json"):  # it looks into `config.json` too, which names the folder's own code
+            trust = kwargs.get("trust_remote_code")
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust, **options)
         catalogue = None
         if items_file := find("items.parquet", "catalogue"):
-            catalogue = ItemCatalogue.load(items_file, find("item_embeddings.safetensors", "catalogue"))
+            try:
+                catalogue = ItemCatalogue.load(items_file, find("item_embeddings.safetensors", "catalogue"))
+            except ImportError:  # where only the model runs: items can be given by their text
+                logger.warning("The item catalogue of %s is left out: `pip install polars` to read it.", name)
         return cls(
             tokenizer,
             catalogue,

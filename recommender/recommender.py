@@ -8,7 +8,7 @@ import torch
 
 from ..data import Domain
 from ..data.text_features import encode_texts
-from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, rank_items
 from ..trainer.checkpoints import load_checkpoint
 
 
@@ -112,25 +112,18 @@ class Recommender:
             KeyError: For an unknown id, naming the nearest known ones.
             ValueError: For an empty history, or a `top_k` below 1.
         """
-        if top_k < 1:
-            raise ValueError(f"top_k is {top_k}; ask for at least one item.")
         batch = self.processor(histories).to(self.model.device)
         scores = (
             self.model.score(self.model(**batch).sequence_embeds, self.item_embeds) * self.model.config.temperature
         )
-        if exclude_seen:
-            for row, history in enumerate(histories):
-                seen = [item for item, _ in map(self.processor.parse, history) if item is not None]
-                scores[row, seen] = -torch.inf
-        values, rows = (part[:, :top_k] for part in scores.sort(dim=1, descending=True, stable=True))
+        seen = [
+            [item for item, _ in map(self.processor.parse, history) if exclude_seen and item is not None]
+            for history in histories
+        ]
         catalogue = self.processor.catalogue
         return [
-            [
-                Recommendation(catalogue.item_ids[item], catalogue.texts[item], score)
-                for score, item in zip(scores_of_one, items, strict=True)
-                if score > -torch.inf
-            ]
-            for scores_of_one, items in zip(values.tolist(), rows.tolist(), strict=True)
+            [Recommendation(catalogue.item_ids[row], catalogue.texts[row], score) for row, score in items]
+            for items in rank_items(scores, seen, top_k)
         ]
 
 

@@ -1,6 +1,9 @@
 """What all tests share: no network, one thread, a tiny text encoder, tiny models, tiny domains."""
 
 import os
+import subprocess
+import sys
+from importlib.metadata import distribution
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
@@ -13,6 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from packaging.requirements import Requirement
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer, PreTrainedModel
 from transformers.utils import logging
 
@@ -196,3 +200,30 @@ def slow_ranking_metrics() -> Callable[..., dict[str, float]]:
         return {name: value / len(split) for name, value in sums.items()}
 
     return measure
+
+
+def _with_requirements(names: Sequence[str]) -> set[str]:
+    """Distributions that an installation of `names` brings with it."""
+    found: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            requirements = [Requirement(line) for line in distribution(name).requires or []]
+            todo += [each.name for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return found
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of a virtual environment with transformers, torch, safetensors, what they need, and nothing else."""
+    folder = tmp_path_factory.mktemp("bare") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    for name in _with_requirements(["transformers", "torch", "safetensors"]):
+        source = distribution(name)
+        for entry in {file.parts[0] for file in source.files} - {"..", "__pycache__"}:
+            if not (site_packages / entry).exists():
+                (site_packages / entry).symlink_to(Path(source.locate_file(entry)).resolve())
+    return folder / "bin" / "python"

@@ -249,6 +249,11 @@ def test_auto_processor_knows_the_folder(processor, make_model, tmp_path):
 def test_config_file_holds_no_path(processor, text_encoder_dir, tmp_path):
     processor.save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "processor_config.json").read_text(encoding="utf-8"))
-    assert settings == {"processor_class": "UniSRecProcessor", "max_history_length": 4, "max_text_length": 512}
+    assert settings == {
+        "auto_map": {"AutoProcessor": "processing_unisrec.UniSRecProcessor"},
+        "processor_class": "UniSRecProcessor",
+        "max_history_length": 4,
+        "max_text_length": 512,
+    }
     for file in tmp_path.glob("*.json"):
         assert str(text_encoder_dir) not in file.read_text(encoding="utf-8"), file.name

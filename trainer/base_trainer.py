@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from .data_collator import RankingCollator
 from .datasets import RankingDataset, TargetBatchSampler, catalogue_tensors
@@ -27,13 +27,19 @@ class UniSRecTrainer(Trainer):
     `train_dataset` is a [`WindowDataset`]; `eval_dataset` is a [`RankingDataset`] or a dict of them by name. The
     evaluation ranks each target among the whole catalogue: `eval_recall@10`, `eval_ndcg@10`, ... with seen items kept,
     and the same with `_seen_masked`.
+
+    Args:
+        text_encoder ([`PreTrainedModel`], *optional*):
+            Encoder of the text vectors that the model is trained on. It stays out of the model and of the checkpoints
+            of the run, and is part of what `save_model` and `push_to_hub` leave.
     """
 
     can_return_loss = True
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, text_encoder: PreTrainedModel | None = None, **kwargs):
         kwargs.setdefault("compute_metrics", _ranking_metrics)
         super().__init__(*args, **kwargs)
+        self._text_encoder = text_encoder
         self.label_names = ["labels"]
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
@@ -44,7 +50,13 @@ class UniSRecTrainer(Trainer):
     def train(self, *args, **kwargs):
         # Every process starts from the same seed; with one of its own, the processes draw different dropout masks.
         torch.manual_seed(self.args.seed + self.args.process_index)
-        return super().train(*args, **kwargs)
+        # Out of sight of the parent's loop, which would write the tokenizer's special tokens into our configuration, and
+        # put the catalogue, as large as many checkpoints, into each of them.
+        self._processor, self.processing_class = self.processing_class, None
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.processing_class = self._processor
 
     def get_train_dataloader(self) -> DataLoader:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -117,9 +129,20 @@ class UniSRecTrainer(Trainer):
             self._loss_parts[name].append(value.detach())
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        model = self.accelerator.unwrap_model(self.model)
+        joined = None if folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-") else self._text_encoder
+        if joined is not None:
+            model.attach_text_encoder(joined)
+            if state_dict is not None:
+                state_dict |= {f"text_encoder.{name}": value for name, value in joined.state_dict().items()}
+        try:
+            super()._save(str(folder), state_dict)
+        finally:
+            if joined is not None:
+                model.detach_text_encoder()
         # A pickle has no place in a folder that is shared; `config.json` and the run's own command say what it says.
-        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+        (folder / "training_args.bin").unlink(missing_ok=True)
 
 
 __all__ = ["UniSRecTrainer"]

@@ -1,10 +1,9 @@
-"""Checkpoint folders of the recipes: where a run may write, what it loads, what it leaves."""
+"""Checkpoint folders of the recipes: where a run may write, what it loads."""
 
 import os
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
@@ -14,7 +13,6 @@ from ..data import Domain
 from ..data.text_encoders import load_text_encoder
 from ..data.text_features import load_text_features, text_max_length
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
-from .base_trainer import UniSRecTrainer
 from .training_args import UniSRecTrainingArguments
 
 
@@ -102,14 +100,4 @@ def domain_features(
         )
 
 
-def save_checkpoint(trainer: UniSRecTrainer, text_encoder: torch.nn.Module, processor: UniSRecProcessor) -> None:
-    """Joins text encoder, model and processor in the output folder: what `AutoModel` and `AutoProcessor` load."""
-    if trainer.args.should_save:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        model.attach_text_encoder(text_encoder)
-        model.save_pretrained(trainer.args.output_dir)
-        model.detach_text_encoder()
-        processor.save_pretrained(trainer.args.output_dir)
-
-
-__all__ = ["check_output_dir", "domain_features", "load_checkpoint", "save_checkpoint"]
+__all__ = ["check_output_dir", "domain_features", "load_checkpoint"]

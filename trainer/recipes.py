@@ -16,7 +16,7 @@ from ..data.text_encoders import find_text_pooling, load_text_encoder
 from ..data.text_features import text_max_length
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from .base_trainer import UniSRecTrainer
-from .checkpoints import check_output_dir, domain_features, load_checkpoint, save_checkpoint
+from .checkpoints import check_output_dir, domain_features, load_checkpoint
 from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, RankingDataset, WindowDataset
 from .finetune_trainer import UniSRecFinetuneTrainer
@@ -75,9 +75,14 @@ def pretrain(
         augmentation_draw=args.augmentation_draw,
         seed=args.seed,
     )
+    processor = UniSRecProcessor(
+        tokenizer, None, model.config.max_position_embeddings, text_max_length(encoder, tokenizer)
+    )
     trainer = UniSRecPretrainTrainer(
         model,
         args,
+        text_encoder=encoder,
+        processing_class=processor,
         data_collator=collator,
         train_dataset=WindowDataset(
             [leave_one_out(domain, "train") for domain in domains],
@@ -91,10 +96,7 @@ def pretrain(
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
-    processor = UniSRecProcessor(
-        tokenizer, None, model.config.max_position_embeddings, text_max_length(encoder, tokenizer)
-    )
-    save_checkpoint(trainer, encoder, processor)
+    trainer.save_model()
     if args.should_save:
         write_model_card(Path(args.output_dir), domains, args, "UniSRec, pre-trained to be adapted to a new domain.")
     return trainer
@@ -141,9 +143,14 @@ def finetune(
         model = UniSRecModel(model.config)
         args.freeze_sequence_encoder = False
     model.reset_item_embedding(domain.num_items if setting == "transductive" else None)
+    processor.catalogue = ItemCatalogue(
+        domain.items["item_id"].to_list(), domain.items["text"].to_list(), torch.from_numpy(np.array(text_embeds))
+    )
     trainer = UniSRecFinetuneTrainer(
         model,
         args,
+        text_encoder=encoder,
+        processing_class=processor,
         train_dataset=WindowDataset(
             [leave_one_out(domain, "train")], [domain.num_items], model.config.max_position_embeddings
         ),
@@ -154,10 +161,7 @@ def finetune(
     trainer.save_state()
     metrics = trainer.predict(RankingDataset(leave_one_out(domain, "test"), text_embeds)).metrics
     trainer.save_metrics("test", metrics, combined=False)
-    processor.catalogue = ItemCatalogue(
-        domain.items["item_id"].to_list(), domain.items["text"].to_list(), torch.from_numpy(np.array(text_embeds))
-    )
-    save_checkpoint(trainer, encoder, processor)
+    trainer.save_model()
     metrics = {name.removeprefix("test_"): value for name, value in metrics.items() if "@" in name}
     if args.should_save:
         start = "trained from scratch" if from_scratch else "adapted from a pre-trained checkpoint"

@@ -15,7 +15,13 @@ if not (Path(__file__).parent / "configuration").is_dir():
 
 _EXPORTS = {
     "configuration": ["UniSRecConfig"],
-    "modeling_unisrec": ["ItemCatalogue", "UniSRecModel", "UniSRecModelOutput", "UniSRecProcessor"],
+    "modeling_unisrec": [
+        "ItemCatalogue",
+        "SequentialRecommendationPipeline",
+        "UniSRecModel",
+        "UniSRecModelOutput",
+        "UniSRecProcessor",
+    ],
     "data": ["Domain", "leave_one_out", "read_amazon", "read_online_retail", "read_recbole", "read_table"],
     "trainer": [
         "UniSRecFinetuneArguments",
@@ -48,15 +54,23 @@ def _is_command_line() -> bool:
 
 
 def register() -> None:
-    """Makes our checkpoints known to the Auto classes of transformers, without `trust_remote_code`."""
+    """Makes our checkpoints known to the Auto classes and pipelines of transformers, without `trust_remote_code`."""
     from transformers import AutoConfig, AutoModel, AutoProcessor
+    from transformers.pipelines import PIPELINE_REGISTRY
 
     from .configuration import UniSRecConfig
-    from .modeling_unisrec import UniSRecModel, UniSRecProcessor
+    from .modeling_unisrec import SequentialRecommendationPipeline, UniSRecModel, UniSRecProcessor
 
     AutoConfig.register(UniSRecConfig.model_type, UniSRecConfig)
     AutoModel.register(UniSRecConfig, UniSRecModel)
     AutoProcessor.register(UniSRecConfig, UniSRecProcessor)
+    if "sequential-recommendation" not in PIPELINE_REGISTRY.get_supported_tasks():  # it warns when told twice
+        PIPELINE_REGISTRY.register_pipeline(
+            "sequential-recommendation",
+            pipeline_class=SequentialRecommendationPipeline,
+            pt_model=AutoModel,
+            type="text",
+        )
 
 
 # `import unisrec` is enough for the Auto classes; the command line answers `--help` first, without loading torch.
