@@ -220,8 +220,8 @@ class UniSRecSequenceEncoder(nn.Module):
                 f"A history of {length} items is longer than `max_position_embeddings` "
                 f"({self.config.max_position_embeddings}); keep its latest items."
             )
-        hidden_states = inputs_embeds + self.position_embedding.weight[:length]
-        hidden_states = self.dropout(self.layer_norm(hidden_states))
+        positions = self.position_embedding(torch.arange(length, device=inputs_embeds.device))
+        hidden_states = self.dropout(self.layer_norm(inputs_embeds + positions))
         # Padding is on the right, where no real position looks: the causal mask is all that is needed, and sdpa makes
         # that one itself.
         attention_mask = create_causal_mask(
@@ -339,6 +339,14 @@ class UniSRecModel(UniSRecPreTrainedModel):
         self.sequence_encoder.position_embedding.requires_grad_(False)
         self.sequence_encoder.layers.requires_grad_(False)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Token table of the text encoder; `NotImplementedError` without one."""
+        return (super() if self.text_encoder is None else self.text_encoder).get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Puts another token table into the text encoder."""
+        self.text_encoder.set_input_embeddings(value)
+
     def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         r"""
         Text vectors x, the input of the adaptor.
@@ -358,8 +366,19 @@ class UniSRecModel(UniSRecPreTrainedModel):
                 "This model has no text encoder (`text_config` is None): give items as `text_embeds`, or add the "
                 "encoder it was trained with by `attach_text_encoder`."
             )
-        hidden_states = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return pool_tokens(hidden_states, attention_mask, self.config.text_pooling)
+        if not self.training:
+            return self._encode_texts(input_ids, attention_mask)
+        # Texts of like length together: else half of the work of a training step would be padding.
+        order = attention_mask.sum(-1).argsort()
+        parts = []
+        for rows in order.split(128):
+            length = attention_mask[rows[-1]].sum()
+            parts.append(self._encode_texts(input_ids[rows, :length], attention_mask[rows, :length]))
+        return torch.cat(parts)[order.argsort()]
+
+    def _encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        states = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)[0]
+        return pool_tokens(states, attention_mask, self.config.text_pooling)
 
     def get_item_features(
         self,
@@ -476,7 +495,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
     @staticmethod
     def _last_item_state(last_hidden_state: torch.Tensor, item_index: torch.Tensor) -> torch.Tensor:
         last = ((item_index > 0).sum(-1) - 1).clamp(min=0)
-        return last_hidden_state[torch.arange(len(last), device=last.device), last]
+        return last_hidden_state[torch.arange(last.shape[0], device=last.device), last]
 
 
 __all__ = ["UniSRecModel", "UniSRecModelOutput", "UniSRecPreTrainedModel", "pool_tokens"]
