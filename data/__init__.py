@@ -3,6 +3,7 @@
 from .amazon import read_amazon
 from .domain import Domain
 from .interactions import build_domain
+from .official import read_official
 from .online_retail import read_online_retail
 from .recbole import read_recbole
 from .splits import Split, leave_one_out
@@ -15,6 +16,7 @@ __all__ = [
     "build_domain",
     "leave_one_out",
     "read_amazon",
+    "read_official",
     "read_online_retail",
     "read_recbole",
     "read_table",

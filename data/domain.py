@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .splits import LEAVE_ONE_OUT, MIN_INTERACTIONS
+from .given_features import check_given_features, load_given_features, save_given_features
+from .splits import ALL_TRAIN, LEAVE_ONE_OUT, MIN_INTERACTIONS
 
 
 FORMAT_VERSION = 1
@@ -33,16 +36,23 @@ class Domain:
         info (`dict`, *optional*):
             JSON-able facts: `source`, `filters`, `steps` (rows `{"step", "dropped", "left"}` counting interactions),
             `item_steps` (the same for items), and whatever else is worth keeping.
+        held_out (`bool`, *optional*, defaults to `True`):
+            Whether the last two interactions of each user are kept for validation and test, see [`leave_one_out`].
+        given_features (`dict[str, np.ndarray]`, *optional*):
+            Text vectors that came with the data, float32 `(num_items, text_embedding_size)`: `"item_embeddings"` and, of
+            the texts with words left out, `"word_drop_embeddings"`. See [`given_text_features`].
 
     Raises:
         ValueError: If a column is missing or has another type, an id is missing or repeated, a text or a history is
-            empty, or a history points outside of `items`.
+            empty, a history points outside of `items`, or the text vectors are not one float32 row for each item.
     """
 
     name: str
     items: pl.DataFrame
     sequences: pl.DataFrame
     info: dict[str, Any] = field(default_factory=dict)
+    held_out: bool = True
+    given_features: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_columns("items", self.items, {"item_id": pl.String, "text": pl.String})
@@ -62,6 +72,7 @@ class Domain:
             raise ValueError(
                 f"sequences: user {user!r} has item_index {indices[position]}, expected a row of the {self.num_items} items"
             )
+        check_given_features(self.given_features, self.num_items)
 
     def __repr__(self) -> str:
         return (
@@ -109,7 +120,8 @@ class Domain:
 
     def save_to_disk(self, path: str | os.PathLike) -> None:
         """
-        Write the domain folder: `items.parquet`, `sequences.parquet`, `domain.json`.
+        Write the domain folder: `items.parquet`, `sequences.parquet`, `domain.json`, and a `.npy` file for each of
+        `given_features`.
 
         All files appear at once or not at all.
 
@@ -119,30 +131,21 @@ class Domain:
         Raises:
             FileExistsError: If `path` exists and is not an empty folder.
         """
-        path = Path(path).absolute()
-        check_output_folder(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        draft.mkdir()
-        try:
+        with new_folder(path) as draft:
             self.items.write_parquet(draft / "items.parquet")
             self.sequences.write_parquet(draft / "sequences.parquet")
+            save_given_features(draft, self.given_features)
             description = {
                 "format_version": FORMAT_VERSION,
                 "name": self.name,
                 "counts": self.counts,
                 "content_hash": self.content_hash,
-                "splits": LEAVE_ONE_OUT,
+                "splits": LEAVE_ONE_OUT if self.held_out else ALL_TRAIN,
+                "given_features": list(self.given_features),
                 "info": self.info,
             }
             text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
             (draft / "domain.json").write_text(text, encoding="utf-8")
-            if path.exists():
-                path.rmdir()
-            os.replace(draft, path)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
 
     @classmethod
     def load_from_disk(cls, path: str | os.PathLike) -> "Domain":
@@ -174,7 +177,10 @@ class Domain:
                 raise ValueError(f"format version {description['format_version']}, expected {FORMAT_VERSION}")
             items = pl.read_parquet(path / "items.parquet", glob=False)
             sequences = pl.read_parquet(path / "sequences.parquet", glob=False)
-            domain = cls(description["name"], items, sequences, description["info"])
+            given = load_given_features(path, description.get("given_features", []))
+            domain = cls(
+                description["name"], items, sequences, description["info"], description["splits"] != ALL_TRAIN, given
+            )
             for key, count in domain.counts.items():
                 if count != description["counts"][key]:
                     raise ValueError(f"{count} {key}, expected {description['counts'][key]} (domain.json)")
@@ -190,11 +196,13 @@ class Domain:
     def report(self) -> str:
         """Short table of counts and of what each preparation step dropped."""
         lengths = np.diff(self.offsets)
+        evaluated = (lengths >= MIN_INTERACTIONS).sum() if self.held_out else 0
         lines = [
             f"{self.name}: {self.num_users:,} users, {self.num_items:,} items, {self.num_interactions:,} interactions",
             f"{lengths.mean():.2f} interactions per user, {self.items['text'].str.len_chars().mean():.1f} characters per "
-            f"item text, {(lengths >= MIN_INTERACTIONS).sum():,} users can be evaluated",
+            f"item text, {evaluated:,} users can be evaluated",
         ]
+        lines += [f"{name}: {len(rows):,} x {rows.shape[1]}" for name, rows in self.given_features.items()]
         for title, key in (("interactions", "steps"), ("items", "item_steps")):
             steps = self.info.get(key, [])
             if steps:
@@ -218,6 +226,35 @@ def check_output_folder(path: str | os.PathLike) -> None:
         raise FileExistsError(
             f"{path}: already exists and is not an empty folder; choose another one or remove it first"
         )
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """
+    Write a folder that appears at once or, after an error, not at all.
+
+    Args:
+        path (`str` or `os.PathLike`): Folder to be written, as for [`check_output_folder`].
+
+    Yields:
+        `Path`: An empty folder beside it, which takes its place at the end.
+
+    Raises:
+        FileExistsError: If `path` exists and is not an empty folder.
+    """
+    path = Path(path).absolute()
+    check_output_folder(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft.mkdir()
+    try:
+        yield draft
+        if path.exists():
+            path.rmdir()
+        os.replace(draft, path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def _check_columns(table: str, frame: pl.DataFrame, schema: dict[str, pl.DataType]) -> None:
@@ -245,4 +282,4 @@ def _hash_strings(digest, column: pl.Series) -> None:
         digest.update(part.to_series().str.join("").item().encode())
 
 
-__all__ = ["FORMAT_VERSION", "Domain", "check_output_folder"]
+__all__ = ["FORMAT_VERSION", "Domain", "check_output_folder", "new_folder"]

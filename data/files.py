@@ -32,18 +32,19 @@ def line_blocks(path: str | os.PathLike, block_bytes: int = BLOCK_BYTES) -> Iter
         FileNotFoundError: If there is no such file.
         ValueError: If the file is empty or its gzip data is damaged.
     """
-    line = 1
+    line, is_empty = 1, True
     with _open(path) as file:
         try:
             while block := file.read(block_bytes):
                 block += file.readline()
+                is_empty = False
                 yield line, block
                 line += block.count(b"\n")
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(
                 f"{path}: the gzip data is cut short or damaged after line {line}; fetch the file again"
             ) from error
-    if line == 1:
+    if is_empty:
         raise ValueError(f"{path}: the file is empty")
 
 

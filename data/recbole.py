@@ -1,4 +1,4 @@
-"""Reader of RecBole atomic files, and of the downstream folders published with the official UniSRec code."""
+"""Reader of RecBole atomic files."""
 
 import os
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from .columns import check_columns, to_interactions
 from .files import read_csv
 from .interactions import RawData, count_step
 from .item_texts import join_texts
+from .official import find_official
 
 
 COLUMNS = {"user_id": "user_id", "item_id": "item_id", "time": "timestamp"}
@@ -18,11 +19,7 @@ TEXT_TYPES = ("token", "token_seq")
 
 def read_recbole(folder: str | os.PathLike, *, text_columns: Sequence[str] | None = None) -> RawData:
     """
-    Read a folder of atomic files.
-
-    Either `NAME.inter` (`user_id:token`, `item_id:token`, `timestamp:float`) with `NAME.item`, or a downstream folder of
-    the official UniSRec code: `NAME.train.inter`, `NAME.valid.inter`, `NAME.test.inter`, `NAME.item2index`, `NAME.text`.
-    From the latter the whole histories are put together again; users keep the numbers they have there.
+    Read a folder of atomic files: `NAME.inter` (`user_id:token`, `item_id:token`, `timestamp:float`) and `NAME.item`.
 
     Args:
         folder (`str` or `os.PathLike`): Folder with the files of one dataset.
@@ -35,21 +32,21 @@ def read_recbole(folder: str | os.PathLike, *, text_columns: Sequence[str] | Non
 
     Raises:
         FileNotFoundError: If the folder or one of its files is missing.
-        ValueError: If there are several datasets in the folder, a file cannot be read, or a column is missing.
+        ValueError: If there are several datasets in the folder, a file cannot be read, a column is missing, or the folder is
+            one of the official UniSRec code, see [`read_official`].
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder, expected one with NAME.inter and NAME.item")
-    official = sorted(folder.glob("*.test.inter"))
-    names = [path.name.removesuffix(".test.inter") for path in official] or [
-        path.name.removesuffix(".inter") for path in sorted(folder.glob("*.inter"))
-    ]
+    if find_official(folder) is not None:
+        raise ValueError(
+            f"{folder}: a folder of the official UniSRec code, with splits of its own; take read_official"
+        )
+    names = [path.name.removesuffix(".inter") for path in sorted(folder.glob("*.inter"))]
     if not names:
         raise FileNotFoundError(f"{folder}: no .inter file, expected NAME.inter and NAME.item")
     if len(names) > 1:
         raise ValueError(f"{folder}: several datasets ({', '.join(names)}), expected one; move the others out")
-    if official:
-        return _read_official(folder / names[0])
     return _read_atomic(folder / names[0], text_columns)
 
 
@@ -69,42 +66,6 @@ def _read_atomic(stem: Path, text_columns: Sequence[str] | None) -> RawData:
         "text_columns": list(text_columns),
         "steps": [count_step(f"read {Path(inter).name}", interactions.height, interactions.height)],
         "item_steps": [count_step(f"read {Path(item).name}", items.height, items.height)],
-    }
-    return RawData(interactions, items, info)
-
-
-def _read_official(stem: Path) -> RawData:
-    frames = []
-    for split in ("train", "valid", "test"):
-        path = f"{stem}.{split}.inter"
-        frame, _ = _read_typed(path)
-        check_columns(frame.columns, ["user_id", "item_id_list", "item_id"], path)
-        frames.append(frame.select("user_id", "item_id", history=pl.col("item_id_list").str.split(" ")))
-    train, valid, test = frames
-    # Train rows are the prefixes of a history, longest first: their targets backwards are the history but its first item,
-    # which the shortest prefix holds. A user with one item to train on has no train row, but it is the history to validate.
-    known = pl.concat([train.reverse(), valid])
-    start = known.unique("user_id", keep="first", maintain_order=True).select(
-        "user_id", item_id=pl.col("history").list[0]
-    )
-    events = pl.concat([start, known.select("user_id", "item_id"), test.select("user_id", "item_id")])
-    events = events.with_columns(time=pl.int_range(pl.len(), dtype=pl.Int64).over("user_id"))
-
-    index = read_csv(f"{stem}.item2index", separator="\t", columns=("item_id", "index"))
-    texts, _ = _read_typed(f"{stem}.text")
-    check_columns(texts.columns, ["item_id", "text"], f"{stem}.text")
-    named = events.join(index, left_on="item_id", right_on="index", how="left", maintain_order="left")
-    interactions = named.select("user_id", pl.col("item_id_right").alias("item_id"), "time")
-    if interactions["item_id"].null_count():
-        unknown = events["item_id"][int(interactions["item_id"].is_null().arg_max())]
-        raise ValueError(f"{stem}.item2index: no item has index {unknown!r}, which the .inter files use")
-    items = texts.select("item_id", text=join_texts([pl.col("text")]))
-    info = {
-        "files": [
-            f"{stem.name}.{part}" for part in ("train.inter", "valid.inter", "test.inter", "item2index", "text")
-        ],
-        "steps": [count_step(f"histories of {stem.name}", interactions.height, interactions.height)],
-        "item_steps": [count_step(f"read {stem.name}.text", items.height, items.height)],
     }
     return RawData(interactions, items, info)
 

@@ -25,6 +25,8 @@ LEAVE_ONE_OUT = {
     "test": "all but the last interaction, target: the last",
 }
 
+ALL_TRAIN = {"protocol": "nothing held out", "train": "all interactions"}
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -61,16 +63,23 @@ def leave_one_out(domain: Domain, split: Literal["train", "valid", "test", "all"
             `"train"`: everything but the last two interactions; users with fewer than three keep all of theirs.
             `"valid"`: the same histories, target the last but one. `"test"`: everything but the last interaction,
             which is the target. `"all"`: whole histories without targets, for pre-training. Users with fewer than
-            three interactions are in `"train"` and `"all"` only.
+            three interactions are in `"train"` and `"all"` only. Where `domain.held_out` is false, `"train"` is `"all"`.
 
     Returns:
         `Split`: Histories in the order of `domain.sequences`.
 
     Raises:
-        ValueError: If `split` is none of the four.
+        ValueError: If `split` is none of the four, or `"valid"` or `"test"` of a domain that holds nothing out.
     """
     if split not in HELD_OUT:
         raise ValueError(f"unknown split {split!r}, expected one of {', '.join(map(repr, HELD_OUT))}")
+    if not domain.held_out:
+        if split in ("valid", "test"):
+            raise ValueError(
+                f"{domain.name!r} holds nothing out, so it has no {split!r} split; pre-train on it, and evaluate on a domain "
+                "with validation and test items"
+            )
+        split = "all"
     lengths = np.diff(domain.offsets)
     evaluated = lengths >= MIN_INTERACTIONS
     with_targets = split in ("valid", "test")
@@ -84,4 +93,4 @@ def leave_one_out(domain: Domain, split: Literal["train", "valid", "test", "all"
     return Split(domain.flat[positions], offsets, users, targets)
 
 
-__all__ = ["HELD_OUT", "LEAVE_ONE_OUT", "MIN_INTERACTIONS", "Split", "leave_one_out"]
+__all__ = ["ALL_TRAIN", "HELD_OUT", "LEAVE_ONE_OUT", "MIN_INTERACTIONS", "Split", "leave_one_out"]

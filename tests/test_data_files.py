@@ -115,3 +115,7 @@ def test_read_parquet(write, tmp_path):
     frame[:0].write_parquet(tmp_path / "empty.parquet")
     with pytest.raises(ValueError, match=r"no rows"):
         read_parquet(tmp_path / "empty.parquet")
+
+
+def test_one_line_without_a_line_break(write):
+    assert list(line_blocks(write("one.csv", "user,item"))) == [(1, b"user,item")]

@@ -1,8 +1,8 @@
-"""Atomic files, and the downstream folders of the official code."""
+"""Atomic files of RecBole."""
 
 import pytest
 
-from unisrec.data import build_domain, read_recbole
+from unisrec.data import read_recbole
 
 
 @pytest.fixture
@@ -73,39 +73,3 @@ def test_bad_files(write, atomic):
     write("ml.inter", "user_id:token|item_id:token|timestamp:float", "1|10|1", "1|10|x")
     with pytest.raises(ValueError, match=r"ml.inter, line 3: 'timestamp' is 'x'"):
         read_recbole(atomic)
-
-
-HISTORIES = {"0": list("abcabd"), "1": list("cba"), "2": [*"abcd" * 30]}
-
-
-@pytest.fixture
-def official(write):
-    """The files that the published preprocessing writes for `HISTORIES`: prefixes of at most 50 items."""
-    index = {item: str(n) for n, item in enumerate("dcba")}
-    rows = {"train": [], "valid": [], "test": []}
-    for user, history in HISTORIES.items():
-        numbers = [index[item] for item in history]
-        train = numbers[:-2]
-        for back in range(1, len(train)):
-            rows["train"].append(f"{user}|{' '.join(train[:-back][-50:])}|{train[-back]}")
-        rows["valid"].append(f"{user}|{' '.join(train[-50:])}|{numbers[-2]}")
-        rows["test"].append(f"{user}|{' '.join(numbers[:-1][-50:])}|{numbers[-1]}")
-    for split, lines in rows.items():
-        write(f"Shop.{split}.inter", "user_id:token|item_id_list:token_seq|item_id:token", *lines)
-    write("Shop.item2index", *(f"{item}|{number}" for item, number in index.items()))
-    return write("Shop.text", "item_id:token|text:token_seq", *(f"{item}|Item {item}. Acme. " for item in "abcd"))
-
-
-def test_official_folder_gives_back_whole_histories(official):
-    interactions, items, info = read_recbole(official)
-    domain = build_domain(interactions, items, name="shop", source="recbole", user_k=1, item_k=1, info=info)
-    ids = domain.items["item_id"].to_list()
-    assert {user: [ids[row] for row in history] for user, history in domain.sequences.iter_rows()} == HISTORIES
-    assert domain.items["text"].to_list() == ["Item a. Acme", "Item b. Acme", "Item c. Acme", "Item d. Acme"]
-    assert info["steps"][0]["left"] == sum(map(len, HISTORIES.values()))
-
-
-def test_official_folder_with_unknown_index(official, write):
-    write("Shop.item2index", "a|3", "b|2", "c|1")
-    with pytest.raises(ValueError, match=r"Shop.item2index: no item has index '0'"):
-        read_recbole(official)

@@ -22,7 +22,15 @@ _EXPORTS = {
         "UniSRecModelOutput",
         "UniSRecProcessor",
     ],
-    "data": ["Domain", "leave_one_out", "read_amazon", "read_online_retail", "read_recbole", "read_table"],
+    "data": [
+        "Domain",
+        "leave_one_out",
+        "read_amazon",
+        "read_official",
+        "read_online_retail",
+        "read_recbole",
+        "read_table",
+    ],
     "trainer": [
         "UniSRecFinetuneArguments",
         "UniSRecFinetuneTrainer",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 
 FORMATTER = argparse.RawDescriptionHelpFormatter
+DEFAULT_K = 5
 
 AMAZON_EXAMPLE = """example:
   unisrec prepare amazon --ratings Office_Products.csv.gz --metadata meta_Office_Products.json.gz --output domains/office
@@ -15,6 +16,10 @@ ONLINE_RETAIL_EXAMPLE = """example:
 RECBOLE_EXAMPLE = """examples:
   unisrec prepare recbole --input dataset/ml-100k --text-columns movie_title class --output domains/ml-100k
   unisrec prepare recbole --input dataset/downstream/Scientific --output domains/scientific
+  unisrec prepare recbole --input dataset/pretrain/FHCKM --missing-text keep --output domains/fhckm
+
+Folders of the official UniSRec code are taken whole, with their splits and text vectors: --user-k, --item-k and
+--text-columns do not apply. A merged folder such as FHCKM becomes a folder of domains, domains/fhckm/Food and so on.
 """
 TABLE_EXAMPLE = """examples:
   unisrec prepare table --interactions clicks.csv --items products.csv --user-column customer --item-column sku \\
@@ -30,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output", required=True, metavar="DIR", help="domain folder to write; must not exist yet")
     group.add_argument("--name", help="name of the domain (default: name of the output folder)")
     group.add_argument(
-        "--user-k", type=int, default=5, metavar="K", help="fewest interactions of a user; 1 keeps all (default: 5)"
+        "--user-k", type=int, metavar="K", help="fewest interactions of a user; 1 keeps all (default: 5)"
     )
     group.add_argument(
-        "--item-k", type=int, default=5, metavar="K", help="fewest interactions of an item; 1 keeps all (default: 5)"
+        "--item-k", type=int, metavar="K", help="fewest interactions of an item; 1 keeps all (default: 5)"
     )
     group.add_argument(
         "--missing-text",
@@ -67,8 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     retail = add_source("online-retail", "the UCI Online Retail tables, I or II", ONLINE_RETAIL_EXAMPLE)
     retail.add_argument("--input", required=True, metavar="FILE", help=".xlsx, .csv, .csv.gz or .parquet")
 
-    recbole = add_source("recbole", "RecBole atomic files or a downstream folder of official UniSRec", RECBOLE_EXAMPLE)
-    recbole.add_argument("--input", required=True, metavar="DIR", help="folder with NAME.inter and NAME.item")
+    recbole = add_source("recbole", "RecBole atomic files, or a processed folder of official UniSRec", RECBOLE_EXAMPLE)
+    recbole.add_argument(
+        "--input", required=True, metavar="DIR", help="folder with NAME.inter and NAME.item, or with NAME.train.inter"
+    )
     recbole.add_argument(
         "--text-columns", nargs="+", metavar="COLUMN", help="columns of NAME.item (default: all token, token_seq)"
     )
@@ -89,23 +96,53 @@ def run(args: argparse.Namespace) -> int:
     """Write the domain folder and print what became of the rows."""
     from ..data import build_domain
     from ..data.domain import check_output_folder
+    from ..data.official import find_official
 
     output = Path(args.output)
     check_output_folder(output)
+    if args.source == "recbole" and find_official(args.input) is not None:
+        return _run_official(args, output)
     interactions, items, info = _read(args)
     domain = build_domain(
         interactions,
         items,
         name=args.name or output.absolute().name,
         source=args.source,
-        user_k=args.user_k,
-        item_k=args.item_k,
+        user_k=DEFAULT_K if args.user_k is None else args.user_k,
+        item_k=DEFAULT_K if args.item_k is None else args.item_k,
         missing_text=args.missing_text,
         info=info,
     )
     domain.save_to_disk(output)
     print(domain.report())
     print(f"\nwritten to {output}")
+    return 0
+
+
+def _run_official(args: argparse.Namespace, output: Path) -> int:
+    """Domains with the splits and text vectors of the official code, in one folder each."""
+    from dataclasses import replace
+
+    from ..data.domain import new_folder
+    from ..data.official import read_official
+
+    ignored = {"--user-k": args.user_k, "--item-k": args.item_k, "--text-columns": args.text_columns}
+    if given := [option for option, value in ignored.items() if value is not None]:
+        raise ValueError(
+            f"{args.input} is a folder of the official code and taken whole; leave {', '.join(given)} out"
+        )
+    domains = read_official(args.input, missing_text=args.missing_text)
+    if len(domains) == 1:
+        domains = [replace(domains[0], name=args.name or output.absolute().name)]
+        domains[0].save_to_disk(output)
+    elif args.name is not None:
+        raise ValueError(f"--name {args.name}: {args.input} holds {len(domains)} domains with names of their own")
+    else:
+        with new_folder(output) as draft:
+            for domain in domains:
+                domain.save_to_disk(draft / domain.name)
+    print("\n\n".join(domain.report() for domain in domains))
+    print(f"\nwritten to {output}" + (f": {' '.join(domain.name for domain in domains)}" if len(domains) > 1 else ""))
     return 0
 
 
