@@ -1,7 +1,7 @@
-"""Checkpoint and catalogue -> ranked items and pictures."""
+"""Checkpoint and catalogue -> ranked items and exported towers."""
 
-from .plots import plot_training_curves
+from .export import export_onnx
 from .recommender import Recommendation, Recommender
 
 
-__all__ = ["Recommendation", "Recommender", "plot_training_curves"]
+__all__ = ["Recommendation", "Recommender", "export_onnx"]

@@ -1,0 +1,90 @@
+"""`unisrec export`: text encoder, item tower and sequence tower as ONNX files."""
+
+import argparse
+import contextlib
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from ..modeling_unisrec import UniSRecModel
+
+
+EXAMPLE = """\
+example:
+  unisrec export runs/office --output onnx/office
+
+Each file is run in ONNX Runtime beside the model before the verb ends; exit status 1 if they differ.
+"""
+TOLERANCE = 1e-4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the verb."""
+    parser.epilog = EXAMPLE
+    parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+    parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the files")
+    parser.add_argument("--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has no text encoder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb."""
+    from ..data.domain import check_output_folder
+    from ..recommender.export import check_export_packages, export_onnx
+    from ..trainer.checkpoints import load_checkpoint
+
+    try:
+        check_export_packages()
+    except ImportError as error:  # not ours: one line and status 2
+        raise ValueError(str(error)) from error
+    check_output_folder(args.output)
+    model, processor = load_checkpoint(args.model, args.text_encoder)
+    model.float()
+    with _quiet():
+        export_onnx(model, args.output, processor)
+    return report(model, Path(args.output))
+
+
+def report(model: "UniSRecModel", folder: Path) -> int:
+    """Prints sizes of the files and how far they are from the model. Returns the exit status."""
+    from ..recommender.export import onnx_differences
+
+    differences = onnx_differences(model, folder)
+    width = max(map(len, differences))
+    print(f"{'':{width}}  {'MB':>7}  largest difference from torch")
+    for name, difference in differences.items():
+        size = sum(file.stat().st_size for file in folder.glob(f"{name}*")) / 1e6
+        print(f"{name:{width}}  {size:7.1f}  {difference:.1e}")
+    worst = max(differences, key=differences.get)
+    if not differences[worst] <= TOLERANCE:
+        print(
+            f"unisrec export: error: {folder / worst} differs from the model by {differences[worst]:.1e}, more than "
+            f"{TOLERANCE:.0e}: do not serve it; another version of torch, onnx or onnxscript may export it well.",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"\nwritten to {folder}")
+    return 0
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what the exporters say about their own insides off the terminal: the files are checked instead."""
+    from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
+
+    torch_logger = logging.getLogger("torch.onnx")
+    levels = get_verbosity(), torch_logger.level
+    set_verbosity_error()
+    torch_logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        set_verbosity(levels[0])
+        torch_logger.setLevel(levels[1])
