@@ -90,10 +90,17 @@ class UniSRecConfig(PreTrainedConfig):
             Whitening experts of the adaptor.
         adaptor_dropout (`float`, *optional*, defaults to 0.2):
             Dropout of text vectors on their way into the experts, in [0, 1).
+        whitening_bias (`bool`, *optional*, defaults to `True`):
+            Whether each expert shifts text vectors before it projects them.
         router_noise (`float`, *optional*, defaults to 0.01):
             Floor of the learned noise scale of the router in training. `None` routes without noise.
+        similarity (`str`, *optional*, defaults to `"cosine"`):
+            What a sequence and an item are scored by: `"cosine"` over `temperature`, or the plain product `"dot"`.
         temperature (`float`, *optional*, defaults to 0.07):
             Divides the cosine similarity of a sequence and an item.
+        item_text (`bool`, *optional*, defaults to `True`):
+            Whether the text of an item is part of its vector. `False` leaves the ID embedding alone; with
+            `similarity="dot"` that is SASRec (arXiv 1808.09781).
         num_items (`int`, *optional*):
             Rows of the item-ID embedding (padding not counted) of a transductive model. `None` is the inductive
             model: text only.
@@ -130,8 +137,11 @@ class UniSRecConfig(PreTrainedConfig):
     max_position_embeddings: int = 50
     num_experts: int = 8
     adaptor_dropout: float | int = 0.2
+    whitening_bias: bool = True
     router_noise: float | int | None = 1e-2
+    similarity: Literal["cosine", "dot"] = "cosine"
     temperature: float | int = 0.07
+    item_text: bool = True
     num_items: int | None = None
     initializer_range: float = 0.02
 
@@ -180,6 +190,8 @@ class UniSRecConfig(PreTrainedConfig):
             )
         if self.num_items is not None and self.num_items < 1:
             raise ValueError(f"`num_items` ({self.num_items}) must be at least 1, or None for a text-only model.")
+        if not self.item_text and self.num_items is None:
+            raise ValueError("`item_text` is False and `num_items` None: an item has neither text nor ID; set one.")
 
     def validate_ranges(self):
         """Values with a range of their own."""

@@ -49,20 +49,8 @@ class UniSRecModelOutput(ModelOutput):
 
 
 def pool_tokens(hidden_states: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    r"""
-    One vector for each text.
-
-    Args:
-        hidden_states (`torch.FloatTensor` of shape `(num_texts, num_tokens, text_embedding_size)`):
-            Token states of the text encoder.
-        attention_mask (`torch.LongTensor` of shape `(num_texts, num_tokens)`):
-            1 for real tokens, 0 for padding.
-        pooling (`str`):
-            `"cls"` takes the first token, `"mean"` averages the real ones.
-
-    Returns:
-        `torch.FloatTensor` of shape `(num_texts, text_embedding_size)`.
-    """
+    """One vector for each text, the first token's state (`pooling="cls"`) or the mean of the real ones (`"mean"`):
+    states (U, T, D) and their mask (U, T) in, (U, D) out."""
     if pooling == "cls":
         return hidden_states[:, 0]
     mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
@@ -102,7 +90,7 @@ class UniSRecAdaptor(nn.Module):
         text_size, num_experts = config.text_embedding_size, config.num_experts
         self.noise_floor = config.router_noise
         self.weight = nn.Parameter(torch.empty(text_size, num_experts, config.hidden_size))  # W_k
-        self.bias = nn.Parameter(torch.empty(num_experts, text_size))  # b_k
+        self.bias = nn.Parameter(torch.empty(num_experts, text_size)) if config.whitening_bias else None  # b_k
         self.router = nn.Parameter(torch.empty(text_size, num_experts))  # W_2
         if self.noise_floor is not None:
             self.router_noise = nn.Parameter(torch.empty(text_size, num_experts))  # W_3
@@ -118,10 +106,14 @@ class UniSRecAdaptor(nn.Module):
 
     def forward(self, text_embeds: torch.Tensor) -> torch.Tensor:
         gate = self.gate(text_embeds)  # (U, G)
-        offset = torch.einsum("gd,dgh->gh", self.bias, self.weight)
         # One mask of dropout for all experts (the official code draws one for each), so that one product serves all.
-        experts = (self.dropout(text_embeds) @ self.weight.flatten(1)).unflatten(-1, offset.shape)  # (U, G, H)
-        return torch.bmm(gate.unsqueeze(1), experts).squeeze(1) - gate @ offset
+        experts = (self.dropout(text_embeds) @ self.weight.flatten(1)).unflatten(
+            -1, self.weight.shape[1:]
+        )  # (U, G, H)
+        item_embeds = torch.bmm(gate.unsqueeze(1), experts).squeeze(1)
+        if self.bias is None:
+            return item_embeds
+        return item_embeds - gate @ torch.einsum("gd,dgh->gh", self.bias, self.weight)
 
 
 class UniSRecAttention(nn.Module):
@@ -254,7 +246,8 @@ class UniSRecPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, UniSRecAdaptor):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
             init.zeros_(module.router)
             if module.noise_floor is not None:
                 init.zeros_(module.router_noise)
@@ -275,7 +268,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
     def __init__(self, config: UniSRecConfig):
         super().__init__(config)
         self.text_encoder = None if config.text_config is None else AutoModel.from_config(config.text_config)
-        self.adaptor = UniSRecAdaptor(config)
+        self.adaptor = UniSRecAdaptor(config) if config.item_text else None
         self.item_embedding = None
         if config.num_items is not None:
             self.item_embedding = nn.Embedding(config.num_items + 1, config.hidden_size, padding_idx=0)
@@ -403,6 +396,10 @@ class UniSRecModel(UniSRecPreTrainedModel):
         Returns:
             `torch.FloatTensor` of shape `(num_items, hidden_size)`.
         """
+        if self.item_embedding is not None and item_ids is None:
+            raise ValueError("A transductive model (`num_items` is set) needs `item_ids`, 0 for unknown items.")
+        if self.adaptor is None:
+            return self.item_embedding(item_ids)
         # The catalogue keeps its vectors in float32, whatever the model runs in.
         parts = [] if text_embeds is None else [text_embeds.to(self.adaptor.weight.dtype)]
         if input_ids is not None:
@@ -410,11 +407,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         if not parts:
             raise ValueError("Items are missing: give `text_embeds`, or `input_ids` with `attention_mask`.")
         item_embeds = self.adaptor(parts[0] if len(parts) == 1 else torch.cat(parts))
-        if self.item_embedding is None:
-            return item_embeds
-        if item_ids is None:
-            raise ValueError("A transductive model (`num_items` is set) needs `item_ids`, 0 for unknown items.")
-        return item_embeds + self.item_embedding(item_ids)
+        return item_embeds if self.item_embedding is None else item_embeds + self.item_embedding(item_ids)
 
     def get_sequence_features(self, item_index: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
         r"""
@@ -431,9 +424,16 @@ class UniSRecModel(UniSRecPreTrainedModel):
         """
         return self._last_item_state(self._encode_histories(item_index, item_embeds), item_index)
 
+    def similarity(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
+        """Cosine or product of sequences and items, by `config.similarity`: (B, H) and (U, H) in, (B, U) out."""
+        if self.config.similarity == "dot":
+            return sequence_embeds @ item_embeds.T
+        return F.normalize(sequence_embeds, dim=-1) @ F.normalize(item_embeds, dim=-1).T
+
     def score(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
-        """Cosine similarity over temperature: (B, H) and (U, H) in, (B, U) out."""
-        return F.normalize(sequence_embeds, dim=-1) @ F.normalize(item_embeds, dim=-1).T / self.config.temperature
+        """Logits of the next item, cosine over temperature or the plain product: (B, H) and (U, H) in, (B, U) out."""
+        similarity = self.similarity(sequence_embeds, item_embeds)
+        return similarity if self.config.similarity == "dot" else similarity / self.config.temperature
 
     @merge_with_config_defaults
     @can_return_tuple

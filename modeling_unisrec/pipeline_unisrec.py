@@ -128,7 +128,7 @@ class SequentialRecommendationPipeline(Pipeline):
         if self._item_embeds is None:
             self._item_embeds = self._encode_catalogue()
         sequence_embeds = self.model(**model_inputs["batch"]).sequence_embeds
-        scores = self.model.score(sequence_embeds, self._item_embeds) * self.model.config.temperature
+        scores = self.model.similarity(sequence_embeds, self._item_embeds)
         return {"scores": scores.float(), "seen": model_inputs["seen"]}
 
     def postprocess(

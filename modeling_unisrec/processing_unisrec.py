@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -259,6 +260,12 @@ class UniSRecProcessor(ProcessorMixin):
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", directory.name), **kwargs)
         return [str(config_file)]
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """Uploads what `save_pretrained` writes, without the question whether `catalogue/` is meant to go up."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*about to commit a data file")
+            return super().push_to_hub(repo_id, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "UniSRecProcessor":

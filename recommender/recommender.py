@@ -113,9 +113,7 @@ class Recommender:
             ValueError: For an empty history, or a `top_k` below 1.
         """
         batch = self.processor(histories).to(self.model.device)
-        scores = (
-            self.model.score(self.model(**batch).sequence_embeds, self.item_embeds) * self.model.config.temperature
-        )
+        scores = self.model.similarity(self.model(**batch).sequence_embeds, self.item_embeds)
         seen = [
             [item for item, _ in map(self.processor.parse, history) if exclude_seen and item is not None]
             for history in histories

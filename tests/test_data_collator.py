@@ -20,6 +20,7 @@ def make_windows(num_windows, longest=12, seed=0, first_index=0):
     return [
         {
             "items": rng.permutation(100)[: rng.integers(2, longest + 1)],
+            "first_target": 1,
             "sequence": 1000 + number,
             "index": first_index + number,
         }
@@ -61,7 +62,7 @@ def test_originals_targets_and_numbers():
 
 
 def test_text_of_an_item_is_there_once():
-    windows = [{"items": np.array([7, 3, 7, 5]), "sequence": 0, "index": 0}] * 3
+    windows = [{"items": np.array([7, 3, 7, 5]), "first_target": 1, "sequence": 0, "index": 0}] * 3
     batch = PretrainCollator(text_vectors, word_drop_vectors, 0.0, word_drop_item_ratio=0.99)(windows)
     rows = [tuple(row) for row in batch["text_embeds"].tolist()]
     assert len(rows) == len(set(rows))
@@ -170,7 +171,10 @@ def test_draw_for_a_batch_gives_one_kind_of_view():
 
 
 def test_finetune_collator():
-    windows = [{"items": np.array(items), "sequence": 0, "index": 0} for items in ([4, 0, 2], [1, 1], [3, 2, 1, 0])]
+    windows = [
+        {"items": np.array(items), "first_target": 1, "sequence": 0, "index": 0}
+        for items in ([4, 0, 2], [1, 1], [3, 2, 1, 0])
+    ]
     batch = FinetuneCollator()(windows)
     assert batch["item_index"].tolist() == [[5, 1, 0], [2, 0, 0], [4, 3, 2]]
     assert batch["query_index"].tolist() == [0, 1, 3, 6, 7, 8]

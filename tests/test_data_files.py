@@ -118,4 +118,4 @@ def test_read_parquet(write, tmp_path):
 
 
 def test_one_line_without_a_line_break(write):
-    assert list(line_blocks(write("one.csv", "user,item"))) == [(1, b"user,item")]
+    assert list(line_blocks(write(b"user,item", "one.csv"))) == [(1, b"user,item")]

@@ -96,6 +96,21 @@ def test_batches_are_near_the_budget(make_split, num_processes):
     assert len(sizes) == -(-dataset.num_targets.sum() // (64 * num_processes)) * num_processes
 
 
+def test_prefix_rows_are_every_target_behind_its_latest_items(make_split):
+    histories = [*random_histories(num_histories=20), [3], list(range(25))]
+    dataset = WindowDataset([make_split(histories), make_split([[1, 2, 0]])], [40, 5], 6, prefix_rows=True)
+    rows = [dataset[index] for index in range(len(dataset))]
+    expected = [
+        history[max(0, end - 6) : end + 1] for history in [*histories, [41, 42, 40]] for end in range(1, len(history))
+    ]
+    assert sorted(row["items"].tolist() for row in rows) == sorted(expected)
+    assert all(row["first_target"] == len(row["items"]) - 1 for row in rows)
+    assert len({row["sequence"] for row in rows}) == len(rows)
+    assert dataset.num_targets.tolist() == [1] * len(rows)
+    batches = epoch_batches(dataset, 0, 30)
+    assert all(dataset.lengths[batch].max() - dataset.lengths[batch].min() <= 2 for batch in batches)
+
+
 def test_windows_of_a_batch_have_similar_lengths(make_split):
     dataset = WindowDataset([make_split(random_histories(num_histories=500))], [40], 10)
     padded = real = 0

@@ -18,25 +18,48 @@ from unisrec.configuration import UniSRecConfig
 from unisrec.data import Split
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.trainer import (
+    FinetuneCollator,
     PretrainCollator,
     RankingDataset,
     RowGatherer,
+    TextFinetuneCollator,
     UniSRecFinetuneArguments,
     UniSRecFinetuneTrainer,
     UniSRecPretrainArguments,
     UniSRecPretrainTrainer,
     WindowDataset,
 )
+from unisrec.trainer.datasets import DomainTexts
 
 
 NUM_PROCESSES = 2
 NUM_ITEMS = 12
 TABLE = np.random.default_rng(0).normal(size=(2 * NUM_ITEMS, 16)).astype(np.float32)
-CASES = ["pretrain-augmented", "pretrain-original", "finetune-inductive", "finetune-transductive"]
+TEXTS = [f"{number} {number * 7 % 24}" for number in range(2 * NUM_ITEMS)]  # two tokens each
+CASES = [
+    "pretrain-augmented",
+    "pretrain-original",
+    "pretrain-texts",
+    "finetune-inductive",
+    "finetune-transductive",
+    "finetune-texts",
+]
 
 
-def make_model(dtype, num_items=None):
+def tokenize(texts):
+    input_ids = torch.tensor([[int(word) for word in text.split()] for text in texts])
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+
+def make_text_config():
+    dropouts = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return {"model_type": "bert", "vocab_size": 24, "max_position_embeddings": 4, **sizes, **dropouts}
+
+
+def make_model(dtype, num_items=None, text_config=None):
     config = UniSRecConfig(
+        text_config=text_config,
         text_embedding_size=16,
         hidden_size=8,
         intermediate_size=12,
@@ -53,6 +76,8 @@ def make_model(dtype, num_items=None):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
+    if text_config is not None:
+        model.text_encoder.pooler.requires_grad_(False)  # nothing passes through it
     return model.to(dtype)
 
 
@@ -79,27 +104,36 @@ def make_trainer(case, folder, targets_per_batch, dtype=torch.float64):
         "use_cpu": True,
         "disable_tqdm": True,
     }
+    on_texts = kind == "texts"
+    model = make_model(dtype, NUM_ITEMS if kind == "transductive" else None, make_text_config() if on_texts else None)
     if task == "pretrain":
+        views = [lambda items: TABLE[items].astype(np.float64), lambda items: TABLE[items].astype(np.float64) + 0.5]
+        if on_texts:
+            texts = DomainTexts([TEXTS])
+            views = [texts, lambda items: [text.split()[0] + " 3" for text in texts(items)]]
         collator = PretrainCollator(
-            lambda items: TABLE[items].astype(np.float64),
-            lambda items: TABLE[items].astype(np.float64) + 0.5,
+            *views,
             item_drop_probability=0.5,
             word_drop_item_ratio=0.5,
+            tokenize=tokenize if on_texts else None,
         )
+        negatives = "augmented" if on_texts else kind
         return UniSRecPretrainTrainer(
-            make_model(dtype),
-            UniSRecPretrainArguments(sequence_negatives=kind, sequence_loss_weight=0.5, **options),
+            model,
+            UniSRecPretrainArguments(sequence_negatives=negatives, sequence_loss_weight=0.5, **options),
             data_collator=collator,
             train_dataset=WindowDataset([make_split(14, 0), make_split(9, 1)], [NUM_ITEMS] * 2, max_length=10),
         )
     trainer = UniSRecFinetuneTrainer(
-        make_model(dtype, num_items=NUM_ITEMS if kind == "transductive" else None),
+        model,
         UniSRecFinetuneArguments(load_best_model_at_end=False, early_stopping_patience=0, **options),
         train_dataset=WindowDataset([make_split(23, 0)], [NUM_ITEMS], max_length=10),
         eval_dataset=RankingDataset(make_split(21, 2), TABLE[:NUM_ITEMS]),
-        text_embeds=TABLE[:NUM_ITEMS],
+        data_collator=TextFinetuneCollator(TEXTS, tokenize) if on_texts else FinetuneCollator(),
+        text_embeds=None if on_texts else TABLE[:NUM_ITEMS],
     )
-    trainer._items["text_embeds"] = trainer._items["text_embeds"].to(dtype)
+    if not on_texts:
+        trainer._items["text_embeds"] = trainer._items["text_embeds"].to(dtype)
     return trainer
 
 

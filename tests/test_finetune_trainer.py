@@ -104,6 +104,19 @@ def test_loss_and_gradient_equal_a_loop_over_prefixes(make_trainer, setting):
 # Training
 
 
+def test_prefix_rows_have_the_same_loss_in_evaluation_mode(make_trainer, domain):
+    trainer = make_trainer(setting="transductive", model={"max_position_embeddings": 20})
+    split = leave_one_out(domain, "train")
+    model = trainer.model.eval()
+    losses = []
+    for prefix_rows in (False, True):
+        dataset = WindowDataset([split], [domain.num_items], 20, prefix_rows)
+        batch = FinetuneCollator()([dataset[index] for index in range(len(dataset))])
+        assert len(batch["labels"]) == int(dataset.num_targets.sum())
+        losses.append(trainer.compute_loss(model, batch).item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("setting", "frozen", "trained"),
     [
@@ -239,4 +252,4 @@ def test_checkpoints_are_models_without_pickles(make_trainer, tmp_path, setting,
 
     trainer.save_model(str(tmp_path / "final"))
     assert_equal_weights(UniSRecModel.from_pretrained(tmp_path / "final"), trainer.model)
-    assert {file.suffix for file in (tmp_path / "final").iterdir()} <= {".json", ".safetensors", ".py", ".md"}
+    assert {file.suffix for file in (tmp_path / "final").iterdir()} <= {".json", ".safetensors", ".py", ".md", ".png"}

@@ -94,3 +94,10 @@ def test_default_cutoffs_are_those_of_the_protocol():
         "recall@10_seen_masked",
         "recall@50_seen_masked",
     ]
+
+
+def test_scores_that_are_not_numbers_never_help():
+    nan = float("nan")
+    scores = torch.tensor([[nan] * 6, [0.1, nan, 0.5, nan, 0.2, 0.3]])
+    ranks = target_ranks(scores, torch.tensor([2, 5]), torch.tensor([[0, 1], [1, 2]]))
+    assert ranks.tolist() == [[5.0, 3.0], [3.0, 1.0]]

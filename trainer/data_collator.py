@@ -16,31 +16,68 @@ def _pad(rows: Sequence[np.ndarray], length: int, value: int) -> np.ndarray:
     return matrix
 
 
-def _flat_queries(num_targets: np.ndarray, length: int) -> np.ndarray:
-    """Places of all inputs in the flattened (batch, length) matrix, row by row."""
-    return np.flatnonzero(np.arange(length) < num_targets[:, None])
+def _queries(features: Sequence[dict[str, Any]], length: int) -> np.ndarray:
+    """Places of the inputs with a target in the flattened (batch, length) matrix, row by row."""
+    first = np.array([[feature["first_target"]] for feature in features])
+    stop = np.array([[len(feature["items"])] for feature in features])
+    targets = np.arange(1, length + 1)  # the place of an input's target in its window
+    return np.flatnonzero((targets >= first) & (targets < stop))
+
+
+def _targets(features: Sequence[dict[str, Any]], windows: Sequence[np.ndarray]) -> np.ndarray:
+    """What stands in windows at the places of the targets."""
+    return np.concatenate(
+        [window[feature["first_target"] :] for feature, window in zip(features, windows, strict=True)]
+    )
 
 
 @dataclass
 class FinetuneCollator:
     r"""
-    Windows over one catalogue: each position with its next item.
+    Windows over one catalogue: each position that has a target with its next item.
 
     Returns:
         `item_index` `(batch_size, length)`: catalogue rows + 1, 0 is padding on the right; `query_index`
-        `(num_targets,)`: places of the real positions in the flattened matrix; `labels` `(num_targets,)`: catalogue
-        row of each one's next item.
+        `(num_targets,)`: places of these positions in the flattened matrix; `labels` `(num_targets,)`: catalogue row of
+        each one's next item.
     """
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         windows = [feature["items"] for feature in features]
-        num_targets = np.array([len(window) - 1 for window in windows])
-        length = int(num_targets.max())
+        length = max(map(len, windows)) - 1
         return {
             "item_index": torch.from_numpy(_pad([window[:-1] + 1 for window in windows], length, 0)),
-            "query_index": torch.from_numpy(_flat_queries(num_targets, length)),
-            "labels": torch.from_numpy(np.concatenate([window[1:] for window in windows])),
+            "query_index": torch.from_numpy(_queries(features, length)),
+            "labels": torch.from_numpy(_targets(features, windows)),
         }
+
+
+@dataclass
+class TextFinetuneCollator:
+    r"""
+    Windows over one catalogue whose texts are encoded in the step: the items of the batch are the candidates.
+
+    Args:
+        texts (`Sequence[str]`): Text of each item of the catalogue.
+        tokenize (`Callable`): Texts -> `input_ids` and `attention_mask`, [`UniSRecProcessor.tokenize`].
+
+    Returns:
+        `item_index` `(batch_size, length)`: rows of the distinct items + 1, 0 is padding on the right; `query_index`
+        `(num_targets,)`: places of positions with a target in the flattened matrix; `labels` `(num_targets,)`: row of
+        each one's next item; `items` `(num_items,)`: catalogue rows of the distinct items; their tokens.
+    """
+
+    texts: Sequence[str]
+    tokenize: Callable[[list[str]], dict[str, torch.Tensor]]
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        windows = [feature["items"] for feature in features]
+        items, rows = np.unique(np.concatenate(windows), return_inverse=True)
+        places = np.split(rows, np.cumsum([len(window) for window in windows])[:-1])
+        batch = FinetuneCollator()(
+            [feature | {"items": window} for feature, window in zip(features, places, strict=True)]
+        )
+        return batch | {"items": torch.from_numpy(items)} | self.tokenize([self.texts[item] for item in items])
 
 
 @dataclass
@@ -54,9 +91,11 @@ class PretrainCollator:
 
     Args:
         features (`Callable`):
-            Item numbers `(n,)` -> text vectors `(n, text_embedding_size)`.
+            Item numbers `(n,)` -> text vectors `(n, text_embedding_size)`, or with `tokenize` their texts.
         word_drop_features (`Callable`, *optional*):
             The same for texts with words left out. Without it, all views are made by item drop.
+        tokenize (`Callable`, *optional*):
+            Texts -> `input_ids` and `attention_mask`, [`UniSRecProcessor.tokenize`], for a text encoder in training.
         item_drop_probability (`float`, *optional*, defaults to 0.9): Share of views made by item drop.
         item_drop_ratio (`float`, *optional*, defaults to 0.2): Share of items left out of such a view.
         word_drop_item_ratio (`float`, *optional*, defaults to 0.2): Share of items changed in the other views.
@@ -65,24 +104,24 @@ class PretrainCollator:
         seed (`int`, *optional*, defaults to 0): Of the draws, with epoch and window.
 
     Returns:
-        `item_index` `(2 * batch_size, length)`: rows of `text_embeds` + 1, originals first, then views; `text_embeds`
-        `(num_items, text_embedding_size)`; and for each of the `num_targets` pairs, `query_index` and `view_index`
-        (places in the flattened halves of `item_index`), `target_rows` (row of `text_embeds` of the next item),
+        `item_index` `(2 * batch_size, length)`: rows of the items + 1, originals first, then views; `text_embeds`
+        `(num_items, text_embedding_size)` or tokens; and for each of the `num_targets` pairs, `query_index` and
+        `view_index` (places in the flattened halves of `item_index`), `target_rows` (row of the next item),
         `target_items` (its number among the items of all domains) and `target_sequences` (number of the history).
     """
 
-    features: Callable[[np.ndarray], np.ndarray]
-    word_drop_features: Callable[[np.ndarray], np.ndarray] | None = None
+    features: Callable[[np.ndarray], np.ndarray | list[str]]
+    word_drop_features: Callable[[np.ndarray], np.ndarray | list[str]] | None = None
     item_drop_probability: float = 0.9
     item_drop_ratio: float = 0.2
     word_drop_item_ratio: float = 0.2
     augmentation_draw: Literal["sequence", "batch"] = "sequence"
     seed: int = 0
+    tokenize: Callable[[list[str]], dict[str, torch.Tensor]] | None = None
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         windows = [feature["items"] for feature in features]
-        num_targets = np.array([len(window) - 1 for window in windows])
-        length = int(num_targets.max())
+        length = max(map(len, windows)) - 1
         items, rows = np.unique(np.concatenate(windows), return_inverse=True)
         row_windows = np.split(rows, np.cumsum([len(window) for window in windows])[:-1])
         inputs = _pad([row[:-1] for row in row_windows], length, -1)
@@ -96,20 +135,22 @@ class PretrainCollator:
         row_of, column_of = np.nonzero(kept)
         views[row_of, last_kept[row_of, column_of]] = viewed[row_of, column_of]
 
-        text_embeds = self.features(items)
+        texts = [self.features(items)]
         if len(changed_rows):
-            text_embeds = np.concatenate([text_embeds, self.word_drop_features(items[changed_rows])])
-        query_index = _flat_queries(num_targets, length)
+            texts.append(self.word_drop_features(items[changed_rows]))
+        query_index = _queries(features, length)
         batch = {
             "item_index": np.concatenate([inputs, views]) + 1,
-            "text_embeds": text_embeds,
             "query_index": query_index,
             "view_index": (last_kept + np.arange(len(windows))[:, None] * length).ravel()[query_index],
-            "target_rows": np.concatenate([row[1:] for row in row_windows]),
-            "target_items": np.concatenate([window[1:] for window in windows]),
-            "target_sequences": np.repeat([feature["sequence"] for feature in features], num_targets),
+            "target_rows": _targets(features, row_windows),
+            "target_items": _targets(features, windows),
+            "target_sequences": np.array([feature["sequence"] for feature in features])[query_index // length],
         }
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
+        batch = {name: torch.from_numpy(array) for name, array in batch.items()}
+        if self.tokenize is None:
+            return batch | {"text_embeds": torch.from_numpy(np.concatenate(texts))}
+        return batch | self.tokenize([text for part in texts for text in part])
 
     def _draw(self, indices: Sequence[int], real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which inputs the view keeps and which it takes with words left out, `(batch_size, length)` each."""
@@ -147,4 +188,4 @@ class RankingCollator:
         }
 
 
-__all__ = ["FinetuneCollator", "PretrainCollator", "RankingCollator"]
+__all__ = ["FinetuneCollator", "PretrainCollator", "RankingCollator", "TextFinetuneCollator"]

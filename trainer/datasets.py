@@ -17,6 +17,9 @@ class WindowDataset(Dataset):
     A window of n + 1 items gives n pairs (prefix, next item). Histories of up to `max_length + 1` items are one
     window; longer ones are cut from the end, so that the latest targets see the longest past.
 
+    With `prefix_rows`, each target is a row of its own behind the items before it, the latest `max_length` of them, as
+    in the official code: the same targets, at many times the cost.
+
     An index carries its epoch (`epoch * len(dataset) + window`), so that random draws can depend on seed, epoch and
     window alone: workers, prefetching, resuming and the number of processes do not change them.
 
@@ -27,21 +30,25 @@ class WindowDataset(Dataset):
             Catalogue size of each domain. Items of domain d are numbered behind those of the domains before it.
         max_length (`int`):
             Most inputs of a window, the model's `max_position_embeddings`.
+        prefix_rows (`bool`, *optional*, defaults to `False`):
+            One row for each target.
 
     Raises:
         ValueError: If no history has two items.
     """
 
-    def __init__(self, splits: Sequence[Split], num_items: Sequence[int], max_length: int):
+    def __init__(self, splits: Sequence[Split], num_items: Sequence[int], max_length: int, prefix_rows: bool = False):
         self.epoch = 0
+        self.prefix_rows = prefix_rows
         flats, starts, stops, sequences = [], [], [], []
         first_item = first_row = first_sequence = 0
         for split, size in zip(splits, num_items, strict=True):
             targets = np.maximum(np.diff(split.offsets) - 1, 0)
-            windows = -(-targets // max_length)
+            step = 1 if prefix_rows else max_length  # targets of a window
+            windows = -(-targets // step)
             sequence = np.repeat(np.arange(len(windows)), windows)
             from_end = np.arange(len(sequence)) - np.repeat(np.cumsum(windows) - windows, windows)
-            stop = split.offsets[1:][sequence] - from_end * max_length
+            stop = split.offsets[1:][sequence] - from_end * step
             start = np.maximum(split.offsets[:-1][sequence], stop - max_length - 1)
             flats.append(split.flat + first_item)
             starts.append(start + first_row)
@@ -59,9 +66,14 @@ class WindowDataset(Dataset):
             raise ValueError("No history has two items, so there is nothing to train on: check the domain's filters.")
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Items of each window, `(num_windows,)`."""
+        return self.stops - self.starts
+
+    @property
     def num_targets(self) -> np.ndarray:
         """Targets of each window, `(num_windows,)`."""
-        return self.stops - self.starts - 1
+        return np.ones_like(self.starts) if self.prefix_rows else self.lengths - 1
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer when an epoch starts."""
@@ -72,9 +84,12 @@ class WindowDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray | int]:
         window = index % len(self)
+        items = self.flat[self.starts[window] : self.stops[window]]
         return {
-            "items": self.flat[self.starts[window] : self.stops[window]],
-            "sequence": int(self.sequences[window]),
+            "items": items,
+            "first_target": len(items) - 1 if self.prefix_rows else 1,
+            # A row of the official code knows nothing of the other rows of its history.
+            "sequence": window if self.prefix_rows else int(self.sequences[window]),
             "index": int(index),
         }
 
@@ -110,7 +125,7 @@ class TargetBatchSampler(Sampler[list[int]]):
         rng = np.random.default_rng([self.seed, self.dataset.epoch])
         num_targets = self.dataset.num_targets
         order = rng.permutation(len(num_targets))
-        order = order[np.argsort(num_targets[order], kind="stable")]
+        order = order[np.argsort(self.dataset.lengths[order], kind="stable")]
         total = np.cumsum(num_targets[order])
         cuts = np.searchsorted(total, total[-1] * np.arange(1, self.num_batches) / self.num_batches)
         # At least one window in each batch, also where a window is larger than a batch.
@@ -130,20 +145,20 @@ class RankingDataset(Dataset):
         split (`Split`):
             Histories and targets of a domain, `valid` or `test`. Users are taken by length of history, so that a batch
             pads little.
-        text_embeds (`np.ndarray` of shape `(num_items, text_embedding_size)`):
-            Text vectors of the catalogue.
+        catalogue (`np.ndarray` of shape `(num_items, text_embedding_size)` or `Sequence[str]`):
+            Text vectors of the catalogue, or its texts where the model carries a text encoder that is in training.
 
     Raises:
         ValueError: If there is nobody to rank for.
     """
 
-    def __init__(self, split: Split, text_embeds: np.ndarray):
+    def __init__(self, split: Split, catalogue: np.ndarray | Sequence[str]):
         if len(split) == 0:
             raise ValueError(
                 "No user has the three interactions that two held-out targets and a history take: there is nothing to evaluate on."
             )
         self.split = split
-        self.text_embeds = text_embeds
+        self.catalogue = catalogue
         self.order = np.argsort(np.diff(split.offsets), kind="stable")
 
     def __len__(self) -> int:
@@ -177,6 +192,22 @@ class DomainFeatures:
         return vectors
 
 
+class DomainTexts:
+    r"""
+    Item texts of several domains by the item numbers of [`WindowDataset`].
+
+    Args:
+        tables (`Sequence[Sequence[str]]`): Texts of each domain.
+    """
+
+    def __init__(self, tables: Sequence[Sequence[str]]):
+        self.texts = [text for table in tables for text in table]
+
+    def __call__(self, items: np.ndarray) -> list[str]:
+        """Texts of item numbers."""
+        return [self.texts[item] for item in items]
+
+
 def catalogue_tensors(text_embeds: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
     """A whole catalogue as the model takes it: `text_embeds` `(num_items, D)` and `item_ids` `(num_items,)`."""
     return {
@@ -185,4 +216,11 @@ def catalogue_tensors(text_embeds: np.ndarray, device: torch.device) -> dict[str
     }
 
 
-__all__ = ["DomainFeatures", "RankingDataset", "TargetBatchSampler", "WindowDataset", "catalogue_tensors"]
+__all__ = [
+    "DomainFeatures",
+    "DomainTexts",
+    "RankingDataset",
+    "TargetBatchSampler",
+    "WindowDataset",
+    "catalogue_tensors",
+]

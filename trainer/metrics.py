@@ -25,11 +25,12 @@ def target_ranks(scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor
         `torch.FloatTensor` of shape `(num_users, 2)`: Rank with seen items kept, rank with seen items masked.
     """
     own = scores.gather(1, targets.unsqueeze(1))
-    kept = (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
+    # Not below rather than above: a score that is not a number, the target's or another's, never helps either.
+    kept = (~(scores < own)).sum(1) - 1 - ((scores == own).sum(1) - 1).clamp(min=0) / 2
     # With seen items masked, those that stood above the target (or half of those level with it) are gone.
     seen_scores = scores.gather(1, seen.clamp(min=0))
     counted = (seen >= 0) & (seen != targets.unsqueeze(1))
-    above = (counted & (seen_scores > own)).sum(1) + (counted & (seen_scores == own)).sum(1) / 2
+    above = (counted & ~(seen_scores < own)).sum(1) - (counted & (seen_scores == own)).sum(1) / 2
     return torch.stack([kept, kept - above], dim=1)
 
 

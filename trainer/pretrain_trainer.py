@@ -19,7 +19,8 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
     the same next item are no negatives of each other, and in the second task neither are prefixes of one history.
 
     Args:
-        model ([`UniSRecModel`]): Without a text encoder (`detach_text_encoder`) and without ID embedding.
+        model ([`UniSRecModel`]):
+            Without ID embedding, and without a text encoder (`detach_text_encoder`) unless that is trained too.
         args ([`UniSRecPretrainArguments`]): Arguments.
         train_dataset ([`WindowDataset`]): Histories of all domains.
         data_collator ([`PretrainCollator`]): Makes the views.
@@ -36,7 +37,8 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
         # One call of the (wrapped) model for originals, views and next items: gradients are synchronised once.
-        outputs = model(item_index=inputs["item_index"], text_embeds=inputs["text_embeds"])
+        texts = {name: inputs[name] for name in ("text_embeds", "input_ids", "attention_mask") if name in inputs}
+        outputs = model(item_index=inputs["item_index"], **texts)
         originals, views = outputs.last_hidden_state.chunk(2)
         queries = F.normalize(originals.flatten(0, 1)[inputs["query_index"]], dim=-1)  # (N, H)
         views = F.normalize(views.flatten(0, 1)[inputs["view_index"]], dim=-1)  # (N, H)

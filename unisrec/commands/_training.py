@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     Arguments = TypeVar("Arguments", UniSRecPretrainArguments, UniSRecFinetuneArguments)
 
 
+CONFIGS = Path(__file__).parents[1] / "configs"
+
 # Options with several values, which a file may give as one.
 LISTS = ("domains", "model_config")
 
@@ -21,7 +23,11 @@ LISTS = ("domains", "model_config")
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """`--output_dir` and `--config`; all else of the training arguments is parsed when the verb runs."""
     parser.add_argument("--output_dir", "--output-dir", metavar="DIR", help="new folder for the checkpoint")
-    parser.add_argument("--config", metavar="FILE", help="YAML file of arguments; the command line wins over it")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file of arguments, or paper for the paper's recipe; the command line wins over it",
+    )
     parser.add_argument("--help-all", action="store_true", help="list every training argument and leave")
 
 
@@ -49,7 +55,7 @@ def parse_training_arguments(
     if args.help_all:
         parser.print_help()
         raise SystemExit(0)
-    settings = {} if args.config is None else _read_settings(args.config)
+    settings = {} if args.config is None else _read_settings(_find_settings(args.config, args.verb))
     tokens: list[str] = []
     for name, value in settings.items():
         if name not in vars(args):
@@ -85,6 +91,12 @@ def parse_model_config(pairs: Sequence[str]) -> dict[str, Any]:
             )
         config[name] = yaml.safe_load(value)
     return config
+
+
+def _find_settings(name: str, verb: str) -> str:
+    """A file, or the one of that name among ours: `paper` is `configs/paper-pretrain.yaml` for `pretrain`."""
+    packaged = CONFIGS / f"{name}-{verb}.yaml"
+    return str(packaged) if packaged.is_file() and not Path(name).is_file() else name
 
 
 def _read_settings(file: str) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-encoder",
         metavar="NAME_OR_PATH",
-        help="text encoder: Hub id, folder, or minilm for the one in unisrec[offline]",
+        help="text encoder: Hub id, folder, or minilm for the one in unisrec[offline] "
+        "(default: the text vectors that came with the domains)",
     )
     parser.add_argument(
         "--text-pooling",
@@ -41,9 +42,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs the verb."""
     from ..trainer import UniSRecPretrainArguments, pretrain
 
-    training_args = parse_training_arguments(
-        UniSRecPretrainArguments, args, rest, required=["domains", "text_encoder", "output_dir"]
-    )
+    training_args = parse_training_arguments(UniSRecPretrainArguments, args, rest, required=["domains", "output_dir"])
     trainer = pretrain(
         args.domains, args.text_encoder, training_args, args.text_pooling, parse_model_config(args.model_config)
     )

@@ -1,0 +1,148 @@
+"""The method with a part left out, SASRec, the paper's recipe, and vectors that come with a domain: settings, no code."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+
+from unisrec.cli import main
+from unisrec.commands import _training
+from unisrec.data import Domain
+from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.recommender import Recommender
+from unisrec.trainer import (
+    UniSRecFinetuneArguments,
+    UniSRecPretrainArguments,
+    UniSRecTrainingArguments,
+    evaluate,
+    finetune,
+    pretrain,
+)
+
+
+MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 3, "max_position_embeddings": 10}
+
+
+@pytest.fixture(scope="module")
+def root(make_domain, text_encoder_dir, training_options, tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    make_domain("toys", num_users=30, num_items=25).save_to_disk(root / "toys")
+    arguments = UniSRecPretrainArguments(
+        str(root / "pretrained"), num_train_epochs=1, item_drop_probability=1.0, **training_options
+    )
+    pretrain([root / "toys"], str(text_encoder_dir), arguments, "mean", MODEL)
+    return root
+
+
+@pytest.fixture
+def arguments(training_options, tmp_path):
+    options = training_options | {"num_train_epochs": 1, "load_best_model_at_end": False}
+    return UniSRecFinetuneArguments(str(tmp_path / "run"), early_stopping_patience=0, **options)
+
+
+def test_without_whitening_bias_an_expert_is_a_projection(make_model):
+    model = make_model(whitening_bias=False, num_experts=1)
+    assert not any("adaptor.bias" in name for name in model.state_dict())
+    texts = torch.randn(4, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(model.get_item_features(texts), texts @ model.adaptor.weight[:, 0])
+
+
+def test_items_without_text_are_their_id_embedding(make_model):
+    model = make_model(item_text=False, num_items=6, similarity="dot")
+    assert not any("adaptor" in name for name in model.state_dict())
+    ids = torch.tensor([3, 1, 6])
+    batch = {"item_index": torch.tensor([[1, 3], [2, 0]]), "item_ids": ids}
+    with torch.no_grad():
+        output = model(**batch)
+        assert torch.equal(output.item_embeds, model.item_embedding.weight[ids])
+        assert torch.equal(model(**batch, text_embeds=torch.randn(3, 16)).sequence_embeds, output.sequence_embeds)
+        products = [[float(s @ v) for v in output.item_embeds] for s in output.sequence_embeds]
+        torch.testing.assert_close(model.score(output.sequence_embeds, output.item_embeds), torch.tensor(products))
+    with pytest.raises(ValueError, match="needs `item_ids`"):
+        model(item_index=batch["item_index"])
+
+
+def test_an_item_has_text_or_id(make_config):
+    with pytest.raises(StrictDataclassError, match="an item has neither text nor ID"):
+        make_config(item_text=False)
+
+
+def test_sasrec_is_a_setting(root, arguments, training_options, tmp_path):
+    changes = {"item_text": False, "similarity": "dot"}
+    _, metrics = finetune(
+        root / "pretrained", root / "toys", "transductive", arguments, from_scratch=True, model_config=changes
+    )
+    saved = UniSRecModel.from_pretrained(tmp_path / "run")
+    assert saved.adaptor is None
+    assert saved.text_encoder is None
+    options = training_options | {"output_dir": str(tmp_path / "evaluation")}
+    again = evaluate(tmp_path / "run", root / "toys", "test", UniSRecTrainingArguments(**options))
+    assert again == pytest.approx(metrics, abs=1e-6)
+    (items,) = Recommender.from_pretrained(tmp_path / "run").recommend([["toys-3", "toys-4"]])
+    assert len(items) == 10
+
+
+def test_other_settings_are_for_training_from_scratch(root, arguments, tmp_path):
+    with pytest.raises(ValueError, match="add --from-scratch"):
+        finetune(root / "pretrained", root / "toys", "inductive", arguments, model_config={"num_experts": 1})
+    with pytest.raises(ValueError, match="an item has neither text nor ID"):
+        changes = {"item_text": False}
+        finetune(root / "pretrained", root / "toys", "inductive", arguments, from_scratch=True, model_config=changes)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "kind"), [("pretrain", UniSRecPretrainArguments), ("finetune", UniSRecFinetuneArguments)]
+)
+def test_the_papers_recipe_names_arguments_that_exist(verb, kind):
+    settings = yaml.safe_load((_training.CONFIGS / f"paper-{verb}.yaml").read_text(encoding="utf-8"))
+    assert settings.keys() <= {field.name for field in dataclasses.fields(kind)}
+    assert settings["prefix_rows"] is True
+    assert settings["learning_rate"] == 1e-3
+
+
+def test_the_papers_recipe_runs_and_the_command_line_wins(root, tmp_path, text_encoder_dir):
+    short = ["--num_train_epochs", 1, "--use_cpu", "--disable_tqdm", "true", "--config", "paper"]
+    domain = root / "toys"
+    words = ["pretrain", "--domains", domain, "--text-encoder", text_encoder_dir, "--output_dir", tmp_path / "pre"]
+    words += ["--model-config", *(f"{name}={value}" for name, value in MODEL.items())]
+    assert main([str(word) for word in [*words, *short]]) == 0
+    words = ["finetune", "--model", tmp_path / "pre", "--domain", domain, "--setting", "inductive", "--from-scratch"]
+    words += ["--model-config", "num_experts=2", "--output_dir", tmp_path / "run"]
+    assert main([str(word) for word in [*words, *short]]) == 0
+    assert UniSRecModel.from_pretrained(tmp_path / "run").config.num_experts == 2
+
+
+@pytest.fixture
+def given_dir(root, tmp_path) -> Path:
+    """The domain, with text vectors of its own."""
+    domain = Domain.load_from_disk(root / "toys")
+    vectors = np.random.default_rng(0).normal(size=(2, domain.num_items, 12)).astype(np.float32)
+    names = ("item_embeddings", "word_drop_embeddings")
+    domain = dataclasses.replace(domain, given_features=dict(zip(names, vectors, strict=True)))
+    domain.save_to_disk(tmp_path / "given")
+    return tmp_path / "given"
+
+
+def test_vectors_that_came_with_a_domain_make_an_embeddings_only_model(
+    given_dir, arguments, training_options, tmp_path
+):
+    pretraining = UniSRecPretrainArguments(str(tmp_path / "pre"), num_train_epochs=1, **training_options)
+    trainer = pretrain([given_dir], None, pretraining, model_config=MODEL)
+    assert trainer.model.config.text_embedding_size == 12
+    _, metrics = finetune(tmp_path / "pre", given_dir, "inductive", arguments)
+    model = UniSRecModel.from_pretrained(tmp_path / "run")
+    assert model.text_encoder is None
+    options = training_options | {"output_dir": str(tmp_path / "evaluation")}
+    again = evaluate(tmp_path / "run", given_dir, "test", UniSRecTrainingArguments(**options))
+    assert again == pytest.approx(metrics, abs=1e-6)
+
+
+def test_no_encoder_and_no_vectors(root, training_options, tmp_path):
+    with pytest.raises(ValueError, match="no text encoder is given, and no text vectors came with the domain"):
+        pretrain([root / "toys"], None, UniSRecPretrainArguments(str(tmp_path / "pre"), **training_options))

@@ -1,0 +1,171 @@
+"""Low-rank adapters: what is trained, what is saved, and that peft, transformers and we load the same model."""
+
+import sys
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModel
+
+from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.recommender import Recommender
+from unisrec.trainer import (
+    UniSRecFinetuneArguments,
+    UniSRecPretrainArguments,
+    UniSRecTrainingArguments,
+    evaluate,
+    finetune,
+    pretrain,
+)
+from unisrec.trainer.checkpoints import load_checkpoint
+from unisrec.trainer.lora import add_lora, parse_lora_parts
+
+
+MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 3, "max_position_embeddings": 10}
+RUNS = {
+    "text": ("inductive", "text"),
+    "sequence": ("transductive", "sequence"),
+    "both": ("transductive", "text,sequence"),
+}
+
+
+@pytest.fixture(scope="module")
+def root(text_encoder_dir, make_domain, training_options, tmp_path_factory):
+    """A domain and a checkpoint that was pre-trained on another."""
+    root = tmp_path_factory.mktemp("runs")
+    make_domain("books", seed=1).save_to_disk(root / "books")
+    make_domain("toys", num_users=30, num_items=25).save_to_disk(root / "toys")
+    arguments = UniSRecPretrainArguments(
+        str(root / "pretrained"), num_train_epochs=1, item_drop_probability=1.0, **training_options
+    )
+    pretrain([root / "books"], str(text_encoder_dir), arguments, "mean", MODEL)
+    return root
+
+
+@pytest.fixture(scope="module")
+def transfer(root, training_options):
+    """Runs a transfer once: `(trainer, metrics, folder)`."""
+    done = {}
+
+    def run(name: str, **more):
+        if name not in done:
+            setting, lora = RUNS[name]
+            options = training_options | {"eval_strategy": "epoch", "save_strategy": "epoch"} | more
+            arguments = UniSRecFinetuneArguments(
+                str(root / name), num_train_epochs=2, learning_rate=2e-2, lora=lora, lora_rank=2, **options
+            )
+            done[name] = (*finetune(root / "pretrained", root / "toys", setting, arguments), root / name)
+        return done[name]
+
+    return run
+
+
+@pytest.mark.parametrize(("parts", "trained"), [("text", 6), ("sequence", 12), ("text,sequence", 18)])
+def test_what_is_trained(make_model, text_encoder, parts, trained):
+    model = make_model(num_items=7)
+    model.attach_text_encoder(text_encoder)
+    items = {"input_ids": torch.tensor([[2, 9, 3]]), "attention_mask": torch.ones(1, 3).long()}
+    before = model.get_item_features(**items, item_ids=torch.tensor([4]))
+    adapted = add_lora(model, parse_lora_parts(parts), rank=2).eval()
+    names = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    of_adapters = [name for name in names if ".lora_" in name]
+    assert len(of_adapters) == 2 * trained  # a pair for each linear layer
+    assert not any("pooler" in name for name in names)
+    wanted = tuple(
+        {"text": "text_encoder.", "sequence": "sequence_encoder.layers."}[part] for part in parts.split(",")
+    )
+    assert all(name.removeprefix("base_model.model.").startswith(wanted) for name in of_adapters)
+    in_full = {name.split(".modules_to_save")[0] for name in names if ".modules_to_save" in name}
+    assert in_full == {f"base_model.model.{m}" for m in ("adaptor", "item_embedding", "sequence_encoder.layer_norm")}
+    assert len(names) == len(of_adapters) + 4 + 1 + 2
+    assert torch.equal(adapted.get_item_features(**items, item_ids=torch.tensor([4])), before)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_transfer_leaves_adapters_that_measure_the_same(transfer, root, training_options, name):
+    trainer, metrics, folder = transfer(name)
+    files = {file.name for file in folder.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "catalogue", "README.md"} <= files
+    assert files.isdisjoint({"config.json", "model.safetensors", "training_args.bin"})
+    trained, total = trainer.count_parameters()
+    assert 0 < trained < total
+    options = training_options | {"output_dir": str(root / "evaluation")}
+    again = evaluate(folder, root / "toys", "test", UniSRecTrainingArguments(**options))
+    assert again == pytest.approx(metrics, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_peft_and_transformers_load_the_same_model(transfer, root, name):
+    _, _, folder = transfer(name)
+    model, processor = load_checkpoint(folder)
+    assert type(model) is UniSRecModel
+    assert not any("lora" in key for key in model.state_dict())
+    fields = {} if model.config.num_items is None else {"num_items": model.config.num_items}
+    base = AutoModel.from_pretrained(root / "pretrained", **fields)
+    by_peft = PeftModel.from_pretrained(base, folder).eval()
+    by_transformers = AutoModel.from_pretrained(folder, **fields).eval()
+    untouched = UniSRecModel.from_pretrained(root / "pretrained", **fields).eval()
+    batch = processor([["toys-3", {"text": "red pen"}], ["toys-1", "toys-2", "toys-3"]])
+    with torch.no_grad():
+        states = model.eval()(**batch).sequence_embeds
+        for other in (by_peft, by_transformers):
+            torch.testing.assert_close(other(**batch).sequence_embeds, states, rtol=0, atol=1e-5)
+        assert (untouched(**batch).sequence_embeds - states).abs().max() > 1e-3
+
+
+def test_the_catalogue_is_that_of_the_adapted_encoder(transfer):
+    _, _, folder = transfer("both")
+    model, processor = load_checkpoint(folder)
+    with torch.no_grad():
+        vectors = model.get_text_features(**processor.tokenize(processor.catalogue.texts))
+    torch.testing.assert_close(processor.catalogue.item_embeddings, vectors, rtol=0, atol=1e-5)
+    ((first, *_),) = Recommender.from_pretrained(folder).recommend([["toys-3"]])
+    assert first.item_id in processor.catalogue
+
+
+def test_a_merged_model_is_an_ordinary_checkpoint(transfer, tmp_path):
+    _, _, folder = transfer("both")
+    model, processor = load_checkpoint(folder)
+    model.save_pretrained(tmp_path / "merged")
+    processor.save_pretrained(tmp_path / "merged")
+    again, _ = load_checkpoint(tmp_path / "merged")
+    batch = processor([["toys-3", "toys-1"]])
+    with torch.no_grad():
+        assert torch.equal(again.eval()(**batch).sequence_embeds, model.eval()(**batch).sequence_embeds)
+
+
+def test_resume_goes_on_where_it_was(transfer, root, training_options, tmp_path):
+    trainer, _, folder = transfer("text")
+    options = training_options | {"eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": None}
+    options |= {"learning_rate": 2e-2, "lora": "text", "lora_rank": 2, "num_train_epochs": 2}
+    checkpoint = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[0]
+    arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), resume_from_checkpoint=str(checkpoint), **options)
+    resumed, _ = finetune(root / "pretrained", root / "toys", "inductive", arguments)
+    assert resumed.state.log_history[-1]["epoch"] == 2
+    expected = dict(trainer.model.named_parameters())
+    for name, parameter in resumed.model.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+
+
+@pytest.mark.parametrize("parts", ["txt", "text sequence", "", "text,,sequence"])
+def test_unknown_part(parts):
+    with pytest.raises(ValueError, match="--lora takes text and sequence, separated by a comma"):
+        parse_lora_parts(parts)
+
+
+def test_what_excludes_each_other(tmp_path, root, training_options):
+    with pytest.raises(ValueError, match="--lora text and --train_text_encoder exclude each other"):
+        UniSRecFinetuneArguments(str(tmp_path), lora="text", train_text_encoder=True, use_cpu=True)
+    options = training_options | {"load_best_model_at_end": False}
+    arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), lora="sequence", **options)
+    with pytest.raises(ValueError, match="--from-scratch has none"):
+        finetune(root / "pretrained", root / "toys", "inductive", arguments, from_scratch=True)
+
+
+def test_peft_that_is_not_installed(make_model, transfer, monkeypatch):
+    _, _, folder = transfer("text")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ValueError, match=r"pip install 'unisrec\[peft\]'"):
+        add_lora(make_model(), ["sequence"], rank=2)
+    with pytest.raises(OSError, match=r"pip install 'unisrec\[peft\]'"):
+        load_checkpoint(folder)
