@@ -224,4 +224,4 @@ def test_checkpoints_are_models_without_pickles(make_trainer, tmp_path):
 
     trainer.save_model(str(tmp_path / "final"))
     assert_equal_weights(UniSRecModel.from_pretrained(tmp_path / "final"), trainer.model)
-    assert {file.suffix for file in (tmp_path / "final").iterdir()} <= {".json", ".safetensors", ".py", ".md"}
+    assert {file.suffix for file in (tmp_path / "final").iterdir()} <= {".json", ".safetensors", ".py", ".md", ".png"}

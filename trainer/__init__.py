@@ -1,12 +1,13 @@
 """Losses, batches, trainers and ranking evaluation: how a model is made and measured."""
 
 from .base_trainer import UniSRecTrainer
-from .data_collator import FinetuneCollator, PretrainCollator, RankingCollator
+from .data_collator import FinetuneCollator, PretrainCollator, RankingCollator, TextFinetuneCollator
 from .datasets import RankingDataset, TargetBatchSampler, WindowDataset
 from .distributed import RowGatherer
 from .finetune_trainer import UniSRecFinetuneTrainer
 from .losses import catalogue_loss, contrastive_loss
 from .metrics import ranking_metrics, target_ranks
+from .model_card import UniSRecModelCardData
 from .pretrain_trainer import UniSRecPretrainTrainer
 from .recipes import evaluate, finetune, pretrain
 from .training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
@@ -19,8 +20,10 @@ __all__ = [
     "RankingDataset",
     "RowGatherer",
     "TargetBatchSampler",
+    "TextFinetuneCollator",
     "UniSRecFinetuneArguments",
     "UniSRecFinetuneTrainer",
+    "UniSRecModelCardData",
     "UniSRecPretrainArguments",
     "UniSRecPretrainTrainer",
     "UniSRecTrainer",

@@ -1,26 +1,35 @@
 """What both trainers share: batches by targets, full-ranking evaluation, exact means over processes, loss parts."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers import EvalPrediction, PreTrainedModel
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.utils import logging
 
+from ..data.text_features import encode_texts
 from .data_collator import RankingCollator
 from .datasets import RankingDataset, TargetBatchSampler, catalogue_tensors
+from .hub_trainer import HubTrainer
 from .metrics import ranking_metrics, target_ranks
+from .model_card import ModelCardCallback, UniSRecModelCardData, write_model_card
 from .progress import TrainingProgress
+
+
+logger = logging.get_logger(__name__)
 
 
 def _ranking_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return ranking_metrics(prediction.predictions)
 
 
-class UniSRecTrainer(Trainer):
+class UniSRecTrainer(HubTrainer):
     r"""
     Base of [`UniSRecPretrainTrainer`] and [`UniSRecFinetuneTrainer`].
 
@@ -32,15 +41,26 @@ class UniSRecTrainer(Trainer):
         text_encoder ([`PreTrainedModel`], *optional*):
             Encoder of the text vectors that the model is trained on. It stays out of the model and of the checkpoints
             of the run, and is part of what `save_model` and `push_to_hub` leave.
+        card_data ([`UniSRecModelCardData`], *optional*):
+            What the model card is to tell beside what the trainer knows: domains, base model, test metrics.
     """
 
     can_return_loss = True
 
-    def __init__(self, *args, text_encoder: PreTrainedModel | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        text_encoder: PreTrainedModel | None = None,
+        card_data: UniSRecModelCardData | None = None,
+        **kwargs,
+    ):
         kwargs.setdefault("compute_metrics", _ranking_metrics)
         super().__init__(*args, **kwargs)
         self._text_encoder = text_encoder
+        self._processor = self.processing_class
         self.label_names = ["labels"]
+        self.card_data = card_data or UniSRecModelCardData()
+        self.add_callback(ModelCardCallback(self.card_data))
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(TrainingProgress)
@@ -57,6 +77,40 @@ class UniSRecTrainer(Trainer):
             return super().train(*args, **kwargs)
         finally:
             self.processing_class = self._processor
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        """The parent's optimizer, with the learning rate of the text encoder's weights."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        rate = self.args.text_encoder_learning_rate
+        if rate is None:
+            return optimizer
+        of_text = {id(weight) for name, weight in self.model.named_parameters() if "text_encoder." in name}
+        for group in list(optimizer.param_groups):
+            moved = [weight for weight in group["params"] if id(weight) in of_text]
+            if moved:
+                group["params"] = [weight for weight in group["params"] if id(weight) not in of_text]
+                optimizer.add_param_group(group | {"params": moved, "lr": rate})
+        return optimizer
+
+    def count_parameters(self) -> tuple[int, int]:
+        """How many parameters are trained, and how many the checkpoint has, text encoder included."""
+        parameters = [*self.model.parameters()]
+        frozen = [] if self._text_encoder is None else [*self._text_encoder.parameters()]
+        trained = sum(weight.numel() for weight in parameters if weight.requires_grad)
+        return trained, sum(weight.numel() for weight in [*parameters, *frozen])
+
+    def encode_catalogue(self, texts: Sequence[str]) -> np.ndarray:
+        """Text vectors `(num_items, text_embedding_size)` by the text encoder of the model, as it is now."""
+        model = self.accelerator.unwrap_model(self.model)
+        return encode_texts(
+            texts,
+            model.text_encoder,
+            self._processor.tokenizer,
+            pooling=model.config.text_pooling,
+            max_length=self._processor.max_text_length,
+            device=self.args.device,
+            progress=False,
+        )
 
     def get_train_dataloader(self) -> DataLoader:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -92,8 +146,11 @@ class UniSRecTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         training = model.training
         model.to(self.args.device).eval()
+        catalogue = dataset.catalogue
+        if not isinstance(catalogue, np.ndarray):
+            catalogue = self.encode_catalogue(catalogue)
         with torch.inference_mode(), self.compute_loss_context_manager():
-            self._item_embeds = model.get_item_features(**catalogue_tensors(dataset.text_embeds, self.args.device))
+            self._item_embeds = model.get_item_features(**catalogue_tensors(catalogue, self.args.device))
         try:
             return super().evaluation_loop(dataloader, *args, **kwargs)
         finally:
@@ -143,6 +200,68 @@ class UniSRecTrainer(Trainer):
                 model.detach_text_encoder()
         # A pickle has no place in a folder that is shared; `config.json` and the run's own command say what it says.
         (folder / "training_args.bin").unlink(missing_ok=True)
+        if not folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-"):
+            self._write_model_card(folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: None) -> None:
+        if self.args.push_to_hub:  # what goes up with the checkpoint has a card
+            self.create_model_card()
+        super()._save_checkpoint(model, trial)
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        r"""
+        Writes the model card, `README.md`, into the output folder. A card that cannot be written is a warning.
+
+        Args:
+            language (`str`, *optional*): Language of the item texts.
+            license (`str`, *optional*): Licence of the checkpoint; defaults to `args.card_license`.
+            tags (`str` or `list[str]`, *optional*): Tags beside ours.
+            model_name (`str`, *optional*): Title; defaults to the name of repository or folder.
+            finetuned_from (`str`, *optional*): Hub id of the base model; defaults to what `card_data` says.
+            tasks (`str` or `list[str]`, *optional*): Not used: the task is sequential recommendation.
+            dataset_tags (`str` or `list[str]`, *optional*):
+                Hub ids of the datasets; defaults to what the domains of `card_data` say.
+            dataset (`str` or `list[str]`, *optional*): Not used: `card_data` has the domains.
+            dataset_args (`str` or `list[str]`, *optional*): Not used.
+        """
+        if self.is_world_process_zero():
+            self._write_model_card(
+                Path(self.args.output_dir),
+                title=model_name,
+                language=language,
+                license=license,
+                tags=tags,
+                base_model=finetuned_from,
+                datasets=dataset_tags,
+            )
+
+    def _write_model_card(self, folder: Path, license: str | None = None, **known) -> None:
+        try:
+            write_model_card(
+                folder,
+                self.card_data,
+                self.args,
+                self.accelerator.unwrap_model(self.model),
+                processor=self._processor,
+                text_encoder=self._text_encoder,
+                best_step=self.state.best_global_step,
+                name=self.hub_model_id,
+                license=license or self.args.card_license,
+                **known,
+            )
+        except Exception as error:  # whatever is wrong with the card, the model is worth more
+            logger.warning(f"{folder}: no model card could be written ({type(error).__name__}: {error}).")
 
 
 __all__ = ["UniSRecTrainer"]

@@ -1,18 +1,25 @@
 """Checkpoint folders of the recipes: where a run may write, what it loads."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..configuration import UniSRecConfig
 from ..data import Domain
+from ..data.given_features import given_text_features
+from ..data.hub import find_model
 from ..data.text_encoders import load_text_encoder
 from ..data.text_features import load_text_features, text_max_length
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from .lora import load_adapted
 from .training_args import UniSRecTrainingArguments
 
 
@@ -38,31 +45,34 @@ def load_checkpoint(
     name_or_path: str | os.PathLike, text_encoder: str | None = None
 ) -> tuple[UniSRecModel, UniSRecProcessor]:
     r"""
-    Model and processor of a checkpoint, in one of two forms: with its text encoder, or embeddings-only.
+    Model and processor of a checkpoint: with its text encoder, embeddings-only, or as adapters, which are merged.
 
     Args:
-        name_or_path (`str` or `os.PathLike`): Folder or Hub id.
+        name_or_path (`str` or `os.PathLike`): Folder, or Hub id, also as `owner/name@revision`.
         text_encoder (`str`, *optional*): A text encoder to add where the checkpoint has none.
 
     Raises:
         OSError: If there is no checkpoint of ours.
         ValueError: If the text encoder has another width than the checkpoint.
     """
-    name = str(name_or_path)
     try:
-        settings, _ = UniSRecConfig.get_config_dict(name)
-        if not settings:
-            raise ValueError("no config.json is there")
-        if settings.get("model_type") != UniSRecConfig.model_type:
-            raise ValueError(f"its config.json is of type {settings.get('model_type')!r}, not 'unisrec'")
-        model = UniSRecModel.from_pretrained(name)
+        name, options = find_model(name_or_path)
+        if find_adapter_config_file(name, **options) is not None:
+            model = load_adapted(name, options.get("revision", "main"))
+        else:
+            settings, _ = UniSRecConfig.get_config_dict(name, **options)
+            if not settings:
+                raise ValueError("no config.json is there")
+            if settings.get("model_type") != UniSRecConfig.model_type:
+                raise ValueError(f"its config.json is of type {settings.get('model_type')!r}, not 'unisrec'")
+            model = UniSRecModel.from_pretrained(name, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise OSError(
-            f"model {name!r} cannot be loaded ({str(error).splitlines()[0]}); expected a folder that `unisrec "
-            "pretrain` or `unisrec finetune` wrote, or a Hub id of such a model."
+            f"model {str(name_or_path)!r} cannot be loaded ({' '.join(str(error).splitlines()[:2])}); expected a folder "
+            "that `unisrec pretrain` or `unisrec finetune` wrote, or a Hub id of such a model."
         ) from error
     try:
-        processor = UniSRecProcessor.from_pretrained(name)
+        processor = UniSRecProcessor.from_pretrained(name, **options)
     except OSError:  # an intermediate checkpoint of a trainer has the model alone
         processor = UniSRecProcessor(max_history_length=model.config.max_position_embeddings)
     if text_encoder is not None:
@@ -72,26 +82,52 @@ def load_checkpoint(
     return model, processor
 
 
+def new_config(settings: Mapping[str, Any]) -> UniSRecConfig:
+    """A configuration; raises `ValueError` where fields do not fit."""
+    try:
+        return UniSRecConfig(**settings)
+    except StrictDataclassError as error:  # not a ValueError
+        raise ValueError(f"the model cannot be of that form: {error}") from error
+
+
+def untrained_model(model: UniSRecModel, num_items: int | None, changes: Mapping[str, Any]) -> UniSRecModel:
+    """A new model with the settings of another, but for `changes`, around the same text encoder."""
+    fresh = UniSRecModel(new_config(model.config.to_dict() | {"num_items": num_items} | dict(changes)))
+    fresh.text_encoder = model.text_encoder
+    return fresh
+
+
 def domain_features(
     domain_dir: str | os.PathLike,
     domain: Domain,
     text_encoder: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase | None,
-    pooling: str,
+    config: UniSRecConfig,
     args: UniSRecTrainingArguments,
     word_drop_ratio: float | None = None,
 ) -> np.ndarray:
-    """Text vectors of a domain's catalogue, `(num_items, text_embedding_size)`, encoded by the main process first; with
-    a `word_drop_ratio` those of texts with words left out."""
+    """Text vectors of a domain's catalogue, `(num_items, text_embedding_size)`, encoded by the main process first, or
+    those that came with the domain where there is no text encoder; with a `word_drop_ratio` those of texts with words
+    left out."""
+    if not config.item_text:
+        return np.empty((domain.num_items, 0), dtype=np.float32)
     if text_encoder is None:
-        raise ValueError("the checkpoint has no text encoder; name the one it was trained with by --text-encoder.")
+        given = given_text_features(domain, config.text_embedding_size, word_drop=word_drop_ratio is not None)
+        if given is not None:
+            return given
+        if word_drop_ratio is not None and domain.given_features:
+            raise ValueError(
+                f"{domain_dir}: no text vectors with words left out came with the domain; name a text encoder by "
+                "--text-encoder, or make all views by item drop with --item_drop_probability 1."
+            )
+        raise ValueError("there is no text encoder; name the one of the checkpoint by --text-encoder.")
     with args.main_process_first(desc="encoding texts"):
         return load_text_features(
             domain_dir,
             domain.items["text"].to_list(),
             text_encoder,
             tokenizer,
-            pooling,
+            config.text_pooling,
             word_drop_ratio=word_drop_ratio,
             seed=args.seed,
             desc=f"Texts of {domain.name}" + ("" if word_drop_ratio is None else ", words dropped"),
@@ -100,4 +136,4 @@ def domain_features(
         )
 
 
-__all__ = ["check_output_dir", "domain_features", "load_checkpoint"]
+__all__ = ["check_output_dir", "domain_features", "load_checkpoint", "new_config", "untrained_model"]

@@ -1,90 +1,245 @@
-"""The model card of a checkpoint: what it was trained on and what it reached, from the template `model_card.md`."""
+"""The model card of a checkpoint: collected while it trains, written from the template `model_card.md`."""
 
+import json
+import platform
+import re
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from jinja2 import Environment, StrictUndefined
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
 from ..data import Domain
-from .training_args import UniSRecTrainingArguments
+from ..data.hub import split_revision
+from ..data.table import DATASET, JSON_LINES, SEPARATORS
+from ..data.text_encoders import PACKAGED_ENCODER, PACKAGED_ENCODER_NAMES
+from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from . import card_tables
+from .plots import plot_run
+from .run_results import RunResults
+from .training_args import UniSRecPretrainArguments, UniSRecTrainingArguments
+from .training_log import thin_rows, training_rows
 
 
 # In the root of a checkout, and inside the package of an installation: both are one above this folder.
 TEMPLATE = Path(__file__).parents[1] / "model_card.md"
-SETTINGS = ("num_train_epochs", "per_device_train_batch_size", "learning_rate", "lr_scheduler_type", "seed")
-PROTOCOLS = {"seen items kept": "", "seen items masked": "_seen_masked"}
+CURVES = "curves.png"
+TAGS = ("unisrec", "recommendation", "sequential-recommendation")
+PACKAGES = ("unisrec", "torch", "transformers", "accelerate", "safetensors")
+MOST_ROWS = 20
+
+
+@dataclass
+class UniSRecModelCardData:
+    r"""
+    What a model card tells beside what model and arguments say themselves. What is not known stays out of the card.
+
+    > Given by the recipes or the user
+
+    Args:
+        domains (`Sequence[Domain]`, *optional*): What the model was trained on.
+        text_encoder (`str`, *optional*): Name or path that the text encoder was loaded by.
+        base_model (`str`, *optional*): Name or path of the checkpoint that the training started from.
+        from_scratch (`bool`, *optional*): Whether no trained weights were taken.
+        test_metrics (`Mapping[str, float]`, *optional*): Test metrics by the names of [`ranking_metrics`].
+        num_test_users (`int`, *optional*): How many users they are the mean of.
+        compared ([`RunResults`], *optional*): Another run, shown beside this one.
+
+    > Collected by [`ModelCardCallback`]
+
+        log (`list[dict[str, float]]`): What training logged, also before it was resumed.
+        resumed (`bool`): Whether it was.
+    """
+
+    domains: Sequence[Domain] = ()
+    text_encoder: str | None = None
+    base_model: str | None = None
+    from_scratch: bool | None = None
+    test_metrics: Mapping[str, float] = field(default_factory=dict)
+    num_test_users: int | None = None
+    compared: RunResults | None = None
+
+    log: list[dict[str, float]] = field(default_factory=list, init=False)
+    resumed: bool = field(default=False, init=False)
+
+
+class ModelCardCallback(TrainerCallback):
+    r"""
+    Collects what a training logs. Evaluations before and after it are none of its metrics.
+
+    Args:
+        card_data ([`UniSRecModelCardData`]): Where to.
+    """
+
+    def __init__(self, card_data: UniSRecModelCardData):
+        self.card_data = card_data
+        self._in_training = False
+
+    def on_train_begin(
+        self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.card_data.log = list(state.log_history)
+        self.card_data.resumed = state.global_step > 0
+        self._in_training = True
+
+    def on_log(
+        self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._in_training:
+            self.card_data.log.append(state.log_history[-1])
+
+    def on_train_end(
+        self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._in_training = False
 
 
 def write_model_card(
     folder: Path,
-    domains: Sequence[Domain],
+    card_data: UniSRecModelCardData,
     args: UniSRecTrainingArguments,
-    summary: str,
-    history: Sequence[str] = (),
-    metrics: Mapping[str, float] | None = None,
+    model: nn.Module,
+    *,
+    processor: UniSRecProcessor | None = None,
+    text_encoder: PreTrainedModel | None = None,
+    best_step: int | None = None,
+    name: str | None = None,
+    title: str | None = None,
+    **metadata: Any,
 ) -> None:
     r"""
-    Writes `README.md` into a checkpoint folder.
+    Writes `README.md` into a checkpoint folder, and `curves.png` where matplotlib is installed.
 
     Args:
-        folder (`Path`): The checkpoint folder; its name becomes the title.
-        domains (`Sequence[Domain]`): What it was trained on.
-        args ([`UniSRecTrainingArguments`]): How.
-        summary (`str`): What the model is, in one sentence.
-        history (`Sequence[str]`, *optional*): Two or three ids of the catalogue for the example, if there is one.
-        metrics (`Mapping[str, float]`, *optional*): Test metrics by the names of [`ranking_metrics`].
+        folder (`Path`): The checkpoint folder.
+        card_data ([`UniSRecModelCardData`]): What only the training knows.
+        args ([`UniSRecTrainingArguments`]): How it was trained.
+        model ([`UniSRecModel`] or `PeftModel`): The model.
+        processor ([`UniSRecProcessor`], *optional*): Saved beside it; its catalogue is what the example recommends from.
+        text_encoder ([`PreTrainedModel`], *optional*): Encoder of the text vectors where it is no part of `model`.
+        best_step (`int`, *optional*): Step of the best model.
+        name (`str`, *optional*): What the examples load; defaults to the name of the folder.
+        title (`str`, *optional*): Title; defaults to the last part of the name.
+        **metadata: Fields of `ModelCardData` that are known better than here, such as `license`.
     """
-    name = folder.name
-    if history:
-        snippet = (
-            "from unisrec import Recommender\n\n"
-            f'recommender = Recommender.from_pretrained("{name}")\n'
-            f"print(recommender.recommend([{list(history)!r}], top_k=5))"
-        )
-    else:
-        snippet = (
-            "import unisrec  # makes the model known to the Auto classes\n"
-            "from transformers import AutoModel, AutoProcessor\n\n"
-            f'model = AutoModel.from_pretrained("{name}").eval()\n'
-            f'processor = AutoProcessor.from_pretrained("{name}")\n'
-            'batch = processor([[{"text": "garden hose 15 m"}, {"text": "spray nozzle"}]])\n'
-            "print(model(**batch).sequence_embeds.shape)"
-        )
-    card = ModelCard.from_template(
-        ModelCardData(
-            library_name="transformers",
-            pipeline_tag="feature-extraction",
-            tags=["unisrec", "recommendation", "sequential-recommendation"],
-            license="apache-2.0",
-        ),
-        template_path=str(TEMPLATE),
-        model_name=name,
-        summary=summary,
-        snippet=snippet,
-        domains=[
-            {
-                "name": domain.name,
-                "num_users": domain.num_users,
-                "num_items": domain.num_items,
-                "num_interactions": domain.num_interactions,
-                "content_hash": domain.content_hash,
-            }
-            for domain in domains
-        ],
-        metrics=[
-            {
-                "protocol": protocol,
-                **{key.removesuffix(suffix): metrics[key] for key in metrics if key.endswith(suffix)},
-            }
-            for protocol, suffix in PROTOCOLS.items()
-        ]
-        if metrics
-        else [],
-        settings={name: value for name, value in args.to_dict().items() if name in SETTINGS},
-        versions=", ".join(f"{package} {version(package)}" for package in ("unisrec", "transformers", "torch")),
+    folder.mkdir(parents=True, exist_ok=True)
+    name = name or folder.absolute().name
+    title = title or name.split("/")[-1]
+    rows = training_rows(card_data.log)
+    has_adapters = not isinstance(model, UniSRecModel)
+    metadata = {"library_name": "peft" if has_adapters else "transformers"} | metadata
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
-    card.save(folder / "README.md")
+    environment.filters |= {name: getattr(card_tables, name) for name in card_tables.__all__}
+    environment.filters |= {"python": partial(json.dumps, ensure_ascii=False), "shell": shlex.quote}
+    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        metadata=_metadata(card_data, title, metadata).to_yaml(),
+        card=card_data,
+        name=name,
+        title=title,
+        args=args,
+        config=model.config,
+        processor=processor,
+        base_model=_named(card_data.base_model),
+        text_encoder=_named(card_data.text_encoder),
+        has_text_encoder=text_encoder is not None or model.config.text_config is not None,
+        has_adapters=has_adapters,
+        is_pretraining=isinstance(args, UniSRecPretrainArguments),
+        parts=card_tables.parts_table(model, text_encoder),
+        settings=card_tables.settings_table(args, model.config),
+        rows=rows,
+        shown_rows=thin_rows(rows, MOST_ROWS, best_step),
+        best_row=next((row for row in rows if row.step == best_step), None),
+        curves=CURVES if _plot(card_data.log, best_step, folder / CURVES) else None,
+        hardware=card_tables.hardware(args),
+        versions={"Python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+    )
+    ModelCard(text).save(folder / "README.md")
 
 
-__all__ = ["write_model_card"]
+def _metadata(card_data: UniSRecModelCardData, title: str, known: Mapping[str, Any]) -> ModelCardData:
+    """The head of the card; what is `known` from elsewhere goes before what is found out here."""
+    found = {
+        "base_model": _hub_id(card_data.base_model) or _hub_id(card_data.text_encoder),
+        "datasets": _hub_datasets(card_data.domains) or None,
+        "pipeline_tag": "feature-extraction",
+        "tags": [],
+    } | {name: value for name, value in known.items() if value}
+    found["tags"] = [*TAGS, *([found["tags"]] if isinstance(found["tags"], str) else found["tags"])]
+    if card_data.test_metrics and len(card_data.domains) == 1:
+        found |= {
+            "model_name": title,
+            "eval_results": _eval_results(card_data.domains[0].name, card_data.test_metrics),
+        }
+    return ModelCardData(**found)
+
+
+def _eval_results(domain: str, metrics: Mapping[str, float]) -> list[EvalResult]:
+    domain = " ".join(domain.split())
+    return [
+        EvalResult(
+            task_type="sequential-recommendation",
+            task_name="Sequential recommendation",
+            dataset_type=re.sub(r"\W+", "-", domain.lower()).strip("-") or "unnamed",
+            dataset_name=domain,
+            dataset_split="test",
+            metric_type=name,
+            metric_name=f"{card_tables.metric_name(name.removesuffix(suffix))}, seen items {protocol}",
+            metric_value=round(value, 6),
+        )
+        for protocol, suffix in card_tables.PROTOCOLS.items()
+        for name, value in metrics.items()
+        if name.endswith("_seen_masked") == bool(suffix)
+    ]
+
+
+def _hub_id(name: str | None) -> str | None:
+    """The id on the Hub that a model or dataset was loaded by, `None` if that was a local folder."""
+    if name is None or Path(name).exists():
+        return None
+    name = PACKAGED_ENCODER if name in PACKAGED_ENCODER_NAMES else split_revision(name)[0]
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
+
+
+def _hub_datasets(domains: Sequence[Domain]) -> list[str]:
+    """Datasets of the Hub among what `read_table` says that it has read."""
+    names = [str(name) for domain in domains for name in domain.info.get("files", [])]
+    files = (*SEPARATORS, *JSON_LINES, ".parquet", ".gz")
+    matches = [DATASET.fullmatch(name) for name in names if "/" in name and not name.endswith(files)]
+    return list(dict.fromkeys(filter(None, (_hub_id(match["path"]) for match in matches if match))))
+
+
+def _named(name: str | None) -> str | None:
+    """A model in a sentence: a link to the Hub, or the name of its folder."""
+    if name is None:
+        return None
+    hub_id = _hub_id(name)
+    return (
+        card_tables.code(Path(name).absolute().name)
+        if hub_id is None
+        else f"[{hub_id}](https://huggingface.co/{hub_id})"
+    )
+
+
+def _plot(log: Sequence[Mapping[str, float]], best_step: int | None, file: Path) -> bool:
+    try:
+        return plot_run(log, best_step, file)
+    except ImportError:  # matplotlib is an extra
+        return False
+
+
+__all__ = ["CURVES", "TEMPLATE", "ModelCardCallback", "UniSRecModelCardData", "write_model_card"]

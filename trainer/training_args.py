@@ -5,6 +5,8 @@ from typing import Literal
 
 from transformers import TrainingArguments
 
+from .lora import parse_lora_parts
+
 
 @dataclass
 class UniSRecTrainingArguments(TrainingArguments):
@@ -28,9 +30,29 @@ class UniSRecTrainingArguments(TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Steps between two log lines."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: collators need all columns."})
+    prefix_rows: bool = field(
+        default=False,
+        metadata={"help": "One row for each target, as in official code, instead of a loss at every position."},
+    )
+    train_text_encoder: bool = field(
+        default=False,
+        metadata={"help": "Train the text encoder too; the texts of each batch are encoded in its step."},
+    )
+    text_encoder_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the text encoder in training; by default a twentieth of the learning rate, and "
+            "the learning rate itself for adapters."
+        },
+    )
+    card_license: str | None = field(
+        default=None, metadata={"help": "Licence of the checkpoint, such as mit, for the head of its model card."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
+        if self.train_text_encoder and self.text_encoder_learning_rate is None:
+            self.text_encoder_learning_rate = self.learning_rate / 20
         if self.device.type == "cpu":  # pinned memory is for copies to an accelerator
             self.dataloader_pin_memory = False
 
@@ -82,6 +104,14 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     freeze_sequence_encoder: bool = field(
         default=True, metadata={"help": "Keep positions and layers of the sequence encoder as they are."}
     )
+    lora: str | None = field(
+        default=None,
+        metadata={
+            "help": "Parts that get low-rank adapters instead of being trained or frozen: text, sequence or "
+            "text,sequence. The output folder holds adapters, as peft saves them."
+        },
+    )
+    lora_rank: int = field(default=8, metadata={"help": "Rank of these adapters."})
     early_stopping_patience: int = field(
         default=10, metadata={"help": "Evaluations without a better metric before training stops; 0 never stops."}
     )
@@ -90,6 +120,18 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "A resumed run goes on counting evaluations without a better metric."}
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.lora is not None and "text" in parse_lora_parts(self.lora) and self.train_text_encoder:
+            raise ValueError(
+                "--lora text and --train_text_encoder exclude each other: choose adapters or all weights."
+            )
+
+    @property
+    def trains_on_texts(self) -> bool:
+        """Whether texts are encoded in the step, because weights of the text encoder are trained."""
+        return self.train_text_encoder or (self.lora is not None and "text" in parse_lora_parts(self.lora))
 
 
 __all__ = ["UniSRecFinetuneArguments", "UniSRecPretrainArguments", "UniSRecTrainingArguments"]

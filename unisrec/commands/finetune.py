@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from ._tables import metrics_table
-from ._training import add_training_arguments, parse_training_arguments
+from ._training import add_training_arguments, parse_model_config, parse_training_arguments
 
 
 EXAMPLE = """\
@@ -12,9 +12,11 @@ example:
   unisrec finetune --model runs/pretrained --domain domains/office --setting inductive --output_dir runs/office
   unisrec finetune --model runs/pretrained --domain domains/office --setting transductive --from-scratch \\
       --output_dir runs/office-scratch --seed 1
+  unisrec finetune --model runs/pretrained --domain domains/office --setting inductive --lora text,sequence \\
+      --output_dir runs/office-adapters
 
-All arguments of transformers.TrainingArguments are taken too, and --freeze_sequence_encoder,
---early_stopping_patience (--help-all lists them).
+All arguments of transformers.TrainingArguments are taken too, and --freeze_sequence_encoder, --train_text_encoder,
+--lora, --early_stopping_patience (--help-all lists them).
 """
 
 
@@ -32,6 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take only the settings of the checkpoint and train all weights anew, the row to compare with",
     )
     parser.add_argument(
+        "--model-config",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="from scratch only: fields of UniSRecConfig that differ from the checkpoint's, num_experts=1",
+    )
+    parser.add_argument(
+        "--compare-with",
+        metavar="DIR",
+        help="output folder of another run on this domain, shown beside this one in the model card",
+    )
+    parser.add_argument(
         "--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has none: the one it was trained with"
     )
     add_training_arguments(parser)
@@ -45,10 +59,19 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         UniSRecFinetuneArguments, args, rest, required=["model", "domain", "setting", "output_dir"]
     )
     trainer, metrics = finetune(
-        args.model, args.domain, args.setting, training_args, args.text_encoder, args.from_scratch
+        args.model,
+        args.domain,
+        args.setting,
+        training_args,
+        args.text_encoder,
+        args.from_scratch,
+        args.compare_with,
+        parse_model_config(args.model_config),
     )
     if trainer.is_world_process_zero():
         start = "from scratch" if args.from_scratch else "pre-trained"
         print(metrics_table({f"{args.setting}, {start}": metrics}))
+        trained, total = trainer.count_parameters()
+        print(f"trained: {trained:,} of {total:,} parameters ({trained / total:.1%})")
         print(f"checkpoint: {training_args.output_dir}")
     return 0

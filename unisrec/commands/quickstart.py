@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data import leave_one_out
     from ..data.synthetic import synthetic_domains
     from ..data.text_encoders import load_text_encoder
-    from ..recommender import Recommender, plot_training_curves
+    from ..recommender import Recommender
     from ..trainer import (
         UniSRecFinetuneArguments,
         UniSRecPretrainArguments,
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         pretrain,
     )
     from ..trainer.baselines import popularity_metrics, random_metrics
+    from ..trainer.plots import plot_training_curves
 
     start = time.perf_counter()
     load_text_encoder(args.text_encoder)  # where it cannot be had, say so before anything is written

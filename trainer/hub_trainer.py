@@ -1,0 +1,138 @@
+"""A trainer that shares checkpoints on the Hugging Face Hub: what is shared of them, and nothing of the run."""
+
+import shutil
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+
+from huggingface_hub import CommitInfo
+from transformers import Trainer
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
+from transformers.utils.hub import PushInProgress
+
+from ..data.hub import api, create_repository, shared_files, upload_checkpoint
+from ..modeling_unisrec import UniSRecProcessor
+
+
+logger = logging.get_logger(__name__)
+
+
+class HubTrainer(Trainer):
+    r"""
+    `Trainer` whose pushes leave out what the parent's have in them: pickled arguments, logs and results of the run.
+
+    With `hub_strategy="checkpoint"` or `"all_checkpoints"` the state of the training goes up too, in a folder of its own,
+    as the parent writes it; only that holds pickles. Training waits for it, since the next save may delete its folder.
+    """
+
+    _processor: UniSRecProcessor | None
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Creates the repository, and its branch `args.hub_revision`, where they are not there yet."""
+        if self.is_world_process_zero():
+            self.hub_model_id = create_repository(
+                self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
+                private=self.args.hub_private_repo if private is None else private,
+                revision=self.args.hub_revision,
+                token=token or self.args.hub_token,
+            )
+            self.push_in_progress = None
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> CommitInfo | Future[CommitInfo] | None:
+        r"""
+        Saves model, processor and card, and uploads them.
+
+        Args:
+            commit_message (`str`, *optional*, defaults to `"End of training"`): Commit message.
+            blocking (`bool`, *optional*, defaults to `True`): Whether to wait for the upload.
+            token (`str`, *optional*): Token instead of `args.hub_token`.
+            revision (`str`, *optional*): An existing branch instead of `args.hub_revision`.
+            private (`bool`, *optional*): Whether a new repository is private; defaults to `args.hub_private_repo`.
+            **kwargs: For `create_model_card`.
+
+        Returns:
+            `CommitInfo`, or a `Future` of it without `blocking`; `None` in all processes but the first.
+
+        Raises:
+            OSError: If the upload fails; the output folder is complete then.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**kwargs)
+        self._finish_current_push()
+        folder = Path(self.args.output_dir)
+        upload = partial(
+            upload_checkpoint,
+            folder,
+            self.hub_model_id,
+            commit_message,
+            revision=revision or self.args.hub_revision,
+            token=token or self.args.hub_token,
+        )
+        if not blocking:
+            return api.run_as_future(upload)
+        try:
+            return upload()
+        except OSError as error:
+            raise OSError(f"{error}; the checkpoint is complete: unisrec push {folder} {self.hub_model_id}") from error
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        strategy = self.args.hub_strategy
+        if not self.is_world_process_zero() or strategy == HubStrategy.END:
+            return
+        running = (
+            [] if self.push_in_progress is None else [job for job in self.push_in_progress.jobs if not job.done()]
+        )
+        if running and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        # The folder of a checkpoint may be deleted by the next save, while an upload still reads it.
+        checkpoint, folder = Path(checkpoint_folder), Path(self.args.output_dir)
+        for name in shared_files(checkpoint):
+            if name != "README.md":
+                shutil.copy(checkpoint / name, folder / name)
+        if self.push_in_progress is None and self._processor is not None:
+            self._processor.save_pretrained(folder)
+        message = f"Training in progress, step {self.state.global_step}"
+        target = {"repo_id": self.hub_model_id, "revision": self.args.hub_revision, "token": self.args.hub_token}
+        jobs = [api.run_as_future(upload_checkpoint, folder, message=message, **target)]
+        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
+            jobs.append(
+                api.upload_folder(
+                    folder_path=checkpoint,
+                    path_in_repo=place,
+                    commit_message=f"{message}, state of the training",
+                    run_as_future=True,
+                    **target,
+                )
+            )
+        self.push_in_progress = PushInProgress([*running, *jobs])
+        if len(jobs) > 1:
+            self._finish_current_push()
+
+    def _finish_current_push(self) -> None:
+        """Waits for the uploads that run. One that failed is a warning: the training is worth more."""
+        super()._finish_current_push()
+        if self.hub_model_id is None or self.push_in_progress is None:
+            return
+        for job in self.push_in_progress.jobs:
+            if (error := job.exception()) is not None:
+                logger.warning("a checkpoint was not pushed: %s", " ".join(str(error).split()))
+        self.push_in_progress = PushInProgress([])
+
+
+__all__ = ["HubTrainer"]

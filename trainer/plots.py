@@ -1,0 +1,129 @@
+"""Pictures of training: losses and validation metrics."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .training_log import TrainingRow, loss_name, training_losses, training_rows
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def plot_training_curves(
+    pretraining: Sequence[Mapping[str, float]], transfers: Mapping[str, Sequence[Mapping[str, float]]], file: Path
+) -> None:
+    r"""
+    Losses of pre-training, and validation NDCG@10 of transfers, as one PNG.
+
+    Args:
+        pretraining (`Sequence` of `Mapping`): `trainer.state.log_history` of pre-training.
+        transfers (`Mapping` of `str` to the same): By the name that the legend shows.
+        file (`Path`): Where to write.
+
+    Raises:
+        ImportError: Without matplotlib (`pip install unisrec[plots]`).
+    """
+    figure, (losses, ranking) = _new_figure(2)
+    steps = [entry for entry in pretraining if "sequence_item_loss" in entry]
+    for name, label in (("sequence_item_loss", "sequence-item"), ("sequence_sequence_loss", "sequence-sequence")):
+        losses.plot([entry["step"] for entry in steps], [entry[name] for entry in steps], label=label)
+    losses.set(title="Pre-training", xlabel="step", ylabel="loss (nats)")
+    for name, history in transfers.items():
+        epochs = [entry for entry in history if "eval_ndcg@10" in entry]
+        style = "--" if "scratch" in name else "-"
+        ranking.plot(
+            [entry["epoch"] for entry in epochs], [entry["eval_ndcg@10"] for entry in epochs], style, label=name
+        )
+    ranking.set(title="Transfer", xlabel="epoch", ylabel="NDCG@10, validation, seen items kept")
+    _save(figure, file)
+
+
+def plot_run(log: Sequence[Mapping[str, float]], best_step: int | None, file: Path) -> bool:
+    r"""
+    Losses and validation NDCG@10 of one run, as one PNG.
+
+    Args:
+        log (`Sequence` of `Mapping`): Lines of `trainer.state.log_history`.
+        best_step (`int`, *optional*): Step of the best model, to be marked.
+        file (`Path`): Where to write.
+
+    Returns:
+        `bool`: Whether there was something to draw: two losses or two evaluations.
+
+    Raises:
+        ImportError: Without matplotlib (`pip install unisrec[plots]`).
+    """
+    lines = [entry for entry in log if training_losses(entry)]
+    rows = training_rows(log)
+    ranked = [row for row in rows if any("ndcg@10" in metrics for metrics in row.metrics.values())]
+    has_losses, has_ranking = len(lines) > 1, len(ranked) > 1
+    if not has_losses and not has_ranking:
+        return False
+    figure, axes = _new_figure(has_losses + has_ranking)
+    if has_losses:
+        _draw_losses(axes[0], lines, rows)
+    if has_ranking:
+        _draw_ranking(axes[-1], ranked, best_step)
+    _save(figure, file)
+    return True
+
+
+def _draw_losses(axes: "Axes", lines: Sequence[Mapping[str, float]], rows: Sequence[TrainingRow]) -> None:
+    """Each part of the loss, or the loss if it has no parts: log lines pale, means between evaluations strong."""
+    names = list(dict.fromkeys(name for line in lines for name in training_losses(line)))
+    for color, name in enumerate(names[1:] or names):
+        logged = [line for line in lines if name in line]
+        means = [row for row in rows if name in row.losses]
+        epochs, values = [line["epoch"] for line in logged], [line[name] for line in logged]
+        axes.plot(
+            epochs, values, color=f"C{color}", alpha=0.4, linewidth=1, label=None if means[1:] else loss_name(name)
+        )
+        if means[1:]:
+            epochs, values = [row.epoch for row in means], [row.losses[name] for row in means]
+            axes.plot(epochs, values, color=f"C{color}", marker=".", label=loss_name(name))
+    axes.set(title="Training", xlabel="epoch", ylabel="nats")
+
+
+def _draw_ranking(axes: "Axes", rows: Sequence[TrainingRow], best_step: int | None) -> None:
+    """NDCG@10 of each domain: a solid line with seen items kept, a dashed one with them masked."""
+    domains = list(dict.fromkeys(domain for row in rows for domain in row.metrics))
+    for color, domain in enumerate(domains):
+        for suffix, style, protocol in (("", "-", "seen items kept"), ("_seen_masked", "--", "seen items masked")):
+            shown = [row for row in rows if f"ndcg@10{suffix}" in row.metrics.get(domain, {})]
+            values = [row.metrics[domain][f"ndcg@10{suffix}"] for row in shown]
+            label = protocol if len(domains) == 1 else None if suffix else _plain(domain)
+            axes.plot([row.epoch for row in shown], values, style, color=f"C{color}", marker=".", label=label)
+    for row in rows:
+        if row.step == best_step:
+            axes.axvline(row.epoch, color="0.6", linestyle=":", zorder=0, label="best model")
+    title = "Validation" if len(domains) == 1 else "Validation (dashed: seen items masked)"
+    axes.set(title=title, xlabel="epoch", ylabel="NDCG@10")
+
+
+def _plain(name: str) -> str:
+    """A name as matplotlib is to show it: a dollar sign would start a formula, an underscore hide it."""
+    return " " + " ".join(name.split()).replace("$", r"\$")
+
+
+def _new_figure(panels: int) -> "tuple[Figure, Sequence[Axes]]":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install unisrec[plots]") from error
+
+    figure = Figure(figsize=(5 * panels, 3.8), layout="constrained")
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _save(figure: "Figure", file: Path) -> None:
+    for axes in figure.axes:
+        axes.legend(frameon=False, fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(file, dpi=150)
+
+
+__all__ = ["plot_run", "plot_training_curves"]

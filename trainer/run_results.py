@@ -1,0 +1,89 @@
+"""The test results that a transfer leaves in its folder, read again to stand beside those of another run."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data import Domain
+
+
+RESULTS_FILE = "test_results.json"  # as `Trainer.save_metrics("test", ...)` calls it
+
+
+@dataclass(frozen=True)
+class RunResults:
+    r"""
+    What a transfer reached on the test split.
+
+    Args:
+        name (`str`): Name of its folder.
+        setting (`str`): `"inductive"` or `"transductive"`.
+        from_scratch (`bool`): Whether it took no trained weights.
+        seed (`int`): Seed.
+        metrics (`Mapping[str, float]`): Metrics by the names of [`ranking_metrics`].
+    """
+
+    name: str
+    setting: str
+    from_scratch: bool
+    seed: int
+    metrics: Mapping[str, float]
+
+
+def run_facts(domain: Domain, setting: str, from_scratch: bool, seed: int) -> dict[str, str | bool | int]:
+    """What stands beside the metrics in `test_results.json`."""
+    return {
+        "domain": domain.name,
+        "content_hash": domain.content_hash,
+        "setting": setting,
+        "from_scratch": from_scratch,
+        "seed": seed,
+    }
+
+
+def load_run_results(folder: str | os.PathLike, domain: Domain) -> RunResults:
+    r"""
+    Test results of another run on the same domain.
+
+    Args:
+        folder (`str` or `os.PathLike`): Output folder of [`finetune`].
+        domain ([`Domain`]): What it must have been trained and tested on.
+
+    Returns:
+        [`RunResults`]
+
+    Raises:
+        FileNotFoundError: If the folder holds no `test_results.json`.
+        ValueError: If that is not one that [`finetune`] wrote, or it belongs to another domain.
+    """
+    file = Path(folder) / RESULTS_FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file}: no such file to compare with; name the output folder of a finished unisrec finetune."
+        )
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        results = RunResults(
+            Path(folder).absolute().name,
+            found["setting"],
+            found["from_scratch"],
+            found["seed"],
+            {name.removeprefix("test_"): value for name, value in found.items() if "@" in name},
+        )
+        name, content_hash = found["domain"], found["content_hash"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file}: cannot be compared with ({type(error).__name__}: {error}); expected what unisrec finetune "
+            "writes; run that one again."
+        ) from error
+    if content_hash != domain.content_hash:
+        raise ValueError(
+            f"{file}: measured on {name!r} with content hash {content_hash[:12]}, this run is on {domain.name!r} with "
+            f"{domain.content_hash[:12]}; only runs on the same domain can be compared."
+        )
+    return results
+
+
+__all__ = ["RunResults", "load_run_results", "run_facts"]
