@@ -9,13 +9,16 @@ import polars as pl
 
 from .columns import check_columns, to_ids, to_interactions
 from .files import json_records, read_csv, read_json_lines, read_parquet
+from .hub import pin_revision
 from .interactions import RawData, count_step
 from .item_texts import flatten_text, join_texts
 
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
-DATASET = re.compile(r"(?P<path>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(\[(?P<split>[^\[\]]+)\])?")
+DATASET = re.compile(
+    r"(?P<path>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?(:(?P<config>[\w.-]+))?(\[(?P<split>[^\[\]]+)\])?"
+)
 
 
 def read_table(
@@ -33,8 +36,8 @@ def read_table(
     Args:
         interactions (`str` or `os.PathLike`):
             `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.json` (one object per line), each also with `.gz`, or `.parquet`; or a
-            dataset for `datasets.load_dataset`, written `owner/name`, `owner/name:config`, `owner/name[split]` or
-            `owner/name:config[split]` (split `train` by default).
+            dataset for `datasets.load_dataset`, written `owner/name`, and behind it in this order `@revision`, `:config`
+            and `[split]`, each if needed (split `train` by default).
         items (`str` or `os.PathLike`, *optional*):
             The same kinds; by default the text columns are in the interactions, and the first text of an item counts.
         user_column (`str`, *optional*, defaults to `"user_id"`): Column of the user ids.
@@ -96,13 +99,17 @@ def _load_dataset(source: str) -> pl.DataFrame:
     match = DATASET.fullmatch(source)
     if match is None:
         raise FileNotFoundError(
-            f"{source}: expected a .csv, .tsv, .jsonl or .parquet file, or a dataset such as owner/name:config[split]"
+            f"{source}: expected a .csv, .tsv, .jsonl or .parquet file, or a dataset such as "
+            "owner/name@revision:config[split]"
         )
     # Slow to import, and local files do not need it.
     from datasets import load_dataset
 
+    path, revision = match["path"], match["revision"]
     try:
-        dataset = load_dataset(match["path"], match["config"], split=match["split"] or "train")
+        if not Path(path).is_dir():
+            revision = pin_revision(path, revision, "dataset")["revision"]
+        dataset = load_dataset(path, match["config"], revision=revision, split=match["split"] or "train")
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{source}: cannot be loaded as a dataset of the Hub ({reason})") from error

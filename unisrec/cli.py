@@ -13,12 +13,15 @@ VERBS = {
     "finetune": "transfer of a checkpoint to a domain, inductive or transductive",
     "evaluate": "full-ranking metrics of a checkpoint on a domain",
     "recommend": "the next items for a history of ids or texts",
+    "convert": "official checkpoint (.pth) -> checkpoint folder",
+    "export": "item and sequence towers as ONNX files",
+    "push": "checkpoint folder -> Hugging Face Hub",
     "quickstart": "the whole story on embedded data",
     "env": "versions and devices, for bug reports",
 }
 
 
-NO_MODEL = ("prepare", "env")
+NO_MODEL = ("prepare", "push", "env")
 
 
 def build_parser() -> argparse.ArgumentParser:

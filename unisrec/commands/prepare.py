@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     table = add_source("table", "any CSV, TSV, JSON-lines or parquet file, or a dataset of the Hub", TABLE_EXAMPLE)
     table.add_argument(
-        "--interactions", required=True, metavar="SOURCE", help="file, or owner/name:config[split] on the Hub"
+        "--interactions", required=True, metavar="SOURCE", help="file, or owner/name@revision:config[split] on the Hub"
     )
     table.add_argument("--items", metavar="SOURCE", help="likewise; not needed if the interactions hold the texts")
     for name, default in (("user", "user_id"), ("item", "item_id"), ("time", "timestamp")):

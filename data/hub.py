@@ -1,0 +1,239 @@
+"""The Hugging Face Hub: names with a revision, what of a checkpoint folder is shared, one line for what goes wrong."""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, is_offline_mode
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+
+
+# Of a checkpoint folder; all else in it is the state of one run on one machine.
+SHARED_FILES = (
+    "README.md",
+    "*.png",
+    "*.py",
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+    "processor_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "catalogue/*",
+)
+# Files of an earlier push which would be loaded beside those of the next one.
+REPLACED_FILES = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "catalogue/*")
+
+warnings.filterwarnings("ignore", message=r".*about to commit a data file \(catalogue/")  # it belongs to the model
+logger = logging.getLogger(__name__)
+api = HfApi(library_name="unisrec")
+
+
+def split_revision(name_or_path: str | os.PathLike) -> tuple[str, str | None]:
+    """`"owner/name@revision"` as name and revision; a name without one, or an existing folder, as it is and `None`."""
+    name, at, revision = str(name_or_path).partition("@")
+    return (str(name_or_path), None) if not at or Path(name_or_path).is_dir() else (name, revision)
+
+
+def find_model(name_or_path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
+    r"""
+    What to give to `from_pretrained`, after asking the Hub once for all files.
+
+    Args:
+        name_or_path (`str` or `os.PathLike`): Folder, or id of a repository, also as `owner/name@revision`.
+
+    Returns:
+        `tuple[str, dict[str, Any]]`: Folder or id, and for an id the options `revision` and `local_files_only`.
+
+    Raises:
+        OSError: If there is no such repository or revision, you may not read it, or it is neither reachable nor cached.
+    """
+    name, revision = split_revision(name_or_path)
+    return (name, {}) if Path(name).is_dir() else (name, pin_revision(name, revision))
+
+
+def pin_revision(repo_id: str, revision: str | None = None, repo_type: str = "model") -> dict[str, Any]:
+    """Download options: `revision`, bound to the commit it stands for now, and `local_files_only`, which is set where the
+    Hub cannot be reached, so that not every file tries again for a minute. Raises `OSError` as [`find_model`] does."""
+    with _hub_errors(repo_id, revision):
+        reachable = not is_offline_mode() and _answers(repo_id, revision, repo_type)
+        pinned = api.resolve_revision(repo_id, revision=revision, repo_type=repo_type, local_files_only=not reachable)
+    if not (reachable or is_offline_mode()):
+        logger.warning("%s is taken from the cache: the Hub cannot be reached at %s", repo_id, constants.ENDPOINT)
+    return {"revision": pinned, "local_files_only": not reachable}
+
+
+def _answers(repo_id: str, revision: str | None, repo_type: str) -> bool:
+    """Whether the Hub can be asked for a repository; `resolve_revision` alone takes the cache without telling."""
+    try:
+        api.repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=10)
+    except HTTPError as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+            raise
+        return False
+    return True
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raises `ValueError` if a folder is no checkpoint of ours, whole or of adapters."""
+    try:
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError):
+        model_type = None
+    is_ours = model_type == "unisrec" or (folder / "adapter_config.json").is_file()
+    if not is_ours or not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"{folder}: no checkpoint; expected a folder with config.json of type 'unisrec' and *.safetensors, as "
+            "`unisrec pretrain` and `unisrec finetune` write it."
+        )
+
+
+def shared_files(folder: Path, catalogue: bool = True) -> list[str]:
+    """Files of a checkpoint folder that are shared, `catalogue/` among them or not; relative to it, sorted."""
+    found = {file for pattern in SHARED_FILES for file in folder.glob(pattern) if file.is_file()}
+    names = sorted(file.relative_to(folder).as_posix() for file in found)
+    return [name for name in names if catalogue or not name.startswith("catalogue/")]
+
+
+def create_repository(
+    repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
+) -> str:
+    r"""
+    Creates a model repository, and the branch in it, where they are not there yet.
+
+    Args:
+        repo_id (`str`): `owner/name`; a name alone is one of the user.
+        private (`bool`, *optional*): Whether a new repository is private.
+        revision (`str`, *optional*): The branch.
+        token (`str`, *optional*): Token to use instead of the stored one.
+
+    Returns:
+        `str`: The id, `owner/name`.
+
+    Raises:
+        OSError: If it cannot be created.
+        ValueError: If a private one is asked for, and a public one is there.
+    """
+    with _hub_errors(repo_id, revision):
+        url = api.create_repo(repo_id, private=private, exist_ok=True, token=token)
+        repo_id = url.repo_id
+        # For one that exists, `private` means nothing to the Hub.
+        if private and not api.model_info(repo_id, token=token).private:
+            raise ValueError(
+                f"{repo_id} is there already and public: make it private at {url}/settings, or name another."
+            )
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True, token=token)
+    return repo_id
+
+
+def upload_checkpoint(
+    folder: Path,
+    repo_id: str,
+    message: str,
+    revision: str | None = None,
+    token: str | None = None,
+    catalogue: bool = True,
+    card: str | None = None,
+) -> CommitInfo:
+    r"""
+    Uploads what is shared of a checkpoint folder, as one commit. Weights and catalogue of an earlier push that the folder
+    does not have are deleted.
+
+    Args:
+        folder (`Path`): The checkpoint folder.
+        repo_id (`str`): `owner/name` of an existing repository.
+        message (`str`): Commit message.
+        revision (`str`, *optional*): An existing branch; `main` by default.
+        token (`str`, *optional*): Token to use instead of the stored one.
+        catalogue (`bool`, *optional*, defaults to `True`): Whether `catalogue/` is shared.
+        card (`str`, *optional*): Text of `README.md`, instead of the one in the folder.
+
+    Returns:
+        `CommitInfo`: The commit.
+
+    Raises:
+        OSError: If the upload fails.
+    """
+    names = shared_files(folder, catalogue)
+    with _hub_errors(repo_id, revision):
+        there = api.list_repo_files(repo_id, revision=revision, token=token)
+        old = [name for name in there if name not in names and _matches(name, REPLACED_FILES)]
+        contents = {name: folder / name for name in names} | ({} if card is None else {"README.md": card.encode()})
+        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        operations += [CommitOperationDelete(name) for name in old]
+        return api.create_commit(repo_id, operations, commit_message=message, revision=revision, token=token)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    """As `fnmatch`, whose star takes a slash too: the files of a training state, one folder down, are not meant."""
+    return any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
+
+
+@contextmanager
+def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
+    """Turns what goes wrong with a repository into an `OSError` of one line that names it and the next step."""
+    try:
+        yield
+    except (HTTPError, OfflineModeIsEnabled, RevisionResolutionError, HFValidationError) as error:
+        raise OSError(_explain(error, name, revision)) from error
+    except RuntimeError as error:  # how a large file fails
+        raise OSError(_explain(error.__cause__ or error, name, revision)) from error
+
+
+def _explain(error: BaseException, name: str, revision: str | None) -> str:
+    offline = "HF_HUB_OFFLINE=1 keeps this machine off the Hub: unset HF_HUB_OFFLINE"
+    unreachable = f"the Hub cannot be reached at {constants.ENDPOINT}: check the connection"
+    match error:
+        case OfflineModeIsEnabled():
+            return offline
+        case RevisionResolutionError():
+            return f"{name} is not in the cache, and {offline if is_offline_mode() else unreachable}"
+        case HFValidationError():
+            return f"{name!r} is not an id of the Hub, which is owner/name"
+        case RepositoryNotFoundError():
+            return f"the Hub shows no repository {name}: check the name, or log in by `hf auth login` if it is private"
+        case RevisionNotFoundError():
+            return f"{name} has no revision {revision!r}: see its page at {constants.ENDPOINT} for the ones it has"
+        case HfHubHTTPError(response=response) if response.status_code == 401:
+            return f"the Hub wants a valid token for {name}: log in by `hf auth login` or set HF_TOKEN"
+        case HfHubHTTPError(response=response) if response.status_code == 403:
+            reason = (error.server_message or "403").rstrip(".")
+            return f"the Hub refuses {name} ({reason}): check the owner and the rights of your token"
+        case HfHubHTTPError():
+            return f"the Hub answers {error.response.status_code} for {name}: {error.server_message}"
+        case HTTPError():
+            return unreachable
+        case _:
+            return f"the upload to {name} broke off ({' '.join(str(error).split())}): try again"
+
+
+__all__ = [
+    "api",
+    "check_checkpoint",
+    "create_repository",
+    "find_model",
+    "pin_revision",
+    "shared_files",
+    "split_revision",
+    "upload_checkpoint",
+]

@@ -1,0 +1,373 @@
+"""The Hub, played by local_hub.py: what a push shares, what loads it again, and one line for what goes wrong."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoProcessor, AutoTokenizer, pipeline
+
+from unisrec.data.hub import shared_files, split_revision
+from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
+
+
+CODE = {"configuration_unisrec.py", "modeling_unisrec.py", "pipeline_unisrec.py", "processing_unisrec.py"}
+MODEL = {"config.json", "model.safetensors", *CODE}
+PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+CATALOGUE = {"catalogue/items.parquet", "catalogue/item_embeddings.safetensors"}
+PAGE = {"README.md", "curves.png"}
+IDS = ["SKU-1001", "SKU-1002", "SKU-1003"]
+TEXTS = ["red pen, 5 pack", "small steel kettle", "garden lamp for kids"]
+CARD = """\
+---
+library_name: transformers
+---
+
+# Office
+
+## Use
+
+```python
+recommender = Recommender.from_pretrained("office")
+recommend = pipeline("sequential-recommendation", model="office")
+```
+
+    unisrec finetune --model office --domain DOMAIN
+"""
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory, make_model, text_encoder_dir) -> Path:
+    """A checkpoint folder as a training leaves it, with what must not be shared."""
+    folder = tmp_path_factory.mktemp("runs") / "office"
+    model = make_model()
+    model.attach_text_encoder(AutoModel.from_pretrained(text_encoder_dir).eval())
+    processor = UniSRecProcessor(AutoTokenizer.from_pretrained(text_encoder_dir), ItemCatalogue(IDS, TEXTS), 10, 32)
+    with torch.no_grad():
+        processor.catalogue.item_embeddings = model.get_text_features(**processor.tokenize(TEXTS))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (folder / "README.md").write_text(CARD)
+    (folder / "curves.png").write_bytes(b"\x89PNG")
+    private = "training_args.bin optimizer.pt scheduler.pt rng_state.pth trainer_state.json test_results.json run.log"
+    for name in [*private.split(), "checkpoint-2/model.safetensors", "checkpoint-2/optimizer.pt", "runs/events.1"]:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("SKU-1001")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """The cache of one machine."""
+    return tmp_path_factory.mktemp("machine")
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory, office) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "sharded"
+    AutoModel.from_pretrained(office).save_pretrained(folder, max_shard_size="4KB")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, home, office, sharded, text_encoder_dir) -> list[list]:
+    """Answers to pushes of the checkpoint, each to a place of its own."""
+    return hub.verbs(
+        ["push", office, "shop/office"],
+        ["push", office, "shop/office", "--revision", "partners", "--no-catalogue", "--message", "For partners"],
+        ["push", office, "secret", "--private"],
+        ["push", office, "shop/gated-office"],
+        ["push", office, "shop/again"],
+        ["push", sharded, "shop/again"],
+        home=home,
+        PYTHONWARNINGS="error:It seems that you are about to commit a data file",
+    )
+
+
+def test_push_uploads_what_is_shared_and_nothing_else(hub, pushed):
+    status, out, err, _ = pushed[0]
+    assert (status, out, err) == (0, f"{hub.url}/shop/office\n", "")
+    assert hub.files("shop/office") == MODEL | PROCESSOR | CATALOGUE | PAGE
+    assert [commit["title"] for commit in hub.commits("shop/office")] == ["Upload checkpoint", "initial commit"]
+
+
+def test_examples_of_the_card_load_the_repository(hub, pushed):
+    card = hub.read("shop/office", "README.md").decode()
+    assert '.from_pretrained("shop/office")' in card
+    assert 'model="shop/office")' in card
+    assert "--model shop/office --domain" in card
+    assert '"office"' not in card
+
+
+def test_push_to_a_branch_without_catalogue_tells_nothing_of_the_items(hub, pushed):
+    status, out, _, _ = pushed[1]
+    assert status == 0
+    assert out.splitlines()[-1] == f"{hub.url}/shop/office/tree/partners"
+    assert "stays in the history" in out
+    assert hub.files("shop/office", "partners") == MODEL | PROCESSOR | PAGE
+    assert hub.commits("shop/office", "partners")[0]["title"] == "For partners"
+    for file in hub.files("shop/office", "partners"):
+        content = hub.read("shop/office", file, "partners")
+        assert not any(word.encode() in content for word in [*IDS, *TEXTS]), file
+    assert "The catalogue is not shared" in hub.read("shop/office", "README.md", "partners").decode()
+
+
+def test_a_later_push_leaves_no_weights_and_no_catalogue_of_an_earlier_one(hub, pushed, sharded):
+    assert [status for status, *_ in pushed] == [0] * len(pushed)
+    files = hub.files("shop/again")
+    assert files == set(shared_files(sharded)) | PROCESSOR | PAGE
+    assert "model.safetensors" not in files
+    assert "model.safetensors.index.json" in files
+
+
+def test_push_says_in_one_line_why_it_cannot(hub, home, office, pushed, text_encoder_dir):
+    refused = {
+        "no checkpoint; expected a folder with config.json": ["push", text_encoder_dir, "shop/x"],
+        "none: no checkpoint": ["push", home / "none", "shop/x"],
+        "'sh op/x' is not an id of the Hub, which is owner/name": ["push", office, "sh op/x"],
+        "the Hub wants a valid token for shop/x: log in by `hf auth login`": ["HF_TOKEN=", "push", office, "shop/x"],
+        "the Hub wants a valid token for shop/y": ["HF_TOKEN=hf_wrong", "push", office, "shop/y"],
+        "the Hub refuses rival/x (You don't have the rights": ["push", office, "rival/x"],
+        "shop/office is there already and public": ["push", office, "shop/office", "--private"],
+        "the Hub refuses shop/full-x (Storage limit reached)": ["push", office, "shop/full-x"],
+    }
+    for answer, message in zip(hub.verbs(*refused.values(), home=home), refused, strict=True):
+        assert_refused(answer, message)
+        assert answer[2].startswith("unisrec push: error: ")
+
+
+LOAD = """
+import importlib.util, json, sys
+import torch
+from transformers import AutoModel, AutoProcessor, AutoTokenizer
+
+assert importlib.util.find_spec("unisrec") is None
+states = []
+for name, revision in (("shop/office", None), ("shop/office", "partners"), ("shop/again", None)):
+    options = {"trust_remote_code": True, "revision": revision}
+    model = AutoModel.from_pretrained(name, **options).eval()
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    processor = AutoProcessor.from_pretrained(name, **options)
+    batch = processor([[{"text": "red pen"}, {"text": "garden lamp"}], [{"text": "small steel kettle"}]])
+    assert tokenizer(["red pen"])["input_ids"][0] == batch["input_ids"][0, :4].tolist()
+    with torch.no_grad():
+        states.append(model(**batch).sequence_embeds.tolist())
+print(json.dumps(states))
+"""
+
+
+def test_loads_without_the_package_and_then_without_a_network(hub, pushed, office, bare_python, tmp_path):
+    model, processor = AutoModel.from_pretrained(office).eval(), AutoProcessor.from_pretrained(office)
+    batch = processor([[{"text": "red pen"}, {"text": "garden lamp"}], [{"text": "small steel kettle"}]])
+    with torch.no_grad():
+        expected = model(**batch).sequence_embeds.tolist()
+    for offline in ("0", "1"):
+        states = hub.run(LOAD, home=tmp_path, python=bare_python, HF_HUB_OFFLINE=offline)
+        assert states == [expected] * 3
+
+
+PIPELINE = """
+import json, sys
+from transformers import pipeline
+
+recommend = pipeline("sequential-recommendation", model="shop/office", trust_remote_code=True)
+assert type(recommend).__module__.startswith("transformers_modules."), type(recommend)
+assert "unisrec" not in sys.modules
+print(json.dumps(recommend(["SKU-1002", {"text": "red lamp"}])))
+"""
+
+
+def test_the_pipeline_of_the_repository_itself(hub, pushed, office, tmp_path):
+    recommend = pipeline("sequential-recommendation", model=str(office))
+    assert hub.run(PIPELINE, home=tmp_path) == recommend(["SKU-1002", {"text": "red lamp"}])
+
+
+METHODS = """
+import json, sys
+import unisrec
+import torch
+from huggingface_hub import HfApi
+from transformers import AutoModel, AutoProcessor, AutoTokenizer
+from unisrec.data.text_encoders import find_text_pooling, load_text_encoder
+
+office, encoder = sys.argv[1:]
+model, processor = AutoModel.from_pretrained(office), AutoProcessor.from_pretrained(office)
+model.push_to_hub("shop/methods", private=True)
+processor.push_to_hub("shop/methods")
+for part in (model, processor):
+    part.save_pretrained("saved", push_to_hub=True, repo_id="shop/saved")
+model.config.push_to_hub("shop/config", revision="next")
+
+model, tokenizer = AutoModel.from_pretrained(encoder), AutoTokenizer.from_pretrained(encoder)
+model.push_to_hub("shop/encoder")
+tokenizer.push_to_hub("shop/encoder")
+HfApi().create_branch("shop/encoder", branch="mean")
+pooling = json.dumps({"pooling_mode_mean_tokens": True}).encode()
+place = {"path_in_repo": "1_Pooling/config.json", "revision": "mean"}
+HfApi().upload_file(repo_id="shop/encoder", path_or_fileobj=pooling, **place)
+loaded, _ = load_text_encoder("shop/encoder@mean")
+equal = all(torch.equal(*pair) for pair in zip(loaded.parameters(), model.parameters(), strict=True))
+errors = []
+for name in ("shop/encoder@v9", "shop/no-encoder"):
+    try:
+        load_text_encoder(name)
+    except OSError as error:
+        errors.append(str(error))
+print(json.dumps([equal, find_text_pooling("shop/encoder"), find_text_pooling("shop/encoder@mean"), errors]))
+"""
+
+
+def test_methods_push_a_whole_checkpoint_and_a_text_encoder_has_revisions(hub, office, text_encoder_dir, tmp_path):
+    equal, pooling, pooling_of_branch, errors = hub.run(
+        METHODS,
+        office,
+        text_encoder_dir,
+        home=tmp_path,
+        HF_TOKEN="hf_shop",
+        PYTHONWARNINGS="error:It seems that you are about to commit a data file",
+    )
+    for repo in ("shop/methods", "shop/saved"):
+        assert hub.files(repo) - {"README.md"} == MODEL | PROCESSOR | CATALOGUE
+        for file in ("model.safetensors", "catalogue/item_embeddings.safetensors", "modeling_unisrec.py"):
+            assert hub.read(repo, file) == (office / file).read_bytes()
+    assert hub.info("shop/methods")["private"]
+    assert not hub.info("shop/saved")["private"]
+    assert hub.files("shop/config", "next") == CODE | {"config.json", "README.md"}
+    assert equal
+    assert (pooling, pooling_of_branch) == ("cls", "mean")
+    assert "text encoder 'shop/encoder@v9' cannot be loaded (shop/encoder has no revision 'v9'" in errors[0]
+    assert "the Hub shows no repository shop/no-encoder" in errors[1]
+
+
+def test_a_folder_wins_over_a_revision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs/office@2").mkdir(parents=True)
+    assert split_revision("runs/office@2") == ("runs/office@2", None)
+    assert split_revision(Path("runs/office@2")) == ("runs/office@2", None)
+    assert split_revision("runs/office@3") == ("runs/office", "3")
+    assert split_revision("shop/office@refs/pr/1") == ("shop/office", "refs/pr/1")
+    assert split_revision("shop/office") == ("shop/office", None)
+
+
+CLICKS = """
+import sys
+from huggingface_hub import HfApi
+
+api, clicks = HfApi(token="hf_shop"), "user_id,item_id,timestamp,title\\nann,A,1,red pen\\nann,B,2,blue pen\\n"
+repo = {"repo_id": "shop/clicks", "repo_type": "dataset"}
+api.create_repo(**repo)
+api.upload_file(path_or_fileobj=clicks.encode(), path_in_repo="train.csv", **repo)
+api.create_branch(branch="june", **repo)
+clicks += "bob,A,4,red pen\\n"
+api.upload_file(path_or_fileobj=clicks.encode(), path_in_repo="train.csv", revision="june", **repo)
+print(0)
+"""
+
+
+def recommend(model: object) -> list[object]:
+    return ["recommend", "--history", "text:red pen", "--top-k", "3", "--json", "--model", model]
+
+
+def prepare(dataset: str, output: Path) -> list[object]:
+    return ["prepare", "table", "--interactions", dataset, "--user-k", 1, "--item-k", 1, "--output", output]
+
+
+def assert_refused(answer: list, message: str) -> None:
+    """Exit status 2 and one line, soon."""
+    status, out, err, seconds = answer
+    assert (status, out) == (2, ""), err
+    assert err.count("\n") == 1, err
+    assert message in err
+    assert seconds < 10
+
+
+@pytest.fixture(scope="module")
+def online(hub, home, pushed, office, tmp_path_factory) -> list[list]:
+    """Answers of a machine that reaches the Hub; after them its cache holds a checkpoint and a dataset."""
+    hub.run(CLICKS, home=home)
+    first, partners = (hub.commits("shop/office", branch)[0]["id"] for branch in ("main", "partners"))
+    domains = tmp_path_factory.mktemp("domains")
+    return hub.verbs(
+        recommend(office),
+        recommend("shop/office"),
+        recommend("shop/office@main"),
+        recommend(f"shop/office@{first}"),
+        recommend("shop/secret@main"),
+        recommend(f"shop/office@{partners}"),
+        recommend("shop/none"),
+        recommend("shop/office@v9"),
+        ["HF_TOKEN=", *recommend("shop/secret")],
+        ["HF_TOKEN=hf_rival", *recommend("shop/secret")],
+        ["HF_TOKEN=hf_rival", *recommend("shop/gated-office")],
+        recommend("runs/office/final"),
+        prepare("shop/clicks", domains / "may"),
+        prepare("shop/clicks@june", domains / "june"),
+        prepare("shop/clicks@v9", domains / "none"),
+        home=home,
+    )
+
+
+def test_a_model_is_named_with_its_revision(online):
+    local, *others = online[:5]
+    assert local[0] == 0, local[2]
+    assert local[1].count("SKU-") == 3
+    for answer in others:
+        assert answer[:2] == local[:2], answer[2]
+    assert_refused(online[5], "the checkpoint has no catalogue")  # it is that commit which was read
+
+
+def test_what_cannot_be_loaded_is_said_in_one_line(online):
+    messages = [
+        "model 'shop/none' cannot be loaded (the Hub shows no repository shop/none: check the name, or log in by",
+        "model 'shop/office@v9' cannot be loaded (shop/office has no revision 'v9': see its page at",
+        "the Hub shows no repository shop/secret: check the name, or log in by `hf auth login`",
+        "the Hub shows no repository shop/secret: check the name, or log in by `hf auth login`",
+        "You are trying to access a gated repo. Make sure to have access to it at",
+        "model 'runs/office/final' cannot be loaded ('runs/office/final' is not an id of the Hub",
+    ]
+    for answer, message in zip(online[6:12], messages, strict=True):
+        assert_refused(answer, message)
+
+
+def test_a_dataset_is_named_with_its_revision(online):
+    may, june, none = online[12:]
+    assert (may[0], june[0]) == (0, 0), may[2] + june[2]
+    assert "2" in may[1]
+    assert "3" in june[1]
+    assert_refused(none, "shop/clicks@v9: cannot be loaded as a dataset of the Hub (shop/clicks has no revision 'v9'")
+
+
+def test_offline_the_cache_is_enough(hub, home, online, office, tmp_path):
+    local, branch, missing, push, dataset, no_dataset = hub.verbs(
+        recommend("shop/office"),
+        recommend("shop/office@main"),
+        recommend("shop/none"),
+        ["push", office, "shop/office"],
+        prepare("shop/clicks", tmp_path / "clicks"),
+        prepare("shop/none", tmp_path / "none"),
+        home=home,
+        HF_HUB_OFFLINE="1",
+    )
+    for answer in (local, branch):
+        assert answer[:3] == [*online[0][:2], ""]
+    keeps_off = "HF_HUB_OFFLINE=1 keeps this machine off the Hub: unset HF_HUB_OFFLINE"
+    assert_refused(missing, f"(shop/none is not in the cache, and {keeps_off})")
+    assert_refused(push, f"unisrec push: error: {keeps_off}")
+    assert dataset[0] == 0, dataset[2]
+    assert_refused(no_dataset, keeps_off)
+
+
+def test_without_a_connection_the_cache_is_taken_and_nothing_tries_again(hub, home, online, office, tmp_path):
+    local, missing, push, no_dataset = hub.verbs(
+        recommend("shop/office"),
+        recommend("shop/none"),
+        ["push", office, "shop/office"],
+        prepare("shop/none", tmp_path / "none"),
+        home=home,
+        HF_ENDPOINT="http://127.0.0.1:9",
+    )
+    assert local[:2] == online[0][:2], local[2]
+    assert "shop/office is taken from the cache: the Hub cannot be reached at http://127.0.0.1:9" in local[2]
+    unreachable = "the Hub cannot be reached at http://127.0.0.1:9: check the connection"
+    assert_refused(missing, f"(shop/none is not in the cache, and {unreachable})")
+    assert_refused(push, f"unisrec push: error: {unreachable}")
+    assert_refused(no_dataset, unreachable)

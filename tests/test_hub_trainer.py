@@ -1,0 +1,142 @@
+"""Pushes of a training to the Hub, played by local_hub.py: what goes up while it runs and when it ends."""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoModel
+
+from unisrec import Recommender
+from unisrec.data.hub import shared_files
+
+
+TRAINING = [
+    "--use_cpu",
+    "--report_to",
+    "none",
+    "--disable_tqdm",
+    "true",
+    "--num_train_epochs",
+    2,
+    "--logging_steps",
+    1,
+]
+STATE = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+CODE = {"configuration_unisrec.py", "modeling_unisrec.py", "pipeline_unisrec.py", "processing_unisrec.py"}
+
+
+@pytest.fixture(scope="module")
+def runs(hub, make_domain, text_encoder_dir, tmp_path_factory) -> tuple[Path, list[list]]:
+    """Output folders of trainings that push, and what their command lines answered."""
+    root = tmp_path_factory.mktemp("runs")
+    make_domain("toys").save_to_disk(root / "toys")
+    pretrain = ["pretrain", "--domains", root / "toys", "--text-encoder", text_encoder_dir, *TRAINING]
+    pretrain += ["--model-config", "hidden_size=8", "num_experts=2", "--save_strategy", "epoch", "--push_to_hub"]
+    finetune = ["finetune", "--model", root / "end", "--domain", root / "toys", "--setting", "inductive", *TRAINING]
+    finetune += ["--push_to_hub", "--save_strategy", "epoch", "--eval_strategy", "epoch", "--hub_always_push", "true"]
+    finetune += ["--save_total_limit", 1, "--hub_strategy"]
+
+    def into(name: str) -> list[object]:
+        return ["--output_dir", root / name, "--hub_model_id", f"shop/{name}"]
+
+    answers = hub.verbs(
+        [*pretrain, *into("full-shelf")],
+        [*pretrain, "--hub_strategy", "end", *into("end")],
+        [*finetune, "every_save", *into("every-save"), "--hub_revision", "dev", "--hub_private_repo", "true"],
+        [*finetune, "checkpoint", *into("last")],
+        [*finetune, "all_checkpoints", *into("all")],
+        ["HF_TOKEN=", *finetune, "end", *into("nobody")],
+        home=tmp_path_factory.mktemp("machine"),
+    )
+    return root, answers
+
+
+def download(hub, repo: str, revision: str, folder: Path) -> Path:
+    for file in hub.files(repo, revision):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(hub.read(repo, file, revision))
+    return folder
+
+
+@pytest.mark.parametrize(("name", "revision"), [("end", "main"), ("every-save", "dev"), ("last", "main")])
+def test_the_last_push_is_what_the_folder_shares(hub, runs, name, revision):
+    root, answers = runs
+    assert [status for status, *_ in answers[1:5]] == [0] * 4, answers
+    shared = shared_files(root / name)
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", *CODE} < set(shared)
+    assert ("catalogue/items.parquet" in shared) == (name != "end")
+    assert {file for file in hub.files(f"shop/{name}", revision) if not file.startswith("last-")} == set(shared)
+    for file in shared:
+        assert hub.read(f"shop/{name}", file, revision) == (root / name / file).read_bytes(), file
+    model = AutoModel.from_pretrained(root / name)
+    assert model.text_encoder is not None
+    assert f'from_pretrained("shop/{name}")' in (root / name / "README.md").read_text()
+
+
+def test_strategies_say_when(hub, runs):
+    titles = [commit["title"] for commit in hub.commits("shop/end")]
+    assert titles == ["Model save", "initial commit"]
+    titles = [commit["title"] for commit in hub.commits("shop/every-save", "dev")]
+    assert titles[0] == "Model save"
+    assert [title.rstrip("0123456789") for title in titles[1:]] == ["Training in progress, step "] * 2 + [
+        "initial commit"
+    ]
+
+
+def test_a_push_amid_the_training_recommends(hub, runs, tmp_path):
+    second, first = (commit["id"] for commit in hub.commits("shop/every-save", "dev")[1:3])
+    folder = download(hub, "shop/every-save", first, tmp_path / "first")
+    recommender = Recommender.from_pretrained(folder)
+    assert recommender.model.text_encoder is None
+    assert len(recommender.recommend([["toys-1", "toys-2"]], top_k=5)[0]) == 5
+    weights = [hub.read("shop/every-save", "model.safetensors", commit) for commit in (first, second)]
+    assert weights[0] != weights[1]
+    assert "README.md" in hub.files("shop/every-save", first)
+
+
+def test_branch_and_privacy(hub, runs):
+    assert hub.files("shop/every-save") == set()
+    assert hub.info("shop/every-save")["private"]
+    assert not hub.info("shop/end")["private"]
+
+
+def test_states_of_the_training_go_up_where_they_are_asked_for(hub, runs):
+    root, _ = runs
+    model = {"config.json", "model.safetensors", *CODE}
+    last = {file.removeprefix("last-checkpoint/") for file in hub.files("shop/last") if file.startswith("last-")}
+    assert last == model | STATE
+    (kept,) = (root / "all").glob("checkpoint-*")
+    folders = {file.split("/")[0] for file in hub.files("shop/all") if file.startswith("checkpoint-")}
+    assert kept.name in folders
+    assert len(folders) == 2  # one of them is gone here
+    for folder in folders:
+        assert {f"{folder}/{file}" for file in model | STATE} <= hub.files("shop/all")
+
+
+def test_nothing_is_a_pickle_but_the_state_of_the_training(hub, runs):
+    for name, revision in (("end", "main"), ("every-save", "dev"), ("last", "main"), ("all", "main")):
+        for commit in hub.commits(f"shop/{name}", revision):
+            for file in hub.files(f"shop/{name}", commit["id"]):
+                content = hub.read(f"shop/{name}", file, commit["id"])
+                is_pickle = content[:1] == b"\x80" or content[:4] == b"PK\x03\x04"  # bare, or in a zip of torch
+                assert is_pickle == (Path(file).name in STATE - {"trainer_state.json"}), file
+                assert "/" in file or not is_pickle
+
+
+def test_a_push_that_fails_leaves_the_training_whole(hub, runs):
+    root, answers = runs
+    status, _, err, _ = answers[0]
+    assert status == 2
+    line = err.splitlines()[-1]
+    refused = "the Hub refuses shop/full-shelf (Storage limit reached): check the owner and the rights of your token"
+    assert f"a checkpoint was not pushed: {refused}" in err
+    complete = f"the checkpoint is complete: unisrec push {root / 'full-shelf'} shop/full-shelf"
+    assert line == f"unisrec pretrain: error: {refused}; {complete}"
+    assert AutoModel.from_pretrained(root / "full-shelf").text_encoder is not None
+
+
+def test_a_training_that_may_not_push_does_not_begin(runs):
+    root, answers = runs
+    status, _, err, _ = answers[5]
+    assert status == 2
+    assert "the Hub wants a valid token for shop/nobody: log in by `hf auth login`" in err.splitlines()[-1]
+    assert not list((root / "nobody").glob("*"))
