@@ -126,6 +126,25 @@ def make_model(make_config) -> Callable[..., UniSRecModel]:
 
 
 @pytest.fixture(scope="session")
+def make_batch() -> Callable[[str], dict[str, torch.Tensor]]:
+    """Makes arguments of `forward`, four histories of six items, for a model that is "inductive", "transductive" or reads
+    "text"."""
+
+    def make(setting: str) -> dict[str, torch.Tensor]:
+        if setting == "text":
+            attention_mask = (torch.arange(5) < torch.tensor([5, 3, 1, 4, 5, 2])[:, None]).long()
+            items = {"input_ids": torch.randint(1, 20, (6, 5)), "attention_mask": attention_mask}
+        else:
+            items = {"text_embeds": torch.randn(6, 16)}
+        if setting == "transductive":
+            items["item_ids"] = torch.tensor([3, 1, 0, 6, 2, 5])
+        histories = [[1, 2, 3, 4, 5, 6], [3, 3, 6, 0, 0, 0], [5, 0, 0, 0, 0, 0], [6, 1, 2, 5, 0, 0]]
+        return {"item_index": torch.tensor(histories), **items}
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_split() -> Callable[..., Split]:
     """Makes splits from lists of item rows."""
 

@@ -26,23 +26,6 @@ SETTINGS = {"inductive": {}, "transductive": {"num_items": 6}, "text": {"text_co
 NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "adaptor_dropout": 0.0, "router_noise": None}
 
 
-@pytest.fixture
-def make_batch():
-    """Makes the arguments of `forward` for one of `SETTINGS`: four histories of six items."""
-
-    def make(setting):
-        if setting == "text":
-            attention_mask = (torch.arange(5) < torch.tensor([5, 3, 1, 4, 5, 2])[:, None]).long()
-            items = {"input_ids": torch.randint(1, 20, (6, 5)), "attention_mask": attention_mask}
-        else:
-            items = {"text_embeds": torch.randn(6, 16)}
-        if setting == "transductive":
-            items["item_ids"] = torch.tensor([3, 1, 0, 6, 2, 5])
-        return {"item_index": HISTORIES, **items}
-
-    return make
-
-
 def next_item_loss(model, batch):
     output = model(**batch)
     return F.cross_entropy(model.score(output.sequence_embeds, output.item_embeds), torch.tensor([0, 1, 2, 3]))

@@ -12,7 +12,6 @@ from unisrec.configuration import UniSRecConfig
 from unisrec.modeling_unisrec import UniSRecModel
 
 
-HISTORIES = torch.tensor([[1, 2, 3, 4, 5, 6], [3, 3, 6, 0, 0, 0], [5, 0, 0, 0, 0, 0], [6, 1, 2, 5, 0, 0]])
 TEXT_CONFIG = {
     "model_type": "bert",
     "vocab_size": 20,
@@ -23,23 +22,6 @@ TEXT_CONFIG = {
     "max_position_embeddings": 8,
 }
 SETTINGS = {"inductive": {}, "transductive": {"num_items": 6}, "text": {"text_config": TEXT_CONFIG}}
-
-
-@pytest.fixture
-def make_batch():
-    """Makes the arguments of `forward` for one of `SETTINGS`: four histories of six items."""
-
-    def make(setting):
-        if setting == "text":
-            attention_mask = (torch.arange(5) < torch.tensor([5, 3, 1, 4, 5, 2])[:, None]).long()
-            items = {"input_ids": torch.randint(1, 20, (6, 5)), "attention_mask": attention_mask}
-        else:
-            items = {"text_embeds": torch.randn(6, 16)}
-        if setting == "transductive":
-            items["item_ids"] = torch.tensor([3, 1, 0, 6, 2, 5])
-        return {"item_index": HISTORIES, **items}
-
-    return make
 
 
 def equal_weights(left, right):
