@@ -384,7 +384,7 @@ def carriage_return(shop):
 
 
 def latin_1(shop):
-    shop.file("text").write_bytes(shop.file("text").read_bytes().replace(b"Item 17", b"Caf\xe9 17"))
+    shop.file("text").write_bytes(shop.file("text").read_bytes().replace(b"Item 17", b"It\xe9m 17"))
 
 
 def no_item2index(shop):
