@@ -1,5 +1,6 @@
 """Pushes of a training to the Hub, played by local_hub.py: what goes up while it runs and when it ends."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ def runs(hub, make_domain, text_encoder_dir, tmp_path_factory) -> tuple[Path, li
     finetune += ["--push_to_hub", "--save_strategy", "epoch", "--eval_strategy", "epoch", "--hub_always_push", "true"]
     finetune += ["--save_total_limit", 1, "--hub_strategy"]
 
+    adapt = ["finetune", "--model", "shop/end@main", "--domain", root / "toys", "--setting", "transductive", *TRAINING]
+    adapt += ["--lora", "text,sequence", "--learning_rate", 0.01, "--push_to_hub", "--hub_strategy", "every_save"]
+    recommend = ["recommend", "--history", "toys-1", "text:red pen", "--json", "--model"]
+
     def into(name: str) -> list[object]:
         return ["--output_dir", root / name, "--hub_model_id", f"shop/{name}"]
 
@@ -45,6 +50,9 @@ def runs(hub, make_domain, text_encoder_dir, tmp_path_factory) -> tuple[Path, li
         [*finetune, "checkpoint", *into("last")],
         [*finetune, "all_checkpoints", *into("all")],
         ["HF_TOKEN=", *finetune, "end", *into("nobody")],
+        [*adapt, *into("adapters")],
+        [*recommend, root / "adapters"],
+        [*recommend, "shop/adapters"],
         home=tmp_path_factory.mktemp("machine"),
     )
     return root, answers
@@ -74,9 +82,9 @@ def test_the_last_push_is_what_the_folder_shares(hub, runs, name, revision):
 
 def test_strategies_say_when(hub, runs):
     titles = [commit["title"] for commit in hub.commits("shop/end")]
-    assert titles == ["Model save", "initial commit"]
+    assert titles == ["End of training", "initial commit"]
     titles = [commit["title"] for commit in hub.commits("shop/every-save", "dev")]
-    assert titles[0] == "Model save"
+    assert titles[0] == "End of training"
     assert [title.rstrip("0123456789") for title in titles[1:]] == ["Training in progress, step "] * 2 + [
         "initial commit"
     ]
@@ -140,3 +148,18 @@ def test_a_training_that_may_not_push_does_not_begin(runs):
     assert status == 2
     assert "the Hub wants a valid token for shop/nobody: log in by `hf auth login`" in err.splitlines()[-1]
     assert not list((root / "nobody").glob("*"))
+
+
+def test_adapters_go_up_and_are_loaded_on_the_base_that_they_name(hub, runs):
+    _, answers = runs
+    adapt, local, pushed = answers[6:]
+    assert adapt[0] == 0, adapt[2]
+    settings = json.loads(hub.read("shop/adapters", "adapter_config.json"))
+    assert settings["base_model_name_or_path"] == "shop/end"
+    assert settings["revision"] == hub.commits("shop/end")[0]["id"]
+    files = hub.files("shop/adapters")
+    assert {"adapter_model.safetensors", "catalogue/items.parquet", "tokenizer.json", "README.md"} <= files
+    assert files.isdisjoint({"config.json", "model.safetensors"})
+    assert local[0] == 0, local[2]
+    assert local[1].count("toys-") == 10
+    assert pushed[:2] == local[:2], pushed[2]

@@ -65,6 +65,7 @@ def transfer(root, training_options):
 @pytest.mark.parametrize(("parts", "trained"), [("text", 6), ("sequence", 12), ("text,sequence", 18)])
 def test_what_is_trained(make_model, text_encoder, parts, trained):
     model = make_model(num_items=7)
+    model.name_or_path = "shop/base"
     model.attach_text_encoder(text_encoder)
     items = {"input_ids": torch.tensor([[2, 9, 3]]), "attention_mask": torch.ones(1, 3).long()}
     before = model.get_item_features(**items, item_ids=torch.tensor([4]))
@@ -163,6 +164,17 @@ def test_what_excludes_each_other(tmp_path, root, training_options):
     arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), lora="sequence", **options)
     with pytest.raises(ValueError, match="--from-scratch has none"):
         finetune(root / "pretrained", root / "toys", "inductive", arguments, from_scratch=True)
+
+
+def test_adapters_need_a_whole_checkpoint_for_a_base(transfer, root, training_options, text_encoder_dir, tmp_path):
+    _, _, folder = transfer("text")
+    options = training_options | {"load_best_model_at_end": False}
+    arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), lora="sequence", **options)
+    with pytest.raises(ValueError, match="takes a whole checkpoint for its base"):
+        finetune(folder, root / "toys", "inductive", arguments)
+    with pytest.raises(ValueError, match="save it with one first"):
+        finetune(root / "pretrained", root / "toys", "inductive", arguments, text_encoder=str(text_encoder_dir))
+    assert not (tmp_path / "run").exists()
 
 
 def test_peft_that_is_not_installed(make_model, transfer, monkeypatch):

@@ -39,6 +39,13 @@ class HubTrainer(Trainer):
             )
             self.push_in_progress = None
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the parent's. Where `args.push_to_hub` is set the output folder is pushed too, and saved once for both."""
+        if self.args.push_to_hub and not _internal_call and output_dir in (None, self.args.output_dir):
+            self.push_to_hub()
+        else:
+            super().save_model(output_dir, _internal_call)
+
     def push_to_hub(
         self,
         commit_message: str | None = "End of training",
@@ -71,7 +78,8 @@ class HubTrainer(Trainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        self.create_model_card(**kwargs)
+        if kwargs:  # saving has written the card that follows from the training alone
+            self.create_model_card(**kwargs)
         self._finish_current_push()
         folder = Path(self.args.output_dir)
         upload = partial(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ..data.hub import find_model
 from ..modeling_unisrec import UniSRecModel
 
 
@@ -42,12 +43,17 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
         `PeftModel`: Saved and loaded as adapters on `model.name_or_path`.
 
     Raises:
-        ValueError: If peft is not installed, or the text encoder is to be adapted and the model has none.
+        ValueError: If peft is not installed, the text encoder is to be adapted and the model has none, or the model is
+            itself one of adapters.
     """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ValueError("--lora needs peft: pip install 'unisrec[peft]'.") from error
+    if not model.name_or_path:
+        raise ValueError(
+            "--lora takes a whole checkpoint for its base: save the model with its adapters merged in first."
+        )
     if "text" in parts and model.text_encoder is None:
         raise ValueError("--lora text: the model has no text encoder; name it with --text-encoder.")
     trained_in_full = ["adaptor", "sequence_encoder.layer_norm"]
@@ -86,12 +92,16 @@ def load_adapted(name: str, revision: str = "main") -> UniSRecModel:
     except ImportError as error:
         raise ValueError(f"{name} holds adapters: pip install 'unisrec[peft]' to load them.") from error
     config = PeftConfig.from_pretrained(name, revision=revision)
-    base = UniSRecModel.from_pretrained(config.base_model_name_or_path, revision=config.revision or "main")
+    base_name = config.base_model_name_or_path
+    base_name, options = find_model(base_name if config.revision is None else f"{base_name}@{config.revision}")
+    base = UniSRecModel.from_pretrained(base_name, **options)
     # The base may be of another setting or catalogue; an ID embedding comes with the adapters.
     weights = load_peft_weights(name, device="cpu", revision=revision)
     rows = [len(weight) for key, weight in weights.items() if key.endswith(".item_embedding.weight")]
     base.reset_item_embedding(rows[0] - 1 if rows else None)
-    return PeftModel.from_pretrained(base, name, revision=revision).merge_and_unload()
+    model = PeftModel.from_pretrained(base, name, revision=revision).merge_and_unload()
+    model.name_or_path = ""  # what it is now is nowhere saved
+    return model
 
 
 __all__ = ["add_lora", "load_adapted", "parse_lora_parts"]

@@ -10,6 +10,7 @@ from transformers import set_seed
 
 from ..data import Domain, leave_one_out
 from ..data.given_features import ITEM_EMBEDDINGS
+from ..data.hub import find_model
 from ..data.text_encoders import find_text_pooling, load_text_encoder
 from ..data.text_features import text_max_length
 from ..data.word_drop import drop_words
@@ -167,6 +168,10 @@ def finetune(
         raise ValueError(f"the setting is {setting!r}, expected 'inductive' or 'transductive'.")
     if from_scratch and args.lora is not None:
         raise ValueError("--lora adapts trained weights and --from-scratch has none: leave one of them out.")
+    if text_encoder is not None and args.lora is not None:
+        raise ValueError(
+            "--lora names the checkpoint as its base, and that has no text encoder: save it with one first."
+        )
     if model_config and not from_scratch:
         raise ValueError("--model-config changes what the weights were trained for: add --from-scratch.")
     check_output_dir(args)
@@ -179,6 +184,7 @@ def finetune(
         compared=None if compare_with is None else load_run_results(compare_with, domain),
     )
     set_seed(args.seed)
+    base = None if args.lora is None else find_model(model)[1].get("revision")
     model, processor = load_checkpoint(model, text_encoder)
     texts = domain.items["text"].to_list()
     processor.catalogue = ItemCatalogue(domain.items["item_id"].to_list(), texts)
@@ -199,7 +205,7 @@ def finetune(
     else:
         model.reset_item_embedding(num_items)
     if args.lora is not None:
-        model = add_lora(model, parse_lora_parts(args.lora), args.lora_rank)
+        model = add_lora(model, parse_lora_parts(args.lora), args.lora_rank, None if base is None else base.resolved)
     elif args.train_text_encoder:
         model.text_encoder.requires_grad_(True)
     trainer = UniSRecFinetuneTrainer(
