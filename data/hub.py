@@ -94,7 +94,8 @@ def _answers(repo_id: str, revision: str | None, repo_type: str) -> bool:
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Raises `ValueError` if a folder is no checkpoint of ours, whole or of adapters."""
+    """Raises `ValueError` if a folder is no checkpoint of ours, whole or of adapters, or nobody else has the base of its
+    adapters."""
     try:
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError):
@@ -105,6 +106,13 @@ def check_checkpoint(folder: Path) -> None:
             f"{folder}: no checkpoint; expected a folder with config.json of type 'unisrec' and *.safetensors, as "
             "`unisrec pretrain` and `unisrec finetune` write it."
         )
+    if (folder / "adapter_config.json").is_file():
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if Path(base).is_dir() or Path(base).is_absolute():
+            raise ValueError(
+                f"{folder}: its adapters are for the folder {base}, which nobody else has: push that, and write its "
+                "owner/name for base_model_name_or_path into adapter_config.json."
+            )
 
 
 def shared_files(folder: Path, catalogue: bool = True) -> list[str]:

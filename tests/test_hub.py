@@ -1,5 +1,6 @@
 """The Hub, played by local_hub.py: what a push shares, what loads it again, and one line for what goes wrong."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -119,8 +120,11 @@ def test_a_later_push_leaves_no_weights_and_no_catalogue_of_an_earlier_one(hub, 
     assert "model.safetensors.index.json" in files
 
 
-def test_push_says_in_one_line_why_it_cannot(hub, home, office, pushed, text_encoder_dir):
+def test_push_says_in_one_line_why_it_cannot(hub, home, office, pushed, text_encoder_dir, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(office)}))
+    (tmp_path / "adapter_model.safetensors").touch()
     refused = {
+        f"its adapters are for the folder {office}, which nobody else has: push that": ["push", tmp_path, "shop/x"],
         "no checkpoint; expected a folder with config.json": ["push", text_encoder_dir, "shop/x"],
         "none: no checkpoint": ["push", home / "none", "shop/x"],
         "'sh op/x' is not an id of the Hub, which is owner/name": ["push", office, "sh op/x"],
