@@ -29,7 +29,7 @@ demo: $(VENV)/.demo ## install, then pre-train, transfer and recommend on embedd
 	$(BIN)/unisrec quickstart --output quickstart
 
 test: $(VENV)/.dev ## install, then run the tests (PYTEST_ARGS=--slow for all of them)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff and codespell
 	$(BIN)/ruff check .
