@@ -315,8 +315,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
 
         Args:
             num_items (`int` or `None`):
-                `None` makes it inductive (text only). A number makes it transductive (text + ID) on a catalogue of
-                that size, with a new ID embedding.
+                `None` makes it inductive (text only); a number transductive, with a new ID embedding of that size.
         """
         if num_items is not None and num_items < 1:
             raise ValueError(f"`num_items` ({num_items}) must be at least 1, or None for a text-only model.")
