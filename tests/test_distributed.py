@@ -18,7 +18,6 @@ from unisrec.configuration import UniSRecConfig
 from unisrec.data import Split
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.trainer import (
-    FinetuneCollator,
     PretrainCollator,
     RankingDataset,
     RowGatherer,
@@ -43,6 +42,7 @@ CASES = [
     "finetune-inductive",
     "finetune-transductive",
     "finetune-texts",
+    "finetune-sampled",
 ]
 
 
@@ -105,7 +105,9 @@ def make_trainer(case, folder, targets_per_batch, dtype=torch.float64):
         "disable_tqdm": True,
     }
     on_texts = kind == "texts"
-    model = make_model(dtype, NUM_ITEMS if kind == "transductive" else None, make_text_config() if on_texts else None)
+    model = make_model(
+        dtype, NUM_ITEMS if kind in ("transductive", "sampled") else None, make_text_config() if on_texts else None
+    )
     if task == "pretrain":
         views = [lambda items: TABLE[items].astype(np.float64), lambda items: TABLE[items].astype(np.float64) + 0.5]
         if on_texts:
@@ -126,10 +128,15 @@ def make_trainer(case, folder, targets_per_batch, dtype=torch.float64):
         )
     trainer = UniSRecFinetuneTrainer(
         model,
-        UniSRecFinetuneArguments(load_best_model_at_end=False, early_stopping_patience=0, **options),
+        UniSRecFinetuneArguments(
+            load_best_model_at_end=False,
+            early_stopping_patience=0,
+            num_negatives=4 if kind == "sampled" else None,
+            **options,
+        ),
         train_dataset=WindowDataset([make_split(23, 0)], [NUM_ITEMS], max_length=10),
         eval_dataset=RankingDataset(make_split(21, 2), TABLE[:NUM_ITEMS]),
-        data_collator=TextFinetuneCollator(TEXTS, tokenize) if on_texts else FinetuneCollator(),
+        data_collator=TextFinetuneCollator(TEXTS, tokenize) if on_texts else None,
         text_embeds=None if on_texts else TABLE[:NUM_ITEMS],
     )
     if not on_texts:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from unisrec.trainer import catalogue_loss, contrastive_loss
+from unisrec.trainer import catalogue_loss, contrastive_loss, sampled_softmax_loss
 
 
 TEMPERATURE = 0.07
@@ -114,3 +114,26 @@ def test_catalogue_loss_and_gradient_equal_a_loop():
     (slow,) = torch.autograd.grad(expected.sum(), [scores])
     torch.testing.assert_close(gradient, slow, rtol=0, atol=1e-12)
     torch.testing.assert_close(catalogue_loss(torch.zeros(2, 9), labels[:2]), torch.full((2,), math.log(9)))
+
+
+def test_sampled_softmax_counts_each_candidate_by_how_rarely_it_is_one():
+    scores = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    labels, inclusion = torch.tensor([4, 0, 2]), torch.tensor([0.5, 1.0, 0.25, 0.1, 0.2], dtype=torch.float64)
+    certain = torch.tensor([[4, 1, 4], [0, 0, 0], [3, 2, 1]])
+    loss = sampled_softmax_loss(scores, labels, inclusion.log(), certain)
+    expected = []
+    for row, label in enumerate(labels.tolist()):
+        total = sum(
+            torch.exp(scores[row, item]) / (1.0 if item in certain[row].tolist() else inclusion[item])
+            for item in range(5)
+        )
+        expected.append(total.log() - scores[row, label])
+    torch.testing.assert_close(loss, torch.stack(expected), rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad(part.sum(), scores)[0] for part in (loss, torch.stack(expected))]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+def test_sampled_softmax_of_all_items_is_the_catalogue_loss():
+    scores, labels = torch.randn(4, 7), torch.tensor([0, 6, 3, 3])
+    loss = sampled_softmax_loss(scores, labels, torch.zeros(7), labels.unsqueeze(1))
+    assert torch.equal(loss, catalogue_loss(scores, labels))

@@ -1,13 +1,20 @@
 """Losses, batches, trainers and ranking evaluation: how a model is made and measured."""
 
 from .base_trainer import UniSRecTrainer
-from .data_collator import FinetuneCollator, PretrainCollator, RankingCollator, TextFinetuneCollator
+from .data_collator import (
+    FinetuneCollator,
+    PretrainCollator,
+    RankingCollator,
+    SampledFinetuneCollator,
+    TextFinetuneCollator,
+)
 from .datasets import RankingDataset, TargetBatchSampler, WindowDataset
 from .distributed import RowGatherer
 from .finetune_trainer import UniSRecFinetuneTrainer
-from .losses import catalogue_loss, contrastive_loss
+from .losses import catalogue_loss, contrastive_loss, sampled_softmax_loss
 from .metrics import ranking_metrics, target_ranks
 from .model_card import UniSRecModelCardData
+from .negatives import NegativeSampler
 from .pretrain_trainer import UniSRecPretrainTrainer
 from .recipes import evaluate, finetune, pretrain
 from .training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
@@ -15,10 +22,12 @@ from .training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, U
 
 __all__ = [
     "FinetuneCollator",
+    "NegativeSampler",
     "PretrainCollator",
     "RankingCollator",
     "RankingDataset",
     "RowGatherer",
+    "SampledFinetuneCollator",
     "TargetBatchSampler",
     "TextFinetuneCollator",
     "UniSRecFinetuneArguments",
@@ -35,5 +44,6 @@ __all__ = [
     "finetune",
     "pretrain",
     "ranking_metrics",
+    "sampled_softmax_loss",
     "target_ranks",
 ]

@@ -52,6 +52,38 @@ class FinetuneCollator:
         }
 
 
+def _as_rows(features: Sequence[dict[str, Any]]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The distinct items of a batch in ascending order, and its windows as rows of them."""
+    windows = [feature["items"] for feature in features]
+    items, rows = np.unique(np.concatenate(windows), return_inverse=True)
+    places = np.split(rows, np.cumsum([len(window) for window in windows])[:-1])
+    return items, [feature | {"items": window} for feature, window in zip(features, places, strict=True)]
+
+
+@dataclass
+class SampledFinetuneCollator:
+    r"""
+    Windows over one catalogue for [`sampled_softmax_loss`]: of the catalogue, only the items of the batch.
+
+    Returns:
+        `item_index` `(batch_size, length)`: rows of the distinct items + 1, 0 is padding on the right; `query_index`
+        `(num_targets,)`: places of positions with a target in the flattened matrix; `labels` `(num_targets,)`: row of
+        each one's next item; `items` `(num_items,)`: catalogue rows of the distinct items; `windows`
+        `(batch_size, length + 1)`: rows of each window's items, filled up with the first of them; `first_window`
+        (`int`): the lowest index (with epoch) of the windows, by which negatives are drawn.
+    """
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor | int]:
+        items, in_rows = _as_rows(features)
+        batch = FinetuneCollator()(in_rows)
+        windows = _pad([feature["items"] for feature in in_rows], batch["item_index"].shape[1] + 1, -1)
+        return batch | {
+            "items": torch.from_numpy(items),
+            "windows": torch.from_numpy(np.where(windows < 0, windows[:, :1], windows)),
+            "first_window": min(feature["index"] for feature in features),
+        }
+
+
 @dataclass
 class TextFinetuneCollator:
     r"""
@@ -71,13 +103,9 @@ class TextFinetuneCollator:
     tokenize: Callable[[list[str]], dict[str, torch.Tensor]]
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        windows = [feature["items"] for feature in features]
-        items, rows = np.unique(np.concatenate(windows), return_inverse=True)
-        places = np.split(rows, np.cumsum([len(window) for window in windows])[:-1])
-        batch = FinetuneCollator()(
-            [feature | {"items": window} for feature, window in zip(features, places, strict=True)]
-        )
-        return batch | {"items": torch.from_numpy(items)} | self.tokenize([self.texts[item] for item in items])
+        items, in_rows = _as_rows(features)
+        tokens = self.tokenize([self.texts[item] for item in items])
+        return FinetuneCollator()(in_rows) | {"items": torch.from_numpy(items)} | tokens
 
 
 @dataclass
@@ -188,4 +216,10 @@ class RankingCollator:
         }
 
 
-__all__ = ["FinetuneCollator", "PretrainCollator", "RankingCollator", "TextFinetuneCollator"]
+__all__ = [
+    "FinetuneCollator",
+    "PretrainCollator",
+    "RankingCollator",
+    "SampledFinetuneCollator",
+    "TextFinetuneCollator",
+]

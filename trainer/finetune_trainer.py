@@ -1,22 +1,30 @@
 """Transfer to one domain, inductive or transductive (arXiv 2206.05941, section 2.4)."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
 from transformers import EarlyStoppingCallback
 
 from .base_trainer import UniSRecTrainer
-from .data_collator import FinetuneCollator
+from .data_collator import FinetuneCollator, SampledFinetuneCollator
 from .datasets import catalogue_tensors
 from .distributed import RowGatherer
-from .losses import catalogue_loss
+from .losses import catalogue_loss, sampled_softmax_loss
+from .negatives import NegativeSampler
 from .training_args import UniSRecFinetuneArguments
 
 
 class UniSRecFinetuneTrainer(UniSRecTrainer):
     r"""
-    Trains on the cross entropy of cosine over temperature, at every position: among the whole catalogue, or, where the
-    text encoder is trained too, among the items of the batch, whose texts alone are encoded.
+    Trains on the cross entropy of cosine over temperature, at every position: among the whole catalogue; with
+    `num_negatives` among a sample of it ([`sampled_softmax_loss`]), and only the vectors of that sample are computed;
+    where the text encoder is trained too, among the items of the batch, whose texts alone are encoded.
+
+    Sampled, the candidates of a step are the items of the batches of all processes and one draw that the processes
+    share. The draw depends on the seed and the windows of the step, not on workers, resuming or the number of processes.
 
     The model decides the setting: with an ID embedding ([`UniSRecModel.reset_item_embedding`]) it is transductive,
     without one inductive.
@@ -28,15 +36,28 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         train_dataset ([`WindowDataset`]): Histories of the domain.
         text_embeds (`np.ndarray` of shape `(num_items, text_embedding_size)`, *optional*):
             Text vectors of its catalogue. Without them `data_collator` is a [`TextFinetuneCollator`].
+        data_collator (*optional*): With text vectors, the one that suits the arguments is the default.
         eval_dataset ([`RankingDataset`], *optional*): Validation users.
     """
 
     args: UniSRecFinetuneArguments
 
-    def __init__(self, *args, text_embeds: np.ndarray | None = None, **kwargs):
-        kwargs.setdefault("data_collator", FinetuneCollator())
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        *args,
+        text_embeds: np.ndarray | None = None,
+        data_collator: Callable[[Sequence[dict[str, Any]]], dict[str, Any]] | None = None,
+        **kwargs,
+    ):
+        super().__init__(*args, data_collator=data_collator, **kwargs)
         self._items = None if text_embeds is None else catalogue_tensors(text_embeds, self.args.device)
+        self._negatives: NegativeSampler | None = None
+        if self.args.num_negatives is not None:
+            self._negatives = NegativeSampler(
+                self.train_dataset, len(text_embeds), self.args.num_negatives, self.args.seed, self.args.device
+            )
+        if data_collator is None:
+            self.data_collator = FinetuneCollator() if self._negatives is None else SampledFinetuneCollator()
         if self.args.freeze_sequence_encoder and self.args.lora is None:  # adapters have frozen it already
             self.model.freeze_sequence_encoder()
         if self.args.early_stopping_patience and self.eval_dataset is not None:
@@ -49,32 +70,46 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        if self._items is None:
-            outputs = model(
-                item_index=inputs["item_index"],
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                item_ids=inputs["items"] + 1,
-            )
-            candidates, labels = self._distinct_items(outputs.item_embeds, inputs["items"], inputs["labels"])
+        if "items" in inputs:
+            items, tensors = self._items_of_batch(inputs)
+            outputs = model(item_index=inputs["item_index"], item_ids=items + 1, **tensors)
+            distinct, candidates, rows = self._distinct_items(items, outputs.item_embeds)
+            labels = rows[inputs["labels"]]
         else:
             outputs = model(item_index=inputs["item_index"], **self._items)
             candidates, labels = outputs.item_embeds, inputs["labels"]
         queries = outputs.last_hidden_state.flatten(0, 1)[inputs["query_index"]]  # (N, H)
         scores = self.accelerator.unwrap_model(model).score(queries, candidates)  # (N, num_candidates)
         gather = RowGatherer(len(queries), queries.device)
-        return catalogue_loss(scores, labels).sum() * gather.scale
+        if self._negatives is None:
+            return catalogue_loss(scores, labels).sum() * gather.scale
+        log_inclusion = self._negatives.log_inclusion(distinct, sum(gather.sizes))
+        certain = rows[inputs["windows"]][inputs["query_index"] // inputs["item_index"].shape[1]]
+        return sampled_softmax_loss(scores, labels, log_inclusion, certain).sum() * gather.scale
+
+    def _items_of_batch(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Catalogue rows of the items that this process computes, those of its windows first, and their texts."""
+        items = inputs["items"]
+        if self._negatives is None:
+            return items, {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        first_window = inputs["first_window"]
+        if self.args.world_size > 1:  # the lowest index of the windows of all processes
+            own = torch.tensor([first_window], device=items.device)
+            first_window = int(RowGatherer(1, items.device)(own).min())
+        drawn = self._negatives.draw(first_window)[self.args.process_index :: self.args.world_size]
+        items = torch.cat([items, drawn])
+        return items, {"text_embeds": self._items["text_embeds"][items]}
 
     @staticmethod
     def _distinct_items(
-        item_embeds: torch.Tensor, items: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Items of the batches of all processes, each one once, and the labels as rows of them."""
+        items: torch.Tensor, item_embeds: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Items of all processes, each one once; their vectors; and the items of this process as rows of them."""
         gather = RowGatherer(len(items), items.device)
         distinct, rows = torch.unique(gather(items), return_inverse=True)
         order = torch.arange(len(rows), device=rows.device)
         first = torch.full_like(distinct, len(rows)).scatter_reduce(0, rows, order, "amin")
-        return gather(item_embeds)[first], rows[labels + gather.offset]
+        return distinct, gather(item_embeds)[first], rows[gather.offset : gather.offset + len(items)]
 
 
 __all__ = ["UniSRecFinetuneTrainer"]

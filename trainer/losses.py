@@ -63,4 +63,31 @@ def catalogue_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(scores, labels, reduction="none")
 
 
-__all__ = ["catalogue_loss", "contrastive_loss"]
+def sampled_softmax_loss(
+    scores: torch.Tensor, labels: torch.Tensor, log_inclusion: torch.Tensor, certain: torch.Tensor
+) -> torch.Tensor:
+    r"""
+    Estimate of [`catalogue_loss`] from some of the items: `-s_y + log sum_c exp(s_c - log P(c | q))`.
+
+    A candidate c of query q stands for 1 / P(c | q) items, where P(c | q) is the probability that it is a candidate
+    (importance weights: Bengio & Senecal 2008; "logQ correction" of in-batch negatives: Yi et al. 2019), so that the sum
+    is the catalogue's on average. What a query brings along itself, its target above all, is there for certain and
+    keeps its own score (Khrylchenko et al. 2025, arXiv 2507.09331). Candidates are distinct, so that none of them but
+    the target is the target.
+
+    Args:
+        scores (`torch.FloatTensor` of shape `(num_queries, num_candidates)`): Cosine over temperature.
+        labels (`torch.LongTensor` of shape `(num_queries,)`): Row of the next item among the candidates.
+        log_inclusion (`torch.FloatTensor` of shape `(num_candidates,)`):
+            Logarithm of the probability that an item is a candidate of a batch it does not belong to of necessity.
+        certain (`torch.LongTensor` of shape `(num_queries, num_certain)`):
+            Candidates that are there for certain, the items of the query's window; repetitions do not matter.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_queries,)`: Loss of each query, in nats.
+    """
+    correction = log_inclusion.to(scores.dtype).expand_as(scores).scatter(1, certain, 0.0)
+    return F.cross_entropy(scores - correction, labels, reduction="none")
+
+
+__all__ = ["catalogue_loss", "contrastive_loss", "sampled_softmax_loss"]

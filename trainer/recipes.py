@@ -17,7 +17,7 @@ from ..data.word_drop import drop_words
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from .base_trainer import UniSRecTrainer
 from .checkpoints import check_output_dir, domain_features, load_checkpoint, new_config, untrained_model
-from .data_collator import FinetuneCollator, PretrainCollator, TextFinetuneCollator
+from .data_collator import PretrainCollator, TextFinetuneCollator
 from .datasets import DomainFeatures, DomainTexts, RankingDataset, WindowDataset
 from .finetune_trainer import UniSRecFinetuneTrainer
 from .lora import add_lora, parse_lora_parts
@@ -196,7 +196,7 @@ def finetune(
             domain_dir, domain, model.text_encoder, processor.tokenizer, model.config, args
         )
         processor.catalogue.item_embeddings = torch.from_numpy(np.array(text_embeds))
-        encoder, collator = model.detach_text_encoder(), FinetuneCollator()
+        encoder, collator = model.detach_text_encoder(), None
     num_items = domain.num_items if setting == "transductive" else None
     if from_scratch:
         model = untrained_model(model, num_items, model_config or {})

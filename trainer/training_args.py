@@ -104,6 +104,14 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     freeze_sequence_encoder: bool = field(
         default=True, metadata={"help": "Keep positions and layers of the sequence encoder as they are."}
     )
+    num_negatives: int | None = field(
+        default=None,
+        metadata={
+            "help": "Sampled softmax: items drawn from the catalogue in each step (by all processes together) as "
+            "candidates beside the items of the batch. By default all items are candidates, as in the paper. Pays for "
+            "catalogues of many times the items of a batch."
+        },
+    )
     lora: str | None = field(
         default=None,
         metadata={
@@ -123,6 +131,13 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.num_negatives is not None and self.num_negatives < 0:
+            raise ValueError(f"--num_negatives is {self.num_negatives}, expected 0 or more items.")
+        if self.num_negatives is not None and self.trains_on_texts:
+            raise ValueError(
+                "--num_negatives draws among ready text vectors: leave it out where the text encoder is trained, there "
+                "the items of the batch are the candidates."
+            )
         if self.lora is not None and "text" in parse_lora_parts(self.lora) and self.train_text_encoder:
             raise ValueError(
                 "--lora text and --train_text_encoder exclude each other: choose adapters or all weights."
