@@ -1,7 +1,7 @@
 """The model, the processor and the pipeline: what a checkpoint needs to run."""
 
 from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, pool_tokens
-from .pipeline_unisrec import SequentialRecommendationPipeline, rank_items
+from .pipeline_unisrec import SequentialRecommendationPipeline, best_columns, encode_catalogue, rank_items
 from .processing_unisrec import ItemCatalogue, UniSRecProcessor
 
 
@@ -12,6 +12,8 @@ __all__ = [
     "UniSRecModelOutput",
     "UniSRecPreTrainedModel",
     "UniSRecProcessor",
+    "best_columns",
+    "encode_catalogue",
     "pool_tokens",
     "rank_items",
 ]

@@ -5,9 +5,9 @@ from itertools import islice
 from typing import Any
 
 import torch
-from transformers import BatchFeature, Pipeline
+from transformers import BatchFeature, Pipeline, PreTrainedModel
 
-from .processing_unisrec import UniSRecProcessor
+from .processing_unisrec import ItemCatalogue, UniSRecProcessor
 
 
 History = Sequence[str | Mapping[str, str]]
@@ -32,11 +32,47 @@ def rank_items(scores: torch.Tensor, seen: Sequence[Sequence[int]], top_k: int) 
         raise ValueError(f"top_k is {top_k}; ask for at least one item.")
     for row, items in enumerate(seen):
         scores[row, list(items)] = -torch.inf
-    values, rows = (part[:, :top_k].tolist() for part in scores.sort(dim=1, descending=True, stable=True))
+    values, rows = best_columns(scores, top_k)
     return [
         [(row, value) for row, value in zip(*pair, strict=True) if value > -torch.inf]
-        for pair in zip(rows, values, strict=True)
+        for pair in zip(rows.tolist(), values.tolist(), strict=True)
     ]
+
+
+def best_columns(scores: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""
+    The largest numbers of each row, as `torch.topk` gives them, but equal ones always in the order of their columns.
+
+    Args:
+        scores (`torch.FloatTensor` of shape `(batch_size, num_columns)`): -inf where a column is left out.
+        top_k (`int`): How many, at most all.
+
+    Returns:
+        `tuple[torch.FloatTensor, torch.LongTensor]`: Numbers and columns, `(batch_size, min(top_k, num_columns))`.
+    """
+    if top_k >= scores.shape[1]:
+        return scores.sort(dim=1, descending=True, stable=True)
+    values, columns = scores.topk(top_k + 1, dim=1)
+    last = values[:, top_k - 1]
+    tied = (last == values[:, top_k]) & (last > -torch.inf)  # topk took any of the equal ones: sort all
+    columns = columns[:, :top_k].sort(dim=1).values
+    columns[tied] = scores[tied].sort(dim=1, descending=True, stable=True).indices[:, :top_k].sort(dim=1).values
+    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, order)
+
+
+@torch.inference_mode()
+def encode_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue, rows_at_a_time: int = 8192) -> torch.Tensor:
+    """Item vectors of a catalogue that has text vectors, `(num_items, hidden_size)`, on the device of the model."""
+    return torch.cat(
+        [
+            model.get_item_features(
+                text_embeds=catalogue.item_embeddings[rows].to(model.device),
+                item_ids=catalogue.item_ids_of(rows).to(model.device),
+            )
+            for rows in torch.arange(len(catalogue)).split(rows_at_a_time)
+        ]
+    )
 
 
 def _chunks(entries: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -121,12 +157,13 @@ class SequentialRecommendationPipeline(Pipeline):
 
     def preprocess(self, histories: Sequence[History]) -> dict[str, Any]:
         batch = self.processor(histories)
-        seen = [[row for row, _ in map(self.processor.parse, history) if row is not None] for history in histories]
-        return {"batch": dict(batch), "seen": seen}
+        parsed = self.processor.parse_histories(histories)
+        return {"batch": dict(batch), "seen": [[row for row, _ in items if row is not None] for items in parsed]}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         if self._item_embeds is None:
-            self._item_embeds = self._encode_catalogue()
+            self._encode_texts()
+            self._item_embeds = encode_catalogue(self.model, self.processor.catalogue)
         sequence_embeds = self.model(**model_inputs["batch"]).sequence_embeds
         scores = self.model.similarity(sequence_embeds, self._item_embeds)
         return {"scores": scores.float(), "seen": model_inputs["seen"]}
@@ -144,8 +181,8 @@ class SequentialRecommendationPipeline(Pipeline):
             for items in rank_items(scores, seen if exclude_seen else [], top_k)
         ]
 
-    def _encode_catalogue(self) -> torch.Tensor:
-        """Item vectors of the catalogue, `(num_items, hidden_size)`."""
+    def _encode_texts(self) -> None:
+        """Text vectors of the catalogue, where it came without."""
         catalogue, device = self.processor.catalogue, self.model.device
         if catalogue.item_embeddings is None:
             parts = [
@@ -153,9 +190,6 @@ class SequentialRecommendationPipeline(Pipeline):
                 for texts in _chunks(catalogue.texts, 64)
             ]
             catalogue.item_embeddings = torch.cat(parts)
-        item_ids = torch.arange(1, len(catalogue) + 1, device=device)
-        text_embeds = catalogue.item_embeddings.to(device)
-        return self.model.get_item_features(text_embeds=text_embeds, item_ids=item_ids)
 
 
-__all__ = ["SequentialRecommendationPipeline", "rank_items"]
+__all__ = ["SequentialRecommendationPipeline", "best_columns", "encode_catalogue", "rank_items"]

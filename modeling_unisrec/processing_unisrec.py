@@ -1,6 +1,8 @@
 """Processor of UniSRec: tokenizer and item catalogue, which turn histories of ids and texts into a model batch."""
 
 import difflib
+import heapq
+import itertools
 import json
 import os
 import warnings
@@ -27,15 +29,25 @@ class ItemCatalogue:
         texts (`Sequence[str]`): Their texts.
         item_embeddings (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`, *optional*):
             Their text vectors, the output of [`UniSRecModel.get_text_features`].
+        id_rows (`torch.LongTensor` of shape `(num_items,)`, *optional*):
+            Their rows of the ID embedding of a transductive model, 0 for items that came after training. Without it
+            item k has row k + 1.
 
     Raises:
         ValueError: If the lengths differ or an id comes twice.
     """
 
-    def __init__(self, item_ids: Sequence[str], texts: Sequence[str], item_embeddings: torch.Tensor | None = None):
+    def __init__(
+        self,
+        item_ids: Sequence[str],
+        texts: Sequence[str],
+        item_embeddings: torch.Tensor | None = None,
+        id_rows: torch.Tensor | None = None,
+    ):
         self.item_ids = list(item_ids)
         self.texts = list(texts)
         self.item_embeddings = item_embeddings
+        self.id_rows = id_rows
         self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
         if len(self.texts) != len(self.item_ids):
             raise ValueError(f"{len(self.item_ids)} item ids but {len(self.texts)} texts: give one text for each id.")
@@ -45,6 +57,8 @@ class ItemCatalogue:
             raise ValueError(f"Item id {twice!r} comes twice in the catalogue: ids must be different.")
         if item_embeddings is not None and len(item_embeddings) != len(self.item_ids):
             raise ValueError(f"{len(self.item_ids)} item ids but {len(item_embeddings)} rows of `item_embeddings`.")
+        if id_rows is not None and len(id_rows) != len(self.item_ids):
+            raise ValueError(f"{len(self.item_ids)} item ids but {len(id_rows)} `id_rows`.")
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -55,19 +69,29 @@ class ItemCatalogue:
     def row(self, item_id: str) -> int:
         """Row of an item, from 0. Raises `KeyError` naming the three nearest known ids."""
         if item_id not in self._rows:
-            nearest = difflib.get_close_matches(item_id, self.item_ids, n=3, cutoff=0.0)
+            name = item_id if len(item_id) <= 80 else item_id[:77] + "..."  # no id of a shop is longer
+            shared = [len(os.path.commonprefix([known, name])) for known in self.item_ids]  # noqa: RUF071 (characters)
+            likely = [self.item_ids[row] for row in heapq.nlargest(1000, range(len(self)), key=shared.__getitem__)]
+            nearest = difflib.get_close_matches(name, likely, n=3, cutoff=0.0)
             raise KeyError(
-                f"item id {item_id!r} is not in the catalogue of {len(self)} items; nearest ids: {', '.join(nearest)}. "
+                f"item id {name!r} is not in the catalogue of {len(self)} items; nearest ids: {', '.join(nearest)}. "
                 f"An item that is not in it can be given by its text: {{'text': '...'}} in Python, 'text:...' on the "
                 "command line."
             )
         return self._rows[item_id]
 
+    def item_ids_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """The `item_ids` of the model, rows of its ID embedding, for catalogue rows (-1, no item of ours: 0)."""
+        return rows + 1 if self.id_rows is None else self.id_rows[rows].where(rows >= 0, 0)
+
     def save(self, directory: Path) -> None:
         """Writes `items.parquet` and, if there are any, `item_embeddings.safetensors`."""
         directory.mkdir(parents=True, exist_ok=True)
         polars = _import_polars()
-        polars.DataFrame({"item_id": self.item_ids, "text": self.texts}).write_parquet(directory / "items.parquet")
+        columns = {"item_id": self.item_ids, "text": self.texts}
+        if self.id_rows is not None:
+            columns["id_row"] = self.id_rows.tolist()
+        polars.DataFrame(columns).write_parquet(directory / "items.parquet")
         embeddings_file = directory / "item_embeddings.safetensors"
         embeddings_file.unlink(missing_ok=True)  # those of another catalogue
         if self.item_embeddings is not None:
@@ -80,7 +104,8 @@ class ItemCatalogue:
         """Reads what `save` wrote."""
         items = _import_polars().read_parquet(items_file)
         item_embeddings = None if embeddings_file is None else load_file(embeddings_file)["item_embeddings"]
-        return cls(items["item_id"].to_list(), items["text"].to_list(), item_embeddings)
+        id_rows = torch.tensor(items["id_row"].to_list()) if "id_row" in items.columns else None
+        return cls(items["item_id"].to_list(), items["text"].to_list(), item_embeddings, id_rows)
 
 
 def _import_polars():
@@ -172,6 +197,25 @@ class UniSRecProcessor(ProcessorMixin):
         row = self.catalogue.row(item_id)
         return row, self.catalogue.texts[row]
 
+    def parse_histories(
+        self, histories: Sequence[Sequence[str | Mapping[str, str]]]
+    ) -> list[list[tuple[int | None, str]]]:
+        r"""
+        What the entries of whole histories mean, see [`~UniSRecProcessor.parse`].
+
+        Raises:
+            KeyError: For an unknown id.
+            ValueError: For an empty history or one that is no list, and as `parse`.
+        """
+        for position, history in enumerate(histories):
+            if isinstance(history, str):
+                raise ValueError(
+                    f"history {position} is the string {history!r}: a history is a list, also of one item."
+                )
+            if len(history) == 0:
+                raise ValueError(f"history {position} is empty: give at least one item.")
+        return [[self.parse(entry) for entry in history] for history in histories]
+
     def __call__(self, histories: Sequence[Sequence[str | Mapping[str, str]]]) -> BatchFeature:
         r"""
         A model batch for histories.
@@ -189,41 +233,47 @@ class UniSRecProcessor(ProcessorMixin):
             KeyError: For an unknown id.
             ValueError: For an empty history, one that is no list, or a text where there is no tokenizer.
         """
-        rows: set[int] = set()  # catalogue rows whose vectors are taken
-        # Two items of one text differ in their id: (catalogue row, text) -> row of the batch, behind the known ones.
-        texts: dict[tuple[int | None, str], int] = {}
-        parsed = []
-        embeddings = None if self.catalogue is None else self.catalogue.item_embeddings
-        for position, history in enumerate(histories):
-            if isinstance(history, str):
-                raise ValueError(
-                    f"history {position} is the string {history!r}: a history is a list, also of one item."
-                )
-            if len(history) == 0:
-                raise ValueError(f"history {position} is empty: give at least one item.")
-            entries = [self.parse(entry) for entry in history[-self.max_history_length :]]
-            for row, text in entries:
-                if row is None or embeddings is None:
-                    texts.setdefault((row, text), len(texts))
-                else:
-                    rows.add(row)
-            parsed.append(entries)
-
-        known = {row: place for place, row in enumerate(sorted(rows))}  # catalogue row -> row of the batch
-        item_index = torch.zeros(len(parsed), max(map(len, parsed), default=0), dtype=torch.long)
-        item_ids = torch.zeros(len(known) + len(texts), dtype=torch.long)
-        for history_row, entries in enumerate(parsed):
-            for column, (row, text) in enumerate(entries):
-                place = known[row] if row in known else len(known) + texts[row, text]
-                item_index[history_row, column] = place + 1
-                item_ids[place] = 0 if row is None else row + 1
-
-        batch = {"item_index": item_index, "item_ids": item_ids}
-        if known:
-            batch["text_embeds"] = embeddings[torch.tensor(list(known))]
+        item_index, rows, texts = self.distinct_items(self.parse_histories(histories))
+        batch = {"item_index": item_index, "item_ids": rows + 1}
+        if self.catalogue is not None:
+            batch["item_ids"] = self.catalogue.item_ids_of(rows)
+        if len(rows) > len(texts):
+            batch["text_embeds"] = self.catalogue.item_embeddings[rows[: len(rows) - len(texts)]]
         if texts:
-            batch.update(self.tokenize([text for _, text in texts]))
+            batch.update(self.tokenize(texts))
         return BatchFeature(batch)
+
+    def distinct_items(
+        self, parsed: Sequence[Sequence[tuple[int | None, str]]]
+    ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        r"""
+        The distinct items of the latest `max_history_length` entries of histories.
+
+        Args:
+            parsed (`Sequence` of `Sequence` of `tuple`): What [`~UniSRecProcessor.parse_histories`] gives.
+
+        Returns:
+            `tuple`: `item_index` `(batch_size, length)`; for each distinct item its catalogue row, -1 for none,
+            `(num_items,)`; the texts of the last of them, whose vectors are not in the catalogue.
+        """
+        rows: set[int] = set()  # catalogue rows whose vectors are taken
+        # Two items of one text differ in their id: (catalogue row, text) -> place behind the known ones.
+        texts: dict[tuple[int | None, str], int] = {}
+        embeddings = None if self.catalogue is None else self.catalogue.item_embeddings
+        parsed = [entries[-self.max_history_length :] for entries in parsed]
+        for row, text in itertools.chain.from_iterable(parsed):
+            if row is None or embeddings is None:
+                texts.setdefault((row, text), len(texts))
+            else:
+                rows.add(row)
+
+        known = {row: place for place, row in enumerate(sorted(rows))}
+        item_index = torch.zeros(len(parsed), max(map(len, parsed), default=0), dtype=torch.long)
+        for history_row, entries in enumerate(parsed):
+            places = [known[row] if row in known else len(known) + texts[row, text] for row, text in entries]
+            item_index[history_row, : len(places)] = torch.tensor(places) + 1
+        all_rows = [*known, *(-1 if row is None else row for row, _ in texts)]
+        return item_index, torch.tensor(all_rows, dtype=torch.long), [text for _, text in texts]
 
     def tokenize(self, texts: list[str]) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask` of texts, `(num_texts, num_tokens)` each."""

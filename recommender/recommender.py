@@ -1,15 +1,28 @@
-"""A checkpoint and its catalogue as a function from histories to ranked items."""
+"""A checkpoint and its catalogue as a function from histories to ranked items, with items that come and go."""
 
+import copy
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ..data import Domain
-from ..data.text_features import encode_texts
-from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, rank_items
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from ..trainer.checkpoints import load_checkpoint
+from .search import ExactIndex
+from .vectors import VectorEncoder
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+History = Sequence[str | Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -25,13 +38,29 @@ class Recommendation:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What one call reads from beginning to end: a processor with its catalogue, and the index of its item vectors."""
+
+    processor: UniSRecProcessor
+    index: ExactIndex
+
+    @property
+    def catalogue(self) -> ItemCatalogue:
+        """The items, in the order of the rows of the index."""
+        return self.processor.catalogue
+
+
 class Recommender:
     r"""
-    Ranks the catalogue of a checkpoint for histories of item ids and of texts that exist nowhere else.
+    Ranks a catalogue for histories of item ids and of texts that exist nowhere else.
+
+    Any number of threads may ask while another adds or removes items: each call sees the catalogue as it was before or
+    as it is after.
 
     Args:
         model ([`UniSRecModel`]): The model; it is put into evaluation mode.
-        processor ([`UniSRecProcessor`]): With a catalogue.
+        processor ([`UniSRecProcessor`]): With a catalogue; it is not changed.
 
     Raises:
         ValueError: If the processor has no catalogue, or it is not the one of a transductive model.
@@ -41,6 +70,7 @@ class Recommender:
     ```python
     >>> recommender = Recommender.from_pretrained("runs/office")  # doctest: +SKIP
     >>> recommender.recommend([["B00006IE7J", "label maker tape, black on white"]], top_k=3)  # doctest: +SKIP
+    >>> recommender.add_items({"new-1": "label maker tape, white on red"})  # doctest: +SKIP
 
     ```
     """
@@ -51,25 +81,17 @@ class Recommender:
                 "the checkpoint has no catalogue to recommend from; finetune it on a domain, or name a domain folder "
                 "whose items are to be ranked (--domain on the command line)."
             )
-        size = len(processor.catalogue)
-        if model.config.num_items not in (None, size):
-            raise ValueError(
-                f"the checkpoint is transductive with {model.config.num_items} items, the catalogue has {size}: take "
-                "the catalogue saved with it, or an inductive checkpoint."
-            )
+        _check_id_rows(model, processor.catalogue)
         self.model = model.eval()
-        self.processor = processor
+        # Two, so that nobody who asks waits until many new texts are read.
+        self._encoder, self._writers_encoder = VectorEncoder(model, processor), VectorEncoder(model, processor)
+        self._writers_lock = threading.Lock()
         catalogue = processor.catalogue
         if catalogue.item_embeddings is None:
-            vectors = encode_texts(
-                catalogue.texts, model.text_encoder, processor.tokenizer, pooling=model.config.text_pooling
-            )
-            catalogue.item_embeddings = torch.from_numpy(vectors)
-        with torch.inference_mode():
-            self.item_embeds = model.get_item_features(
-                text_embeds=catalogue.item_embeddings.to(model.device),
-                item_ids=torch.arange(1, size + 1, device=model.device),
-            )
+            vectors = self._encoder.texts(catalogue.texts, progress=True)
+            catalogue = ItemCatalogue(catalogue.item_ids, catalogue.texts, vectors, catalogue.id_rows)
+        index = ExactIndex(self._encoder.catalogue(catalogue))
+        self._snapshot = Snapshot(_with_catalogue(processor, catalogue), index)
 
     @classmethod
     def from_pretrained(
@@ -89,12 +111,26 @@ class Recommender:
             processor.catalogue = ItemCatalogue(items["item_id"].to_list(), items["text"].to_list())
         return cls(model, processor)
 
-    @torch.inference_mode()
+    @property
+    def processor(self) -> UniSRecProcessor:
+        """The processor, with the catalogue as it is now; a later change of the items makes another one."""
+        return self._snapshot.processor
+
+    @property
+    def item_embeds(self) -> np.ndarray:
+        """Item vectors `(num_items, hidden_size)` as they are searched, float32: of unit length, unless the model scores
+        by the plain product. Their product with [`~Recommender.encode_users`] is the score."""
+        return self._snapshot.index.vectors.float().cpu().numpy()
+
     def recommend(
         self,
-        histories: Sequence[Sequence[str | Mapping[str, str]]],
+        histories: Sequence[History],
         top_k: int = 10,
         exclude_seen: bool = True,
+        allowed: Iterable[str] | None = None,
+        blocked: Iterable[str] | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
     ) -> list[list[Recommendation]]:
         r"""
         The best items for each history.
@@ -104,25 +140,212 @@ class Recommender:
                 Oldest item first, each an id of the catalogue or a text; see [`UniSRecProcessor.parse`].
             top_k (`int`, *optional*, defaults to 10): How many, at most the catalogue.
             exclude_seen (`bool`, *optional*, defaults to `True`): Leave out what the history holds.
+            allowed (`Iterable[str]`, *optional*): Ids of the only items that may be recommended.
+            blocked (`Iterable[str]`, *optional*): Ids of items that may not.
+            batch_size (`int`, *optional*, defaults to 256): Histories at a time; those of like length go together.
+            progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
         Returns:
             `list[list[Recommendation]]`: For each history, best first; equal scores in catalogue order.
 
         Raises:
             KeyError: For an unknown id, naming the nearest known ones.
-            ValueError: For an empty history, or a `top_k` below 1.
+            ValueError: For an empty history, a text where there is no text encoder, or a `top_k` below 1.
         """
-        batch = self.processor(histories).to(self.model.device)
-        scores = self.model.similarity(self.model(**batch).sequence_embeds, self.item_embeds)
-        seen = [
-            [item for item, _ in map(self.processor.parse, history) if exclude_seen and item is not None]
-            for history in histories
-        ]
-        catalogue = self.processor.catalogue
-        return [
-            [Recommendation(catalogue.item_ids[row], catalogue.texts[row], score) for row, score in items]
-            for items in rank_items(scores, seen, top_k)
-        ]
+        snapshot = self._snapshot
+        catalogue = snapshot.catalogue
+        if top_k < 1:
+            raise ValueError(f"top_k is {top_k}; ask for at least one item.")
+        candidates = _candidates(catalogue, allowed, blocked)
+        parsed = snapshot.processor.parse_histories(histories)
+        results: list[list[Recommendation]] = [[] for _ in parsed]
+        for places, users in self._encoder.users(snapshot.processor, parsed, batch_size, progress):
+            seen = [[row for row, _ in parsed[place] if row is not None and exclude_seen] for place in places]
+            scores, rows = snapshot.index.search(users, top_k, seen, candidates)
+            for place, *ranked in zip(places, scores.tolist(), rows.tolist(), strict=True):
+                results[place] = [
+                    Recommendation(catalogue.item_ids[row], catalogue.texts[row], score)
+                    for score, row in zip(*ranked, strict=True)
+                    if score > -torch.inf
+                ]
+        return results
+
+    def recommend_dataset(
+        self, histories: Sequence[History], user_ids: Sequence[str] | None = None, **options
+    ) -> "Dataset":
+        r"""
+        [`~Recommender.recommend`] as a table, which `to_parquet` writes.
+
+        Args:
+            histories (`Sequence` of `Sequence` of `str` or `dict`): As for `recommend`.
+            user_ids (`Sequence[str]`, *optional*): One for each history; defaults to their numbers from 0.
+            options: As for `recommend`.
+
+        Returns:
+            `datasets.Dataset`: A row for each recommended item, with `user_id`, `rank` (from 1), `item_id` and `score`.
+
+        Raises:
+            ValueError: If there are more or fewer user ids than histories; also as `recommend`.
+        """
+        from datasets import Dataset, Features, Value
+
+        user_ids = list(map(str, range(len(histories)))) if user_ids is None else user_ids
+        if len(user_ids) != len(histories):
+            raise ValueError(f"{len(user_ids)} user ids but {len(histories)} histories: give one id for each history.")
+        columns: dict[str, list] = {"user_id": [], "rank": [], "item_id": [], "score": []}
+        for user_id, items in zip(user_ids, self.recommend(histories, **options), strict=True):
+            columns["user_id"] += [user_id] * len(items)
+            columns["rank"] += range(1, len(items) + 1)
+            columns["item_id"] += [item.item_id for item in items]
+            columns["score"] += [item.score for item in items]
+        types = {"user_id": "string", "rank": "int32", "item_id": "string", "score": "float32"}
+        return Dataset.from_dict(columns, Features({name: Value(kind) for name, kind in types.items()}))
+
+    def similar_items(self, item: str | Mapping[str, str], top_k: int = 10) -> list[Recommendation]:
+        r"""
+        The items nearest to one, whatever the history.
+
+        Args:
+            item (`str` or `dict`): An id of the catalogue or a text; see [`UniSRecProcessor.parse`].
+            top_k (`int`, *optional*, defaults to 10): How many, at most the catalogue.
+
+        Returns:
+            `list[Recommendation]`: Nearest first, without the item itself; `score` is the cosine of the item vectors.
+
+        Raises:
+            KeyError: For an unknown id.
+            ValueError: For a text where there is no text encoder, or a `top_k` below 1.
+        """
+        snapshot = self._snapshot
+        row, text = snapshot.processor.parse(item)
+        if row is None:
+            query = self._encoder.items(self._encoder.texts([text]), torch.tensor([0]))
+        else:
+            query = snapshot.index.vectors[row : row + 1].float()
+        index = snapshot.index
+        if self.model.config.similarity != "cosine":
+            index = ExactIndex(F.normalize(index.vectors.float(), dim=-1))
+        scores, rows = index.search(F.normalize(query, dim=-1), top_k, [[] if row is None else [row]])
+        items = zip(rows[0].tolist(), scores[0].tolist(), strict=True)
+        catalogue = snapshot.catalogue
+        return [Recommendation(catalogue.item_ids[k], catalogue.texts[k], score) for k, score in items if k != row]
+
+    def encode_users(self, histories: Sequence[History], batch_size: int = 256) -> np.ndarray:
+        r"""
+        Vectors of histories: what is searched with.
+
+        Args:
+            histories (`Sequence` of `Sequence` of `str` or `dict`): As for [`~Recommender.recommend`].
+            batch_size (`int`, *optional*, defaults to 256): Histories at a time.
+
+        Returns:
+            `np.ndarray` of shape `(num_histories, hidden_size)`, float32: Of unit length, unless the model scores by the
+            plain product.
+
+        Raises:
+            KeyError: For an unknown id.
+            ValueError: For an empty history, or a text where there is no text encoder.
+        """
+        snapshot = self._snapshot
+        parsed = snapshot.processor.parse_histories(histories)
+        vectors = np.empty((len(parsed), self.model.config.hidden_size), dtype=np.float32)
+        for places, users in self._encoder.users(snapshot.processor, parsed, batch_size):
+            vectors[places] = users.cpu().numpy()
+        return vectors
+
+    def add_items(self, items: Mapping[str, str]) -> None:
+        r"""
+        Puts items at the end of the catalogue, known by their texts alone; nothing is trained.
+
+        Args:
+            items (`Mapping[str, str]`): Texts by id.
+
+        Raises:
+            ValueError: If an id is in the catalogue already, an id or text is empty or no string, or there is no text
+                encoder. The catalogue is then as it was.
+        """
+        if not items:
+            return
+        for pair in items.items():
+            if not all(isinstance(part, str) and part.strip() for part in pair):
+                raise ValueError(f"an item is an id and a text, neither of them empty; got {pair!r}.")
+        with self._writers_lock:
+            known = next((item_id for item_id in items if item_id in self._snapshot.catalogue), None)
+            if known is not None:
+                raise ValueError(f"item id {known!r} is in the catalogue already; remove it first to change its text.")
+            self._update(torch.arange(len(self._snapshot.catalogue)), items)
+
+    def remove_items(self, item_ids: Iterable[str]) -> None:
+        r"""
+        Takes items out of the catalogue; the others keep their order and, in a transductive model, their ID embedding.
+
+        Args:
+            item_ids (`Iterable[str]`): Their ids.
+
+        Raises:
+            KeyError: For an unknown id. The catalogue is then as it was.
+            ValueError: If no item would be left.
+        """
+        with self._writers_lock:
+            kept = torch.ones(len(self._snapshot.catalogue), dtype=torch.bool)
+            kept[[self._snapshot.catalogue.row(item_id) for item_id in item_ids]] = False
+            if not kept.any():
+                raise ValueError("no item would be left in the catalogue; add the new ones first.")
+            self._update(kept.nonzero()[:, 0], {})
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """Writes a checkpoint folder, model and catalogue as it is now, for `from_pretrained` here and the Auto classes."""
+        processor = self.processor
+        self.model.save_pretrained(save_directory)
+        processor.save_pretrained(save_directory)
+
+    def _update(self, kept: torch.Tensor, added: Mapping[str, str]) -> None:
+        """Puts another snapshot into place by one assignment: the rows that are kept, then new items."""
+        snapshot, ids, texts = self._snapshot, list(added), list(added.values())
+        old, rows = snapshot.catalogue, kept.tolist()
+        text_vectors = self._writers_encoder.texts(texts)
+        catalogue = ItemCatalogue(
+            [old.item_ids[row] for row in rows] + ids,
+            [old.texts[row] for row in rows] + texts,
+            torch.cat([old.item_embeddings[kept], text_vectors]),
+        )
+        no_rows = torch.zeros(len(ids), dtype=torch.long)  # the ID embedding has none for an item that it never saw
+        if self.model.config.num_items is not None:
+            catalogue.id_rows = torch.cat([old.item_ids_of(kept), no_rows])
+        vectors = self._writers_encoder.items(text_vectors, no_rows)
+        vectors = torch.cat([snapshot.index.vectors[kept.to(vectors.device)], vectors])
+        self._snapshot = Snapshot(_with_catalogue(snapshot.processor, catalogue), ExactIndex(vectors))
+
+
+def _check_id_rows(model: UniSRecModel, catalogue: ItemCatalogue) -> None:
+    """Raises `ValueError` where the ID embedding of a transductive model is not that of the catalogue."""
+    num_items, size = model.config.num_items, len(catalogue)
+    if num_items is None or (catalogue.id_rows is None and size == num_items):
+        return
+    if catalogue.id_rows is None or catalogue.id_rows.max() > num_items:
+        raise ValueError(
+            f"the checkpoint is transductive with {num_items} items, the catalogue has {size}: take the catalogue saved "
+            "with it, or an inductive checkpoint."
+        )
+
+
+def _with_catalogue(processor: UniSRecProcessor, catalogue: ItemCatalogue) -> UniSRecProcessor:
+    """The same processor on another catalogue."""
+    processor = copy.copy(processor)
+    processor.catalogue = catalogue
+    return processor
+
+
+def _candidates(
+    catalogue: ItemCatalogue, allowed: Iterable[str] | None, blocked: Iterable[str] | None
+) -> torch.Tensor | None:
+    """Which rows may be recommended, `(num_items,)`, or None for all. Raises `KeyError` for an unknown id."""
+    if allowed is None and blocked is None:
+        return None
+    candidates = torch.full((len(catalogue),), allowed is None)
+    candidates[[catalogue.row(item_id) for item_id in allowed or ()]] = True
+    candidates[[catalogue.row(item_id) for item_id in blocked or ()]] = False
+    return candidates
 
 
 __all__ = ["Recommendation", "Recommender"]

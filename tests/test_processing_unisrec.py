@@ -68,6 +68,26 @@ def test_catalogue_saved_over_another_keeps_none_of_its_vectors(catalogue, tmp_p
     assert UniSRecProcessor.from_pretrained(tmp_path).catalogue.item_embeddings is None
 
 
+@pytest.mark.parametrize("with_embeddings", [False, True])
+def test_rows_of_the_id_embedding_go_where_the_items_go(tokenizer, with_embeddings, tmp_path):
+    vectors = torch.randn(5, 16) if with_embeddings else None
+    catalogue = ItemCatalogue(IDS, TEXTS, vectors, torch.tensor([7, 0, 2, 9, 0]))
+    UniSRecProcessor(tokenizer, catalogue).save_pretrained(tmp_path)
+    processor = UniSRecProcessor.from_pretrained(tmp_path)
+    batch = processor([["B20", {"text": "red pen"}, "A2"], ["A1"]])
+    row_of = {"B20": 9, "A2": 0, "A1": 7, "text": 0}
+    history = batch["item_ids"][batch["item_index"][0] - 1]
+    assert history.tolist() == [row_of["B20"], row_of["text"], row_of["A2"]]
+    assert batch["item_ids"][batch["item_index"][1, 0] - 1] == row_of["A1"]
+    with pytest.raises(ValueError, match="5 item ids but 2 `id_rows`"):
+        ItemCatalogue(IDS, TEXTS, id_rows=torch.tensor([1, 2]))
+
+
+def test_unknown_id_of_a_hundred_thousand_characters(catalogue):
+    with pytest.raises(KeyError, match=r"item id 'A1x{75}\.\.\.' is not in .* nearest ids: A1, "):
+        catalogue.row("A1" + 100_000 * "x")
+
+
 # What an entry of a history means
 
 

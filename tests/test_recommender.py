@@ -1,5 +1,7 @@
 """Ranking the catalogue for histories of ids and texts."""
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch.nn import functional as F
@@ -15,7 +17,7 @@ TEXTS = ["red pen", "blue pen", "red tent", "steel kettle", "wood lamp", "kids c
 @pytest.fixture
 def make_recommender(make_model, text_encoder, tokenizer):
     def make(embeddings: bool = True, **fields) -> Recommender:
-        model = make_model(**fields)
+        model = make_model(**({"text_pooling": "mean"} | fields))  # vectors of [CLS] would hardly differ
         model.attach_text_encoder(text_encoder)
         vectors = None
         if embeddings:
@@ -79,11 +81,89 @@ def test_seen_items_are_left_out_unless_asked_for(make_recommender):
     assert len(recommender.recommend(history, exclude_seen=False)[0]) == 6
 
 
-def test_equal_scores_stand_in_catalogue_order(make_recommender):
+def test_equal_scores_stand_in_catalogue_order(make_recommender, make_model, tokenizer):
     recommender = make_recommender()
-    recommender.item_embeds = recommender.item_embeds[:1].expand(6, -1)
+    with torch.no_grad():
+        recommender.model.adaptor.weight.zero_()  # all item vectors become equal
+        recommender.model.adaptor.bias.zero_()
+    recommender = Recommender(recommender.model, recommender.processor)
     (items,) = recommender.recommend([["i5"]], 6, exclude_seen=False)
     assert [item.item_id for item in items] == IDS
+
+
+def test_thousands_of_histories_equal_one_at_a_time_whatever_the_batch(make_recommender):
+    recommender = make_recommender(num_items=6)
+    entries = [*IDS, "red pen for kids", {"text": "wood"}, {"item_id": "i0"}]
+    generator = torch.Generator().manual_seed(0)
+    histories = []
+    for length in torch.randint(1, 15, (40,), generator=generator):  # the longest are cut to 10
+        histories.append([entries[row] for row in torch.randint(9, (length,), generator=generator)])
+    alone = [recommender.recommend([history], 4)[0] for history in histories]
+    for batch_size in (1, 7, 256):
+        for expected, items in zip(alone, recommender.recommend(histories, 4, batch_size=batch_size), strict=True):
+            assert [item.item_id for item in items] == [item.item_id for item in expected]
+            assert [item.score for item in items] == pytest.approx([item.score for item in expected], abs=1e-5)
+    assert recommender.recommend([]) == []
+
+
+def test_allowed_and_blocked(make_recommender):
+    recommender = make_recommender()
+
+    def ids(**options) -> list[str]:
+        return [item.item_id for item in recommender.recommend([["i0"]], **options)[0]]
+
+    ranked = ids()
+    assert ids(allowed=["i4", "i1", "i0"]) == [item_id for item_id in ranked if item_id in ("i1", "i4")]
+    assert ids(blocked={"i1"}) == [item_id for item_id in ranked if item_id != "i1"]
+    assert ids(allowed=(item_id for item_id in ["i1", "i4"]), blocked=["i4"]) == ["i1"]
+    assert ids(allowed=[]) == []
+    assert ids(blocked=[]) == ranked
+    for name in ("allowed", "blocked"):
+        with pytest.raises(KeyError, match="'i44' is not in the catalogue.*nearest ids: i4"):
+            ids(**{name: ["i44"]})
+
+
+@pytest.mark.parametrize("fields", [{}, {"similarity": "dot"}, {"num_items": 6}])
+def test_vectors_of_users_and_items_multiply_to_the_scores(make_recommender, fields):
+    recommender = make_recommender(**fields)
+    histories = [["i1", "i4"], ["blue pen for kids"], ["i3"]]
+    scores = recommender.encode_users(histories) @ recommender.item_embeds.T
+    assert scores.dtype == np.float32
+    for row, items in zip(scores, recommender.recommend(histories, 6, exclude_seen=False), strict=True):
+        for item in items:
+            assert item.score == pytest.approx(row[IDS.index(item.item_id)], abs=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_similar_items_by_the_cosine_of_item_vectors(make_recommender, similarity):
+    recommender = make_recommender(similarity=similarity)
+    with torch.no_grad():
+        vectors = recommender.model.get_item_features(recommender.processor.catalogue.item_embeddings)
+    cosines = F.cosine_similarity(vectors[2:3], vectors).tolist()
+    items = recommender.similar_items("i2", top_k=50)
+    assert [item.item_id for item in items] == sorted(set(IDS) - {"i2"}, key=lambda i: -cosines[IDS.index(i)])
+    assert items[0].score == pytest.approx(sorted(cosines)[-2], abs=1e-5)
+    nearest, *_ = recommender.similar_items({"text": "red tent"}, top_k=1)
+    assert (nearest.item_id, nearest.score) == ("i2", pytest.approx(1, abs=1e-5))
+
+
+def test_table_of_recommendations_goes_to_parquet(make_recommender, tmp_path):
+    recommender = make_recommender()
+    histories = [["i0"], ["i1", "i2", "i3", "i4"]]
+    table = recommender.recommend_dataset(histories, ["ann", "bob"], top_k=3)
+    table.to_parquet(tmp_path / "items.parquet")
+    rows = pl.read_parquet(tmp_path / "items.parquet")
+    assert rows.columns == ["user_id", "rank", "item_id", "score"]
+    expected = [
+        (user, rank, item.item_id, pytest.approx(item.score))
+        for user, items in zip(("ann", "bob"), recommender.recommend(histories, 3), strict=True)
+        for rank, item in enumerate(items, start=1)
+    ]
+    assert rows.rows() == expected
+    assert rows["user_id"].to_list() == ["ann"] * 3 + ["bob"] * 2
+    assert recommender.recommend_dataset(histories)["user_id"][0] == "0"
+    with pytest.raises(ValueError, match="1 user ids but 2 histories"):
+        recommender.recommend_dataset(histories, ["ann"])
 
 
 def test_bad_input(make_recommender, make_model):
@@ -106,3 +186,25 @@ def test_folder_gives_the_same_items(make_recommender, tmp_path):
     recommender.processor.save_pretrained(tmp_path)
     again = Recommender.from_pretrained(tmp_path)
     assert again.recommend([["i1", "red pen for kids"]]) == recommender.recommend([["i1", "red pen for kids"]])
+
+
+@pytest.mark.parametrize(
+    "text", [20_000 * "pen 2 ", 100_000 * "x", "\x00\x01\x7f\u200b", "🖊️🫖👩‍👩‍👧", "a\u0301 \u202e pen", "笔" * 5000]
+)
+def test_odd_texts_are_read_as_they_are(make_recommender, text):
+    recommender = make_recommender()
+    (items,) = recommender.recommend([["i1", {"text": text}]], top_k=100)
+    assert {item.item_id for item in items} == set(IDS) - {"i1"}
+    assert all(-1 <= item.score <= 1 for item in items)
+    recommender.add_items({"odd": text})
+    assert recommender.similar_items({"text": text}, top_k=1)[0].score == pytest.approx(1, abs=1e-5)
+    (found,) = recommender.recommend([["odd"]], top_k=1, allowed=["odd"], exclude_seen=False)[0]
+    assert found.text == text
+
+
+def test_only_unknown_ids(make_recommender):
+    recommender = make_recommender()
+    with pytest.raises(KeyError, match="'x1' is not in the catalogue of 6 items; nearest ids: i1, "):
+        recommender.recommend([["i0"], ["x1", "x2"]])
+    with pytest.raises(KeyError, match=r"'x{77}\.\.\.' is not in the catalogue"):
+        recommender.recommend([[100_000 * "x"]])

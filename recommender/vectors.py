@@ -1,0 +1,91 @@
+"""Texts, items and histories -> vectors, by one model."""
+
+import copy
+import threading
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from ..data.text_features import encode_texts, text_max_length
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, encode_catalogue
+
+
+class VectorEncoder:
+    r"""
+    Vectors whose plain product is the model's similarity: of unit length, unless it scores by the plain product.
+
+    Args:
+        model ([`UniSRecModel`]): In evaluation mode.
+        processor ([`UniSRecProcessor`]): Its tokenizer is copied.
+    """
+
+    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor):
+        self.model = model
+        # Two threads cannot use a tokenizer at once: each call may change its settings.
+        self._tokenizer, self._lock = copy.deepcopy(processor.tokenizer), threading.Lock()
+        self._max_text_length = processor.max_text_length
+
+    def texts(self, texts: Sequence[str], progress: bool = False) -> torch.Tensor:
+        """Text vectors `(num_texts, text_embedding_size)`, on the CPU; zeros where the model knows items by their ID
+        alone. Raises `ValueError` where a text is to be read and there is no text encoder."""
+        config, encoder = self.model.config, self.model.text_encoder
+        if not texts or not config.item_text:
+            return torch.zeros(len(texts), config.text_embedding_size)
+        if encoder is None or self._tokenizer is None:
+            raise ValueError(
+                f"no text encoder to read {texts[0][:80]!r} with: this checkpoint takes items of its catalogue only."
+            )
+        with self._lock:
+            length = min(self._max_text_length, text_max_length(encoder, self._tokenizer))
+            vectors = encode_texts(
+                texts, encoder, self._tokenizer, pooling=config.text_pooling, max_length=length, progress=progress
+            )
+        return torch.from_numpy(vectors)
+
+    @torch.inference_mode()
+    def items(self, text_vectors: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
+        """Item vectors `(num_items, hidden_size)` of text vectors and rows of the ID embedding."""
+        device = self.model.device
+        return self._searchable(self.model.get_item_features(text_vectors.to(device), item_ids=item_ids.to(device)))
+
+    def catalogue(self, catalogue: ItemCatalogue) -> torch.Tensor:
+        """Item vectors `(num_items, hidden_size)` of a catalogue that has text vectors."""
+        return self._searchable(encode_catalogue(self.model, catalogue))
+
+    def users(
+        self,
+        processor: UniSRecProcessor,
+        parsed: Sequence[Sequence[tuple[int | None, str]]],
+        batch_size: int,
+        progress: bool = False,
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Places of histories (what `parse_histories` gave) and their vectors `(batch_size, hidden_size)`, batch by
+        batch, histories of like length together."""
+        longest, catalogue = processor.max_history_length, processor.catalogue
+        texts = sorted({text for entries in parsed for row, text in entries[-longest:] if row is None})
+        text_vectors, place_of_text = self.texts(texts), {text: place for place, text in enumerate(texts)}
+        order = sorted(range(len(parsed)), key=lambda place: min(len(parsed[place]), longest))
+        with tqdm(total=len(parsed), desc="Recommending", unit="history", disable=not progress) as bar:
+            for start in range(0, len(order), batch_size):
+                places = order[start : start + batch_size]
+                item_index, rows, new_texts = processor.distinct_items([parsed[place] for place in places])
+                known, new = rows[: len(rows) - len(new_texts)], [place_of_text[text] for text in new_texts]
+                text_embeds = torch.cat([catalogue.item_embeddings[known], text_vectors[new]])
+                yield places, self._user_vectors(item_index, text_embeds, catalogue.item_ids_of(rows))
+                bar.update(len(places))
+
+    @torch.inference_mode()
+    def _user_vectors(
+        self, item_index: torch.Tensor, text_embeds: torch.Tensor, item_ids: torch.Tensor
+    ) -> torch.Tensor:
+        batch = {"item_index": item_index, "text_embeds": text_embeds, "item_ids": item_ids}
+        batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        return self._searchable(self.model(**batch).sequence_embeds)
+
+    def _searchable(self, vectors: torch.Tensor) -> torch.Tensor:
+        return F.normalize(vectors.float(), dim=-1) if self.model.config.similarity == "cosine" else vectors.float()
+
+
+__all__ = ["VectorEncoder"]
