@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import EarlyStoppingCallback
 
 from .base_trainer import UniSRecTrainer
@@ -79,13 +80,16 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             outputs = model(item_index=inputs["item_index"], **self._items)
             candidates, labels = outputs.item_embeds, inputs["labels"]
         queries = outputs.last_hidden_state.flatten(0, 1)[inputs["query_index"]]  # (N, H)
-        scores = self.accelerator.unwrap_model(model).score(queries, candidates)  # (N, num_candidates)
+        config = self.accelerator.unwrap_model(model).config
+        if config.similarity == "cosine":  # vectors whose products are the scores of the model
+            queries = F.normalize(queries, dim=-1) / config.temperature
+            candidates = F.normalize(candidates, dim=-1)
         gather = RowGatherer(len(queries), queries.device)
         if self._negatives is None:
-            return catalogue_loss(scores, labels).sum() * gather.scale
+            return catalogue_loss(queries, candidates, labels) * gather.scale
         log_inclusion = self._negatives.log_inclusion(distinct, sum(gather.sizes))
         certain = rows[inputs["windows"]][inputs["query_index"] // inputs["item_index"].shape[1]]
-        return sampled_softmax_loss(scores, labels, log_inclusion, certain).sum() * gather.scale
+        return sampled_softmax_loss(queries, candidates, labels, log_inclusion, certain) * gather.scale
 
     def _items_of_batch(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Catalogue rows of the items that this process computes, those of its windows first, and their texts."""

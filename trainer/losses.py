@@ -1,16 +1,18 @@
 """The losses of UniSRec as functions of tensors (arXiv 2206.05941, sections 2.2 and 2.3)."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch.nn import functional as F
+
+from .chunked_softmax import chunked_cross_entropy
 
 
 def contrastive_loss(
     queries: torch.Tensor,
     candidates: torch.Tensor,
     labels: torch.Tensor,
-    excluded: torch.Tensor,
+    excluded: Callable[[slice], torch.Tensor],
     temperature: float,
     positives: torch.Tensor | None = None,
     duplicate_mask: Literal["exclude", "official"] = "exclude",
@@ -26,8 +28,9 @@ def contrastive_loss(
             L2-normalised vectors to choose from, of all processes in rank order.
         labels (`torch.LongTensor` of shape `(num_queries,)`):
             Row of `candidates` that belongs to each query. It is never excluded.
-        excluded (`torch.BoolTensor` of shape `(num_queries, num_candidates)`):
-            `True` where a candidate is no negative of the query, such as the query's target a second time.
+        excluded (`Callable`):
+            Gives for a slice of the queries a `torch.BoolTensor` of shape `(slice, num_candidates)`, `True` where a
+            candidate is no negative of the query, such as the query's target a second time.
         temperature (`float`):
             Divides the cosine similarity.
         positives (`torch.FloatTensor` of shape `(num_queries, hidden_size)`, *optional*):
@@ -37,34 +40,41 @@ def contrastive_loss(
             exp(0) = 1 to the denominator, as the released code does.
 
     Returns:
-        `torch.FloatTensor` of shape `(num_queries,)`: Loss of each query, in nats.
+        `torch.FloatTensor` of shape `()`: Sum over the queries, in nats.
     """
-    logits = queries @ candidates.T / temperature
-    own = labels.unsqueeze(1)
-    excluded = excluded.scatter(1, own, False)
-    positive_logits = (
-        logits.gather(1, own).squeeze(1) if positives is None else (queries * positives).sum(1) / temperature
-    )
-    logits = logits.masked_fill(excluded, 0.0 if duplicate_mask == "official" else float("-inf"))
-    return logits.logsumexp(1) - positive_logits
+    queries = queries / temperature
+
+    def exclude(logits: torch.Tensor, rows: slice) -> torch.Tensor | None:
+        left_out = excluded(rows).scatter(1, labels[rows].unsqueeze(1), False)
+        logits.masked_fill_(left_out, float("-inf"))
+        return left_out.sum(1) if duplicate_mask == "official" else None
+
+    loss = chunked_cross_entropy(queries, candidates, labels if positives is None else None, exclude)
+    return loss if positives is None else loss - (queries * positives).sum()
 
 
-def catalogue_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def catalogue_loss(queries: torch.Tensor, candidates: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     r"""
     Cross entropy of the next item over the whole catalogue, the loss of transfer.
 
     Args:
-        scores (`torch.FloatTensor` of shape `(num_queries, num_items)`): Cosine over temperature.
+        queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`):
+            Sequence vectors, whose products with `candidates` are the scores.
+        candidates (`torch.FloatTensor` of shape `(num_items, hidden_size)`): Vectors of the catalogue.
         labels (`torch.LongTensor` of shape `(num_queries,)`): Row of the next item.
 
     Returns:
-        `torch.FloatTensor` of shape `(num_queries,)`: Loss of each query, in nats.
+        `torch.FloatTensor` of shape `()`: Sum over the queries, in nats.
     """
-    return F.cross_entropy(scores, labels, reduction="none")
+    return chunked_cross_entropy(queries, candidates, labels)
 
 
 def sampled_softmax_loss(
-    scores: torch.Tensor, labels: torch.Tensor, log_inclusion: torch.Tensor, certain: torch.Tensor
+    queries: torch.Tensor,
+    candidates: torch.Tensor,
+    labels: torch.Tensor,
+    log_inclusion: torch.Tensor,
+    certain: torch.Tensor,
 ) -> torch.Tensor:
     r"""
     Estimate of [`catalogue_loss`] from some of the items: `-s_y + log sum_c exp(s_c - log P(c | q))`.
@@ -76,7 +86,9 @@ def sampled_softmax_loss(
     the target is the target.
 
     Args:
-        scores (`torch.FloatTensor` of shape `(num_queries, num_candidates)`): Cosine over temperature.
+        queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`):
+            Sequence vectors, whose products with `candidates` are the scores.
+        candidates (`torch.FloatTensor` of shape `(num_candidates, hidden_size)`): Vectors of the sampled items.
         labels (`torch.LongTensor` of shape `(num_queries,)`): Row of the next item among the candidates.
         log_inclusion (`torch.FloatTensor` of shape `(num_candidates,)`):
             Logarithm of the probability that an item is a candidate of a batch it does not belong to of necessity.
@@ -84,10 +96,13 @@ def sampled_softmax_loss(
             Candidates that are there for certain, the items of the query's window; repetitions do not matter.
 
     Returns:
-        `torch.FloatTensor` of shape `(num_queries,)`: Loss of each query, in nats.
+        `torch.FloatTensor` of shape `()`: Sum over the queries, in nats.
     """
-    correction = log_inclusion.to(scores.dtype).expand_as(scores).scatter(1, certain, 0.0)
-    return F.cross_entropy(scores - correction, labels, reduction="none")
+
+    def correct(logits: torch.Tensor, rows: slice) -> None:
+        logits -= log_inclusion.to(logits.dtype).expand_as(logits).scatter(1, certain[rows], 0.0)
+
+    return chunked_cross_entropy(queries, candidates, labels, correct)
 
 
 __all__ = ["catalogue_loss", "contrastive_loss", "sampled_softmax_loss"]

@@ -47,24 +47,28 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         gather = RowGatherer(len(queries), queries.device)
         labels = torch.arange(len(queries), device=queries.device) + gather.offset
         items, sequences = inputs["target_items"], inputs["target_sequences"]
-        same_item = items.unsqueeze(1) == gather(items)  # (N, all N)
-        same_sequence = sequences.unsqueeze(1) == gather(sequences)
+        all_items, all_sequences = gather(items), gather(sequences)
         temperature = self.accelerator.unwrap_model(model).config.temperature
 
-        sequence_item = contrastive_loss(
+        def same_item(rows: slice) -> torch.Tensor:  # (rows, all N)
+            return items[rows].unsqueeze(1) == all_items
+
+        def same_item_or_sequence(rows: slice) -> torch.Tensor:
+            return same_item(rows) | (sequences[rows].unsqueeze(1) == all_sequences)
+
+        sequence_item = gather.scale * contrastive_loss(
             queries, gather(next_items), labels, same_item, temperature, duplicate_mask=self.args.duplicate_mask
         )
         of_originals = self.args.sequence_negatives == "original"
-        sequence_sequence = contrastive_loss(
+        sequence_sequence = gather.scale * contrastive_loss(
             queries,
             gather(queries if of_originals else views),
             labels,
-            same_item | same_sequence,
+            same_item_or_sequence,
             temperature,
             positives=views if of_originals else None,
             duplicate_mask=self.args.duplicate_mask,
         )
-        sequence_item, sequence_sequence = (part.sum() * gather.scale for part in (sequence_item, sequence_sequence))
         self._record(sequence_item_loss=sequence_item, sequence_sequence_loss=sequence_sequence)
         return sequence_item + self.args.sequence_loss_weight * sequence_sequence
 
