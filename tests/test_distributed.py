@@ -39,6 +39,7 @@ CASES = [
     "pretrain-augmented",
     "pretrain-original",
     "pretrain-texts",
+    "pretrain-cached",
     "finetune-inductive",
     "finetune-transductive",
     "finetune-texts",
@@ -119,10 +120,15 @@ def make_trainer(case, folder, targets_per_batch, dtype=torch.float64):
             word_drop_item_ratio=0.5,
             tokenize=tokenize if on_texts else None,
         )
-        negatives = "augmented" if on_texts else kind
+        negatives = "original" if kind == "original" else "augmented"
         return UniSRecPretrainTrainer(
             model,
-            UniSRecPretrainArguments(sequence_negatives=negatives, sequence_loss_weight=0.5, **options),
+            UniSRecPretrainArguments(
+                sequence_negatives=negatives,
+                sequence_loss_weight=0.5,
+                cache_chunk_size=5 if kind == "cached" else None,
+                **options,
+            ),
             data_collator=collator,
             train_dataset=WindowDataset([make_split(14, 0), make_split(9, 1)], [NUM_ITEMS] * 2, max_length=10),
         )

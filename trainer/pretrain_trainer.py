@@ -1,10 +1,13 @@
 """Multi-domain contrastive pre-training (arXiv 2206.05941, section 2.3)."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .base_trainer import UniSRecTrainer
+from .cached_batches import RandomState, split_targets, take_run
 from .distributed import RowGatherer
 from .losses import contrastive_loss
 from .training_args import UniSRecPretrainArguments
@@ -28,6 +31,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
     """
 
     args: UniSRecPretrainArguments
+    current_gradient_accumulation_steps = 1  # until training starts
 
     def compute_loss(
         self,
@@ -36,14 +40,53 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        if self.args.cache_chunk_size is not None:
+            return self._cached_loss(model, inputs)
+        return self._loss(model, inputs, *self._vectors(model, inputs))
+
+    @staticmethod
+    def _vectors(model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Normalised states, states of the views and next items, (N, H) each."""
         # One call of the (wrapped) model for originals, views and next items: gradients are synchronised once.
         texts = {name: inputs[name] for name in ("text_embeds", "input_ids", "attention_mask") if name in inputs}
         outputs = model(item_index=inputs["item_index"], **texts)
         originals, views = outputs.last_hidden_state.chunk(2)
-        queries = F.normalize(originals.flatten(0, 1)[inputs["query_index"]], dim=-1)  # (N, H)
-        views = F.normalize(views.flatten(0, 1)[inputs["view_index"]], dim=-1)  # (N, H)
-        next_items = F.normalize(outputs.item_embeds, dim=-1)[inputs["target_rows"]]  # (N, H)
+        queries = originals.flatten(0, 1)[inputs["query_index"]]
+        views = views.flatten(0, 1)[inputs["view_index"]]
+        next_items = F.normalize(outputs.item_embeds, dim=-1)[inputs["target_rows"]]
+        return F.normalize(queries, dim=-1), F.normalize(views, dim=-1), next_items
 
+    def _cached_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The loss, with the gradients of all chunks but the last in the weights already; its own is that of the last."""
+        runs = split_targets(inputs, self.args.cache_chunk_size)
+        states, parts = [], []
+        with torch.no_grad():
+            for run in runs:
+                states.append(RandomState(inputs["item_index"]))
+                parts.append(self._vectors(model, take_run(inputs, *run)))
+        vectors = [torch.cat(part).requires_grad_() for part in zip(*parts, strict=True)]
+        del parts
+        loss = self._loss(model, inputs, *vectors)
+        gradients = torch.autograd.grad(loss, vectors)
+        del vectors
+        for run, state in zip(runs, states, strict=True):
+            last = run is runs[-1]
+            with state.replay(), nullcontext() if last else self.accelerator.no_sync(model):
+                again = self._vectors(model, take_run(inputs, *run))
+                pairs = zip(again, gradients, strict=True)
+                product = sum((vectors * gradient[run[1]]).sum() for vectors, gradient in pairs)
+                if not last:  # the caller does the same with the last one
+                    self.accelerator.backward(product / self.current_gradient_accumulation_steps)
+        return loss.detach() + (product - product.detach())
+
+    def _loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        queries: torch.Tensor,
+        views: torch.Tensor,
+        next_items: torch.Tensor,
+    ) -> torch.Tensor:
         gather = RowGatherer(len(queries), queries.device)
         labels = torch.arange(len(queries), device=queries.device) + gather.offset
         items, sequences = inputs["target_items"], inputs["target_sequences"]

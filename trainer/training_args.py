@@ -91,6 +91,19 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
         default="sequence",
         metadata={"help": "Draw the kind of view for each sequence, or once for a batch as in official code."},
     )
+    cache_chunk_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Targets whose activations are held at a time. The loss is that of the whole batch, which may then "
+            "be many times what memory holds (more negatives for each target), at about one more forward pass a step. "
+            "By default the whole batch."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.cache_chunk_size is not None and self.cache_chunk_size < 1:
+            raise ValueError(f"--cache_chunk_size is {self.cache_chunk_size}, expected 1 or more targets.")
 
 
 @dataclass
