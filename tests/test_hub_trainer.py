@@ -21,7 +21,8 @@ TRAINING = [
     "--logging_steps",
     1,
 ]
-STATE = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+PICKLES = {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+STATE = {*PICKLES, "trainer_state.json", "files.json"}
 CODE = {"configuration_unisrec.py", "modeling_unisrec.py", "pipeline_unisrec.py", "processing_unisrec.py"}
 
 
@@ -126,7 +127,7 @@ def test_nothing_is_a_pickle_but_the_state_of_the_training(hub, runs):
             for file in hub.files(f"shop/{name}", commit["id"]):
                 content = hub.read(f"shop/{name}", file, commit["id"])
                 is_pickle = content[:1] == b"\x80" or content[:4] == b"PK\x03\x04"  # bare, or in a zip of torch
-                assert is_pickle == (Path(file).name in STATE - {"trainer_state.json"}), file
+                assert is_pickle == (Path(file).name in PICKLES), file
                 assert "/" in file or not is_pickle
 
 

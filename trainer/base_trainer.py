@@ -16,10 +16,10 @@ from transformers.utils import logging
 from ..data.text_features import encode_texts
 from .data_collator import RankingCollator
 from .datasets import RankingDataset, TargetBatchSampler, catalogue_tensors
-from .hub_trainer import HubTrainer
 from .metrics import ranking_metrics, target_ranks
 from .model_card import ModelCardCallback, UniSRecModelCardData, write_model_card
 from .progress import TrainingProgress
+from .safe_trainer import SafeTrainer, outlive_sigterm
 
 
 logger = logging.get_logger(__name__)
@@ -29,7 +29,7 @@ def _ranking_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return ranking_metrics(prediction.predictions)
 
 
-class UniSRecTrainer(HubTrainer):
+class UniSRecTrainer(SafeTrainer):
     r"""
     Base of [`UniSRecPretrainTrainer`] and [`UniSRecFinetuneTrainer`].
 
@@ -124,6 +124,7 @@ class UniSRecTrainer(HubTrainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
+            worker_init_fn=outlive_sigterm,
         )
         return self.accelerator.prepare(loader)
 

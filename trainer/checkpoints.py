@@ -20,25 +20,48 @@ from ..data.text_encoders import load_text_encoder
 from ..data.text_features import load_text_features, text_max_length
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from .lora import load_adapted
+from .safe_folders import clear_drafts, find_damage, is_under_way
 from .training_args import UniSRecTrainingArguments
 
 
 def check_output_dir(args: UniSRecTrainingArguments) -> None:
-    """Raises `FileExistsError` if the output folder holds something and the run does not resume; finds the checkpoint
-    to resume from if it is asked for by `--resume_from_checkpoint true`."""
+    """
+    Raises `OSError` if a run cannot write to its output folder or would mix with what is there. Puts the checkpoint to go
+    on from in place of `auto` (the last one, if there is one) and `true` (the last one), after clearing up.
+    """
     folder = Path(args.output_dir)
-    if args.resume_from_checkpoint is None:
+    if args.should_save:
+        _check_writable(folder)
+    resume = None if args.resume_from_checkpoint is None else str(args.resume_from_checkpoint)
+    if resume is None:
         if args.should_save and folder.is_dir() and any(folder.iterdir()):
             raise FileExistsError(
                 f"{folder}: the output folder is not empty; name a new one with --output_dir, or go on with the run "
-                "in it by --resume_from_checkpoint true."
+                "in it by --resume_from_checkpoint auto."
             )
-    elif str(args.resume_from_checkpoint).lower() == "true":
+        return
+    if resume.lower() in ("auto", "true"):
+        with args.main_process_first(local=False, desc="clearing up"):
+            if args.should_save and is_under_way(folder):
+                clear_drafts(folder)
         args.resume_from_checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
         if args.resume_from_checkpoint is None:
-            raise FileNotFoundError(f"{folder}: no checkpoint to resume from; leave --resume_from_checkpoint out.")
-    elif not Path(args.resume_from_checkpoint).is_dir():
-        raise FileNotFoundError(f"{args.resume_from_checkpoint}: no such checkpoint folder to resume from.")
+            if resume.lower() == "true":
+                raise FileNotFoundError(f"{folder}: no checkpoint to resume from; use --resume_from_checkpoint auto.")
+            if folder.is_dir() and any(folder.iterdir()) and not is_under_way(folder):
+                raise FileExistsError(f"{folder}: neither empty nor the folder of a run; name a new --output_dir.")
+            return
+    elif not Path(resume).is_dir():
+        raise FileNotFoundError(f"{resume}: no such checkpoint folder to resume from.")
+    if (damage := find_damage(Path(args.resume_from_checkpoint))) is not None:
+        raise OSError(f"{args.resume_from_checkpoint}: this checkpoint is incomplete ({damage}); resume from another.")
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises `PermissionError` now, not after hours of training."""
+    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder}: {existing} cannot be written to; name another --output_dir.")
 
 
 def load_checkpoint(

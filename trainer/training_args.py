@@ -45,6 +45,13 @@ class UniSRecTrainingArguments(TrainingArguments):
             "the learning rate itself for adapters."
         },
     )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "auto goes on from the last complete checkpoint, or starts if there is none; true must find one; or "
+            "the folder of a checkpoint."
+        },
+    )
     card_license: str | None = field(
         default=None, metadata={"help": "Licence of the checkpoint, such as mit, for the head of its model card."}
     )

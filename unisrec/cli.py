@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left, as in `unisrec recommend ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except InterruptedError as error:  # a training has saved a checkpoint on SIGTERM
+        print(f"unisrec {args.verb}: {error}", file=sys.stderr)
+        return 143
     except (ValueError, KeyError, OSError) as error:
         if os.environ.get("UNISREC_DEBUG"):
             raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 
 if TYPE_CHECKING:
-    from ..trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments
+    from ..trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
 
     Arguments = TypeVar("Arguments", UniSRecPretrainArguments, UniSRecFinetuneArguments)
 
@@ -72,6 +72,18 @@ def parse_training_arguments(
         nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown argument {unknown[0]!r}; did you mean {nearest}? --help-all lists them.")
     return parsed
+
+
+def had_ended(args: "UniSRecTrainingArguments") -> bool:
+    """Whether the run that is to be resumed by `--resume_from_checkpoint auto` has come to its end; says so."""
+    from ..trainer.safe_folders import has_ended
+
+    folder = Path(args.output_dir)
+    if str(args.resume_from_checkpoint).lower() != "auto" or not has_ended(folder):
+        return False
+    if args.process_index == 0:
+        print(f"{folder}: this run has ended already; --resume_from_checkpoint true would train on.")
+    return True
 
 
 def parse_model_config(pairs: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from ._tables import metrics_table
-from ._training import add_training_arguments, parse_model_config, parse_training_arguments
+from ._training import add_training_arguments, had_ended, parse_model_config, parse_training_arguments
 
 
 EXAMPLE = """\
@@ -58,6 +58,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     training_args = parse_training_arguments(
         UniSRecFinetuneArguments, args, rest, required=["model", "domain", "setting", "output_dir"]
     )
+    if had_ended(training_args):
+        return 0
     trainer, metrics = finetune(
         args.model,
         args.domain,
