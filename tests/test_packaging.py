@@ -29,7 +29,7 @@ def test_wheel_works_outside_the_tree(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert tops == {"unisrec", next(top for top in tops if top.endswith(".dist-info"))}
-    assert "unisrec/model_card.md" in names
+    assert {"unisrec/model_card.md", "unisrec/accelerate_configs/fsdp2.yaml"} <= set(names)
     assert not any(name.startswith(("unisrec/tests", "unisrec/quickstart")) for name in names)
 
     site = tmp_path / "site"

@@ -53,6 +53,9 @@ def make_trainer(make_model, domains, tables, training_options, tmp_path):
     return make
 
 
+NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "adaptor_dropout": 0.0, "router_noise": None}
+
+
 def logged(trainer, name):
     return [line[name] for line in trainer.state.log_history if name in line]
 
@@ -156,6 +159,24 @@ def test_logged_parts_add_up_to_the_loss(make_trainer):
     parts = [np.array(logged(trainer, f"{name}_loss")) for name in ("sequence_item", "sequence_sequence")]
     assert len(losses) >= 3
     np.testing.assert_allclose(parts[0] + 0.25 * parts[1], losses, rtol=1e-5)
+
+
+def test_gradient_accumulation_adds_no_negatives(make_trainer):
+    """Without steps in between: the loss of two small batches is their mean, each among its own negatives."""
+    options = {"model": NO_DROPOUT, "learning_rate": 0.0, "num_train_epochs": 1}
+    small, accumulated, large = (
+        make_trainer(name, per_device_train_batch_size=batch, gradient_accumulation_steps=steps, **options)
+        for name, batch, steps in (("small", 40, 1), ("accumulated", 40, 2), ("large", 80, 1))
+    )
+    for trainer in (small, accumulated, large):
+        trainer.train()
+    for name in ("loss", "sequence_item_loss", "sequence_sequence_loss"):
+        losses = logged(small, name)
+        pairs = [sum(losses[place : place + 2]) / 2 for place in range(0, len(losses) - 1, 2)]
+        assert len(pairs) >= 3
+        assert logged(accumulated, name)[: len(pairs)] == pytest.approx(pairs, abs=1e-5)
+    # Twice the candidates: about log(2) more to tell apart.
+    assert np.mean(logged(large, "loss")) > np.mean(logged(accumulated, "loss")) + 0.4
 
 
 def test_workers_change_nothing(make_trainer):

@@ -46,6 +46,7 @@ class UniSRecTrainer(SafeTrainer):
     """
 
     can_return_loss = True
+    _sampling_temperature = 1.0  # of domains in an epoch
 
     def __init__(
         self,
@@ -114,12 +115,15 @@ class UniSRecTrainer(SafeTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = TargetBatchSampler(
-            self.train_dataset, self.args.per_device_train_batch_size, self.args.world_size, seed
-        )
         loader = DataLoader(
             self.train_dataset,
-            batch_sampler=sampler,
+            batch_sampler=TargetBatchSampler(
+                self.train_dataset,
+                self.args.per_device_train_batch_size,
+                self.args.world_size,
+                seed,
+                self._sampling_temperature,
+            ),
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ..data.splits import Split
+from .domain_sampling import DomainSampler
 
 
 class WindowDataset(Dataset):
@@ -20,8 +21,11 @@ class WindowDataset(Dataset):
     With `prefix_rows`, each target is a row of its own behind the items before it, the latest `max_length` of them, as
     in the official code: the same targets, at many times the cost.
 
-    An index carries its epoch (`epoch * len(dataset) + window`), so that random draws can depend on seed, epoch and
-    window alone: workers, prefetching, resuming and the number of processes do not change them.
+    An index carries its epoch (`epoch * len(dataset) + window`, or with [`DomainSampler`] the pass over its domain), so
+    that random draws can depend on seed, epoch and window alone: workers, prefetching, resuming and the number of
+    processes do not change them.
+
+    Nothing is copied: histories stay in the arrays of their splits, and an item gets its number when it is read.
 
     Args:
         splits (`Sequence[Split]`):
@@ -40,9 +44,10 @@ class WindowDataset(Dataset):
     def __init__(self, splits: Sequence[Split], num_items: Sequence[int], max_length: int, prefix_rows: bool = False):
         self.epoch = 0
         self.prefix_rows = prefix_rows
-        flats, starts, stops, sequences = [], [], [], []
-        first_item = first_row = first_sequence = 0
-        for split, size in zip(splits, num_items, strict=True):
+        self.flats = [split.flat for split in splits]
+        starts, lengths, sequences = [], [], []
+        first_sequence = 0
+        for split, _ in zip(splits, num_items, strict=True):
             targets = np.maximum(np.diff(split.offsets) - 1, 0)
             step = 1 if prefix_rows else max_length  # targets of a window
             windows = -(-targets // step)
@@ -50,30 +55,21 @@ class WindowDataset(Dataset):
             from_end = np.arange(len(sequence)) - np.repeat(np.cumsum(windows) - windows, windows)
             stop = split.offsets[1:][sequence] - from_end * step
             start = np.maximum(split.offsets[:-1][sequence], stop - max_length - 1)
-            flats.append(split.flat + first_item)
-            starts.append(start + first_row)
-            stops.append(stop + first_row)
-            sequences.append(sequence + first_sequence)
-            first_item, first_row, first_sequence = (
-                first_item + size,
-                first_row + len(split.flat),
-                first_sequence + len(windows),
-            )
-        self.flat = np.concatenate(flats)
-        self.starts, self.stops = np.concatenate(starts), np.concatenate(stops)
+            starts.append(start)
+            lengths.append((stop - start).astype(np.int32))
+            sequences.append((sequence + first_sequence).astype(np.int32))
+            first_sequence += len(windows)
+        self.first_items = np.cumsum([0, *num_items])
+        self.first_windows = np.cumsum([0, *map(len, starts)])  # of each domain
+        self.starts, self.lengths = np.concatenate(starts), np.concatenate(lengths)
         self.sequences = np.concatenate(sequences)
         if len(self.starts) == 0:
             raise ValueError("No history has two items, so there is nothing to train on: check the domain's filters.")
 
     @property
-    def lengths(self) -> np.ndarray:
-        """Items of each window, `(num_windows,)`."""
-        return self.stops - self.starts
-
-    @property
     def num_targets(self) -> np.ndarray:
         """Targets of each window, `(num_windows,)`."""
-        return np.ones_like(self.starts) if self.prefix_rows else self.lengths - 1
+        return np.ones_like(self.lengths) if self.prefix_rows else self.lengths - 1
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer when an epoch starts."""
@@ -84,7 +80,9 @@ class WindowDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray | int]:
         window = index % len(self)
-        items = self.flat[self.starts[window] : self.stops[window]]
+        domain = int(np.searchsorted(self.first_windows, window, side="right")) - 1
+        start = self.starts[window]
+        items = self.flats[domain][start : start + self.lengths[window]].astype(np.int64) + self.first_items[domain]
         return {
             "items": items,
             "first_target": len(items) - 1 if self.prefix_rows else 1,
@@ -107,14 +105,26 @@ class TargetBatchSampler(Sampler[list[int]]):
         targets_per_batch (`int`): Most targets on average in the batch of one process.
         num_processes (`int`, *optional*, defaults to 1): Processes that share the batches of a step.
         seed (`int`, *optional*, defaults to 0): Of the order.
+        temperature (`float`, *optional*, defaults to 1):
+            How domains share an epoch, see [`DomainSampler`]. Batches take windows by their length, so the shares hold
+            for the epoch, and for a batch where the histories of the domains are alike.
     """
 
-    def __init__(self, dataset: WindowDataset, targets_per_batch: int, num_processes: int = 1, seed: int = 0):
+    def __init__(
+        self,
+        dataset: WindowDataset,
+        targets_per_batch: int,
+        num_processes: int = 1,
+        seed: int = 0,
+        temperature: float = 1.0,
+    ):
         self.dataset = dataset
         self.num_processes = num_processes
         self.seed = seed
-        steps = -(-int(dataset.num_targets.sum()) // (targets_per_batch * num_processes))
-        self.num_batches = min(steps, len(dataset) // num_processes) * num_processes
+        num_targets = np.split(dataset.num_targets, dataset.first_windows[1:-1])
+        self.domain_sampler = DomainSampler(num_targets, temperature, seed)
+        steps = -(-int(self.domain_sampler.shares.sum()) // (targets_per_batch * num_processes))
+        self.num_batches = min(steps, self.domain_sampler.least_windows // num_processes) * num_processes
         if self.num_batches == 0:
             raise ValueError(f"{len(dataset)} training windows are too few for {num_processes} processes.")
 
@@ -123,15 +133,14 @@ class TargetBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.seed, self.dataset.epoch])
-        num_targets = self.dataset.num_targets
-        order = rng.permutation(len(num_targets))
-        order = order[np.argsort(self.dataset.lengths[order], kind="stable")]
-        total = np.cumsum(num_targets[order])
+        order = rng.permutation(self.domain_sampler(self.dataset.epoch))
+        order = order[np.argsort(self.dataset.lengths[order % len(self.dataset)], kind="stable")]
+        total = np.cumsum(self.dataset.num_targets[order % len(self.dataset)], dtype=np.int64)
         cuts = np.searchsorted(total, total[-1] * np.arange(1, self.num_batches) / self.num_batches)
         # At least one window in each batch, also where a window is larger than a batch.
         places = np.arange(1, self.num_batches)
         cuts = np.clip(np.maximum.accumulate(cuts - places) + places, places, len(order) - self.num_batches + places)
-        batches = np.split(order + self.dataset.epoch * len(self.dataset), cuts)
+        batches = np.split(order, cuts)
         for step in rng.permutation(self.num_batches // self.num_processes):
             for batch in batches[step * self.num_processes : (step + 1) * self.num_processes]:
                 yield batch.tolist()

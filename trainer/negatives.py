@@ -25,7 +25,8 @@ class NegativeSampler:
         self.num_targets = int(dataset.num_targets.sum())
         lengths = dataset.lengths
         from_start = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        items = dataset.flat[np.repeat(dataset.starts, lengths) + from_start]
+        (flat,) = dataset.flats
+        items = flat[np.repeat(dataset.starts, lengths) + from_start]
         pairs = np.unique(np.repeat(np.arange(len(lengths)), lengths) * num_items + items)  # (window, item)
         self.num_windows = torch.from_numpy(np.bincount(pairs % num_items, minlength=num_items)).to(device)
 

