@@ -1,7 +1,10 @@
-"""Checkpoint and catalogue -> ranked items and exported towers."""
+"""Checkpoint and catalogue -> ranked items, their search, and exported towers."""
 
 from .export import export_onnx
-from .recommender import Recommendation, Recommender
+from .faiss_index import FaissIndex
+from .recommender import Recommender
+from .search import ExactIndex
+from .snapshot import Recommendation
 
 
-__all__ = ["Recommendation", "Recommender", "export_onnx"]
+__all__ = ["ExactIndex", "FaissIndex", "Recommendation", "Recommender", "export_onnx"]

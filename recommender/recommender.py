@@ -1,10 +1,8 @@
 """A checkpoint and its catalogue as a function from histories to ranked items, with items that come and go."""
 
-import copy
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +12,9 @@ from torch.nn import functional as F
 from ..data import Domain
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from ..trainer.checkpoints import load_checkpoint
+from .faiss_index import KINDS, FaissIndex
 from .search import ExactIndex
+from .snapshot import Recommendation, Snapshot, check_id_rows, with_catalogue
 from .vectors import VectorEncoder
 
 
@@ -23,32 +23,6 @@ if TYPE_CHECKING:
 
 
 History = Sequence[str | Mapping[str, str]]
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """One recommended item; `score` is the cosine of history and item, in [-1, 1]."""
-
-    item_id: str
-    text: str
-    score: float
-
-    def to_dict(self) -> dict[str, str | float]:
-        """As a plain dictionary."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What one call reads from beginning to end: a processor with its catalogue, and the index of its item vectors."""
-
-    processor: UniSRecProcessor
-    index: ExactIndex
-
-    @property
-    def catalogue(self) -> ItemCatalogue:
-        """The items, in the order of the rows of the index."""
-        return self.processor.catalogue
 
 
 class Recommender:
@@ -81,7 +55,7 @@ class Recommender:
                 "the checkpoint has no catalogue to recommend from; finetune it on a domain, or name a domain folder "
                 "whose items are to be ranked (--domain on the command line)."
             )
-        _check_id_rows(model, processor.catalogue)
+        check_id_rows(model, processor.catalogue)
         self.model = model.eval()
         # Two, so that nobody who asks waits until many new texts are read.
         self._encoder, self._writers_encoder = VectorEncoder(model, processor), VectorEncoder(model, processor)
@@ -91,11 +65,14 @@ class Recommender:
             vectors = self._encoder.texts(catalogue.texts, progress=True)
             catalogue = ItemCatalogue(catalogue.item_ids, catalogue.texts, vectors, catalogue.id_rows)
         index = ExactIndex(self._encoder.catalogue(catalogue))
-        self._snapshot = Snapshot(_with_catalogue(processor, catalogue), index)
+        self._snapshot = Snapshot(with_catalogue(processor, catalogue), index)
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | os.PathLike, domain_dir: str | os.PathLike | None = None
+        cls,
+        name_or_path: str | os.PathLike,
+        domain_dir: str | os.PathLike | None = None,
+        index: str | os.PathLike = "exact",
     ) -> "Recommender":
         r"""
         A recommender from a checkpoint.
@@ -104,12 +81,16 @@ class Recommender:
             name_or_path (`str` or `os.PathLike`): Folder or Hub id.
             domain_dir (`str` or `os.PathLike`, *optional*):
                 Domain folder whose items are ranked instead of the checkpoint's own catalogue (inductive models).
+            index (`str` or `os.PathLike`, *optional*, defaults to `"exact"`): See [`~Recommender.use_index`].
         """
         model, processor = load_checkpoint(name_or_path)
         if domain_dir is not None:
             items = Domain.load_from_disk(domain_dir).items
             processor.catalogue = ItemCatalogue(items["item_id"].to_list(), items["text"].to_list())
-        return cls(model, processor)
+        recommender = cls(model, processor)
+        if index != "exact":
+            recommender.use_index(index)
+        return recommender
 
     @property
     def processor(self) -> UniSRecProcessor:
@@ -153,21 +134,16 @@ class Recommender:
             ValueError: For an empty history, a text where there is no text encoder, or a `top_k` below 1.
         """
         snapshot = self._snapshot
-        catalogue = snapshot.catalogue
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}; ask for at least one item.")
-        candidates = _candidates(catalogue, allowed, blocked)
+        candidates = snapshot.candidates(allowed, blocked)
         parsed = snapshot.processor.parse_histories(histories)
         results: list[list[Recommendation]] = [[] for _ in parsed]
         for places, users in self._encoder.users(snapshot.processor, parsed, batch_size, progress):
             seen = [[row for row, _ in parsed[place] if row is not None and exclude_seen] for place in places]
             scores, rows = snapshot.index.search(users, top_k, seen, candidates)
-            for place, *ranked in zip(places, scores.tolist(), rows.tolist(), strict=True):
-                results[place] = [
-                    Recommendation(catalogue.item_ids[row], catalogue.texts[row], score)
-                    for score, row in zip(*ranked, strict=True)
-                    if score > -torch.inf
-                ]
+            for place, items in zip(places, snapshot.recommendations(scores, rows), strict=True):
+                results[place] = items
         return results
 
     def recommend_dataset(
@@ -226,9 +202,7 @@ class Recommender:
         if self.model.config.similarity != "cosine":
             index = ExactIndex(F.normalize(index.vectors.float(), dim=-1))
         scores, rows = index.search(F.normalize(query, dim=-1), top_k, [[] if row is None else [row]])
-        items = zip(rows[0].tolist(), scores[0].tolist(), strict=True)
-        catalogue = snapshot.catalogue
-        return [Recommendation(catalogue.item_ids[k], catalogue.texts[k], score) for k, score in items if k != row]
+        return snapshot.recommendations(scores, rows)[0]
 
     def encode_users(self, histories: Sequence[History], batch_size: int = 256) -> np.ndarray:
         r"""
@@ -293,6 +267,47 @@ class Recommender:
                 raise ValueError("no item would be left in the catalogue; add the new ones first.")
             self._update(kept.nonzero()[:, 0], {})
 
+    def use_index(self, index: str | os.PathLike) -> ExactIndex | FaissIndex:
+        r"""
+        Searches in another way from now on.
+
+        Args:
+            index (`str` or `os.PathLike`):
+                `"exact"`; `"exact-bf16"`, which halves the memory of the item vectors; FAISS as `"flat"`, `"ivf"`,
+                `"hnsw"` or, by the size of the catalogue, `"auto"`; or the folder of an index that was saved.
+
+        Returns:
+            [`ExactIndex`] or [`FaissIndex`]: The index; what FAISS finds of the exact top 10 is its `recall`.
+
+        Raises:
+            FileNotFoundError: If there is no such folder.
+            ImportError: If FAISS is not installed.
+            ValueError: If the folder's index is not of this catalogue.
+        """
+        with self._writers_lock:
+            snapshot = self._snapshot
+            if index == "exact-bf16":
+                new = ExactIndex(snapshot.index.vectors, torch.bfloat16)
+            else:
+                on_device = snapshot.index.vectors.float()
+                new = ExactIndex(on_device if index == "exact" else on_device.cpu())
+            if index in KINDS:
+                new = FaissIndex.build(new, self._sample_users(), index)
+            elif index not in ("exact", "exact-bf16"):
+                new = FaissIndex.load(index, new)
+            self._snapshot = Snapshot(snapshot.processor, new)
+        return new
+
+    def _sample_users(self, count: int = 256) -> torch.Tensor:
+        """Vectors `(count, hidden_size)` of short histories drawn at random, to measure an index with."""
+        generator = torch.Generator().manual_seed(0)
+        ids = self.processor.catalogue.item_ids
+        rows = torch.randint(len(ids), (count, 5), generator=generator).tolist()
+        users = self.encode_users(
+            [[ids[row] for row in history[: 1 + place % 5]] for place, history in enumerate(rows)]
+        )
+        return torch.from_numpy(users)
+
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """Writes a checkpoint folder, model and catalogue as it is now, for `from_pretrained` here and the Auto classes."""
         processor = self.processor
@@ -312,40 +327,8 @@ class Recommender:
         no_rows = torch.zeros(len(ids), dtype=torch.long)  # the ID embedding has none for an item that it never saw
         if self.model.config.num_items is not None:
             catalogue.id_rows = torch.cat([old.item_ids_of(kept), no_rows])
-        vectors = self._writers_encoder.items(text_vectors, no_rows)
-        vectors = torch.cat([snapshot.index.vectors[kept.to(vectors.device)], vectors])
-        self._snapshot = Snapshot(_with_catalogue(snapshot.processor, catalogue), ExactIndex(vectors))
-
-
-def _check_id_rows(model: UniSRecModel, catalogue: ItemCatalogue) -> None:
-    """Raises `ValueError` where the ID embedding of a transductive model is not that of the catalogue."""
-    num_items, size = model.config.num_items, len(catalogue)
-    if num_items is None or (catalogue.id_rows is None and size == num_items):
-        return
-    if catalogue.id_rows is None or catalogue.id_rows.max() > num_items:
-        raise ValueError(
-            f"the checkpoint is transductive with {num_items} items, the catalogue has {size}: take the catalogue saved "
-            "with it, or an inductive checkpoint."
-        )
-
-
-def _with_catalogue(processor: UniSRecProcessor, catalogue: ItemCatalogue) -> UniSRecProcessor:
-    """The same processor on another catalogue."""
-    processor = copy.copy(processor)
-    processor.catalogue = catalogue
-    return processor
-
-
-def _candidates(
-    catalogue: ItemCatalogue, allowed: Iterable[str] | None, blocked: Iterable[str] | None
-) -> torch.Tensor | None:
-    """Which rows may be recommended, `(num_items,)`, or None for all. Raises `KeyError` for an unknown id."""
-    if allowed is None and blocked is None:
-        return None
-    candidates = torch.full((len(catalogue),), allowed is None)
-    candidates[[catalogue.row(item_id) for item_id in allowed or ()]] = True
-    candidates[[catalogue.row(item_id) for item_id in blocked or ()]] = False
-    return candidates
+        index = snapshot.index.update(kept, self._writers_encoder.items(text_vectors, no_rows))
+        self._snapshot = Snapshot(with_catalogue(snapshot.processor, catalogue), index)
 
 
 __all__ = ["Recommendation", "Recommender"]

@@ -27,6 +27,11 @@ class ExactIndex:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    def update(self, kept: torch.Tensor, added: torch.Tensor) -> "ExactIndex":
+        """Another index of the rows that are kept, then new vectors; this one stays as it is."""
+        vectors = self.vectors[kept.to(self.vectors.device)]
+        return ExactIndex(torch.cat([vectors, added.to(vectors)]), vectors.dtype)
+
     @torch.inference_mode()
     def search(
         self,

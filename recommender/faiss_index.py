@@ -1,0 +1,236 @@
+"""Approximate search by FAISS, with the exact one behind it: an index that is never changed, only followed by another."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from ..data.domain import new_folder
+from .search import ExactIndex
+
+
+KINDS = ("auto", "flat", "ivf", "hnsw")
+# Below the first everything is compared in a millisecond or so; above the second, building a graph takes too long.
+HNSW_FROM, IVF_FROM = 50_000, 500_000
+TARGET_RECALL = 0.95
+MOST_FETCHED = 1024
+CHANGED_SHARE = 0.1
+
+
+def choose_kind(kind: str, num_items: int) -> tuple[str, str]:
+    """The kind of index and why in a few words; `"auto"` goes by the size of the catalogue. Raises `ValueError`."""
+    if kind not in KINDS:
+        raise ValueError(f"index kind {kind!r}: expected one of {', '.join(KINDS)}.")
+    if kind != "auto":
+        return kind, "as asked for"
+    if num_items < HNSW_FROM:
+        return "flat", f"fewer than {HNSW_FROM:,} items"
+    if num_items < IVF_FROM:
+        return "hnsw", f"from {HNSW_FROM:,} items"
+    return "ivf", f"from {IVF_FROM:,} items"
+
+
+def check_faiss() -> None:
+    """Raises `ImportError` where FAISS is not installed."""
+    if find_spec("faiss") is None:
+        raise ImportError("an approximate index needs FAISS: pip install unisrec[ann]")
+
+
+class FaissIndex:
+    r"""
+    FAISS over item vectors. What a query may not have is left out of more rows than it asks for; where too few are left,
+    all rows are compared. Items that came after the index was built are compared one by one, and when a tenth has changed
+    [`~FaissIndex.update`] builds anew. The scores are those of the vectors as they are, so only rows can be missed.
+
+    Args:
+        exact ([`ExactIndex`]): The same vectors, on the CPU.
+        kind (`str`): `"flat"`, `"ivf"` or `"hnsw"`.
+        faiss_index (`faiss.Index`): Of the vectors, or of those of an earlier catalogue.
+        rows (`torch.LongTensor` of shape `(num_labels,)`, *optional*):
+            Row of each of its vectors, -1 for one that is gone; by default they are the same.
+        recall (`float`, *optional*): Share of the exact top 10 that it finds.
+    """
+
+    def __init__(self, exact: ExactIndex, kind: str, faiss_index, rows: torch.Tensor | None = None, recall: float = 1):
+        self.exact, self.kind, self.faiss_index, self.recall = exact, kind, faiss_index, recall
+        self.rows = torch.arange(faiss_index.ntotal) if rows is None else rows
+        self._share_left = (self.rows >= 0).float().mean().item()
+        is_new = torch.ones(len(exact), dtype=torch.bool)
+        is_new[self.rows[self.rows >= 0]] = False
+        self._new_rows = is_new.nonzero()[:, 0]  # few: compared one by one
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """Item vectors `(num_items, hidden_size)`."""
+        return self.exact.vectors
+
+    def __len__(self) -> int:
+        return len(self.exact)
+
+    @classmethod
+    def build(cls, exact: ExactIndex, queries: torch.Tensor, kind: str = "auto") -> "FaissIndex":
+        r"""
+        An index that looks as widely as it must to find 95 % of the exact top 10.
+
+        Args:
+            exact ([`ExactIndex`]): On the CPU.
+            queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`): Such as will be asked, to measure with.
+            kind (`str`, *optional*, defaults to `"auto"`): By the size of the catalogue, or one of the three.
+
+        Raises:
+            ImportError: If FAISS is not installed.
+            ValueError: For another kind.
+        """
+        check_faiss()
+        import faiss
+
+        kind, _ = choose_kind(kind, len(exact))
+        vectors = exact.vectors.float().numpy()
+        width = vectors.shape[1]
+        if kind == "flat":
+            index = faiss.IndexFlatIP(width)
+        elif kind == "hnsw":
+            index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
+            index.hnsw.efConstruction = 80
+        else:
+            lists = max(1, round(2 * math.sqrt(len(vectors))))
+            index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
+            index.cp.max_points_per_centroid = 64
+            index.cp.min_points_per_centroid = 1  # a small catalogue needs no warning
+            index.train(vectors)
+        index.add(vectors)
+        built = cls(exact, kind, index)
+        for effort in (16, 32, 64, 128, 256, 512):
+            built._look_at(effort)
+            built.recall = recall(built, queries)
+            if kind == "flat" or built.recall >= TARGET_RECALL:
+                break
+        return built
+
+    def _look_at(self, effort: int) -> None:
+        """Sets how many lists or neighbours a search looks at."""
+        if self.kind == "ivf":
+            self.faiss_index.nprobe = min(effort, self.faiss_index.nlist)
+        elif self.kind == "hnsw":
+            self.faiss_index.hnsw.efSearch = effort
+
+    @torch.inference_mode()
+    def search(
+        self,
+        queries: torch.Tensor,
+        top_k: int,
+        hidden: Sequence[Sequence[int]] | None = None,
+        candidates: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As [`ExactIndex.search`], but rows can be missed."""
+        hidden = [set(rows) for rows in hidden] if hidden is not None else [set() for _ in queries]
+        share = self._share_left * (1.0 if candidates is None else candidates.float().mean().item())
+        fetched = top_k + max(map(len, hidden), default=0)
+        fetched = fetched if share == 1 else math.ceil(2 * fetched / max(share, 1e-9))
+        if top_k < 1 or len(queries) == 0 or fetched > min(MOST_FETCHED, len(self.rows)):
+            return self.exact.search(queries, top_k, list(map(list, hidden)), candidates)
+        queries = queries.float().cpu()
+        found_scores, labels = map(torch.from_numpy, self.faiss_index.search(queries.numpy(), fetched))
+        found_rows = torch.where(labels < 0, -1, self.rows[labels])
+        new_scores = queries @ self.vectors[self._new_rows].float().T
+        rows = torch.cat([found_rows, self._new_rows.expand(len(queries), -1)], dim=1)
+        scores = torch.cat([found_scores, new_scores], dim=1)
+        scores[rows < 0] = -torch.inf
+        if candidates is not None:
+            scores[~candidates.cpu()[rows]] = -torch.inf
+        for place, items in enumerate(hidden):
+            if items:
+                scores[place, torch.isin(rows[place], torch.tensor(list(items)))] = -torch.inf
+        rows, order = rows.sort(dim=1, stable=True)  # equal scores in the order of the rows
+        scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
+        rows, scores = rows.gather(1, order)[:, :top_k], scores[:, :top_k]
+
+        left = torch.tensor([self._num_left(items, candidates) for items in hidden]).clamp(max=top_k)
+        short = ((scores > -torch.inf).sum(1) < left).nonzero()[:, 0]
+        if len(short):
+            again = [list(hidden[place]) for place in short.tolist()]
+            scores[short], rows[short] = self.exact.search(queries[short], top_k, again, candidates)
+        return scores, rows
+
+    def _num_left(self, hidden: set[int], candidates: torch.Tensor | None) -> int:
+        """How many rows a query may have."""
+        if candidates is None:
+            return len(self) - len(hidden)
+        return int(candidates.sum() - candidates[list(hidden)].sum())
+
+    def update(self, kept: torch.Tensor, added: torch.Tensor) -> "FaissIndex":
+        """Another index of the rows that are kept, then new vectors; this one stays as it is."""
+        exact = self.exact.update(kept, added)
+        new_row = torch.full((len(self),), -1)
+        new_row[kept] = torch.arange(len(kept))
+        rows = torch.where(self.rows < 0, -1, new_row[self.rows])
+        changed = int((rows < 0).sum()) + len(exact) - int((rows >= 0).sum())
+        if changed > CHANGED_SHARE * len(rows):
+            sample = torch.linspace(0, len(exact) - 1, min(256, len(exact))).long()
+            return FaissIndex.build(exact, exact.vectors[sample].float(), self.kind)
+        return FaissIndex(exact, self.kind, self.faiss_index, rows, self.recall)
+
+    def save(self, output_dir: str | os.PathLike) -> None:
+        """Writes `index.faiss`, `index.json` and a few of the vectors, by which the catalogue is known again. Raises
+        `FileExistsError` if the folder holds something."""
+        import faiss
+
+        with new_folder(output_dir) as draft:
+            faiss.write_index(self.faiss_index, str(draft / "index.faiss"))
+            facts = {"kind": self.kind, "num_items": len(self), "recall@10": self.recall}
+            (draft / "index.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            save_file({"vectors": _sample(self.vectors)}, draft / "sample.safetensors")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike, exact: ExactIndex) -> "FaissIndex":
+        r"""
+        Reads what `save` wrote.
+
+        Args:
+            folder (`str` or `os.PathLike`): The folder.
+            exact ([`ExactIndex`]): The vectors it was built of.
+
+        Raises:
+            FileNotFoundError: If the folder holds no index.
+            ImportError: If FAISS is not installed.
+            ValueError: If it was built of other vectors.
+        """
+        check_faiss()
+        import faiss
+
+        folder = Path(folder)
+        if not (folder / "index.faiss").is_file():
+            raise FileNotFoundError(
+                f"{folder}: no index there; expected a folder that `unisrec index` wrote, or one of {', '.join(KINDS)}."
+            )
+        facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        sample = load_file(folder / "sample.safetensors")["vectors"]
+        vectors = _sample(exact.vectors)
+        # Another machine rounds differently.
+        if facts["num_items"] != len(exact) or vectors.shape != sample.shape or (vectors - sample).abs().max() > 1e-3:
+            raise ValueError(
+                f"{folder}: the index of {facts['num_items']:,} items is not of this checkpoint and catalogue "
+                f"({len(exact):,} items); build it again with `unisrec index`."
+            )
+        index = faiss.read_index(str(folder / "index.faiss"))
+        return cls(exact, facts["kind"], index, recall=facts["recall@10"])
+
+
+def recall(index: FaissIndex, queries: torch.Tensor, top_k: int = 10) -> float:
+    """Share of the exact top k that an index finds, mean over queries `(num_queries, hidden_size)`."""
+    exact, found = (each.search(queries, top_k)[1].numpy() for each in (index.exact, index))
+    return float(np.mean([len(np.intersect1d(*pair)) / len(pair[0]) for pair in zip(exact, found, strict=True)]))
+
+
+def _sample(vectors: torch.Tensor) -> torch.Tensor:
+    """Up to 64 vectors, evenly over the catalogue."""
+    return vectors[torch.linspace(0, len(vectors) - 1, min(64, len(vectors))).long()].float().contiguous()
+
+
+__all__ = ["KINDS", "FaissIndex", "check_faiss", "choose_kind", "recall"]

@@ -1,0 +1,80 @@
+"""The catalogue and its index as they are at one moment."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import torch
+
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
+from .faiss_index import FaissIndex
+from .search import ExactIndex
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One recommended item; `score` is the cosine of history and item, in [-1, 1]."""
+
+    item_id: str
+    text: str
+    score: float
+
+    def to_dict(self) -> dict[str, str | float]:
+        """As a plain dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one call reads from beginning to end: a processor with its catalogue, and the index of its item vectors."""
+
+    processor: UniSRecProcessor
+    index: ExactIndex | FaissIndex
+
+    @property
+    def catalogue(self) -> ItemCatalogue:
+        """The items, in the order of the rows of the index."""
+        return self.processor.catalogue
+
+    def candidates(self, allowed: Iterable[str] | None, blocked: Iterable[str] | None) -> torch.Tensor | None:
+        """Which rows may be recommended, `(num_items,)`, or None for all. Raises `KeyError` for an unknown id."""
+        if allowed is None and blocked is None:
+            return None
+        candidates = torch.full((len(self.catalogue),), allowed is None)
+        candidates[[self.catalogue.row(item_id) for item_id in allowed or ()]] = True
+        candidates[[self.catalogue.row(item_id) for item_id in blocked or ()]] = False
+        return candidates
+
+    def recommendations(self, scores: torch.Tensor, rows: torch.Tensor) -> list[list[Recommendation]]:
+        """What a search found, `(num_queries, top_k)` each, as items."""
+        ids, texts = self.catalogue.item_ids, self.catalogue.texts
+        return [
+            [
+                Recommendation(ids[row], texts[row], score)
+                for score, row in zip(*found, strict=True)
+                if score > -torch.inf
+            ]
+            for found in zip(scores.tolist(), rows.tolist(), strict=True)
+        ]
+
+
+def check_id_rows(model: UniSRecModel, catalogue: ItemCatalogue) -> None:
+    """Raises `ValueError` where the ID embedding of a transductive model is not that of the catalogue."""
+    num_items, size = model.config.num_items, len(catalogue)
+    if num_items is None or (catalogue.id_rows is None and size == num_items):
+        return
+    if catalogue.id_rows is None or catalogue.id_rows.max() > num_items:
+        raise ValueError(
+            f"the checkpoint is transductive with {num_items} items, the catalogue has {size}: take the catalogue saved "
+            "with it, or an inductive checkpoint."
+        )
+
+
+def with_catalogue(processor: UniSRecProcessor, catalogue: ItemCatalogue) -> UniSRecProcessor:
+    """The same processor on another catalogue."""
+    processor = copy.copy(processor)
+    processor.catalogue = catalogue
+    return processor
+
+
+__all__ = ["Recommendation", "Snapshot", "check_id_rows", "with_catalogue"]
