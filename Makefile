@@ -4,9 +4,10 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
+BENCHMARKS := finetune_step pretrain_step kcore startup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
@@ -39,6 +40,9 @@ lint: $(VENV)/.dev ## ruff and codespell
 format: $(VENV)/.dev ## let ruff format and mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## measure every loop against a plain reference path (about ten minutes on two idle cores)
+	set -e; for script in $(BENCHMARKS); do echo "## $$script"; $(BIN)/python benchmarks/$$script.py; done
 
 clean: ## remove the environment and what the demo wrote
 	rm -rf $(VENV) quickstart build *.egg-info

@@ -1,0 +1,167 @@
+"""Training steps of both ways on the same synthetic histories: what pretrain_step.py and finetune_step.py share."""
+
+import itertools
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from reference import OfficialUniSRec, pad_rows
+
+from unisrec import (
+    UniSRecConfig,
+    UniSRecFinetuneArguments,
+    UniSRecFinetuneTrainer,
+    UniSRecModel,
+    UniSRecPretrainArguments,
+    UniSRecPretrainTrainer,
+)
+from unisrec.data import Split
+from unisrec.trainer import PretrainCollator, WindowDataset
+
+
+TEXT_SIZE = 384  # MiniLM
+# Mean, and spread of the logarithm, of the lengths of training histories: as in Office, as in Online Retail.
+LENGTHS = {"short": (5.0, 0.7), "long": (27.0, 1.0)}
+Step = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a step is measured on; `length` is the longest history, `settings` are further fields of the configuration."""
+
+    histories: str = "short"
+    num_items: int = 3500
+    targets: int = 2048
+    num_batches: int = 3
+    length: int = 50
+    transductive: bool = True
+    settings: tuple[tuple[str, object], ...] = ()
+
+    def split(self) -> Split:
+        """Random histories: lengths as in the domains above, items by popularity."""
+        rng = np.random.default_rng(0)
+        mean, spread = LENGTHS[self.histories]
+        popularity = 1 / np.arange(20, self.num_items + 20)
+        lengths: list[int] = []
+        while sum(lengths) - len(lengths) < self.targets * self.num_batches:
+            lengths.append(int(np.clip(mean * np.exp(spread * rng.normal() - spread**2 / 2), 2, self.length + 1)))
+        items = rng.choice(self.num_items, size=sum(lengths), p=popularity / popularity.sum())
+        return Split(items, np.cumsum([0, *lengths]), np.arange(len(lengths)))
+
+    def text_embeds(self) -> np.ndarray:
+        """Random text vectors of length 1."""
+        vectors = np.random.default_rng(1).normal(size=(self.num_items, TEXT_SIZE)).astype(np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def model(self) -> UniSRecModel:
+        """A new model at the paper's sizes; always the same one."""
+        torch.manual_seed(0)
+        num_items = self.num_items if self.transductive else None
+        return UniSRecModel(
+            UniSRecConfig(
+                text_embedding_size=TEXT_SIZE,
+                num_items=num_items,
+                max_position_embeddings=self.length,
+                **dict(self.settings),
+            )
+        )
+
+
+def _batches(trainer: UniSRecFinetuneTrainer | UniSRecPretrainTrainer, number: int) -> list[dict[str, torch.Tensor]]:
+    return list(itertools.islice(trainer.get_train_dataloader(), number))
+
+
+def _prefixes(index: np.ndarray, places: np.ndarray) -> list[list[int]]:
+    """The histories that end at places of a flattened (batch, length) matrix."""
+    return [index[row, : column + 1].tolist() for row, column in zip(*np.divmod(places, index.shape[1]), strict=True)]
+
+
+def _train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, losses: list[Callable[[], torch.Tensor]]) -> Step:
+    """A function that makes one training step, on the next of the batches each time."""
+    model.train()
+    turn = itertools.cycle(losses)
+
+    def step() -> torch.Tensor:
+        loss = next(turn)()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def _adam(model: torch.nn.Module) -> torch.optim.Adam:
+    return torch.optim.Adam([weight for weight in model.parameters() if weight.requires_grad], lr=1e-3)
+
+
+def finetune_steps(workload: Workload, path: str, **arguments) -> Step:
+    """A step of transfer, `path` "ours" (loss and optimizer of [`UniSRecFinetuneTrainer`] with further `arguments`, without the
+    rest of the loop of the trainer) or "reference", always over the whole catalogue, on the same windows."""
+    model, text_embeds = workload.model(), workload.text_embeds()
+    with tempfile.TemporaryDirectory() as folder:
+        args = UniSRecFinetuneArguments(
+            folder,
+            per_device_train_batch_size=workload.targets,
+            load_best_model_at_end=False,
+            eval_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+            **(arguments if path == "ours" else {}),
+        )
+        windows = WindowDataset([workload.split()], [workload.num_items], workload.length)
+        trainer = UniSRecFinetuneTrainer(model, args, train_dataset=windows, text_embeds=text_embeds)
+    batches = _batches(trainer, workload.num_batches)
+    if path == "ours":
+        losses = [lambda batch=batch: trainer.compute_loss(model, batch) for batch in batches]
+        return _train(model, trainer.create_optimizer(), losses)
+
+    official = OfficialUniSRec(model, torch.from_numpy(text_embeds))
+    losses = []
+    for batch in batches:
+        prefixes = _prefixes(batch["item_index"].numpy(), batch["query_index"].numpy())
+        inputs = (*pad_rows(prefixes, workload.length), batch["labels"] + 1)
+        losses.append(lambda inputs=inputs: official.transfer_loss(*inputs))
+    return _train(official, _adam(official), losses)
+
+
+def pretrain_steps(workload: Workload, path: str) -> Step:
+    """A step of pre-training, `path` as for [`finetune_steps`]. All views are made by item drop."""
+    model, text_embeds = workload.model(), workload.text_embeds()
+    with tempfile.TemporaryDirectory() as folder:
+        args = UniSRecPretrainArguments(
+            folder,
+            per_device_train_batch_size=workload.targets,
+            eval_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        windows = WindowDataset([workload.split()], [workload.num_items], workload.length)
+        collator = PretrainCollator(lambda items: text_embeds[items])
+        trainer = UniSRecPretrainTrainer(model, args, train_dataset=windows, data_collator=collator)
+    batches = _batches(trainer, workload.num_batches)
+    if path == "ours":
+        losses = [lambda batch=batch: trainer.compute_loss(model, batch) for batch in batches]
+        return _train(model, trainer.create_optimizer(), losses)
+
+    official = OfficialUniSRec(model, torch.from_numpy(text_embeds))
+    losses = []
+    for batch in batches:
+        batch = {name: tensor.numpy() for name, tensor in batch.items()}
+        # Rows of the items of the batch -> item numbers of the catalogue.
+        number_of_row = np.zeros(len(batch["text_embeds"]) + 1, dtype=np.int64)
+        number_of_row[batch["target_rows"] + 1] = batch["target_items"] + 1
+        for row in np.flatnonzero(number_of_row[1:] == 0):  # first items of histories, which are no targets
+            number_of_row[row + 1] = 1 + np.flatnonzero((text_embeds == batch["text_embeds"][row]).all(1))[0]
+        originals, views = number_of_row[batch["item_index"]].reshape(2, -1, batch["item_index"].shape[1])
+        inputs = (
+            *pad_rows(_prefixes(originals, batch["query_index"]), workload.length),
+            *pad_rows(_prefixes(views, batch["view_index"]), workload.length),
+            torch.from_numpy(batch["target_items"] + 1),
+            torch.from_numpy(batch["target_sequences"]),
+            args.sequence_loss_weight,
+        )
+        losses.append(lambda inputs=inputs: official.pretraining_loss(*inputs))
+    return _train(official, _adam(official), losses)

@@ -1,0 +1,78 @@
+"""The reference of the benchmarks computes what ours computes, and the benchmarks run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+NO_CHANCE = (("hidden_dropout", 0), ("attention_dropout", 0), ("adaptor_dropout", 0), ("router_noise", None))
+SCRIPTS = ["finetune_step", "pretrain_step", "kcore"]
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import _steps
+
+    return _steps
+
+
+@pytest.mark.parametrize("kind", ["finetune", "pretrain"])
+@pytest.mark.parametrize("histories", ["short", "long"])
+def test_steps_of_both_ways_give_the_same_losses(steps, kind, histories):
+    workload = steps.Workload(
+        histories, num_items=60, targets=64, length=8, transductive=kind == "finetune", settings=NO_CHANCE
+    )
+    prepare = {"finetune": steps.finetune_steps, "pretrain": steps.pretrain_steps}[kind]
+    ours, reference = prepare(workload, "ours"), prepare(workload, "reference")
+    # The second batch comes after a step of the optimizer: gradients are the same, too.
+    losses = [torch.stack([step() for _ in range(3)]) for step in (ours, reference)]
+    assert losses[0].std() > 1e-3
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
+
+
+def prepare_product(size):
+    left, right = torch.ones(size, size), torch.ones(size, size)
+    return lambda: left @ right
+
+
+def test_work_of_a_product_is_counted(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import _timing
+
+    cost = _timing.count(prepare_product, 1500)
+    assert cost.gflop == pytest.approx(2 * 1500**3 / 1e9)
+    assert cost.gbyte == pytest.approx(3 * 4 * 1500**2 / 1e9)
+    assert 4 * 1500**2 / 2**20 - 1 < cost.peak_mb < 200
+
+
+RUN_ALL = """
+import importlib, sys
+folder, *names = sys.argv[1:]
+sys.path.insert(0, folder)
+for name in names:
+    sys.argv = [name, "--smoke"]
+    importlib.import_module(name).main()
+    print(f"{name} is done")
+"""
+
+
+def test_benchmarks_run():
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, BENCHMARKS, *SCRIPTS],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    output = done.stdout
+    for name in SCRIPTS:
+        table, _, output = output.partition(f"{name} is done")
+        rows = [line for line in table.splitlines() if line.startswith("| ")]
+        assert len(rows) >= 3, name  # head, rule, measurements
+        assert len({row.count("|") for row in rows}) == 1, name
