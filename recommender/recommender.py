@@ -227,6 +227,23 @@ class Recommender:
             vectors[places] = users.cpu().numpy()
         return vectors
 
+    def encode_items(self, texts: Sequence[str]) -> np.ndarray:
+        r"""
+        Vectors of items that the catalogue need not hold.
+
+        Args:
+            texts (`Sequence[str]`): Their texts.
+
+        Returns:
+            `np.ndarray` of shape `(num_texts, hidden_size)`, float32: Their product with
+            [`~Recommender.encode_users`] is the score that [`~Recommender.add_items`] would give them.
+
+        Raises:
+            ValueError: If there is no text encoder.
+        """
+        vectors = self._encoder.texts(texts)
+        return self._encoder.items(vectors, torch.zeros(len(texts), dtype=torch.long)).cpu().numpy()
+
     def add_items(self, items: Mapping[str, str]) -> None:
         r"""
         Puts items at the end of the catalogue, known by their texts alone; nothing is trained.

@@ -14,6 +14,7 @@ VERBS = {
     "evaluate": "full-ranking metrics of a checkpoint on a domain",
     "recommend": "the next items for a history of ids or texts",
     "convert": "official checkpoint (.pth) -> checkpoint folder",
+    "demo": "web page to click through a checkpoint",
     "export": "item and sequence towers as ONNX files",
     "push": "checkpoint folder -> Hugging Face Hub",
     "quickstart": "the whole story on embedded data",

@@ -1,0 +1,60 @@
+"""What the page takes in and shows: histories, own products, cards, texts made safe to handle."""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+MAX_TEXT, MAX_ID, MAX_OWN = 5_000, 100, 50
+# Left-to-right marks and overrides, which would turn round the text beside them.
+DIRECTIONS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+
+Entry = Mapping[str, str]  # {"item_id": ...} or {"text": ...}, as `Recommender.recommend` takes it
+History = Sequence[Entry]
+OwnProducts = Mapping[str, str]  # id -> text
+
+
+@dataclass(frozen=True)
+class Card:
+    """A ranked product; `nearest` is the item of the history with the largest cosine, `cosine` that cosine."""
+
+    item_id: str
+    text: str
+    score: float
+    nearest: str | None = None
+    cosine: float | None = None
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a new product lands: its rank among `total` products for a history (`None` without one), its neighbours."""
+
+    item_id: str
+    text: str
+    rank: int | None
+    total: int
+    score: float | None
+    neighbours: list[Card]
+
+
+def clean(text: str, what: str = "text", longest: int = MAX_TEXT) -> str:
+    r"""
+    A text as one line without control characters.
+
+    Raises:
+        ValueError: If nothing is left of it, or it is longer than `longest` characters.
+    """
+    if len(text) > longest:
+        raise ValueError(f"The {what} has {len(text):,} characters; at most {longest:,} are read. Shorten it.")
+    kept = (
+        " " if unicodedata.category(sign) in ("Cc", "Cs") or ord(sign) in DIRECTIONS else sign
+        for sign in text  # emoji stay
+    )
+    line = " ".join("".join(kept).split())
+    if not line:
+        raise ValueError(f"The {what} is empty. Type a few words, such as the title of a product.")
+    return line
+
+
+__all__ = ["MAX_ID", "MAX_OWN", "MAX_TEXT", "Card", "Entry", "History", "OwnProducts", "Placement", "clean"]

@@ -1,0 +1,102 @@
+"""What the events of the page call."""
+
+import functools
+import random
+from collections.abc import Callable, Sequence
+from html import escape
+
+import gradio as gr
+import numpy as np
+import pandas as pd
+
+from . import page_html
+from .cards import Card, History, OwnProducts
+from .explorer import Explorer
+from .side_by_side import SideBySide
+
+
+MAP_POINTS = 2_000  # of the catalogue; more hide each other and take long to draw
+
+
+def _plainly(handler: Callable) -> Callable:
+    """Bad input becomes one line on the page, which stays as it was."""
+
+    @functools.wraps(handler)
+    def guarded(*args):
+        try:
+            return handler(*args)
+        except (ValueError, KeyError) as error:
+            line = " ".join(str(error.args[0]).split())
+            gr.Warning(escape(line[:500]), title="Please check")  # it is shown as HTML
+            return gr.skip()
+
+    return guarded
+
+
+class PageEvents:
+    """What the events of the page call; visitors' values come in and go out, none stays."""
+
+    def __init__(self, explorer: Explorer, side_by_side: SideBySide, examples: Sequence[Sequence[str]]):
+        self.explorer, self.side_by_side, self.examples = explorer, side_by_side, examples
+        size = len(explorer.catalogue)
+        # Evenly spread rows, the same for every visitor.
+        self.map_rows = np.linspace(0, size - 1, min(size, MAP_POINTS)).astype(int).tolist()
+        self.map_places = explorer.project(explorer.unit_items[self.map_rows]).tolist()
+        for name in ("add_words", "pick", "remove", "place", "show"):
+            setattr(self, name, _plainly(getattr(self, name)))
+
+    def search(self, words: str, own: OwnProducts) -> str:
+        return page_html.matches(self.explorer.search(words, own), words, self.explorer.reads_text)
+
+    def add_words(self, words: str, history: History, own: OwnProducts):
+        return self.explorer.append(history, self.explorer.entry(words, own), own), ""
+
+    def pick(self, history: History, own: OwnProducts, event: gr.EventData):
+        return self.explorer.append(history, {"item_id": str(event.key)}, own), ""
+
+    def remove(self, history: History, event: gr.EventData) -> History:
+        gone = int(event.key)
+        return [entry for place, entry in enumerate(history) if place != gone]
+
+    def example(self) -> History:
+        if self.examples:
+            return [{"item_id": item_id} for item_id in random.choice(self.examples)]
+        catalogue = self.explorer.catalogue
+        first = random.choice(catalogue.item_ids)
+        like = self.explorer.neighbours(self.explorer.unit_items[catalogue.row(first)], 4)[1:4:2]
+        return [{"item_id": first}, *({"item_id": card.item_id} for card in like)]
+
+    def place(self, item_id: str, text: str, history: History, own: OwnProducts):
+        placed = self.explorer.place(history, own, item_id, text)
+        return {**own, placed.item_id: placed.text}, page_html.placement(placed), "", ""
+
+    def show(self, history: History, own: OwnProducts, top_k: int):
+        cards = self.explorer.recommend(history, own, int(top_k))
+        titles = [self.explorer.title(entry, own) for entry in history]
+        labels = [entry.get("item_id", "your words") for entry in history]
+        nothing = page_html.empty("Nothing to recommend from yet", "Add a product, and what comes next appears here.")
+        cosine = self.explorer.model.config.similarity == "cosine"
+        shown = [
+            page_html.history(titles, labels),
+            page_html.results(cards, cosine) if cards else nothing,
+            self._map(history, own, cards),
+        ]
+        if self.side_by_side:
+            rankings = self.side_by_side.rankings(history, own, int(top_k))
+            shown.append(page_html.columns(rankings) if history else nothing)
+        return shown
+
+    def _map(self, history: History, own: OwnProducts, cards: Sequence[Card]) -> pd.DataFrame:
+        texts = self.explorer.catalogue.texts
+        rows = [
+            (*place, "catalogue", texts[row][:80]) for row, place in zip(self.map_rows, self.map_places, strict=True)
+        ]
+        entries = [{"item_id": card.item_id} for card in cards]
+        for kind, marked in (("results", entries), ("history", history)):  # the last ones lie on top
+            places = self.explorer.positions(marked, own).tolist()
+            titles = [self.explorer.title(entry, own)[:80] for entry in marked]
+            rows += [(*place, kind, title) for place, title in zip(places, titles, strict=True)]
+        return pd.DataFrame(rows, columns=["x", "y", "shown as", "product"])
+
+
+__all__ = ["PageEvents"]

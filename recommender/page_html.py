@@ -1,0 +1,122 @@
+"""The parts of the page that are lists: HTML in which every text of the outside is escaped."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from .cards import Card, Placement
+
+
+# One listener for all buttons of a list: what was clicked goes to Python as `event.key`.
+ON_CLICK = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-key]');
+  if (button) trigger('click', {key: button.dataset.key});
+});
+"""
+
+
+def empty(title: str, hint: str) -> str:
+    """What a list shows when it has nothing to show."""
+    return f'<div class="us-empty"><strong>{escape(title)}</strong><span>{escape(hint)}</span></div>'
+
+
+def matches(cards: Sequence[Card], query: str, reads_text: bool) -> str:
+    """Products that a search found, each a button that adds it to the history."""
+    if not query.strip():
+        return "<span></span>"  # the page keeps what it shows when it gets nothing at all
+    if not cards:
+        hint = "Press Enter to add it as free text." if reads_text else "Try fewer or other words."
+        return empty("No product holds these words", hint)
+    rows = "".join(
+        f'<li><button class="us-match" data-key="{escape(card.item_id)}">{_title(card)}'
+        f'<span class="us-plus" aria-hidden="true">+</span></button></li>'
+        for card in cards
+    )
+    return f'<ul class="us-matches" aria-label="Products found">{rows}</ul>'
+
+
+def history(titles: Sequence[str], labels: Sequence[str]) -> str:
+    """The history, oldest first, each with a button that removes it."""
+    if not titles:
+        return empty("Your history is empty", "Search for a product, type your own words, or show an example.")
+    rows = "".join(
+        f'<li class="us-row"><span class="us-rank">{place}</span><span class="us-text">'
+        f'<span class="us-title" title="{escape(title[:500])}">{escape(title[:500])}</span>'
+        f'<span class="us-id">{escape(label)}</span></span>'
+        f'<button class="us-icon" data-key="{place - 1}" aria-label="Remove {escape(title[:80])}" title="Remove">'
+        f"&times;</button></li>"
+        for place, (title, label) in enumerate(zip(titles, labels, strict=True), start=1)
+    )
+    return f'<ol class="us-list" aria-label="History">{rows}</ol>'
+
+
+def results(cards: Sequence[Card], cosine: bool) -> str:
+    """Ranked cards; `cosine` tells whether scores are cosines, which a bar can show."""
+    return f'<ol class="us-list">{"".join(_card(rank, card, cosine) for rank, card in enumerate(cards, 1))}</ol>'
+
+
+def columns(rankings: Mapping[str, Sequence[Card]]) -> str:
+    """Rankings side by side; a product that stands in more than one of them is marked."""
+    places: dict[str, int] = {}
+    for cards in rankings.values():
+        for card in cards:
+            places[card.item_id] = places.get(card.item_id, 0) + 1
+    parts = []
+    for heading, cards in rankings.items():
+        rows = "".join(
+            f'<li class="us-row{" us-shared" if places[card.item_id] > 1 else ""}">'
+            f'<span class="us-rank">{rank}</span>{_title(card, _number(card.score))}</li>'
+            for rank, card in enumerate(cards, 1)
+        )
+        body = f'<ol class="us-list">{rows}</ol>' if cards else empty("Nothing", "It knows none of these products.")
+        parts.append(f"<section><h3>{escape(heading)}</h3>{body}</section>")
+    note = '<p class="us-note">Marked products stand in more than one ranking.</p>'
+    return f'<div class="us-columns">{"".join(parts)}</div>{note}'
+
+
+def placement(placed: Placement) -> str:
+    """Rank of a new product for the history, and the products most like it."""
+    if placed.rank is None:
+        where = "<p>Build a history to see its rank.</p>"
+    else:
+        where = (
+            f'<p class="us-figure"><b>#{placed.rank:,}</b> of {placed.total:,} products for your history'
+            f"<span>score {placed.score:.3f}</span></p>"
+        )
+    near = "".join(_card(rank, card, cosine=True) for rank, card in enumerate(placed.neighbours, 1))
+    return (
+        f'<div class="us-placed"><div class="us-title">{escape(placed.text[:500])}</div>{where}</div>'
+        f'<h3>Nearest products of the catalogue</h3><ol class="us-list">{near}</ol>'
+    )
+
+
+def _card(rank: int, card: Card, cosine: bool) -> str:
+    reason = ""
+    if card.nearest is not None:
+        reason = (
+            f'<span class="us-reason">Nearest in history, cosine {card.cosine:.2f}: '
+            f"<em>{escape(card.nearest[:120])}</em></span>"
+        )
+    bar = f'<i style="width:{max(0.0, min(1.0, card.score)):.0%}"></i>' if cosine else ""
+    return (
+        f'<li class="us-row" data-item="{escape(card.item_id)}"><span class="us-rank">{rank}</span>'
+        f'{_title(card, below=reason)}<span class="us-score">{_number(card.score)}<span class="us-bar">{bar}</span></span>'
+        f'<button class="us-icon" data-key="{escape(card.item_id)}" title="Add to the history" '
+        f'aria-label="Add {escape(card.text[:80])} to the history">+</button></li>'
+    )
+
+
+def _title(card: Card, beside: str = "", below: str = "") -> str:
+    own = '<span class="us-own">yours</span>' if card.own else ""
+    beside = f" · {beside}" if beside else ""
+    return (
+        f'<span class="us-text"><span class="us-title" title="{escape(card.text[:500])}">{escape(card.text[:500])}</span>'
+        f'<span class="us-id">{own}{escape(card.item_id)}{beside}</span>{below}</span>'
+    )
+
+
+def _number(score: float) -> str:
+    return f"{score:,} sold" if isinstance(score, int) else f"{score:.3f}"
+
+
+__all__ = ["ON_CLICK", "columns", "empty", "history", "matches", "placement", "results"]

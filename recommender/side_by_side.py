@@ -1,0 +1,84 @@
+"""Rankings of other checkpoints and of plain popularity beside those of the page's own checkpoint."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..data import Domain, leave_one_out
+from .cards import Card, Entry, History, OwnProducts
+from .explorer import Explorer
+
+
+def training_counts(domain: Domain) -> dict[str, int]:
+    """How often each item was bought in the training histories, by its id: what is held out stays unseen."""
+    counts = np.bincount(leave_one_out(domain, "train").flat, minlength=domain.num_items).tolist()
+    return dict(zip(domain.items["item_id"].to_list(), counts, strict=True))
+
+
+def example_histories(domain: Domain, count: int = 20, length: int = 4) -> list[list[str]]:
+    """Item ids of some users' first purchases, evenly spread over the users."""
+    train, ids = leave_one_out(domain, "train"), domain.items["item_id"].to_list()
+    users = np.linspace(0, len(train) - 1, min(count, len(train))).astype(int)
+    starts, ends = train.offsets[users], np.minimum(train.offsets[users + 1], train.offsets[users] + length)
+    return [[ids[row] for row in train.flat[start:end]] for start, end in zip(starts, ends, strict=True)]
+
+
+class Popularity:
+    r"""
+    The products most often bought, the same for everyone.
+
+    Args:
+        counts (`Mapping[str, int]`): How often each item was bought, by its id.
+        texts (`Mapping[str, str]`): Texts of the items.
+    """
+
+    def __init__(self, counts: Mapping[str, int], texts: Mapping[str, str]):
+        self.counts = {item_id: count for item_id, count in counts.items() if item_id in texts and count > 0}
+        order = sorted(self.counts, key=lambda item_id: -self.counts[item_id])  # stable: equal ones as in the domain
+        self._cards = [Card(item_id, texts[item_id], self.counts[item_id]) for item_id in order]
+
+    def recommend(self, history: History, top_k: int) -> list[Card]:
+        """The best sold that the history does not hold."""
+        seen = {entry.get("item_id") for entry in history}
+        return [card for card in self._cards[: top_k + len(seen)] if card.item_id not in seen][:top_k]
+
+
+class SideBySide:
+    r"""
+    Several rankings of one history.
+
+    Args:
+        explorer ([`Explorer`]): The page's own checkpoint, the first column.
+        other ([`Explorer`], *optional*): A second checkpoint.
+        popularity ([`Popularity`], *optional*): Counts of the domain.
+    """
+
+    def __init__(self, explorer: Explorer, other: Explorer | None = None, popularity: Popularity | None = None):
+        self.explorer, self.other, self.popularity = explorer, other, popularity
+
+    def __bool__(self) -> bool:
+        """Whether there is something to compare with."""
+        return self.other is not None or self.popularity is not None
+
+    def rankings(self, history: History, own: OwnProducts, top_k: int) -> dict[str, list[Card]]:
+        """Ranked cards by the heading of their column; no cards where a checkpoint knows nothing of the history."""
+        columns = {self.explorer.kind: self.explorer.recommend(history, own, top_k)}
+        if self.other is not None:
+            same = self.other.kind == self.explorer.kind
+            heading = f"{self.other.kind}, second checkpoint" if same else self.other.kind
+            entries = [entry for entry in (self._translate(entry, own) for entry in history) if entry is not None]
+            products = own if self.other.reads_text else {}
+            columns[heading] = self.other.recommend(entries, products, top_k)
+        if self.popularity is not None:
+            columns["Popularity"] = self.popularity.recommend(history, top_k) if history else []
+        return columns
+
+    def _translate(self, entry: Entry, own: OwnProducts) -> Entry | None:
+        """An entry as the second checkpoint knows it: by id, else by text, else not at all."""
+        item_id = entry.get("item_id")
+        if item_id in self.other.catalogue or (item_id in own and self.other.reads_text):
+            return entry
+        return {"text": self.explorer.title(entry, own)} if self.other.reads_text else None
+
+
+__all__ = ["Popularity", "SideBySide", "example_histories", "training_counts"]

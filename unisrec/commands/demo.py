@@ -1,0 +1,54 @@
+"""`unisrec demo`: a web page to click through a checkpoint."""
+
+import argparse
+import socket
+from importlib.util import find_spec
+
+
+EXAMPLE = """\
+example:
+  unisrec demo runs/office --domain domains/office --compare runs/office-id
+  unisrec demo shop/unisrec-office --export-space space
+
+The page is served on this machine alone unless --host says otherwise, and loads nothing from elsewhere. With --domain it
+compares with what sells best, by training interactions; with --compare it shows a second checkpoint beside the first.
+Needs pip install "unisrec[demo]".
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the verb."""
+    parser.epilog = EXAMPLE
+    parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+    parser.add_argument("--domain", metavar="DIR", help="domain folder: example histories and popularity")
+    parser.add_argument("--compare", metavar="NAME_OR_PATH", help="second checkpoint to show beside the first")
+    parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to serve on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=7860, metavar="PORT", help="port to serve on (7860)")
+    parser.add_argument(
+        "--export-space", metavar="DIR", help="write a folder for a Hugging Face Space and do not serve"
+    )
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises `OSError` where nothing can be served, before anything is loaded."""
+    try:
+        socket.create_server((host, port)).close()
+    except (OSError, OverflowError) as error:
+        raise OSError(f"cannot serve on {host}:{port} ({error}); choose another --port or --host.") from error
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb."""
+    if find_spec("gradio") is None:
+        raise ValueError('the web page needs gradio: pip install "unisrec[demo]"')
+    if args.export_space is not None:
+        from ..recommender.space import export_space
+
+        export_space(args.model, args.export_space, args.domain, args.compare)
+        print(f"{args.export_space}: ready. To publish: hf upload --repo-type space OWNER/NAME {args.export_space}")
+        return 0
+    check_address(args.host, args.port)
+    from ..recommender.app import launch, load_app
+
+    launch(load_app(args.model, args.domain, args.compare), server_name=args.host, server_port=args.port)
+    return 0
