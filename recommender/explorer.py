@@ -142,25 +142,21 @@ class Explorer:
             raise ValueError(f"The id {item_id!r} is taken by {taken[:80]!r}. Choose another one.")
         if len(own) >= MAX_OWN:
             raise ValueError(f"You have added {MAX_OWN} products, which is the most. Reload the page to start again.")
-        vector = self._vector(text)
-        near = self.neighbours(F.normalize(vector, dim=-1), neighbours)
+        near = self.neighbours({"text": text}, neighbours)
         if not history:
             return Placement(item_id, text, None, len(self.catalogue) + len(own) + 1, None, near)
         user = self._user(self._resolve(history, own))
         seen = {entry.get("item_id") for entry in history}
         others = torch.cat([self.items, self._vectors(own.values())]) @ user
         unseen = torch.tensor([each not in seen for each in [*self.catalogue.item_ids, *own]])
-        score = vector @ user
+        score = self._vector(text) @ user
         rank = int((others[unseen] > score).sum()) + 1
         return Placement(item_id, text, rank, int(unseen.sum()) + 1, score.item(), near)
 
-    def neighbours(self, unit_vector: torch.Tensor, top_k: int) -> list[Card]:
-        """Products of the catalogue by their cosine with a unit vector `(hidden_size,)`."""
-        cosines, rows = (self.unit_items @ unit_vector).topk(min(top_k, len(self.catalogue)))
-        return [
-            Card(self.catalogue.item_ids[row], self.catalogue.texts[row], cosine)
-            for cosine, row in zip(cosines.tolist(), rows.tolist(), strict=True)
-        ]
+    def neighbours(self, entry: Entry, top_k: int) -> list[Card]:
+        """Products of the catalogue by their cosine with a product or text."""
+        items = self.recommender.similar_items(entry, top_k)
+        return [Card(item.item_id, item.text, item.score) for item in items]
 
     def positions(self, history: History, own: OwnProducts) -> torch.Tensor:
         """Places of a history on the map, `(len(history), 2)`."""

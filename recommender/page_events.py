@@ -61,10 +61,8 @@ class PageEvents:
     def example(self) -> History:
         if self.examples:
             return [{"item_id": item_id} for item_id in random.choice(self.examples)]
-        catalogue = self.explorer.catalogue
-        first = random.choice(catalogue.item_ids)
-        like = self.explorer.neighbours(self.explorer.unit_items[catalogue.row(first)], 4)[1:4:2]
-        return [{"item_id": first}, *({"item_id": card.item_id} for card in like)]
+        first = {"item_id": random.choice(self.explorer.catalogue.item_ids)}
+        return [first, *({"item_id": card.item_id} for card in self.explorer.neighbours(first, 2))]
 
     def place(self, item_id: str, text: str, history: History, own: OwnProducts):
         placed = self.explorer.place(history, own, item_id, text)
