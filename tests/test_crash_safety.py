@@ -5,8 +5,10 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -354,3 +356,12 @@ def test_output_folder_that_cannot_be_written_to_is_refused_at_once(runs, capsys
     (runs.root / "locked").mkdir(mode=0o500)
     assert runs("locked/run") == 2
     assert "cannot be written to; name another --output_dir." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_three_kills_end_with_the_same_bits():
+    command = [sys.executable, Path(__file__).parents[1] / "benchmarks" / "kill_test.py", "--kills", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^kills +3$", done.stdout, re.MULTILINE)
+    assert re.search(r"^corrupt folders +0$", done.stdout, re.MULTILINE)

@@ -19,6 +19,7 @@ from .datasets import RankingDataset, TargetBatchSampler, catalogue_tensors
 from .metrics import ranking_metrics, target_ranks
 from .model_card import ModelCardCallback, UniSRecModelCardData, write_model_card
 from .progress import TrainingProgress
+from .run_log import LogFile, SpeedMeter
 from .safe_trainer import SafeTrainer, outlive_sigterm
 
 
@@ -62,6 +63,9 @@ class UniSRecTrainer(SafeTrainer):
         self.label_names = ["labels"]
         self.card_data = card_data or UniSRecModelCardData()
         self.add_callback(ModelCardCallback(self.card_data))
+        self._speed = SpeedMeter()
+        self.add_callback(self._speed)
+        self.add_callback(LogFile())
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(TrainingProgress)
@@ -177,12 +181,17 @@ class UniSRecTrainer(SafeTrainer):
             scores = model.score(sequence_embeds, self._item_embeds).float()
         return None, target_ranks(scores, inputs["labels"], inputs["seen"]), inputs["labels"]
 
+    def training_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs) -> torch.Tensor:
+        self._speed.add(len(inputs["query_index"]))
+        return super().training_step(model, inputs, *args, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each part of the loss since the last line."""
-        if "loss" in logs and self._loss_parts:
+        """Adds the mean of each part of the loss since the last line, the speed and the memory."""
+        if "loss" in logs:
             for name, values in sorted(self._loss_parts.items()):
                 logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
             self._loss_parts.clear()
+            logs |= self._speed.report(self.accelerator)
         super().log(logs, start_time)
 
     def _record(self, **parts: torch.Tensor) -> None:

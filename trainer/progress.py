@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: one bar, one line for each evaluation."""
+"""What a person sees while a model trains: one bar with the time left, one line for each evaluation."""
 
 from typing import Any
 
@@ -7,7 +7,14 @@ from transformers.trainer_callback import ProgressCallback
 
 
 class TrainingProgress(ProgressCallback):
-    """The bar of `transformers` with the losses behind it, and a line with the two leading metrics per evaluation."""
+    """
+    The bar of `transformers` with losses, speed and memory behind it, and a line with the two leading metrics per
+    evaluation, of which the last N@10 stays in the bar.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._ranked: dict[str, str] = {}
 
     def on_log(
         self,
@@ -19,7 +26,10 @@ class TrainingProgress(ProgressCallback):
     ) -> None:
         if state.is_world_process_zero and self.training_bar is not None and "loss" in logs:
             shown = {name: f"{value:.4g}" for name, value in logs.items() if name.endswith("loss")}
-            self.training_bar.set_postfix(shown, refresh=False)
+            if "targets_per_second" in logs:
+                shown["targets/s"] = f"{logs['targets_per_second']:,.0f}"
+            shown["memory"] = f"{logs['peak_memory_gb']:.1f} GB"
+            self.training_bar.set_postfix(self._ranked | shown, refresh=False)
 
     def on_evaluate(
         self,
@@ -37,6 +47,7 @@ class TrainingProgress(ProgressCallback):
             if key.endswith("ndcg@10"):
                 prefix = key.removesuffix("ndcg@10")
                 name = prefix.removeprefix("eval").strip("_")
+                self._ranked[f"{name} N@10".strip()] = f"{metrics[key]:.4f}"
                 self.training_bar.write(
                     f"epoch {state.epoch:6.2f}  {name:{24 if name else 0}}N@10 {value:.4f}  R@10 {metrics[prefix + 'recall@10']:.4f}"
                 )

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
 from transformers.utils import logging
 
 
@@ -43,6 +43,14 @@ def publish_files(draft: Path, folder: Path) -> None:
     draft.rmdir()
 
 
+def delete_checkpoints(folder: Path, limit: int | None, keep: set[Path]) -> None:
+    """Deletes the oldest checkpoints but `limit`, none of `keep`; each is gone at once."""
+    others = [Path(name) for name in sort_checkpoints(str(folder)) if Path(name) not in keep]
+    for checkpoint in others[: max(0, len(others) + len(keep) - limit)] if limit else []:
+        os.replace(checkpoint, folder / DRAFTS / f"old-{checkpoint.name}")
+        shutil.rmtree(folder / DRAFTS / f"old-{checkpoint.name}")
+
+
 def find_damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words; `None` if each file is there in full."""
     try:
@@ -62,7 +70,7 @@ def clear_drafts(folder: Path) -> None:
     """Ends what a killed run has left half done in its output folder: drafts and damaged checkpoints are removed, each of
     the latter said in one line; a draft that was complete takes its place."""
     for draft in sorted((folder / DRAFTS).iterdir()):
-        if find_damage(draft) is None:
+        if draft.name.startswith("checkpoint-") and find_damage(draft) is None:
             _replace_folder(draft, folder / draft.name)
         else:
             shutil.rmtree(draft)
@@ -102,6 +110,7 @@ def _flush(file: Path) -> None:
 __all__ = [
     "DRAFTS",
     "clear_drafts",
+    "delete_checkpoints",
     "find_damage",
     "has_ended",
     "is_under_way",

@@ -16,10 +16,10 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, get_last_checkpoint
 
 from .hub_trainer import HubTrainer
-from .safe_folders import DRAFTS, publish_checkpoint, publish_files
+from .safe_folders import DRAFTS, delete_checkpoints, publish_checkpoint, publish_files
 
 
 class TrainingInterrupted(InterruptedError):
@@ -135,6 +135,13 @@ class SafeTrainer(HubTrainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
+    def _finalize_training(self, *args, **kwargs) -> TrainOutput:
+        if self.args.should_save and self.args.save_total_limit == 1 and self._best_checkpoint():
+            delete_checkpoints(
+                Path(self.args.output_dir), 1, self._best_checkpoint()
+            )  # the parent would, file by file
+        return super()._finalize_training(*args, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the parent's; raises `ValueError` if the loss, a mean over all processes, is not finite."""
         if "loss" in logs and not torch.isfinite(torch.tensor(logs["loss"])):
@@ -174,8 +181,7 @@ class SafeTrainer(HubTrainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(checkpoint))
         if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(folder), self.args.save_total_limit, best, use_mtime=True)
+            delete_checkpoints(folder, self.args.save_total_limit, {checkpoint, *self._best_checkpoint()})
         if self._interruption.saving:
             self.callback_handler.on_train_end(self.args, self.state, self.control)  # closes bars and logs
             self._finish_current_push()
@@ -207,6 +213,10 @@ class SafeTrainer(HubTrainer):
             ) from error
         finally:
             self._drafting = False
+
+    def _best_checkpoint(self) -> set[Path]:
+        best = self.state.best_model_checkpoint
+        return set() if best is None else {Path(best)}
 
     def _check_weights(self, model: nn.Module) -> None:
         """A checkpoint of weights that are no numbers would take the place of a good one."""
