@@ -8,14 +8,18 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from unisrec.configuration import UniSRecConfig
-from unisrec.data import Split
+from unisrec.data import Domain, Split
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.trainer import (
     PretrainCollator,
@@ -28,6 +32,7 @@ from unisrec.trainer import (
     UniSRecPretrainTrainer,
     WindowDataset,
 )
+from unisrec.trainer.checkpoints import domain_features
 from unisrec.trainer.datasets import DomainTexts
 
 
@@ -45,6 +50,9 @@ CASES = [
     "finetune-texts",
     "finetune-sampled",
 ]
+
+
+SHARDED_CASES = ["pretrain-augmented", "pretrain-texts", "finetune-inductive", "finetune-transductive"]
 
 
 def tokenize(texts):
@@ -90,13 +98,13 @@ def make_split(num_histories, seed):
     return Split(rng.integers(NUM_ITEMS, size=offsets[-1]), offsets, np.arange(num_histories), targets)
 
 
-def make_trainer(case, folder, targets_per_batch, dtype=torch.float64):
+def make_trainer(case, folder, targets_per_batch, dtype=torch.float64, **arguments):
     task, kind = case.split("-")
     options = {
         "output_dir": str(folder / case),
         "per_device_train_batch_size": targets_per_batch,
         "per_device_eval_batch_size": 4,
-        "num_train_epochs": 3,
+        "num_train_epochs": 5,
         "learning_rate": 0.05,
         "optim": "sgd",
         "eval_strategy": "no",
@@ -104,7 +112,7 @@ def make_trainer(case, folder, targets_per_batch, dtype=torch.float64):
         "logging_steps": 1,
         "use_cpu": True,
         "disable_tqdm": True,
-    }
+    } | arguments
     on_texts = kind == "texts"
     model = make_model(
         dtype, NUM_ITEMS if kind in ("transductive", "sampled") else None, make_text_config() if on_texts else None
@@ -177,18 +185,21 @@ def gather_rows(rank, world):
     return results
 
 
-def loss_and_gradients(case, rank, world, folder):
+def loss_and_gradients(case, rank, world, folder, wrap=DistributedDataParallel):
     """One batch, of which two processes have 7 and 2 windows."""
     trainer = make_trainer(case, folder, targets_per_batch=100)
     windows = [trainer.train_dataset[index] for index in range(9)]
     if world > 1:
         windows = windows[:7] if rank == 0 else windows[7:]
-    wrapped = DistributedDataParallel(trainer.model) if world > 1 else trainer.model
+    wrapped = wrap(trainer.model) if world > 1 else trainer.model
     loss = trainer.compute_loss(wrapped, trainer.data_collator(windows))
     loss.backward()
     trained = {name: parameter for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
-    assert all(parameter.grad.any() for parameter in trained.values())
-    return {"loss": loss.detach()} | {name: parameter.grad for name, parameter in trained.items()}
+    gradients = {name: parameter.grad for name, parameter in trained.items()}
+    if world > 1 and wrap is shard:
+        gradients = {name: gradient.full_tensor() for name, gradient in gradients.items()}
+    assert all(gradient.any() for gradient in gradients.values())
+    return {"loss": loss.detach()} | gradients
 
 
 def train(case, rank, world, folder):
@@ -202,16 +213,72 @@ def train(case, rank, world, folder):
     return results | {"next_draw": torch.rand(2)}
 
 
-def evaluate(rank, world, folder):
+def evaluate(rank, world, folder, sharded=False):
     """Ranking metrics over 21 users, which two processes cannot share equally."""
-    metrics = make_trainer("finetune-inductive", folder, 24, dtype=torch.float32).evaluate()
+    trainer = make_trainer("finetune-inductive", folder, 24, dtype=torch.float32)
+    if sharded and world > 1:
+        shard(trainer.model)
+    metrics = trainer.evaluate()
     return {name: torch.tensor(value) for name, value in metrics.items() if "@" in name}
+
+
+def shard(model):
+    """FSDP2 by layer, as accelerate does it for the layers in `_no_split_modules`."""
+    mesh = init_device_mesh("cpu", (NUM_PROCESSES,))
+    for layer in model.sequence_encoder.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def train_with_checkpoints(rank, world, folder):
+    """Each process believes in an output folder of its own."""
+    trainer = make_trainer(
+        "pretrain-augmented",
+        folder / f"saved-{world}-{rank}",
+        24 // world,
+        save_strategy="epoch",
+        num_train_epochs=2,
+        save_total_limit=None,
+    )
+    trainer.train()
+    trainer.save_state()
+    trainer.save_model()
+    return {}
+
+
+def encode(rank, world, folder):
+    """Text vectors of a domain that all processes ask for, and how many batches this one encoded."""
+    texts = [f"word{number % 7} word{number % 5}" for number in range(NUM_ITEMS)]
+    domain = Domain(
+        "toys",
+        pl.DataFrame({"item_id": [str(number) for number in range(NUM_ITEMS)], "text": texts}),
+        pl.DataFrame({"user_id": ["u"], "item_index": [[0, 1]]}, schema_overrides={"item_index": pl.List(pl.UInt32)}),
+    )
+    torch.manual_seed(0)
+    encoder = BertModel(BertConfig(**(make_text_config() | {"max_position_embeddings": 8})))
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(7))]
+    tokenizer = BertTokenizer(vocab={word: place for place, word in enumerate(words)}, model_max_length=8)
+    batches = []
+    encoder.register_forward_hook(lambda *_: batches.append(1))
+    domain_dir = folder / f"domain-{world}"
+    domain_dir.mkdir(exist_ok=True)
+    args = UniSRecPretrainArguments(output_dir=str(folder), use_cpu=True, disable_tqdm=True)
+    vectors = domain_features(domain_dir, domain, encoder, tokenizer, make_model(torch.float32).config, args)
+    return {"vectors": torch.from_numpy(np.array(vectors)), "batches": torch.tensor(len(batches))}
 
 
 def measure(rank, world, folder):
     """All that is compared, by name."""
     torch.set_num_threads(1)
-    results = {"gather": gather_rows(rank, world), "evaluate": evaluate(rank, world, folder)}
+    results = {
+        "gather": gather_rows(rank, world),
+        "evaluate": evaluate(rank, world, folder),
+        "evaluate-sharded": evaluate(rank, world, folder, sharded=True),
+        "encode": encode(rank, world, folder),
+        "save": train_with_checkpoints(rank, world, folder),
+    }
+    for case in SHARDED_CASES:
+        results[f"sharded-{case}"] = loss_and_gradients(case, rank, world, folder, shard)
     for case in CASES:
         results[f"gradients-{case}"] = loss_and_gradients(case, rank, world, folder)
         results[f"train-{case}"] = train(case, rank, world, folder)
@@ -232,9 +299,13 @@ def main(rank, folder):
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("distributed")
+
+
+@pytest.fixture(scope="module")
+def results(folder):
     """What each of the two processes measured, and what this one alone did: `name -> tensor` of a group."""
-    folder = tmp_path_factory.mktemp("distributed")
     processes = []
     for rank in range(NUM_PROCESSES):
         environment = {
@@ -309,7 +380,7 @@ def test_training_equals_that_of_one_process(results, case):
     assert not torch.equal(draws[0], draws[1])  # each process has dropout masks of its own
     parts = {"log.loss"} | ({"log.sequence_item_loss", "log.sequence_sequence_loss"} if "pretrain" in case else set())
     assert {name for name in alone if name.startswith("log.")} == parts
-    assert len(alone["log.loss"]) >= 9
+    assert len(alone["log.loss"]) >= 20
     assert first.keys() == second.keys() == alone.keys()
     for name, value in alone.items():
         atol = 1e-5 if name == "log.loss" else 1e-8  # the trainer sums its losses in float32
@@ -324,6 +395,48 @@ def test_ranking_metrics_equal_those_of_one_process(results):
     first, second, alone = results("evaluate")
     assert len(alone) == 8
     assert first == second == alone
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("case", SHARDED_CASES)
+def test_loss_and_every_gradient_of_fsdp2_equal_those_of_one_process(results, case):
+    first, second, alone = results(f"sharded-{case}")
+    mean = (first.pop("loss") + second.pop("loss")) / 2
+    torch.testing.assert_close(mean, alone.pop("loss"), rtol=0, atol=1e-8)
+    assert first.keys() == second.keys() == alone.keys()
+    for name, gradient in alone.items():
+        torch.testing.assert_close(
+            first[name], gradient, rtol=0, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.distributed
+def test_ranking_metrics_of_fsdp2_equal_those_of_one_process(results):
+    first, second, alone = results("evaluate-sharded")
+    assert len(alone) == 8
+    assert first == second == alone
+
+
+@pytest.mark.distributed
+def test_texts_are_encoded_by_one_process_for_all(results):
+    first, second, alone = results("encode")
+    assert first["batches"] == alone["batches"] > 0
+    assert second["batches"] == 0
+    assert torch.equal(first["vectors"], second["vectors"])
+    assert torch.equal(first["vectors"], alone["vectors"])
+
+
+@pytest.mark.distributed
+def test_only_the_first_process_writes(results, folder):
+    results("save")
+    assert not (folder / "saved-2-1").exists()
+    run = folder / "saved-2-0" / "pretrain-augmented"
+    assert (run / "model.safetensors").exists()
+    checkpoints = list(run.glob("checkpoint-*"))
+    assert len(checkpoints) == 2
+    for checkpoint in checkpoints:
+        states = [torch.load(checkpoint / f"rng_state_{rank}.pth", weights_only=False)["cpu"] for rank in range(2)]
+        assert not torch.equal(*states)
 
 
 if __name__ == "__main__":

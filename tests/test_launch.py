@@ -107,6 +107,13 @@ def test_several_gpus_without_a_launcher_are_one(monkeypatch, tmp_path):
     assert UniSRecPretrainArguments(output_dir=str(tmp_path), use_cpu=True).n_gpu == 1
 
 
+def test_cached_batches_are_refused_with_fsdp(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    UniSRecPretrainArguments(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match="--cache_chunk_size does not go with FSDP"):
+        UniSRecPretrainArguments(output_dir=str(tmp_path), use_cpu=True, cache_chunk_size=64)
+
+
 # The launchers themselves
 
 

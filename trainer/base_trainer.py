@@ -3,9 +3,11 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel
@@ -16,6 +18,7 @@ from transformers.utils import logging
 from ..data.text_features import encode_texts
 from .data_collator import RankingCollator
 from .datasets import RankingDataset, TargetBatchSampler, catalogue_tensors
+from .distributed import whole_weights
 from .metrics import ranking_metrics, target_ranks
 from .model_card import ModelCardCallback, UniSRecModelCardData, write_model_card
 from .progress import TrainingProgress
@@ -156,10 +159,11 @@ class UniSRecTrainer(SafeTrainer):
         training = model.training
         model.to(self.args.device).eval()
         catalogue = dataset.catalogue
-        if not isinstance(catalogue, np.ndarray):
-            catalogue = self.encode_catalogue(catalogue)
-        with torch.inference_mode(), self.compute_loss_context_manager():
-            self._item_embeds = model.get_item_features(**catalogue_tensors(catalogue, self.args.device))
+        with whole_weights(model):
+            if not isinstance(catalogue, np.ndarray):
+                catalogue = self.encode_catalogue(catalogue)
+            with torch.inference_mode(), self.compute_loss_context_manager():
+                self._item_embeds = model.get_item_features(**catalogue_tensors(catalogue, self.args.device))
         try:
             return super().evaluation_loop(dataloader, *args, **kwargs)
         finally:
@@ -176,7 +180,7 @@ class UniSRecTrainer(SafeTrainer):
         """Ranks `(batch_size, 2)` of the targets, the only thing kept of a `(batch_size, num_items)` score matrix."""
         inputs = self._prepare_inputs(inputs)
         model = self.accelerator.unwrap_model(model)
-        with torch.inference_mode(), self.compute_loss_context_manager():
+        with whole_weights(model), torch.inference_mode(), self.compute_loss_context_manager():
             sequence_embeds = model.get_sequence_features(inputs["item_index"], self._item_embeds)
             scores = model.score(sequence_embeds, self._item_embeds).float()
         return None, target_ranks(scores, inputs["labels"], inputs["seen"]), inputs["labels"]
@@ -212,6 +216,8 @@ class UniSRecTrainer(SafeTrainer):
         finally:
             if joined is not None:
                 model.detach_text_encoder()
+        if not self.args.should_save:  # transformers calls this in every process
+            return
         # A pickle has no place in a folder that is shared; `config.json` and the run's own command say what it says.
         (folder / "training_args.bin").unlink(missing_ok=True)
         if not folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-"):
@@ -221,6 +227,16 @@ class UniSRecTrainer(SafeTrainer):
         if self.args.push_to_hub:  # what goes up with the checkpoint has a card
             self.create_model_card()
         super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The parent's files, one of each process, all written by the first one: no other touches the output folder."""
+        with TemporaryDirectory() as own:
+            super()._save_rng_state(own)
+            (file,) = Path(own).iterdir()
+            states = gather_object([(file.name, file.read_bytes())])
+        if self.args.should_save:
+            for name, state in states:
+                (Path(output_dir) / name).write_bytes(state)
 
     def create_model_card(
         self,

@@ -144,7 +144,8 @@ def domain_features(
                 "--text-encoder, or make all views by item drop with --item_drop_probability 1."
             )
         raise ValueError("there is no text encoder; name the one of the checkpoint by --text-encoder.")
-    with args.main_process_first(desc="encoding texts"):
+    # First of all machines, since they share the folder of the domain.
+    with args.main_process_first(local=False, desc="encoding texts"):
         return load_text_features(
             domain_dir,
             domain.items["text"].to_list(),

@@ -1,9 +1,13 @@
 """Several processes: whether they belong together, and their rows as one tensor, with an exact gradient."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers.utils import logging
 
 
@@ -38,6 +42,19 @@ def check_launch(world_size: int) -> None:
             f"accelerate launch was asked for several processes and started one, which trains alone; {_LAUNCH_ON_CPUS}; "
             "on GPUs with --multi_gpu instead of --cpu."
         )
+
+
+@contextmanager
+def whole_weights(model: nn.Module) -> Iterator[None]:
+    """Weights of an FSDP2 model as plain tensors, which only its `forward` would find otherwise; else nothing."""
+    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in shards:
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in shards:
+            module.reshard()
 
 
 class _GatherRows(torch.autograd.Function):
@@ -94,4 +111,4 @@ class RowGatherer:
         return _GatherRows.apply(rows, self.sizes, self.rank)
 
 
-__all__ = ["RowGatherer", "check_launch"]
+__all__ = ["RowGatherer", "check_launch", "whole_weights"]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
 from .distributed import check_launch
@@ -127,6 +128,11 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
         super().__post_init__()
         if self.cache_chunk_size is not None and self.cache_chunk_size < 1:
             raise ValueError(f"--cache_chunk_size is {self.cache_chunk_size}, expected 1 or more targets.")
+        if self.cache_chunk_size is not None and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+            raise ValueError(
+                "--cache_chunk_size does not go with FSDP: processes have different numbers of chunks, and FSDP exchanges "
+                "weights in each; take multi_gpu.yaml instead of fsdp2.yaml."
+            )
         parse_domain_sampling(self.domain_sampling)
 
 
