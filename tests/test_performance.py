@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from unisrec.trainer import ranks_of_targets, target_ranks
 
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NO_CHANCE = (("hidden_dropout", 0), ("attention_dropout", 0), ("adaptor_dropout", 0), ("router_noise", None))
-SCRIPTS = ["finetune_step", "pretrain_step", "kcore"]
+SCRIPTS = ["finetune_step", "pretrain_step", "kcore", "evaluation"]
 
 
 @pytest.fixture
@@ -76,3 +80,28 @@ def test_benchmarks_run():
         rows = [line for line in table.splitlines() if line.startswith("| ")]
         assert len(rows) >= 3, name  # head, rule, measurements
         assert len({row.count("|") for row in rows}) == 1, name
+
+
+class Sizes(TorchDispatchMode):
+    """Elements of the largest result of an operation."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.largest = max([self.largest, *(leaf.numel() for leaf in tree_leaves(out) if torch.is_tensor(leaf))])
+        return out
+
+
+def test_ranks_never_hold_all_scores():
+    torch.manual_seed(0)
+    queries, items = torch.randn(700, 4), torch.randn(9000, 4)
+    items[10] = items[20]  # a tie
+    targets, seen = torch.randint(9000, (700,)), torch.randint(9000, (700, 3))
+    targets[0] = 10
+    expected = target_ranks(queries @ items.T, targets, seen)
+    assert expected[0, 0] % 1 == 0.5
+    with Sizes() as sizes:
+        ranks = ranks_of_targets(queries, items, targets, seen)
+    torch.testing.assert_close(ranks, expected)
+    assert sizes.largest <= 2**20 < 700 * 9000

@@ -12,7 +12,7 @@ from .datasets import RankingDataset, TargetBatchSampler, WindowDataset
 from .distributed import RowGatherer
 from .finetune_trainer import UniSRecFinetuneTrainer
 from .losses import catalogue_loss, contrastive_loss, sampled_softmax_loss
-from .metrics import ranking_metrics, target_ranks
+from .metrics import ranking_metrics, ranks_of_targets, target_ranks
 from .model_card import UniSRecModelCardData
 from .negatives import NegativeSampler
 from .pretrain_trainer import UniSRecPretrainTrainer
@@ -44,6 +44,7 @@ __all__ = [
     "finetune",
     "pretrain",
     "ranking_metrics",
+    "ranks_of_targets",
     "sampled_softmax_loss",
     "target_ranks",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel
 from transformers.trainer_callback import ProgressCallback
@@ -19,7 +20,7 @@ from ..data.text_features import encode_texts
 from .data_collator import RankingCollator
 from .datasets import RankingDataset, TargetBatchSampler, catalogue_tensors
 from .distributed import whole_weights
-from .metrics import ranking_metrics, target_ranks
+from .metrics import ranking_metrics, ranks_of_targets
 from .model_card import ModelCardCallback, UniSRecModelCardData, write_model_card
 from .progress import TrainingProgress
 from .run_log import LogFile, SpeedMeter
@@ -73,6 +74,7 @@ class UniSRecTrainer(SafeTrainer):
             self.remove_callback(ProgressCallback)
             self.add_callback(TrainingProgress)
         self._item_embeds: torch.Tensor | None = None  # of the catalogue that is being ranked
+        self._candidates: torch.Tensor | None = None  # the same as they are compared
         self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def train(self, *args, **kwargs):
@@ -164,10 +166,12 @@ class UniSRecTrainer(SafeTrainer):
                 catalogue = self.encode_catalogue(catalogue)
             with torch.inference_mode(), self.compute_loss_context_manager():
                 self._item_embeds = model.get_item_features(**catalogue_tensors(catalogue, self.args.device))
+                cosine = model.config.similarity == "cosine"
+                self._candidates = F.normalize(self._item_embeds, dim=-1) if cosine else self._item_embeds
         try:
             return super().evaluation_loop(dataloader, *args, **kwargs)
         finally:
-            self._item_embeds = None
+            self._item_embeds = self._candidates = None
             model.train(training)
 
     def prediction_step(
@@ -177,13 +181,15 @@ class UniSRecTrainer(SafeTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """Ranks `(batch_size, 2)` of the targets, the only thing kept of a `(batch_size, num_items)` score matrix."""
+        """Ranks `(batch_size, 2)` of the targets; a score matrix `(batch_size, num_items)` never exists as a whole."""
         inputs = self._prepare_inputs(inputs)
         model = self.accelerator.unwrap_model(model)
         with whole_weights(model), torch.inference_mode(), self.compute_loss_context_manager():
             sequence_embeds = model.get_sequence_features(inputs["item_index"], self._item_embeds)
-            scores = model.score(sequence_embeds, self._item_embeds).float()
-        return None, target_ranks(scores, inputs["labels"], inputs["seen"]), inputs["labels"]
+            if model.config.similarity == "cosine":  # as the candidates; the temperature changes no rank
+                sequence_embeds = F.normalize(sequence_embeds, dim=-1)
+            ranks = ranks_of_targets(sequence_embeds, self._candidates, inputs["labels"], inputs["seen"])
+        return None, ranks, inputs["labels"]
 
     def training_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs) -> torch.Tensor:
         self._speed.add(len(inputs["query_index"]))

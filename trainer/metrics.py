@@ -26,12 +26,34 @@ def target_ranks(scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor
     """
     own = scores.gather(1, targets.unsqueeze(1))
     # Not below rather than above: a score that is not a number, the target's or another's, never helps either.
-    kept = (~(scores < own)).sum(1) - 1 - ((scores == own).sum(1) - 1).clamp(min=0) / 2
+    above_or_level = scores.shape[1] - (scores < own).sum(1, dtype=torch.int32) - 1
+    kept = above_or_level - ((scores == own).sum(1, dtype=torch.int32) - 1).clamp(min=0) / 2
     # With seen items masked, those that stood above the target (or half of those level with it) are gone.
     seen_scores = scores.gather(1, seen.clamp(min=0))
     counted = (seen >= 0) & (seen != targets.unsqueeze(1))
     above = (counted & ~(seen_scores < own)).sum(1) - (counted & (seen_scores == own)).sum(1) / 2
     return torch.stack([kept, kept - above], dim=1)
+
+
+def ranks_of_targets(
+    queries: torch.Tensor, candidates: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor
+) -> torch.Tensor:
+    r"""
+    [`target_ranks`] by the products of queries and candidates, which exist for a few queries at a time.
+
+    Args:
+        queries (`torch.FloatTensor` of shape `(num_users, hidden_size)`): Sequence vectors.
+        candidates (`torch.FloatTensor` of shape `(num_items, hidden_size)`): Item vectors of the catalogue.
+        targets (`torch.LongTensor` of shape `(num_users,)`): As for [`target_ranks`].
+        seen (`torch.LongTensor` of shape `(num_users, max_seen)`): As for [`target_ranks`].
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_users, 2)`: Rank with seen items kept, rank with seen items masked.
+    """
+    # All items at once, so that equal vectors have equal scores. On a CPU, scores that fit its cache are counted there.
+    rows = max(1, (2**20 if queries.device.type == "cpu" else 2**26) // len(candidates))
+    chunks = zip(queries.split(rows), targets.split(rows), seen.split(rows), strict=True)
+    return torch.cat([target_ranks((chunk @ candidates.T).float(), *rest) for chunk, *rest in chunks])
 
 
 def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = (10, 50)) -> dict[str, float]:
@@ -68,4 +90,4 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = (10, 50)) -> dic
     return metrics
 
 
-__all__ = ["ranking_metrics", "target_ranks"]
+__all__ = ["ranking_metrics", "ranks_of_targets", "target_ranks"]
