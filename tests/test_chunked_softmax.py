@@ -50,6 +50,14 @@ def test_without_labels_it_is_the_logsumexp():
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-10)
 
 
+def test_a_second_backward_pass_is_refused():
+    queries, candidates, labels = make(10, 23)
+    loss = chunked_cross_entropy(queries, candidates, labels)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("size", [1e-3, 1e4])
 def test_extreme_logits_stay_finite_and_exact(size):
     queries, candidates, labels = make(10, 23, torch.float64)

@@ -7,7 +7,7 @@ from torch.autograd.function import once_differentiable
 
 
 # Logits of a chunk: few enough to stay in the cache of a processor, enough rows that products keep their speed.
-_MAX_LOGITS = 2**24
+_MAX_LOGITS = 2**22
 _MAX_ROWS = 512
 
 
@@ -61,8 +61,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # In place: they may be as large as all else. Autograd refuses a second backward pass then.
         gradients = [
-            (gradient * scale).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+            gradient.mul_(scale).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return *gradients, None, None, None
 

@@ -64,13 +64,16 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
     def _cached_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The loss, with the gradients of all chunks but the last in the weights already; its own is that of the last."""
         runs = split_targets(inputs, self.args.cache_chunk_size)
-        states, parts = [], []
+        states, vectors = [], None
         with torch.no_grad():
             for run in runs:
                 states.append(RandomState(inputs["item_index"]))
-                parts.append(self._vectors(model, take_run(inputs, *run)))
-        vectors = [torch.cat(part).requires_grad_() for part in zip(*parts, strict=True)]
-        del parts
+                parts = self._vectors(model, take_run(inputs, *run))
+                if vectors is None:
+                    vectors = [part.new_empty(len(inputs["target_rows"]), part.shape[1]) for part in parts]
+                for whole, part in zip(vectors, parts, strict=True):
+                    whole[run[1]] = part
+        vectors = [whole.requires_grad_() for whole in vectors]
         loss = self._loss(model, inputs, *vectors)
         gradients = torch.autograd.grad(loss, vectors)
         del vectors
