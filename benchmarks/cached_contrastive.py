@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from unisrec import UniSRecConfig, UniSRecModel, UniSRecPretrainArguments, UniSRecPretrainTrainer
 from unisrec.data import Split
@@ -118,6 +119,14 @@ def time_ratios(num_targets: int, chunk_size: int, rounds: int) -> list[float]:
     return sorted(cached / whole for cached, whole in pairs[1:])
 
 
+def gflops(num_targets: int, chunk_size: int | None) -> float:
+    """Work of a step, counted from its products."""
+    work = Workload(num_targets)
+    with FlopCounterMode(display=False) as counter:
+        work.step(work.batch, chunk_size)
+    return counter.get_total_flops() / 1e9
+
+
 def in_own_process(function: Callable[..., Any], *arguments: object) -> Any:
     """What a function gives in a process that has done nothing else."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -129,7 +138,7 @@ def main() -> None:
     parser.add_argument("--targets", type=int, nargs="+", default=[512, 2048, 8192, 16384], help="Batches to measure.")
     parser.add_argument("--chunk-size", type=int, default=512, help="Targets of a chunk.")
     parser.add_argument("--whole-up-to", type=int, default=16384, help="Largest batch to measure whole too.")
-    parser.add_argument("--timed", type=int, nargs="*", default=[2048], help="Batches to time both ways.")
+    parser.add_argument("--timed", type=int, nargs="*", default=[2048], help="Batches to time and count both ways.")
     parser.add_argument("--rounds", type=int, default=7, help="Rounds of the timing.")
     args = parser.parse_args()
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**16)  # what is freed is gone, not kept for later
