@@ -10,7 +10,6 @@ Text vectors come from the encoder of the pre-trained checkpoint. Writes the tab
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,9 @@ import torch
 
 import unisrec
 from unisrec.data import Domain, leave_one_out
-from unisrec.trainer import RankingDataset, UniSRecTrainer, UniSRecTrainingArguments
-from unisrec.trainer.analysis import alignment, gate_use, mean_cosine, metrics_by_popularity, uniformity
+from unisrec.trainer import UniSRecTrainingArguments
+from unisrec.trainer.analysis import alignment, gate_use, mean_cosine, uniformity
+from unisrec.trainer.analysis_plots import metrics_of_models, plot_analysis
 from unisrec.trainer.checkpoints import domain_features, load_checkpoint
 from unisrec.trainer.datasets import catalogue_tensors
 
@@ -58,41 +58,6 @@ def describe_domains(pretrained: str, folders: list[Path], args: UniSRecTraining
     return gates, rows
 
 
-def by_popularity(models: Mapping[str, str], target: Path, args: UniSRecTrainingArguments):
-    """Metrics of each model for each bucket of targets."""
-    domain = Domain.load_from_disk(target)
-    train, test = leave_one_out(domain, "train"), leave_one_out(domain, "test")
-    found = {}
-    for name, folder in models.items():
-        model, processor = load_checkpoint(folder)
-        texts = domain_features(target, domain, model.text_encoder, processor.tokenizer, model.config, args)
-        model.detach_text_encoder()
-        result = UniSRecTrainer(model, args).predict(RankingDataset(test, texts))
-        found[name] = metrics_by_popularity(result.predictions, result.label_ids, train, domain.num_items)
-    return found
-
-
-def plot(gates: Mapping[str, np.ndarray], popularity: Mapping[str, dict], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    experts = np.arange(len(next(iter(gates.values()))))
-    for place, (name, use) in enumerate(gates.items()):
-        left.bar(experts + (place - (len(gates) - 1) / 2) * 0.8 / len(gates), use, 0.8 / len(gates), label=name)
-    left.axhline(1 / len(experts), color="0.6", linewidth=0.8, linestyle="--")
-    left.set(xlabel="expert", ylabel="mean gate weight", title="Use of the experts", xticks=experts)
-    for name, buckets in popularity.items():
-        right.plot(list(buckets), [bucket["recall@10"] for bucket in buckets.values()], "o-", label=name)
-    right.set(xlabel="training interactions of the target", ylabel="R@10", title="Recall by popularity of the target")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-    figure.savefig(file, dpi=120)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pretrained", required=True, help="pre-trained checkpoint")
@@ -106,9 +71,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         args = UniSRecTrainingArguments(scratch, eval_strategy="no", save_strategy="no", disable_tqdm=True)
         gates, spread = describe_domains(options.pretrained, options.domains, args)
-        popularity = by_popularity(models, options.target, args)
+        popularity = metrics_of_models(models, options.target, args)
     picture = options.report.with_suffix(".png")
-    plot(gates, popularity, picture)
+    plot_analysis(picture, gates, popularity)
     buckets = next(iter(popularity.values()))
     experts = [str(expert) for expert in range(len(next(iter(gates.values()))))]
     parts = [

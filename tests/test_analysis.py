@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from unisrec.trainer.analysis import alignment, gate_use, mean_cosine, metrics_by_popularity, uniformity
+from unisrec.trainer.analysis import (
+    alignment,
+    gate_use,
+    mean_cosine,
+    metrics_by_popularity,
+    principal_plane,
+    uniformity,
+)
 from unisrec.trainer.metrics import ranking_metrics
 
 
@@ -51,3 +58,13 @@ def test_buckets_hold_each_user_once(make_split):
     assert found["1-4"]["recall@10"] == pytest.approx(0.5)
     of_bucket = ranking_metrics(ranks[[0, 3]])
     assert {name: found["5-9"][name] for name in of_bucket} == of_bucket
+
+
+def test_principal_plane_is_that_of_the_largest_singular_values():
+    vectors = torch.randn(40, 6) * torch.tensor([1.0, 5, 2, 1, 9, 1]) + 3
+    mean, axes = principal_plane(vectors)
+    _, _, expected = torch.linalg.svd(vectors - vectors.mean(0))
+    assert torch.allclose((axes * expected[:2].T).sum(0).abs(), torch.ones(2), atol=1e-5)
+    assert torch.allclose(mean, vectors.mean(0))
+    again = principal_plane(vectors.flip(0))[1]  # the order of the rows does not turn it round
+    assert torch.allclose(again, axes, atol=1e-4)

@@ -26,7 +26,7 @@ def plot_training_curves(
     Raises:
         ImportError: Without matplotlib (`pip install unisrec[plots]`).
     """
-    figure, (losses, ranking) = _new_figure(2)
+    figure, (losses, ranking) = new_figure(2)
     steps = [entry for entry in pretraining if "sequence_item_loss" in entry]
     for name, label in (("sequence_item_loss", "sequence-item"), ("sequence_sequence_loss", "sequence-sequence")):
         losses.plot([entry["step"] for entry in steps], [entry[name] for entry in steps], label=label)
@@ -38,7 +38,7 @@ def plot_training_curves(
             [entry["epoch"] for entry in epochs], [entry["eval_ndcg@10"] for entry in epochs], style, label=name
         )
     ranking.set(title="Transfer", xlabel="epoch", ylabel="NDCG@10, validation, seen items kept")
-    _save(figure, file)
+    save_figure(figure, file, whole_numbers=True)
 
 
 def plot_run(log: Sequence[Mapping[str, float]], best_step: int | None, file: Path) -> bool:
@@ -62,12 +62,12 @@ def plot_run(log: Sequence[Mapping[str, float]], best_step: int | None, file: Pa
     has_losses, has_ranking = len(lines) > 1, len(ranked) > 1
     if not has_losses and not has_ranking:
         return False
-    figure, axes = _new_figure(has_losses + has_ranking)
+    figure, axes = new_figure(has_losses + has_ranking)
     if has_losses:
         _draw_losses(axes[0], lines, rows)
     if has_ranking:
         _draw_ranking(axes[-1], ranked, best_step)
-    _save(figure, file)
+    save_figure(figure, file, whole_numbers=True)
     return True
 
 
@@ -94,7 +94,7 @@ def _draw_ranking(axes: "Axes", rows: Sequence[TrainingRow], best_step: int | No
         for suffix, style, protocol in (("", "-", "seen items kept"), ("_seen_masked", "--", "seen items masked")):
             shown = [row for row in rows if f"ndcg@10{suffix}" in row.metrics.get(domain, {})]
             values = [row.metrics[domain][f"ndcg@10{suffix}"] for row in shown]
-            label = protocol if len(domains) == 1 else None if suffix else _plain(domain)
+            label = protocol if len(domains) == 1 else None if suffix else plain(domain)
             axes.plot([row.epoch for row in shown], values, style, color=f"C{color}", marker=".", label=label)
     for row in rows:
         if row.step == best_step:
@@ -103,12 +103,13 @@ def _draw_ranking(axes: "Axes", rows: Sequence[TrainingRow], best_step: int | No
     axes.set(title=title, xlabel="epoch", ylabel="NDCG@10")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name as matplotlib is to show it: a dollar sign would start a formula, an underscore hide it."""
     return " " + " ".join(name.split()).replace("$", r"\$")
 
 
-def _new_figure(panels: int) -> "tuple[Figure, Sequence[Axes]]":
+def new_figure(panels: int) -> "tuple[Figure, Sequence[Axes]]":
+    """A figure of panels side by side. Raises `ImportError` without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -118,12 +119,14 @@ def _new_figure(panels: int) -> "tuple[Figure, Sequence[Axes]]":
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 
-def _save(figure: "Figure", file: Path) -> None:
+def save_figure(figure: "Figure", file: Path, whole_numbers: bool = False) -> None:
+    """Writes a figure as PNG; `whole_numbers` are those of horizontal axes that count steps or epochs."""
     for axes in figure.axes:
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.savefig(file, dpi=150)
+        if whole_numbers:
+            axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(file, dpi=150, format="png")
 
 
-__all__ = ["plot_run", "plot_training_curves"]
+__all__ = ["new_figure", "plain", "plot_run", "plot_training_curves", "save_figure"]

@@ -15,6 +15,7 @@ VERBS = {
     "recommend": "the next items for a history of ids or texts",
     "convert": "official checkpoint (.pth) -> checkpoint folder",
     "demo": "web page to click through a checkpoint",
+    "plot": "pictures: training curves, catalogue map, use of the experts, recall by popularity",
     "export": "item and sequence towers as ONNX files",
     "push": "checkpoint folder -> Hugging Face Hub",
     "quickstart": "the whole story on embedded data",
