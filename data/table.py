@@ -55,7 +55,7 @@ def read_table(
     columns = {"user_id": user_column, "item_id": item_column, "time": time_column}
     text_columns = list(text_columns)
     extra = text_columns if items is None else []
-    frame, first_line = _load(interactions, [*columns.values(), *extra])
+    frame, first_line = load_table(interactions, [*columns.values(), *extra])
     rows = to_interactions(frame, columns, str(interactions), first_line=first_line)
     if items is None:
         table = frame.select(to_ids(frame[item_column]).alias(item_column), *text_columns)
@@ -63,7 +63,7 @@ def read_table(
         table = table.unique(item_column, keep="first", maintain_order=True)
         item_step = "items with a text in the interactions"
     else:
-        table, first_line = _load(items, [item_column, *text_columns])
+        table, first_line = load_table(items, [item_column, *text_columns])
         item_step = f"read {Path(items).name}"
     ids = to_ids(table[item_column]).alias("item_id")
     texts = [pl.Series(name, list(map(flatten_text, table[name].to_list())), dtype=pl.String) for name in text_columns]
@@ -79,8 +79,9 @@ def read_table(
     return RawData(rows, catalogue, info)
 
 
-def _load(source: str | os.PathLike, columns: list[str]) -> tuple[pl.DataFrame, int | None]:
-    """Table with at least these columns, and the line of its first row where it is a text file."""
+def load_table(source: str | os.PathLike, columns: list[str]) -> tuple[pl.DataFrame, int | None]:
+    """A CSV, JSON-lines or parquet file or a Hub dataset with at least these columns, and the line of its first row where
+    it is a text file. Raises `FileNotFoundError` or `ValueError`, naming the file."""
     suffix = Path(str(source).removesuffix(".gz")).suffix
     if suffix in SEPARATORS:
         frame, first_line = read_csv(source, separator=SEPARATORS[suffix]), 2
@@ -116,4 +117,4 @@ def _load_dataset(source: str) -> pl.DataFrame:
     return dataset.to_polars()
 
 
-__all__ = ["read_table"]
+__all__ = ["load_table", "read_table"]

@@ -5,6 +5,7 @@ from .faiss_index import FaissIndex
 from .recommender import Recommender
 from .search import ExactIndex
 from .snapshot import Recommendation
+from .tables import export_vectors
 
 
-__all__ = ["ExactIndex", "FaissIndex", "Recommendation", "Recommender", "export_onnx"]
+__all__ = ["ExactIndex", "FaissIndex", "Recommendation", "Recommender", "export_onnx", "export_vectors"]

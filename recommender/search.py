@@ -9,6 +9,7 @@ from ..modeling_unisrec import best_columns
 
 SCORES_AT_A_TIME = 1 << 24  # 64 MB
 QUERIES_AT_A_TIME = 256
+ITEMS_AT_A_TIME = 1 << 16  # so that no float32 copy of all bfloat16 vectors is made
 
 
 class ExactIndex:
@@ -80,7 +81,7 @@ class ExactIndex:
         hidden_queries = torch.arange(len(queries), device=device).repeat_interleave(lengths)
         best_scores = queries.new_empty(len(queries), 0)
         best_rows = best_scores.long()
-        size = max(1, SCORES_AT_A_TIME // len(queries))
+        size = max(1, min(ITEMS_AT_A_TIME, SCORES_AT_A_TIME // len(queries)))
         for start in range(0, len(self), size):
             chunk = self.vectors[start : start + size]
             scores = queries @ chunk.float().T

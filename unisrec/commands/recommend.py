@@ -1,15 +1,20 @@
-"""`unisrec recommend`: the next items for one history."""
+"""`unisrec recommend`: the next items for one history, or for a file of them."""
 
 import argparse
 import json
+import sys
+
+from ._serving import load_recommender, parse_entry
 
 
 EXAMPLE = """\
 example:
   unisrec recommend --model runs/office --history 1024 77 "text:label maker tape, black on white" --top-k 5
+  unisrec recommend --model runs/office --input histories.jsonl --output tonight.parquet --top-k 50
 
-An entry of the history is an id of the catalogue or a text. A text holds a blank or starts with text:, which also
-makes a text of a single word; id: in front makes an id of anything.
+An entry of a history is an id of the catalogue or a text. A text holds a blank or starts with text:, which also makes a
+text of a single word; id: in front makes an id of anything. A file (.csv, .jsonl, .parquet) has the columns user_id and
+history, a list; in CSV a JSON list, or ids with blanks between them.
 """
 
 
@@ -17,34 +22,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+    histories = parser.add_mutually_exclusive_group(required=True)
+    histories.add_argument("--history", nargs="+", metavar="ID_OR_TEXT", help="items of one history, oldest first")
+    histories.add_argument("--input", metavar="FILE", help="file of histories; needs --output")
     parser.add_argument(
-        "--history", required=True, nargs="+", metavar="ID_OR_TEXT", help="items of the history, oldest first"
+        "--output", metavar="FILE", help="columns user_id, rank, item_id, score as .parquet, .csv or .jsonl"
     )
     parser.add_argument("--top-k", type=int, default=10, metavar="K", help="how many items (10)")
     parser.add_argument("--include-seen", action="store_true", help="items of the history may be recommended too")
     parser.add_argument(
+        "--skip-unknown", action="store_true", help="leave ids that are not in the catalogue out, and say how many"
+    )
+    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="histories at a time (256)")
+    parser.add_argument(
         "--domain", metavar="DIR", help="rank the items of this domain folder instead of the checkpoint's catalogue"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
-
-
-def parse_entry(entry: str) -> str | dict[str, str]:
-    """`text:...` and `id:...` as the processor takes them; all else is left to it."""
-    kind, colon, value = entry.partition(":")
-    if colon and kind in ("text", "id"):
-        return {"text": value} if kind == "text" else {"item_id": value}
-    return entry
+    parser.add_argument(
+        "--index",
+        default="exact",
+        metavar="KIND",
+        help="exact (default), exact-bf16, auto, flat, ivf, hnsw or a folder",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table (one history)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
-    from ..recommender import Recommender
-
-    recommender = Recommender.from_pretrained(args.model, args.domain)
+    if (args.input is None) != (args.output is None):
+        raise ValueError("--input and --output belong together: a file of histories gives a file of recommendations.")
+    if args.top_k < 1 or args.batch_size < 1:
+        raise ValueError(f"--top-k is {args.top_k} and --batch-size {args.batch_size}; both are at least 1.")
+    if args.input is not None:
+        return run_file(args)
+    recommender = load_recommender(args.model, args.domain, args.index)
     history = [parse_entry(entry) for entry in args.history]
+    if args.skip_unknown:
+        history = known_entries(recommender, history)
     (items,) = recommender.recommend([history], args.top_k, exclude_seen=not args.include_seen)
     for rank, item in enumerate(items, start=1):
         print(
             json.dumps(item.to_dict()) if args.json else f"{rank:3}  {item.score:7.4f}  {item.item_id:16}  {item.text}"
         )
     return 0
+
+
+def run_file(args: argparse.Namespace) -> int:
+    """Recommendations for a file of histories."""
+    from ..recommender.tables import check_suffix, read_histories, write_table
+
+    check_suffix(args.output)
+    user_ids, histories = read_histories(args.input)
+    recommender = load_recommender(args.model, args.domain, args.index)
+    histories = [[parse_entry(entry) if isinstance(entry, str) else entry for entry in items] for items in histories]
+    if args.skip_unknown:
+        before = sum(map(len, histories))
+        histories = [known_entries(recommender, history) for history in histories]
+        left = [row for row, history in enumerate(histories) if history]
+        dropped, users = before - sum(map(len, histories)), len(user_ids) - len(left)
+        print(f"left out: {dropped:,} unknown ids, {users:,} users with nothing else", file=sys.stderr)
+        user_ids, histories = [user_ids[row] for row in left], [histories[row] for row in left]
+    for row, (user_id, history) in enumerate(zip(user_ids, histories, strict=True)):
+        try:
+            recommender.processor.parse_histories([history])
+        except (KeyError, ValueError) as error:
+            reason = error.args[0].replace("history 0", "the history")
+            raise ValueError(f"{args.input}, history {row + 1}, user {user_id}: {reason}") from error
+    table = recommender.recommend_dataset(
+        histories,
+        user_ids,
+        top_k=args.top_k,
+        exclude_seen=not args.include_seen,
+        batch_size=args.batch_size,
+        progress=True,
+    )
+    write_table(table, args.output)
+    print(f"{table.num_rows:,} recommendations for {len(histories):,} histories: {args.output}")
+    return 0
+
+
+def known_entries(recommender, history: list) -> list:
+    """A history without ids that are not in the catalogue."""
+    known = []
+    for entry in history:
+        try:
+            recommender.processor.parse(entry)
+        except KeyError:
+            continue
+        known.append(entry)
+    return known

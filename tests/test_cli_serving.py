@@ -1,0 +1,183 @@
+"""`unisrec recommend`, `items` and `index` on a tiny checkpoint: files in, files out, one line for bad input."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from unisrec.cli import main
+from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
+from unisrec.recommender import Recommender
+
+
+IDS = [f"i{row}" for row in range(6)] + ["7"]
+TEXTS = ["red pen", "blue pen", "red tent", "steel kettle", "wood lamp", "kids chair", "green case"]
+
+
+@pytest.fixture
+def shop(make_model, text_encoder, tokenizer, tmp_path):
+    """A checkpoint folder, text + ID."""
+    model = make_model(num_items=7, text_pooling="mean")
+    model.attach_text_encoder(text_encoder)
+    processor = UniSRecProcessor(tokenizer, ItemCatalogue(IDS, TEXTS), 10, 32)
+    Recommender(model, processor).save_pretrained(tmp_path / "shop")
+    (tmp_path / "shop" / "README.md").write_text("# The shop's card\n")
+    return tmp_path / "shop"
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def bad(capsys, *words: object) -> str:
+    """The one line on stderr of a verb that refuses."""
+    capsys.readouterr()
+    assert run(*words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+HISTORIES = {"ann": ["i1", "text:pen"], "bob": ["i2", "small wood lamp", "i0"], "cy": ["7"]}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_files_of_histories(shop, tmp_path, kind):
+    file, output = tmp_path / f"histories.{kind}", tmp_path / "new" / f"found.{kind}"
+    if kind == "parquet":
+        pl.DataFrame({"user_id": list(HISTORIES), "history": list(HISTORIES.values())}).write_parquet(file)
+    elif kind == "csv":
+        cells = [json.dumps(HISTORIES["ann"]), json.dumps(HISTORIES["bob"]), "7"]
+        pl.DataFrame({"user_id": list(HISTORIES), "history": cells}).write_csv(file)
+    else:
+        lines = [{"user_id": "ann", "history": ["i1", {"text": "pen"}]}]
+        lines += [{"user_id": "bob", "history": HISTORIES["bob"], "more": 1}, {"user_id": "cy", "history": [7]}]
+        file.write_text("\n".join(map(json.dumps, lines)))
+    assert run("recommend", "--model", shop, "--input", file, "--output", output, "--top-k", 3) == 0
+    read = {"parquet": pl.read_parquet, "csv": pl.read_csv, "jsonl": pl.read_ndjson}[kind](output)
+    histories = [["i1", {"text": "pen"}], HISTORIES["bob"], ["7"]]
+    found = iter(read.select("user_id", "rank", pl.col("item_id").cast(pl.String), "score").rows())
+    for user, items in zip(HISTORIES, Recommender.from_pretrained(shop).recommend(histories, 3), strict=True):
+        for rank, item in enumerate(items, start=1):
+            assert next(found) == (user, rank, item.item_id, pytest.approx(item.score, abs=1e-5))
+    assert next(found, None) is None
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+def test_progress_and_unknown_ids_of_a_file(shop, tmp_path, capsys):
+    file, output = tmp_path / "histories.csv", tmp_path / "found.csv"
+    file.write_text("user_id,history\nann,i1 i99 i2\nbob,i98\n")
+    assert run("recommend", "--model", shop, "--input", file, "--output", output, "--skip-unknown") == 0
+    captured = capsys.readouterr()
+    assert "left out: 2 unknown ids, 1 users with nothing else" in captured.err
+    assert "Recommending: 100%" in captured.err
+    assert captured.out == f"5 recommendations for 1 histories: {output}\n"
+    assert set(pl.read_csv(output)["user_id"]) == {"ann"}
+
+
+def test_bad_files_of_histories(shop, tmp_path, capsys):
+    file, output = tmp_path / "histories.jsonl", tmp_path / "found.parquet"
+    words = ["recommend", "--model", shop, "--input", file]
+    assert "--input and --output belong together" in bad(capsys, *words)
+    assert "expected a name that ends in .parquet, .csv, .jsonl" in bad(capsys, *words, "--output", "found.txt")
+    words += ["--output", output]
+    assert "no such file" in bad(capsys, *words)
+    for lines, message in {
+        '{"user": 1}': "user_id",
+        '{"user_id": "ann", "history": ["i1"]}\n{"user_id": "bob", "history": []}': "history 2, user bob: the history is empty",
+        '{"user_id": "ann", "history": ["i77"]}': "history 1, user ann: item id 'i77' is not in the catalogue of 7 items; nearest ids",
+        '{"user_id": "ann", "history": [["i1"]]}': "history 1, user ann: ids and texts of items are strings, not ['i1']",
+        '{"user_id": "ann", "history": null}': "line 1: the history cannot be read (expected a list, got None)",
+        '{"user_id": "ann", "history": "[i1"}': "line 1: the history cannot be read",
+    }.items():
+        file.write_text(lines + "\n")
+        assert message in bad(capsys, *words)
+    file.write_text('{"user_id": "ann", "history": ["i1"]}\n')
+    assert "--top-k is 0" in bad(capsys, *words, "--top-k", 0)
+    assert not output.exists()
+    assert run(*words, "--top-k", 1000) == 0
+    assert pl.read_parquet(output).height == 6
+
+
+def test_items_added_to_a_new_folder(shop, tmp_path, capsys):
+    before = files_of(shop)
+    file, output = tmp_path / "new.csv", tmp_path / "today"
+    file.write_text('item_id,text\nn0,"green garden lamp"\n12,blue 🖊️ refill\n')
+    assert run("items", "add", shop, "--input", file, "--output", output) == 0
+    assert capsys.readouterr().out == f"2 items added, 9 in the catalogue: {output}\n"
+    assert files_of(shop) == before
+    assert (output / "README.md").read_text() == "# The shop's card\n"
+    recommender = Recommender.from_pretrained(shop)
+    recommender.add_items({"n0": "green garden lamp", "12": "blue 🖊️ refill"})
+    again = Recommender.from_pretrained(output)
+    assert again.recommend([["n0", "i1"]]) == recommender.recommend([["n0", "i1"]])
+    assert run("items", "list", output, "--json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 9
+    assert json.loads(lines[8]) == {"item_id": "12", "text": "blue 🖊️ refill"}
+
+
+def test_items_change_in_place(shop, capsys):
+    before = files_of(shop)
+    assert run("items", "add", shop, "--item", "n0", "green garden lamp", "--item", "n1", "red brush") == 0
+    assert run("items", "remove", shop, "--id", "i0", "n1", "i3") == 0
+    after = files_of(shop)
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    assert changed == {"catalogue/items.parquet", "catalogue/item_embeddings.safetensors"}
+    processor = UniSRecProcessor.from_pretrained(shop)
+    assert processor.catalogue.item_ids == ["i1", "i2", "i4", "i5", "7", "n0"]
+    assert processor.catalogue.item_ids_of(torch.arange(6)).tolist() == [2, 3, 5, 6, 7, 0]
+    capsys.readouterr()
+    assert run("items", "list", shop) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["i1", "blue", "pen"]
+
+
+def test_bad_items_leave_everything_as_it_was(shop, tmp_path, capsys):
+    before, file = files_of(shop), tmp_path / "new.jsonl"
+    add = ["items", "add", shop, "--input", file]
+    for lines, message in {
+        '{"item_id": "n0"}': "text",
+        '{"item_id": "n0", "text": "red pen"}\n{"item_id": "n0", "text": "pen"}': "line 2: item id 'n0' comes twice",
+        '{"item_id": "n0", "text": " "}': "line 1: expected an item_id and a text, neither of them empty",
+        '{"item_id": "i2", "text": "pen"}': "item id 'i2' is in the catalogue already; remove it first",
+    }.items():
+        file.write_text(lines + "\n")
+        assert message in bad(capsys, *add)
+    assert "an id comes twice" in bad(capsys, "items", "add", shop, "--item", "n", "pen", "--item", "n", "tent")
+    assert "'i9' is not in the catalogue" in bad(capsys, "items", "remove", shop, "--id", "i0", "i9")
+    assert "is no folder here: name a new one" in bad(capsys, "items", "remove", "shop/office", "--id", "i0")
+    assert "not an empty folder" in bad(capsys, "items", "remove", shop, "--id", "i0", "--output", shop)
+    assert files_of(shop) == before
+
+
+def test_index_is_built_said_and_used(shop, tmp_path, capsys):
+    pytest.importorskip("faiss")
+    assert run("index", shop, "--output", tmp_path / "index") == 0
+    out = capsys.readouterr().out
+    assert "kind    flat (fewer than 50,000 items)" in out
+    assert "recall  1.000 of the exact top 10" in out
+    assert "memory  0.0 MB" in out
+    recommend = ["recommend", "--model", shop, "--history", "i1", "--json", "--top-k", 3]
+    assert run(*recommend) == 0
+    exact = capsys.readouterr().out
+    for index in (tmp_path / "index", "hnsw"):
+        assert run(*recommend, "--index", index) == 0
+        found = [json.loads(line)["item_id"] for line in capsys.readouterr().out.splitlines()]
+        assert found == [json.loads(line)["item_id"] for line in exact.splitlines()]
+    assert "not an empty folder" in bad(capsys, "index", shop, "--output", tmp_path / "index")
+    assert "no index there" in bad(capsys, *recommend, "--index", tmp_path / "none")
+    assert run("items", "remove", shop, "--id", "i4") == 0
+    assert "not of this checkpoint and catalogue" in bad(capsys, *recommend, "--index", tmp_path / "index")
+
+
+def test_duplicate_ids_in_a_stored_catalogue(shop, capsys):
+    items = pl.read_parquet(shop / "catalogue" / "items.parquet")
+    items.with_columns(item_id=pl.lit("i0")).write_parquet(shop / "catalogue" / "items.parquet")
+    assert "Item id 'i0' comes twice in the catalogue" in bad(capsys, "recommend", "--model", shop, "--history", "i0")

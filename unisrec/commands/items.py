@@ -1,0 +1,94 @@
+"""`unisrec items`: list, add and remove items of a checkpoint, without training."""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from ._serving import load_recommender
+
+
+EXAMPLE = """\
+example:
+  unisrec items add runs/office --input new.csv --output runs/office-today
+  unisrec items add runs/office --item new-1 "label maker tape, white on red"
+  unisrec items remove runs/office --id 77 1024
+  unisrec items list runs/office --json
+
+A file (.csv, .jsonl, .parquet) has the columns item_id and text; to remove items, item_id is enough. Without --output the
+catalogue of the folder itself is replaced, once the new one is written.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the verb."""
+    parser.epilog = EXAMPLE
+    actions = parser.add_subparsers(dest="action", metavar="list|add|remove", required=True)
+    for action, what in {
+        "list": "print ids and texts",
+        "add": "add items, known by their texts",
+        "remove": "remove items",
+    }.items():
+        command = actions.add_parser(action, help=what, description=f"{what}.", allow_abbrev=False)
+        command.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+        if action == "list":
+            command.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
+            continue
+        source = command.add_mutually_exclusive_group(required=True)
+        source.add_argument("--input", metavar="FILE", help="file of the items")
+        if action == "add":
+            source.add_argument(
+                "--item", nargs=2, action="append", metavar=("ID", "TEXT"), help="one item; repeatable"
+            )
+        else:
+            source.add_argument("--id", nargs="+", metavar="ID", help="ids of the items")
+        command.add_argument("--output", metavar="DIR", help="new folder for the whole checkpoint")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb."""
+    if args.action == "list":
+        return list_items(args)
+    from ..data.columns import to_ids
+    from ..data.domain import check_output_folder, new_folder
+    from ..data.table import load_table
+    from ..recommender.tables import read_items, replace_catalogue
+
+    if args.output is None and not Path(args.model).is_dir():
+        raise ValueError(f"{args.model} is no folder here: name a new one for the changed checkpoint by --output.")
+    if args.output is not None:
+        check_output_folder(args.output)
+    if args.action == "add":
+        given = read_items(args.input) if args.input else dict(args.item)
+        if args.item and len(given) < len(args.item):
+            raise ValueError("--item: an id comes twice, expected each once.")
+    else:
+        given = to_ids(load_table(args.input, ["item_id"])[0]["item_id"]).to_list() if args.input else args.id
+    recommender = load_recommender(args.model)
+    before = len(recommender.processor.catalogue)
+    (recommender.add_items if args.action == "add" else recommender.remove_items)(given)
+    after = len(recommender.processor.catalogue)
+    if args.output is None:
+        replace_catalogue(args.model, recommender.processor.catalogue)
+    else:
+        with new_folder(args.output) as draft:
+            recommender.save_pretrained(draft)
+            if (card := Path(args.model) / "README.md").is_file():
+                shutil.copy(card, draft)
+    done = "added" if args.action == "add" else "removed"
+    print(f"{abs(after - before):,} items {done}, {after:,} in the catalogue: {args.output or args.model}")
+    return 0
+
+
+def list_items(args: argparse.Namespace) -> int:
+    """Prints the catalogue."""
+    from ..data.hub import find_model
+    from ..modeling_unisrec import UniSRecProcessor
+
+    name, options = find_model(args.model)
+    catalogue = UniSRecProcessor.from_pretrained(name, **options).catalogue
+    if catalogue is None:
+        raise ValueError(f"{args.model}: the checkpoint has no catalogue; finetune it on a domain.")
+    for item_id, text in zip(catalogue.item_ids, catalogue.texts, strict=True):
+        print(json.dumps({"item_id": item_id, "text": text}) if args.json else f"{item_id:16}  {text}")
+    return 0
