@@ -65,7 +65,7 @@ class Users:
         spans = [(start, end) for start, end in spans if not left[domain.flat[end - 1]]]
         rows = [domain.flat[start : end - 1].tolist() for start, end in spans]
         self.histories = [[ids[row] for row in history] for history in rows]
-        self.targets = torch.tensor([domain.flat[end - 1] for _, end in spans])
+        self.targets = torch.tensor([int(domain.flat[end - 1]) for _, end in spans])
         seen = [torch.tensor(sorted(set(history))) for history in rows]
         self.seen = torch.nn.utils.rnn.pad_sequence(seen, batch_first=True, padding_value=-1)
 

@@ -100,8 +100,8 @@ class Domain:
 
     @cached_property
     def flat(self) -> np.ndarray:
-        """`int64 [num_interactions]`: item rows of all histories, one user after the other."""
-        return self.sequences["item_index"].explode().to_numpy().astype(np.int64)
+        """`int32 [num_interactions]`: item rows of all histories, one user after the other; a view of `sequences`."""
+        return self.sequences["item_index"].explode().to_numpy().view(np.int32)
 
     @cached_property
     def content_hash(self) -> str:
@@ -109,8 +109,8 @@ class Domain:
         digest = hashlib.sha256()
         for column in (self.items["item_id"], self.items["text"], self.sequences["user_id"]):
             _hash_strings(digest, column)
-        digest.update(self.offsets.astype("<i8").tobytes())
-        digest.update(self.flat.astype("<u4").tobytes())
+        digest.update(self.offsets.astype("<i8", copy=False))
+        digest.update(self.flat.astype("<i4", copy=False))
         return digest.hexdigest()
 
     @property

@@ -34,13 +34,13 @@ class Split:
     Histories and targets of one split as flat arrays.
 
     Args:
-        flat (`np.ndarray` of `int64`, shape `(num_history_items,)`):
+        flat (`np.ndarray` of `int32`, shape `(num_history_items,)`):
             Item rows of all histories, one history after the other, oldest item first.
         offsets (`np.ndarray` of `int64`, shape `(num_histories + 1,)`):
             History `n` is `flat[offsets[n] : offsets[n + 1]]`.
         users (`np.ndarray` of `int64`, shape `(num_histories,)`):
             Row of `domain.sequences` that each history belongs to.
-        targets (`np.ndarray` of `int64`, shape `(num_histories,)`, *optional*):
+        targets (`np.ndarray` of `int32`, shape `(num_histories,)`, *optional*):
             Item row to be predicted after each history; `None` where the histories are only learnt from.
     """
 
@@ -87,10 +87,13 @@ def leave_one_out(domain: Domain, split: Literal["train", "valid", "test", "all"
     kept = np.where(evaluated, lengths - HELD_OUT[split], lengths)[users]
     starts = domain.offsets[:-1][users]
     offsets = np.concatenate(([0], np.cumsum(kept)))
-    # Position p of the result lies in history n; its source is the user's start plus p's distance from the history's start.
-    positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], kept)
+    # One byte for each interaction, where a list of positions would take eight: 1 from a start on, 0 again behind the kept.
+    steps = np.zeros(len(domain.flat) + 1, dtype=np.int8)
+    steps[starts] = 1
+    steps[starts + kept] -= 1
+    inside = np.cumsum(steps[:-1], dtype=np.int8).view(bool)
     targets = domain.flat[starts + kept] if with_targets else None
-    return Split(domain.flat[positions], offsets, users, targets)
+    return Split(domain.flat[inside], offsets, users, targets)
 
 
 __all__ = ["ALL_TRAIN", "HELD_OUT", "LEAVE_ONE_OUT", "MIN_INTERACTIONS", "Split", "leave_one_out"]

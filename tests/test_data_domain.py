@@ -31,7 +31,8 @@ def make_domain(histories=HISTORIES, texts=("red mug", "blue mug", "tea pot"), u
 def test_counts_and_flat_view():
     domain = make_domain()
     assert (domain.num_users, domain.num_items, domain.num_interactions) == (3, 3, 7)
-    assert domain.flat.dtype == domain.offsets.dtype == np.int64
+    assert (domain.flat.dtype, domain.offsets.dtype) == (np.int32, np.int64)
+    assert not domain.flat.flags.owndata  # a second copy of all interactions
     rows = [domain.flat[start:end].tolist() for start, end in zip(domain.offsets, domain.offsets[1:], strict=False)]
     assert rows == HISTORIES
     assert repr(domain) == "Domain('shop', 3 users, 3 items, 7 interactions)"

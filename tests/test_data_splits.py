@@ -40,7 +40,8 @@ def test_equals_a_plain_loop(split):
         for user, start, end, target in zip(result.users, result.offsets, result.offsets[1:], targets, strict=False)
     ]
     assert found == split_by_loop(histories, split)
-    assert result.flat.dtype == result.offsets.dtype == result.users.dtype == np.int64
+    assert result.flat.dtype == np.int32
+    assert result.offsets.dtype == result.users.dtype == np.int64
 
 
 def test_hand_made_example():
@@ -55,7 +56,7 @@ def test_no_user_to_evaluate():
     result = leave_one_out(make_domain([[1], [2, 3]]), "test")
     assert len(result) == 0
     assert result.offsets.tolist() == [0]
-    assert result.targets.dtype == np.int64
+    assert result.targets.dtype == np.int32
 
 
 def test_unknown_split():
