@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -365,3 +366,29 @@ def test_three_kills_end_with_the_same_bits():
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^kills +3$", done.stdout, re.MULTILINE)
     assert re.search(r"^corrupt folders +0$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_agree_on_the_step_after_sigterm(runs):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2]
+    launch += ["--main_process_port", 0, "-m", "unisrec", "pretrain", "--domains", runs.domain, "--use_cpu", *AUTO]
+    launch += ["--model-config", "hidden_size=8", "num_experts=2", "--num_train_epochs", 60, "--disable_tqdm", "true"]
+    launch += ["--per_device_train_batch_size", 32, "--logging_steps", 1]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+
+    def start(name: str) -> subprocess.Popen:
+        command = [str(word) for word in [*launch, "--output_dir", runs.root / name]]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+    assert start("unbroken").wait(300) == 0
+    stopped = start("stopped")
+    while not runs.checkpoints("stopped") and stopped.poll() is None:
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGTERM)  # to the launcher, which hands it on
+    _, said = stopped.communicate(timeout=300)
+    (step,) = runs.checkpoints("stopped")
+    assert said.count(f"stopped by SIGTERM after step {step}. Go on from") == 1
+    assert not (runs.root / "stopped" / "config.json").exists()
+    assert start("stopped").wait(300) == 0
+    runs.assert_same(runs.root / "unbroken", "stopped")

@@ -14,7 +14,7 @@ class TrainingProgress(ProgressCallback):
 
     def __init__(self):
         super().__init__()
-        self._ranked: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
 
     def on_log(
         self,
@@ -25,11 +25,11 @@ class TrainingProgress(ProgressCallback):
         **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero and self.training_bar is not None and "loss" in logs:
-            shown = {name: f"{value:.4g}" for name, value in logs.items() if name.endswith("loss")}
+            self._shown |= {name: f"{value:.4g}" for name, value in logs.items() if name.endswith("loss")}
             if "targets_per_second" in logs:
-                shown["targets/s"] = f"{logs['targets_per_second']:,.0f}"
-            shown["memory"] = f"{logs['peak_memory_gb']:.1f} GB"
-            self.training_bar.set_postfix(self._ranked | shown, refresh=False)
+                self._shown["targets/s"] = f"{logs['targets_per_second']:,.0f}"
+            self._shown["memory"] = f"{logs['peak_memory_gb']:.1f} GB"
+            self.training_bar.set_postfix(self._shown, refresh=False)
 
     def on_evaluate(
         self,
@@ -47,7 +47,8 @@ class TrainingProgress(ProgressCallback):
             if key.endswith("ndcg@10"):
                 prefix = key.removesuffix("ndcg@10")
                 name = prefix.removeprefix("eval").strip("_")
-                self._ranked[f"{name} N@10".strip()] = f"{metrics[key]:.4f}"
+                self._shown[f"{name} N@10".strip()] = f"{value:.4f}"
+                self.training_bar.set_postfix(self._shown, refresh=False)
                 self.training_bar.write(
                     f"epoch {state.epoch:6.2f}  {name:{24 if name else 0}}N@10 {value:.4f}  R@10 {metrics[prefix + 'recall@10']:.4f}"
                 )

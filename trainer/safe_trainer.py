@@ -26,36 +26,41 @@ class TrainingInterrupted(InterruptedError):
     """A training has saved a checkpoint and left because it was asked to by SIGTERM."""
 
 
-class InterruptionCallback(TrainerCallback):
+class SavingCallback(TrainerCallback):
     """
-    Asks for a checkpoint after the step in which SIGTERM came, as machines get it that are taken away soon.
+    Asks for a checkpoint after the step in which SIGTERM came, as machines get it that are taken away soon. With several
+    processes they must agree on the step; they do where they wait for each other anyway, at log lines.
 
-    With several processes they must agree on the step. They do where they wait for each other anyway, at log lines.
+    A checkpoint of the last step of an epoch is put off until the evaluation that ends the epoch. A run that goes on from
+    one made before would leave that evaluation out, and its draw from the random state with it.
     """
 
     def __init__(self):
         self.received = False  # in this process
         self.saving = False  # agreed on, and the checkpoint is being saved
+        self._put_off = False
         self._handler = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.received = self.saving = False
+        self.received = self.saving = self._put_off = False
         if threading.current_thread() is threading.main_thread():  # Python has signals nowhere else
             self._handler = signal.signal(signal.SIGTERM, self._receive)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # The last step of an epoch is followed by its evaluation, which a checkpoint made here would leave out.
-        last_of_epoch = control.should_training_stop or state.epoch == int(state.epoch)
-        if not last_of_epoch and (args.world_size == 1 or state.global_step % max(1, int(state.logging_steps)) == 0):
+        if control.should_training_stop or state.epoch == int(state.epoch):
+            self._put_off, control.should_save = control.should_save, False
+        elif args.world_size == 1 or state.global_step % max(1, int(state.logging_steps)) == 0:
             self._save_if_received(args, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        control.should_save |= self._put_off
+        self._put_off = False
         self._save_if_received(args, control)
 
     def on_train_end(
@@ -100,8 +105,8 @@ class SafeTrainer(HubTrainer):
         super().__init__(*args, **kwargs)
         self._drafting = False
         self._had_stopped = False  # the run that is resumed was at its end already
-        self._interruption = InterruptionCallback()
-        self.add_callback(self._interruption)
+        self._saving = SavingCallback()
+        self.add_callback(self._saving)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
         if self.args.should_save:
@@ -124,7 +129,7 @@ class SafeTrainer(HubTrainer):
                 f"try fewer --dataloader_num_workers. {self._how_to_go_on()}"
             ) from error
         finally:
-            self._interruption.restore_handler()
+            self._saving.restore_handler()
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
                     callback.training_bar.close()
@@ -182,7 +187,7 @@ class SafeTrainer(HubTrainer):
             self._push_from_checkpoint(str(checkpoint))
         if self.args.should_save:
             delete_checkpoints(folder, self.args.save_total_limit, {checkpoint, *self._best_checkpoint()})
-        if self._interruption.saving:
+        if self._saving.saving:
             self.callback_handler.on_train_end(self.args, self.state, self.control)  # closes bars and logs
             self._finish_current_push()
             raise TrainingInterrupted(
@@ -243,4 +248,4 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-__all__ = ["InterruptionCallback", "SafeTrainer", "TrainingInterrupted", "outlive_sigterm"]
+__all__ = ["SavingCallback", "SafeTrainer", "TrainingInterrupted", "outlive_sigterm"]

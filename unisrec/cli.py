@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except InterruptedError as error:  # a training has saved a checkpoint on SIGTERM
-        print(f"unisrec {args.verb}: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"unisrec {args.verb}: {error}", file=sys.stderr)
         return 143
     except (ValueError, KeyError, OSError) as error:
         if os.environ.get("UNISREC_DEBUG"):
