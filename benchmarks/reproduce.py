@@ -79,9 +79,9 @@ def transfer(row: Mapping[str, Any], seed: int, domain_dir: Path, pretrained: st
 
 
 def cell(values: list[float]) -> str:
-    """Mean, and half the width of the spread over seeds where there are several."""
+    """Mean, and the standard deviation over seeds (with n - 1) where there are several."""
     mean = f"{np.mean(values):.4f}".lstrip("0")
-    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.4f}".replace(" 0.", " .")
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.4f}".replace(" 0.", " .")
 
 
 def difference(values: list[float], reported: float | None) -> str:
@@ -144,7 +144,7 @@ def report(grid: Mapping[str, Any], domain: Domain, found: Mapping[str, list[dic
         grid.get("note", "").strip(),
         f"Domain `{domain.name}`, content hash `{domain.content_hash[:12]}`: {domain.num_users:,} users, "
         f"{domain.num_items:,} items, {domain.num_interactions:,} interactions. Leave-one-out, test split, {len(test):,} "
-        "users, full ranking, ties at their mean position. Mean over seeds ± half of the spread.",
+        "users, full ranking, ties at their mean position. Mean ± standard deviation over seeds.",
     ]
     for protocol, suffix in PROTOCOLS.items():
         parts += [f"## {protocol.capitalize()}", table(grid["rows"], found, suffix)]
