@@ -248,4 +248,4 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-__all__ = ["SavingCallback", "SafeTrainer", "TrainingInterrupted", "outlive_sigterm"]
+__all__ = ["SafeTrainer", "SavingCallback", "TrainingInterrupted", "outlive_sigterm"]
