@@ -131,11 +131,12 @@ def build_domain(
     item_ids, item_index = _number(kept["item_id"])
     used = item_ids.to_frame().join(catalogue, on="item_id", how="left", maintain_order="left")
     item_steps.append(count_step("no interaction left", catalogue.height, used.height))
-    # A stable sort, and much faster than sorting the frame by its strings.
-    order = np.lexsort((kept["time"].to_numpy(), _number(kept["user_id"])[1].to_numpy()))
-    sequences = (
-        kept.select("user_id", item_index=item_index)[order].group_by("user_id", maintain_order=True).agg("item_index")
-    )
+    # A stable sort, and much faster than sorting the frame by its strings; histories are grouped by number, too.
+    user_ids, user_index = _number(kept["user_id"])
+    order = np.lexsort((kept["time"].to_numpy(), user_index.to_numpy()))
+    numbers = pl.DataFrame({"user": user_index, "item_index": item_index})[order]
+    histories = numbers.group_by("user", maintain_order=True).agg("item_index")
+    sequences = pl.DataFrame({"user_id": user_ids, "item_index": histories["item_index"]})
     filters = {"user_k": user_k, "item_k": item_k, "missing_text": missing_text}
     info = {"source": source, "filters": filters, **info, "steps": steps, "item_steps": item_steps}
     return Domain(name, used, sequences, info)
