@@ -1,0 +1,103 @@
+"""What pre-training is worth when a shop has few users: text only, from scratch and pre-trained, on shares of the training users.
+
+    python benchmarks/few_shot.py --domain domains/office --pretrained runs/pretrained --output runs/few-shot \
+        --report few_shot.md --seeds 1 2 3
+
+A share of the users is drawn for each seed; training and early stopping know nobody else. The catalogue is the whole one, and
+the test items of all users are ranked in it. Batches shrink with the share, so that an epoch has as many steps. Runs that are
+finished are read, not run again.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import unisrec
+from unisrec.data import Domain
+from unisrec.trainer import UniSRecFinetuneArguments, UniSRecTrainingArguments, evaluate, finetune
+
+
+STARTS = {"from scratch": True, "pre-trained": False}
+METRICS = ("recall@10", "ndcg@10", "recall@10_seen_masked", "ndcg@10_seen_masked")
+FULL_BATCH, LEAST_BATCH = 512, 64
+
+
+def with_share(domain: Domain, share: float, seed: int) -> Domain:
+    """The domain with a share of its users, in their order, and its whole catalogue."""
+    rng = np.random.default_rng(seed)
+    users = np.sort(rng.choice(domain.num_users, max(1, round(share * domain.num_users)), replace=False))
+    info = {**domain.info, "share_of_users": share, "share_seed": seed}
+    return Domain(f"{domain.name}-share", domain.items, domain.sequences[users], info)
+
+
+def run(options: argparse.Namespace, domain: Domain, share: float, seed: int, start: str) -> dict[str, float]:
+    """Test metrics of all users after training on a share of them."""
+    folder = options.output / f"{share:g}-seed-{seed}"
+    checkpoint = folder / start.replace(" ", "-")
+    results = checkpoint / "few_shot.json"
+    if not results.is_file():
+        if not (folder / "domain").is_dir():
+            with_share(domain, share, seed).save_to_disk(folder / "domain")
+        arguments = UniSRecFinetuneArguments(
+            str(checkpoint),
+            seed=seed,
+            per_device_train_batch_size=max(LEAST_BATCH, round(share * FULL_BATCH)),
+            disable_tqdm=True,
+        )
+        finetune(options.pretrained, folder / "domain", "inductive", arguments, from_scratch=STARTS[start])
+        results.write_text(json.dumps(test_metrics(str(checkpoint), options.domain)), encoding="utf-8")
+    return json.loads(results.read_text(encoding="utf-8"))
+
+
+def test_metrics(checkpoint: str, domain_dir: Path) -> dict[str, float]:
+    """Metrics of a checkpoint on the test items of all users."""
+    arguments = UniSRecTrainingArguments(str(domain_dir), eval_strategy="no", save_strategy="no", disable_tqdm=True)
+    return evaluate(checkpoint, domain_dir, "test", arguments)
+
+
+def cells(runs: list[dict[str, float]]) -> str:
+    """Means, with the standard deviation over seeds where there are several."""
+    parts = []
+    for metric in METRICS:
+        values = [run[metric] for run in runs]
+        spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+        parts.append(f"{np.mean(values):.4f}{spread}".replace("0.", "."))
+    return " | ".join(parts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--domain", type=Path, required=True, help="domain folder")
+    parser.add_argument("--pretrained", required=True, help="pre-trained checkpoint with its text encoder")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--report", type=Path, required=True, help="Markdown file")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="of the users (0.1 0.3 1)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one draw and two runs for each (1)")
+    options = parser.parse_args()
+    unisrec.register()
+    domain = Domain.load_from_disk(options.domain)
+    lines = [
+        "| users trained on | | R@10 kept | N@10 kept | R@10 masked | N@10 masked | gain in N@10, kept |",
+        "|---:|---|---:|---:|---:|---:|---:|",
+        f"| 0 | zero-shot | {cells([test_metrics(options.pretrained, options.domain)])} | |",
+    ]
+    for share in options.shares:
+        of_start = {start: [] for start in STARTS}
+        for seed in options.seeds:
+            for start, runs in of_start.items():
+                runs.append(run(options, domain, share, seed, start))
+                print(f"{share:5.0%}  seed {seed}  {start:12}  N@10 {runs[-1]['ndcg@10']:.4f}", flush=True)
+        scratch, pretrained = (np.mean([run["ndcg@10"] for run in of_start[start]]) for start in STARTS)
+        for start, runs in of_start.items():
+            gain = f"{pretrained / scratch - 1:+.0%}" if start == "pre-trained" else ""
+            lines.append(f"| {share * domain.num_users:,.0f} | {start} | {cells(runs)} | {gain} |")
+    options.report.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
