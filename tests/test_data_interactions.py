@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from unisrec.data import build_domain
-from unisrec.data.interactions import k_core
+from unisrec.data.interactions import _stable_order, k_core
 
 
 def make_rows(rows):
@@ -38,6 +38,12 @@ def k_core_by_dicts(rows, user_k, item_k):
         rows = kept
 
 
+def k_core_of(rows, user_k, item_k):
+    users, items = (rows[column].rank("dense").to_numpy() - 1 for column in ("user_id", "item_id"))
+    kept, rounds = k_core(users, items, user_k, item_k)
+    return rows[kept], rounds
+
+
 def build(rows, items, **kwargs):
     return build_domain(rows, items, **{"name": "test", "source": "test", "user_k": 1, "item_k": 1, **kwargs})
 
@@ -54,7 +60,7 @@ def dropped(domain, key="steps"):
 @pytest.mark.parametrize(("user_k", "item_k"), [(5, 5), (3, 1), (0, 4), (1, 1), (0, 0)])
 def test_k_core_equals_dict_version(user_k, item_k):
     rows = random_rows()
-    kept, rounds = k_core(rows, user_k, item_k)
+    kept, rounds = k_core_of(rows, user_k, item_k)
     assert kept.rows() == k_core_by_dicts(rows.rows(), user_k, item_k)
     assert rounds == sorted(rounds, reverse=True)
     if max(user_k, item_k) <= 1:
@@ -66,14 +72,29 @@ def test_k_core_equals_dict_version(user_k, item_k):
 def test_k_core_needs_several_rounds():
     # A chain: every removal takes the next user or item below 2.
     rows = make_rows([(f"u{n}", f"i{n + step}", 0) for n in range(6) for step in (0, 1)])
-    kept, rounds = k_core(rows, 2, 2)
+    kept, rounds = k_core_of(rows, 2, 2)
     assert kept.is_empty()
     assert rounds == [10, 8, 6, 4, 2, 0]
 
 
 def test_k_core_refuses_negative():
     with pytest.raises(ValueError, match=r"user_k \(-1\) and item_k \(5\) must not be negative"):
-        k_core(random_rows(10), -1, 5)
+        k_core_of(random_rows(10), -1, 5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(0).integers(-50, 50, 1000),
+        np.random.default_rng(1).integers(0, 9, 1000).astype(np.uint32),
+        np.random.default_rng(2).choice(np.array([-(2**62), 0, 2**62]), 1000),  # no room for the place
+        np.random.default_rng(3).integers(0, 9, 1000) / 2,
+        np.array([], dtype=np.int64),
+    ],
+    ids=["negative", "unsigned", "wide", "float", "empty"],
+)
+def test_stable_order(values):
+    assert _stable_order(values).tolist() == np.argsort(values, kind="stable").tolist()
 
 
 def test_order_within_users_is_time_order_and_ties_keep_file_order():
