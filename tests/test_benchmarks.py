@@ -1,4 +1,4 @@
-"""The grid runner on tiny data: rows, a second start that trains nothing, a bad grid."""
+"""The runners of grids and of few-shot curves on tiny data: rows, a second start that trains nothing, a bad grid."""
 
 import os
 import subprocess
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from unisrec.data import Domain
 from unisrec.trainer import UniSRecPretrainArguments, pretrain
 
 
-REPRODUCE = Path(__file__).parents[1] / "benchmarks" / "reproduce.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 GRID = """\
 title: Toys
 seeds: [1, 2]
@@ -28,19 +29,30 @@ rows:
 
 
 @pytest.fixture
-def run(make_domain, text_encoder_dir, training_options, tmp_path):
+def start(make_domain, text_encoder_dir, training_options, tmp_path):
+    """Starts a script of benchmarks/ beside a domain and a checkpoint that was pre-trained on it."""
     make_domain("toys", num_users=30, num_items=25).save_to_disk(tmp_path / "toys")
     arguments = UniSRecPretrainArguments(
         str(tmp_path / "pretrained"), num_train_epochs=1, item_drop_probability=1.0, **training_options
     )
-    pretrain([tmp_path / "toys"], str(text_encoder_dir), arguments, "mean", {"hidden_size": 8, "num_experts": 2})
+    # With dropout, all eight numbers of a state may be gone, and the gradient of its normalisation is infinite.
+    settings = {"hidden_size": 8, "num_experts": 2, "hidden_dropout": 0.0}
+    pretrain([tmp_path / "toys"], str(text_encoder_dir), arguments, "mean", settings)
 
-    def run(grid: str) -> subprocess.CompletedProcess:
-        (tmp_path / "grid.yaml").write_text(grid)
-        command = [sys.executable, REPRODUCE, "grid.yaml", "--domain", "toys", "--pretrained", "pretrained"]
+    def start(script: str, *options: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, BENCHMARKS / script, *options, "--domain", "toys", "--pretrained", "pretrained"]
         command += ["--output", "runs", "--report", "report.md"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+
+    return start
+
+
+@pytest.fixture
+def run(start, tmp_path):
+    def run(grid: str) -> subprocess.CompletedProcess:
+        (tmp_path / "grid.yaml").write_text(grid)
+        return start("reproduce.py", "grid.yaml")
 
     return run
 
@@ -61,3 +73,23 @@ def test_grid_is_run_once_and_reported(run, tmp_path):
     done = run(GRID.replace("text-neighbours", "oracle"))
     assert done.returncode == 2
     assert "baseline 'oracle': expected random, popularity, text-neighbours or zero-shot." in done.stderr
+
+
+def test_few_shot_trains_on_a_share_of_the_users_and_ranks_all(start, tmp_path):
+    done = start("few_shot.py", "--shares", "0.4", "1", "--seeds", "1", "2")
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "report.md").read_text()
+    assert report.count("| 12 | ") == report.count("| 30 | ") == 2
+    assert report.count("from scratch") == report.count("pre-trained") == 2
+    few = [Domain.load_from_disk(tmp_path / "runs" / f"0.4-seed-{seed}" / "domain") for seed in (1, 2)]
+    whole = Domain.load_from_disk(tmp_path / "toys")
+    assert [domain.num_users for domain in few] == [12, 12]
+    assert few[0].items.equals(whole.items)
+    assert few[0].sequences["user_id"].to_list() != few[1].sequences["user_id"].to_list()
+    assert few[0].sequences.join(whole.sequences, on="user_id").height == 12
+    # Nothing is trained a second time.
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/*/few_shot.json")}
+    assert len(times) == 8
+    assert start("few_shot.py", "--shares", "0.4", "1", "--seeds", "1", "2").returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert (tmp_path / "report.md").read_text() == report

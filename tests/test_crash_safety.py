@@ -322,6 +322,20 @@ def test_loss_that_is_no_number_keeps_the_checkpoint_before(runs, capsys):
         assert all(torch.isfinite(weight).all() for weight in weights.values())
 
 
+def test_weights_that_are_no_numbers_are_not_saved_without_checkpoints_either(runs, capsys):
+    class SpoilLastStep(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step == state.max_steps:
+                with torch.no_grad():
+                    next(model.parameters()).fill_(float("inf"))
+
+    quiet = ("--save_strategy", "no", "--eval_strategy", "no", "--load_best_model_at_end", "false")
+    assert runs("spoilt", *quiet, fault=SpoilLastStep()) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unisrec")]
+    assert "a weight is not finite" in line
+    assert not (runs.root / "spoilt" / "model.safetensors").exists()
+
+
 def test_full_disk_is_one_line_and_the_next_start_goes_on(runs, capsys):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     fill = Fault(runs.an_epoch, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard)))

@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,10 @@ class SafeTrainer(HubTrainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the parent's; a process killed in it leaves nothing that loads, or everything."""
+        """As the parent's; a process killed in it leaves nothing that loads, or everything, and raises `ValueError` where a
+        trained weight is not finite."""
+        if not self._drafting:  # the last steps of a run without checkpoints are checked nowhere else
+            self._check_finite(weight for weight in self.model.parameters() if weight.requires_grad)
         own = output_dir in (None, self.args.output_dir)
         if self._drafting or (own and self.args.push_to_hub and not _internal_call):
             super().save_model(output_dir, _internal_call)  # the push saves
@@ -225,9 +228,11 @@ class SafeTrainer(HubTrainer):
 
     def _check_weights(self, model: nn.Module) -> None:
         """A checkpoint of weights that are no numbers would take the place of a good one."""
-        sound = [torch.isfinite(self._tr_loss).all()]
-        sound += [torch.isfinite(weight).all() for weight in model.parameters() if weight.requires_grad]
-        if not torch.stack([flag.to(self.args.device) for flag in sound]).all():
+        self._check_finite([self._tr_loss, *(weight for weight in model.parameters() if weight.requires_grad)])
+
+    def _check_finite(self, tensors: Iterable[torch.Tensor]) -> None:
+        flags = [torch.isfinite(tensor).all().to(self.args.device) for tensor in tensors]
+        if flags and not torch.stack(flags).all():
             self._refuse("the loss or a weight is not finite")
 
     def _refuse(self, what: str) -> None:
