@@ -66,7 +66,7 @@ def root(tmp_path_factory, make_domain, text_encoder_dir, options):
 
 @pytest.fixture
 def make_trainer(make_model, make_domain, options, tmp_path):
-    """Makes trainers as one does without the recipes: no domain, no processor."""
+    """Makes trainers as one does without the one-call functions: no domain, no processor."""
 
     def make(card_data: UniSRecModelCardData | None = None, name: str = "run", **arguments) -> UniSRecFinetuneTrainer:
         domain = make_domain()

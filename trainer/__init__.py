@@ -10,14 +10,16 @@ from .data_collator import (
 )
 from .datasets import RankingDataset, TargetBatchSampler, WindowDataset
 from .distributed import RowGatherer
+from .evaluation import evaluate
 from .finetune_trainer import UniSRecFinetuneTrainer
 from .losses import catalogue_loss, contrastive_loss, sampled_softmax_loss
 from .metrics import ranking_metrics, ranks_of_targets, target_ranks
 from .model_card import UniSRecModelCardData
 from .negatives import NegativeSampler
 from .pretrain_trainer import UniSRecPretrainTrainer
-from .recipes import evaluate, finetune, pretrain
+from .pretraining import pretrain
 from .training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
+from .transfer import finetune, finetune_trainer
 
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "contrastive_loss",
     "evaluate",
     "finetune",
+    "finetune_trainer",
     "pretrain",
     "ranking_metrics",
     "ranks_of_targets",

@@ -1,4 +1,4 @@
-"""Checkpoint folders of the recipes: where a run may write, what it loads."""
+"""Checkpoint folders of the main job: where a run may write, what it loads."""
 
 import os
 from collections.abc import Mapping

@@ -43,7 +43,7 @@ class UniSRecModelCardData:
     r"""
     What a model card tells beside what model and arguments say themselves. What is not known stays out of the card.
 
-    > Given by the recipes or the user
+    > Given by the calls of the main job or the user
 
     Args:
         domains (`Sequence[Domain]`, *optional*): What the model was trained on.

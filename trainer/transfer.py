@@ -1,0 +1,166 @@
+"""Transfer to one domain in one call: domain folder and checkpoint in, adapted checkpoint and test metrics out."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import set_seed
+
+from ..data import Domain, leave_one_out
+from ..data.hub import find_model
+from ..modeling_unisrec import ItemCatalogue
+from .checkpoints import check_output_dir, domain_features, load_checkpoint, untrained_model
+from .data_collator import TextFinetuneCollator
+from .datasets import RankingDataset, WindowDataset
+from .finetune_trainer import UniSRecFinetuneTrainer
+from .lora import add_lora, parse_lora_parts
+from .model_card import UniSRecModelCardData
+from .run_results import load_run_results, run_facts
+from .training_args import UniSRecFinetuneArguments
+
+
+def finetune_trainer(
+    model: str | os.PathLike,
+    domain_dir: str | os.PathLike,
+    setting: Literal["inductive", "transductive"],
+    args: UniSRecFinetuneArguments,
+    text_encoder: str | None = None,
+    from_scratch: bool = False,
+    compare_with: str | os.PathLike | None = None,
+    model_config: Mapping[str, Any] | None = None,
+) -> UniSRecFinetuneTrainer:
+    r"""
+    The trainer of [`finetune`] before its first step, for a training of one's own: with other callbacks, or one whose test
+    split stays unseen.
+
+    Args:
+        As of [`finetune`].
+
+    Returns:
+        [`UniSRecFinetuneTrainer`]: With model, data and validation split; nothing is trained yet, and
+            nothing written but the text vectors beside the domain.
+
+    Raises:
+        ValueError: If the setting is neither of the two, a text encoder has another width than the checkpoint, or the
+            run to compare with was on another domain.
+        OSError: If the output folder is not empty, or one of the inputs is not there.
+    """
+    if setting not in ("inductive", "transductive"):
+        raise ValueError(f"the setting is {setting!r}, expected 'inductive' or 'transductive'.")
+    if from_scratch and args.lora is not None:
+        raise ValueError("--lora adapts trained weights and --from-scratch has none: leave one of them out.")
+    if text_encoder is not None and args.lora is not None:
+        raise ValueError(
+            "--lora names the checkpoint as its base, and that has no text encoder: save it with one first."
+        )
+    if model_config and not from_scratch:
+        raise ValueError("--model-config changes what the weights were trained for: add --from-scratch.")
+    check_output_dir(args)
+    domain = Domain.load_from_disk(domain_dir)
+    card_data = UniSRecModelCardData(
+        [domain],
+        text_encoder,
+        base_model=None if from_scratch else str(model),
+        from_scratch=from_scratch,
+        compared=None if compare_with is None else load_run_results(compare_with, domain),
+    )
+    set_seed(args.seed)
+    base = None if args.lora is None else find_model(model)[1].get("revision")
+    model, processor = load_checkpoint(model, text_encoder)
+    texts = domain.items["text"].to_list()
+    processor.catalogue = ItemCatalogue(domain.items["item_id"].to_list(), texts)
+    encoder, text_embeds, catalogue, collator = None, None, texts, TextFinetuneCollator(texts, processor.tokenize)
+    if args.trains_on_texts and model.text_encoder is None:
+        raise ValueError("the checkpoint has no text encoder to train; name the one it knows by --text-encoder.")
+    if not args.trains_on_texts:
+        catalogue = text_embeds = domain_features(
+            domain_dir, domain, model.text_encoder, processor.tokenizer, model.config, args
+        )
+        processor.catalogue.item_embeddings = torch.from_numpy(np.array(text_embeds))
+        encoder, collator = model.detach_text_encoder(), None
+    num_items = domain.num_items if setting == "transductive" else None
+    if from_scratch:
+        model = untrained_model(model, num_items, model_config or {})
+        encoder = encoder if model.config.item_text else None
+        args.freeze_sequence_encoder = False
+    else:
+        model.reset_item_embedding(num_items)
+    if args.lora is not None:
+        model = add_lora(model, parse_lora_parts(args.lora), args.lora_rank, None if base is None else base.resolved)
+    elif args.train_text_encoder:
+        model.text_encoder.requires_grad_(True)
+    return UniSRecFinetuneTrainer(
+        model,
+        args,
+        text_encoder=encoder,
+        processing_class=processor,
+        data_collator=collator,
+        train_dataset=WindowDataset(
+            [leave_one_out(domain, "train")],
+            [domain.num_items],
+            model.config.max_position_embeddings,
+            args.prefix_rows,
+        ),
+        eval_dataset=RankingDataset(leave_one_out(domain, "valid"), catalogue),
+        text_embeds=text_embeds,
+        card_data=card_data,
+    )
+
+
+def finetune(
+    model: str | os.PathLike,
+    domain_dir: str | os.PathLike,
+    setting: Literal["inductive", "transductive"],
+    args: UniSRecFinetuneArguments,
+    text_encoder: str | None = None,
+    from_scratch: bool = False,
+    compare_with: str | os.PathLike | None = None,
+    model_config: Mapping[str, Any] | None = None,
+) -> tuple[UniSRecFinetuneTrainer, dict[str, float]]:
+    r"""
+    Transfer of a checkpoint to a domain; the adapted checkpoint, with its catalogue, is left in `args.output_dir`.
+
+    Args:
+        model (`str` or `os.PathLike`): Folder or Hub id of a checkpoint.
+        domain_dir (`str` or `os.PathLike`): Domain folder.
+        setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
+        args ([`UniSRecFinetuneArguments`]): Arguments.
+        text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
+        from_scratch (`bool`, *optional*, defaults to `False`):
+            Take only the settings of the checkpoint and train new weights, all of them: the row to compare with.
+        compare_with (`str` or `os.PathLike`, *optional*):
+            Output folder of another run on the same domain, whose test metrics the model card shows beside these.
+        model_config (`Mapping`, *optional*):
+            Fields of [`UniSRecConfig`] that differ from the checkpoint's, from scratch only; `item_text=False` with
+            `similarity="dot"` is SASRec.
+
+    Returns:
+        `tuple`: The trainer after training, with the best model, and its metrics on the test split (`ndcg@10`, ...).
+
+    Raises:
+        ValueError: If the setting is neither of the two, a text encoder has another width than the checkpoint, or the
+            run to compare with was on another domain.
+        OSError: If the output folder is not empty, or one of the inputs is not there.
+    """
+    trainer = finetune_trainer(
+        model, domain_dir, setting, args, text_encoder, from_scratch, compare_with, model_config
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_state()
+    (domain,) = trainer.card_data.domains
+    users = RankingDataset(leave_one_out(domain, "test"), trainer.eval_dataset.catalogue)
+    measured = trainer.predict(users).metrics
+    facts = run_facts(domain, setting, from_scratch, args.seed)
+    trainer.save_metrics("test", measured | facts, combined=False)
+    metrics = {name.removeprefix("test_"): value for name, value in measured.items() if "@" in name}
+    trainer.card_data.test_metrics, trainer.card_data.num_test_users = metrics, len(users)
+    if args.trains_on_texts:
+        catalogue = trainer.processing_class.catalogue
+        catalogue.item_embeddings = torch.from_numpy(trainer.encode_catalogue(users.catalogue))
+    trainer.save_model()
+    return trainer, metrics
+
+
+__all__ = ["finetune", "finetune_trainer"]
