@@ -1,10 +1,14 @@
-"""The runners of grids and of few-shot curves on tiny data: rows, a second start that trains nothing, a bad grid."""
+"""The runners of grids, trials and few-shot curves on tiny data: rows, a second start that trains nothing, bad files."""
 
+import dataclasses
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from unisrec.data import Domain
@@ -93,3 +97,48 @@ def test_few_shot_trains_on_a_share_of_the_users_and_ranks_all(start, tmp_path):
     assert start("few_shot.py", "--shares", "0.4", "1", "--seeds", "1", "2").returncode == 0
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert (tmp_path / "report.md").read_text() == report
+
+
+TRIALS = """\
+title: Toys, trials
+seeds: [1, 2]
+base:
+  setting: transductive
+  from_scratch: true
+  arguments: {num_train_epochs: 2, use_cpu: true, disable_tqdm: true}
+trials:
+  dot: {model_config: {similarity: dot}}
+"""
+
+
+def test_trials_are_logged_once_and_never_see_the_test_split(start, tmp_path):
+    def trials(text: str) -> list[dict]:
+        (tmp_path / "trials.yaml").write_text(text)
+        done = start("tune.py", "trials.yaml")
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in (tmp_path / "runs" / "trials.jsonl").read_text().splitlines()]
+
+    lines = trials(TRIALS)
+    assert [(line["name"], line["seed"]) for line in lines] == [("base", 1), ("base", 2), ("dot", 1), ("dot", 2)]
+    assert all(len(line["epochs"]) == 2 for line in lines)
+    assert "| dot | 2 |" in (tmp_path / "report.md").read_text()
+    assert not (tmp_path / "runs" / "run").exists()
+    # What differs is run, and nothing else.
+    assert trials(TRIALS.replace("similarity: dot", "temperature: 0.1"))[:-2] == lines
+
+    # With other test items it is the same domain to the trials: all anew, and to the same numbers.
+    domain = Domain.load_from_disk(tmp_path / "toys")
+    histories = [
+        [*items[:-1], (items[-1] + 7) % domain.num_items] for items in domain.sequences["item_index"].to_list()
+    ]
+    sequences = domain.sequences.with_columns(item_index=pl.Series(histories, dtype=pl.List(pl.UInt32)))
+    shutil.rmtree(tmp_path / "toys")
+    dataclasses.replace(domain, sequences=sequences).save_to_disk(tmp_path / "toys")
+    (tmp_path / "runs" / "trials.jsonl").unlink()
+    again = trials(TRIALS)
+    assert [line["epochs"] for line in again] == [line["epochs"] for line in lines]
+
+    (tmp_path / "trials.yaml").write_text("title: nothing to try")
+    done = start("tune.py", "trials.yaml")
+    assert done.returncode == 2
+    assert "tune: error: trials.yaml lacks base, seeds, trials" in done.stderr
