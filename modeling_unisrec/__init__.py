@@ -1,7 +1,13 @@
 """The model, the processor and the pipeline: what a checkpoint needs to run."""
 
 from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, pool_tokens
-from .pipeline_unisrec import SequentialRecommendationPipeline, best_columns, encode_catalogue, rank_items
+from .pipeline_unisrec import (
+    SequentialRecommendationPipeline,
+    best_columns,
+    encode_catalogue,
+    encode_items,
+    rank_items,
+)
 from .processing_unisrec import ItemCatalogue, UniSRecProcessor
 
 
@@ -14,6 +20,7 @@ __all__ = [
     "UniSRecProcessor",
     "best_columns",
     "encode_catalogue",
+    "encode_items",
     "pool_tokens",
     "rank_items",
 ]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..data.text_features import encode_texts, text_max_length
-from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, encode_catalogue
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, encode_catalogue, encode_items
 
 
 class VectorEncoder:
@@ -44,11 +44,9 @@ class VectorEncoder:
             )
         return torch.from_numpy(vectors)
 
-    @torch.inference_mode()
     def items(self, text_vectors: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
         """Item vectors `(num_items, hidden_size)` of text vectors and rows of the ID embedding."""
-        device = self.model.device
-        return self._searchable(self.model.get_item_features(text_vectors.to(device), item_ids=item_ids.to(device)))
+        return self._searchable(encode_items(self.model, text_vectors, item_ids))
 
     def catalogue(self, catalogue: ItemCatalogue) -> torch.Tensor:
         """Item vectors `(num_items, hidden_size)` of a catalogue that has text vectors."""

@@ -9,7 +9,13 @@ import pytest
 import torch
 from transformers import pipeline
 
-from unisrec.modeling_unisrec import ItemCatalogue, SequentialRecommendationPipeline, UniSRecProcessor, rank_items
+from unisrec.modeling_unisrec import (
+    ItemCatalogue,
+    SequentialRecommendationPipeline,
+    UniSRecProcessor,
+    encode_items,
+    rank_items,
+)
 
 
 TEXTS = ["red pen", "blue pen", "steel kettle", "garden lamp", "travel case", "kids chair"]
@@ -32,6 +38,17 @@ def folder(tmp_path, make_model, text_encoder, tokenizer):
 @pytest.fixture
 def recommend(folder):
     return pipeline("sequential-recommendation", model=str(folder))
+
+
+@pytest.mark.parametrize("num_items", [0, 1, 6, 7])
+def test_items_are_encoded_a_few_at_a_time(make_model, num_items):
+    model = make_model(num_items=7).eval()
+    texts, ids = torch.randn(num_items, model.config.text_embedding_size), torch.arange(num_items, 0, -1)
+    with torch.no_grad():
+        whole = model.get_item_features(texts, item_ids=ids)
+    parts = encode_items(model, texts, ids, rows_at_a_time=3)
+    assert parts.shape == (num_items, model.config.hidden_size)
+    torch.testing.assert_close(parts, whole)
 
 
 def _by_hand(recommend, history: list[int], hidden: set[int] = frozenset()) -> list[tuple[str, float]]:

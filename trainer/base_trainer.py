@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from transformers.utils import logging
 
 from ..data.text_features import encode_texts
+from ..modeling_unisrec import encode_items
 from .data_collator import RankingCollator
 from .datasets import RankingDataset, TargetBatchSampler, catalogue_tensors
 from .distributed import whole_weights
@@ -165,7 +166,7 @@ class UniSRecTrainer(SafeTrainer):
             if not isinstance(catalogue, np.ndarray):
                 catalogue = self.encode_catalogue(catalogue)
             with torch.inference_mode(), self.compute_loss_context_manager():
-                self._item_embeds = model.get_item_features(**catalogue_tensors(catalogue, self.args.device))
+                self._item_embeds = encode_items(model, **catalogue_tensors(catalogue, torch.device("cpu")))
                 cosine = model.config.similarity == "cosine"
                 self._candidates = F.normalize(self._item_embeds, dim=-1) if cosine else self._item_embeds
         try:
