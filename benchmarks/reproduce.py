@@ -3,7 +3,8 @@
     python benchmarks/reproduce.py benchmarks/office.yaml --domain domains/office --pretrained runs/pretrained \
         --output runs/office-grid --report docs/office.md
 
-A grid file names rows; a row is a baseline without a model, or a transfer with the arguments of `unisrec finetune`.
+A grid file names rows; a row is a baseline without a model, or a transfer with the arguments of `unisrec finetune`; its `model`
+may be that of another row, with `{seed}` for the seed.
 Every transfer runs once for each seed. Runs that are finished are read, not run again, so the command can be stopped and
 started; what a stopped run has left is cleared away. Exit status 2 for a bad grid.
 """
@@ -64,7 +65,7 @@ def transfer(row: Mapping[str, Any], seed: int, domain_dir: Path, pretrained: st
         arguments = yaml.safe_load((CONFIGS / f"{row['config']}-finetune.yaml").read_text()) | arguments
     start = time.perf_counter()
     trainer, metrics = finetune(
-        row.get("model", pretrained),
+        row.get("model", pretrained).format(seed=seed),
         domain_dir,
         row["setting"],
         UniSRecFinetuneArguments(str(folder), seed=seed, **arguments),

@@ -29,6 +29,10 @@ rows:
     model_config: {item_text: false, similarity: dot}
     arguments: {num_train_epochs: 1, use_cpu: true, disable_tqdm: true}
     reported: {recall@10: 0.5, ndcg@10: 0.25}
+  SASRec, further:
+    setting: transductive
+    model: runs/sasrec-{seed}
+    arguments: {num_train_epochs: 1, use_cpu: true, disable_tqdm: true}
 """
 
 
@@ -68,8 +72,9 @@ def test_grid_is_run_once_and_reported(run, tmp_path):
     assert report.count("\n| SASRec | 2 |") == 2
     assert "| .5000 / .2500 |" in report
     assert (tmp_path / "report.png").stat().st_size > 5000
+    assert report.count("\n| SASRec, further | 2 |") == 2
     results = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("sasrec-*/grid.json")}
-    assert len(results) == 2
+    assert len(results) == 4
     assert run(GRID).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in results} == results
     assert (tmp_path / "report.md").read_text() == report
