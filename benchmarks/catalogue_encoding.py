@@ -31,9 +31,9 @@ def gradients(num_items: int, path: str) -> Callable[[], None]:
     workload = Workload(num_items=num_items)
     model, texts = workload.model().train(), torch.from_numpy(workload.text_embeds())
     numbers = torch.arange(1, num_items + 1)
-    official = OfficialUniSRec(model, texts).train()
     if path == "ours":
         return lambda: model.get_item_features(texts, item_ids=numbers).sum().backward()
+    official = OfficialUniSRec(model, texts).train()
     return lambda: official.items(numbers).sum().backward()
 
 

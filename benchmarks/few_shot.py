@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from reproduce import cell
 
 import unisrec
 from unisrec.data import Domain
@@ -60,12 +61,7 @@ def test_metrics(checkpoint: str, domain_dir: Path) -> dict[str, float]:
 
 def cells(runs: list[dict[str, float]]) -> str:
     """Means, with the standard deviation over seeds where there are several."""
-    parts = []
-    for metric in METRICS:
-        values = [run[metric] for run in runs]
-        spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-        parts.append(f"{np.mean(values):.4f}{spread}".replace("0.", "."))
-    return " | ".join(parts)
+    return " | ".join(cell([run[metric] for run in runs]) for metric in METRICS)
 
 
 def main() -> int:
