@@ -215,10 +215,8 @@ class UniSRecSequenceEncoder(nn.Module):
         positions = self.position_embedding(torch.arange(length, device=inputs_embeds.device))
         hidden_states = self.dropout(self.layer_norm(inputs_embeds + positions))
         # Padding is on the right, where no real position looks: the causal mask is all that is needed, and sdpa makes
-        # that one itself.
-        attention_mask = create_causal_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=None, past_key_values=None
-        )
+        # that one itself. No padding mask, no cache: by position, for transformers 5.24 renamed the cache's argument.
+        attention_mask = create_causal_mask(self.config, hidden_states, None, None)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         return hidden_states
