@@ -10,7 +10,9 @@ from unisrec.trainer import (
     UniSRecFinetuneArguments,
     UniSRecFinetuneTrainer,
     WindowDataset,
+    losses,
 )
+from unisrec.trainer.chunked_softmax import chunked_cross_entropy
 
 
 ADAPTOR = {"adaptor.weight", "adaptor.bias", "adaptor.router", "adaptor.router_noise"}
@@ -140,6 +142,28 @@ def test_loss_falls_and_exactly_the_trainable_weights_move(make_trainer, setting
     assert np.mean(losses[-steps:]) < np.mean(losses[:steps]) - 0.5
 
 
+@pytest.mark.parametrize("num_negatives", [None, 16])
+def test_bfloat16_is_for_the_products_of_the_softmax_too(make_trainer, monkeypatch, num_negatives):
+    seen = []
+
+    def spy(queries, *args, **kwargs):
+        seen.append((queries.dtype, torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+        return chunked_cross_entropy(queries, *args, **kwargs)
+
+    monkeypatch.setattr(losses, "chunked_cross_entropy", spy)
+    still = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "adaptor_dropout": 0.0, "router_noise": None}
+    trainer, exact = (
+        make_trainer(name, model=still, bf16=name == "rounded", num_negatives=num_negatives, num_train_epochs=1)
+        for name in ("rounded", "exact")
+    )
+    trainer.train()
+    assert set(seen) == {(torch.float32, True, torch.bfloat16)}
+    exact.train()
+    np.testing.assert_allclose(logged(trainer, "loss"), logged(exact, "loss"), rtol=0.02)
+    assert logged(trainer, "loss") != logged(exact, "loss")
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+
+
 def test_training_learns_what_comes_next(make_trainer):
     trainer = make_trainer(
         setting="transductive",
@@ -186,6 +210,12 @@ def test_training_stops_when_the_metric_no_longer_rises(make_trainer):
     trainer = make_trainer(learning_rate=0.0, num_train_epochs=20, early_stopping_patience=3, **EVERY_EPOCH)
     trainer.train()
     assert len(logged(trainer, "eval_ndcg@10")) == 4  # the first evaluation is the best one
+
+
+def test_patience_without_evaluations_does_not_matter(make_trainer):
+    trainer = make_trainer(eval_strategy="no", early_stopping_patience=1, num_train_epochs=2)
+    trainer.train()
+    assert trainer.state.epoch == 2
 
 
 def test_patience_of_zero_never_stops(make_trainer):

@@ -10,6 +10,8 @@ from unisrec.trainer import (
     UniSRecPretrainArguments,
     UniSRecPretrainTrainer,
     WindowDataset,
+    contrastive_loss,
+    pretrain_trainer,
 )
 from unisrec.trainer.datasets import DomainFeatures
 
@@ -150,6 +152,19 @@ def test_loss_falls_and_every_weight_moves(make_trainer):
         values = logged(trainer, name)
         steps = len(values) // 12
         assert np.mean(values[-steps:]) < np.mean(values[:steps]) - 0.2, name
+
+
+def test_bfloat16_is_for_the_products_of_both_losses_too(make_trainer, monkeypatch):
+    seen = []
+
+    def spy(*args, **kwargs):
+        seen.append(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+        return contrastive_loss(*args, **kwargs)
+
+    monkeypatch.setattr(pretrain_trainer, "contrastive_loss", spy)
+    trainer = make_trainer(bf16=True, num_train_epochs=1)
+    trainer.train()
+    assert seen == [torch.bfloat16] * 2 * trainer.state.global_step
 
 
 def test_logged_parts_add_up_to_the_loss(make_trainer):

@@ -65,6 +65,17 @@ def test_encode_texts_equals_one_text_at_a_time(encoder, tokenizer, pooling, tok
     np.testing.assert_allclose(features, encode_one_by_one(TEXTS, encoder, tokenizer, pooling), atol=1e-6)
 
 
+def test_encode_texts_in_bfloat16_gives_nearly_the_same_float32_vectors(encoder, tokenizer):
+    exact, rounded = (
+        encode_texts(TEXTS, encoder, tokenizer, pooling="mean", dtype=dtype, progress=False)
+        for dtype in (None, torch.bfloat16)
+    )
+    assert rounded.dtype == np.float32
+    assert not np.array_equal(exact, rounded)
+    cosines = (exact * rounded).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)
+    assert cosines.min() > 0.999
+
+
 def test_encode_texts_keeps_batches_in_budget_and_encodes_equal_texts_once(encoder, tokenizer):
     shapes = []
     encoder.register_forward_pre_hook(lambda *call: shapes.append(tuple(call[2]["input_ids"].shape)), with_kwargs=True)
@@ -128,17 +139,18 @@ def test_every_thing_the_numbers_depend_on_is_in_the_key(encoder, tokenizer, dom
     load(max_length=4)
     load(word_drop_ratio=0.5)
     load(word_drop_ratio=0.5, seed=1)
+    load(dtype=torch.bfloat16)
     swapped = tokenizer.get_vocab() | {"pen": tokenizer.vocab["tent"], "tent": tokenizer.vocab["pen"]}
     load(tokenizer=BertTokenizer(vocab=swapped, model_max_length=32))
     encoder.config.num_attention_heads = 4  # the same weights, another function
     load()
     encoder.embeddings.word_embeddings.weight.data[7, 0] += 1e-3
     load()
-    assert len(cached_files(domain_dir)) == 9
+    assert len(cached_files(domain_dir)) == 10
 
     encoder.pooler.dense.weight.data += 1  # not part of the token states
     load()
-    assert len(cached_files(domain_dir)) == 9
+    assert len(cached_files(domain_dir)) == 10
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other shape", "other type"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -156,6 +157,7 @@ def domain_features(
             seed=args.seed,
             desc=f"Texts of {domain.name}" + ("" if word_drop_ratio is None else ", words dropped"),
             device=args.device,
+            dtype=torch.bfloat16 if args.bf16 else None,
             progress=not args.disable_tqdm,
         )
 

@@ -61,7 +61,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             self.data_collator = FinetuneCollator() if self._negatives is None else SampledFinetuneCollator()
         if self.args.freeze_sequence_encoder and self.args.lora is None:  # adapters have frozen it already
             self.model.freeze_sequence_encoder()
-        if self.args.early_stopping_patience and self.eval_dataset is not None:
+        if self.args.early_stopping_patience and self.eval_dataset is not None and self.args.eval_strategy != "no":
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
 
     def compute_loss(
@@ -85,11 +85,12 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             queries = F.normalize(queries, dim=-1) / config.temperature
             candidates = F.normalize(candidates, dim=-1)
         gather = RowGatherer(len(queries), queries.device)
-        if self._negatives is None:
-            return catalogue_loss(queries, candidates, labels) * gather.scale
-        log_inclusion = self._negatives.log_inclusion(distinct, sum(gather.sizes))
-        certain = rows[inputs["windows"]][inputs["query_index"] // inputs["item_index"].shape[1]]
-        return sampled_softmax_loss(queries, candidates, labels, log_inclusion, certain) * gather.scale
+        with self.accelerator.autocast():  # which else ends with the model's forward pass
+            if self._negatives is None:
+                return catalogue_loss(queries, candidates, labels) * gather.scale
+            log_inclusion = self._negatives.log_inclusion(distinct, sum(gather.sizes))
+            certain = rows[inputs["windows"]][inputs["query_index"] // inputs["item_index"].shape[1]]
+            return sampled_softmax_loss(queries, candidates, labels, log_inclusion, certain) * gather.scale
 
     def _items_of_batch(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Catalogue rows of the items that this process computes, those of its windows first, and their texts."""

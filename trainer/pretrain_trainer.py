@@ -107,19 +107,20 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         def same_item_or_sequence(rows: slice) -> torch.Tensor:
             return same_item(rows) | (sequences[rows].unsqueeze(1) == all_sequences)
 
-        sequence_item = gather.scale * contrastive_loss(
-            queries, gather(next_items), labels, same_item, temperature, duplicate_mask=self.args.duplicate_mask
-        )
         of_originals = self.args.sequence_negatives == "original"
-        sequence_sequence = gather.scale * contrastive_loss(
-            queries,
-            gather(queries if of_originals else views),
-            labels,
-            same_item_or_sequence,
-            temperature,
-            positives=views if of_originals else None,
-            duplicate_mask=self.args.duplicate_mask,
-        )
+        with self.accelerator.autocast():  # which else ends with the model's forward pass
+            sequence_item = gather.scale * contrastive_loss(
+                queries, gather(next_items), labels, same_item, temperature, duplicate_mask=self.args.duplicate_mask
+            )
+            sequence_sequence = gather.scale * contrastive_loss(
+                queries,
+                gather(queries if of_originals else views),
+                labels,
+                same_item_or_sequence,
+                temperature,
+                positives=views if of_originals else None,
+                duplicate_mask=self.args.duplicate_mask,
+            )
         self._record(sequence_item_loss=sequence_item, sequence_sequence_loss=sequence_sequence)
         return sequence_item + self.args.sequence_loss_weight * sequence_sequence
 
