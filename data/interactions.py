@@ -103,10 +103,11 @@ def build_domain(
     steps, item_steps = list(info.pop("steps", [])), list(info.pop("item_steps", []))
 
     # Strings become numbers once; all that follows is on numbers.
-    user_ids, users = _number(interactions["user_id"])
-    item_ids, numbers = _number(interactions["item_id"])
-    by_time = _stable_order(interactions["time"].to_numpy())
-    rows = _first_of_equals(by_time, users, numbers, interactions["time"].to_numpy())
+    (user_ids, users), (item_ids, numbers) = _numbers(interactions, ("user_id", "item_id"))
+    times = interactions["time"].to_numpy()
+    by_history = _stable_order(times)
+    by_history = by_history[_stable_order(users[by_history])]
+    rows = _first_of_equals(by_history, users, times, numbers)
     steps.append(count_step("same user, item and time", interactions.height, len(rows)))
 
     with_text = items.filter(pl.col("text").str.strip_chars() != "")
@@ -134,8 +135,7 @@ def build_domain(
 
     kept = np.zeros(interactions.height, dtype=bool)
     kept[described[core]] = True
-    order = by_time[kept[by_time]]
-    order = order[_stable_order(users[order])]
+    order = by_history[kept[by_history]]
     lengths = np.bincount(users[order])
     used = np.bincount(numbers[order], minlength=len(item_ids)) > 0
     new_number = (np.cumsum(used) - 1).astype(np.uint32)
@@ -150,36 +150,44 @@ def build_domain(
     return Domain(name, items_left, sequences, info)
 
 
-def _number(ids: pl.Series) -> tuple[pl.Series, np.ndarray]:
-    """The different ids in order, and the place of each id in it."""
-    different = ids.unique().sort()
-    return different, ids.cast(pl.Enum(different)).to_physical().cast(pl.UInt32).to_numpy()
+def _numbers(frame: pl.DataFrame, columns: Sequence[str]) -> list[tuple[pl.Series, np.ndarray]]:
+    """Of each column of ids, the different ones in order, and the place of each row's id in them."""
+    # Lazily, so that polars takes the columns at the same time.
+    different = frame.lazy().select(pl.col(column).unique().sort().implode() for column in columns).collect()
+    different = [different[column][0] for column in columns]
+    kinds = [pl.Enum(ids) for ids in different]
+    places = frame.lazy().select(
+        pl.col(column).cast(kind).to_physical().cast(pl.UInt32) for column, kind in zip(columns, kinds, strict=True)
+    )
+    return [(ids, numbers.to_numpy()) for ids, numbers in zip(different, places.collect(), strict=True)]
 
 
 def _stable_order(values: np.ndarray) -> np.ndarray:
-    """`np.argsort(values, kind="stable")`. Whole numbers that leave room for their place are sorted together with it, which
-    NumPy does ten times as fast."""
-    bits = len(values).bit_length()
-    if not len(values) or values.dtype.kind not in "iu" or int(values.max()) - int(values.min()) >= 1 << (63 - bits):
+    """`np.argsort(values, kind="stable")`; of whole numbers by 16 bits at a time, for which NumPy has a radix sort."""
+    if not len(values) or values.dtype.kind not in "iu":
         return np.argsort(values, kind="stable")
-    packed = (values - values.min()).astype(np.int64) << bits
-    packed |= np.arange(len(values))
-    packed.sort()
-    packed &= (1 << bits) - 1
-    return packed
+    # Modulo 2 ** 64, where the distance from the least is right for any whole number.
+    rest = values.astype(np.uint64) - values.min().astype(np.uint64)
+    order = np.argsort(rest.astype(np.uint16), kind="stable")
+    for _ in range((int(rest.max()).bit_length() - 1) // 16):
+        rest >>= np.uint64(16)
+        order = order[np.argsort(rest[order].astype(np.uint16), kind="stable")]
+    return order
 
 
-def _first_of_equals(by_time: np.ndarray, users: np.ndarray, items: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Rows of which none before has the same user, item and time, in their order. `by_time` is their stable order."""
-    order = by_time
-    for numbers in (items, users):
-        order = order[_stable_order(numbers[order])]
-    repeated = np.ones(max(len(order) - 1, 0), dtype=bool)
-    for column in (users, items, times):
-        ordered = column[order]
-        repeated &= ordered[1:] == ordered[:-1]
-    first = np.ones(len(order), dtype=bool)
-    first[order[1:][repeated]] = False
+def _first_of_equals(by_history: np.ndarray, users: np.ndarray, times: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Rows of which none before has the same user, item and time, in their order. `by_history` is their stable order by
+    user and time."""
+    first = np.ones(len(by_history), dtype=bool)
+    # Only rows with the user and the time of a neighbour can be equal; most data have few of them.
+    together = (users[by_history[1:]] == users[by_history[:-1]]) & (times[by_history[1:]] == times[by_history[:-1]])
+    moment = np.cumsum(np.concatenate(([True], ~together)))  # number of the user and time of each row of by_history
+    candidates = np.flatnonzero(np.concatenate((together, [False])) | np.concatenate(([False], together)))
+    candidates = candidates[_stable_order(items[by_history[candidates]])]
+    candidates = candidates[_stable_order(moment[candidates])]
+    rows = by_history[candidates]
+    repeated = (moment[candidates[1:]] == moment[candidates[:-1]]) & (items[rows[1:]] == items[rows[:-1]])
+    first[rows[1:][repeated]] = False
     return np.flatnonzero(first)
 
 
