@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -16,6 +18,12 @@ from unisrec.trainer import UniSRecPretrainArguments, pretrain
 
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def cell(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}".replace("0.", ".")
+
+
 GRID = """\
 title: Toys
 seeds: [1, 2]
@@ -47,9 +55,10 @@ def start(make_domain, text_encoder_dir, training_options, tmp_path):
     settings = {"hidden_size": 8, "num_experts": 2, "hidden_dropout": 0.0}
     pretrain([tmp_path / "toys"], str(text_encoder_dir), arguments, "mean", settings)
 
-    def start(script: str, *options: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, BENCHMARKS / script, *options, "--domain", "toys", "--pretrained", "pretrained"]
-        command += ["--output", "runs", "--report", "report.md"]
+    outputs = ("--pretrained", "pretrained", "--output", "runs", "--report", "report.md")
+
+    def start(script: str, *options: str, outputs: Sequence[str] = outputs) -> subprocess.CompletedProcess:
+        command = [sys.executable, BENCHMARKS / script, *options, "--domain", "toys", *outputs]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
 
@@ -82,6 +91,39 @@ def test_grid_is_run_once_and_reported(run, tmp_path):
     done = run(GRID.replace("text-neighbours", "oracle"))
     assert done.returncode == 2
     assert "baseline 'oracle': expected random, popularity, text-neighbours or zero-shot." in done.stderr
+
+
+MODELS = """\
+title: Toys, two models
+seeds: [1, 2]
+rows:
+  ids: {setting: transductive, from_scratch: true, arguments: &short {num_train_epochs: 1, use_cpu: true, disable_tqdm: true}}
+  texts: {setting: inductive, from_scratch: true, arguments: *short}
+  SASRec: {setting: transductive, from_scratch: true, model_config: {item_text: false, similarity: dot}, arguments: *short}
+"""
+
+
+def test_mean_of_models_ranks_by_the_mean_cosine(run, start, tmp_path):
+    assert run(MODELS).returncode == 0
+
+    def mean(*models: str, seeds: Sequence[str] = ("1", "2")) -> subprocess.CompletedProcess:
+        return start("mean_of_models.py", "--models", *models, "--seeds", *seeds, outputs=())
+
+    # The mean of a model with itself is the model.
+    grid = [json.loads((tmp_path / "runs" / f"ids-{seed}" / "grid.json").read_text()) for seed in (1, 2)]
+    alone = mean("runs/ids-{seed}", "runs/ids-{seed}")
+    assert alone.returncode == 0, alone.stderr
+    for protocol, suffix in {"kept": "", "masked": "_seen_masked"}.items():
+        columns = (f"{name}{suffix}" for name in ("recall@10", "ndcg@10", "recall@50", "ndcg@50"))
+        cells = [cell([metrics[column] for metrics in grid]) for column in columns]
+        assert f"| seen items {protocol} | {' | '.join(cells)} |" in alone.stdout
+    both = mean("runs/ids-{seed}", "runs/texts-{seed}")
+    assert both.returncode == 0, both.stderr
+    assert both.stdout != alone.stdout
+
+    done = mean("runs/ids-1", "runs/sasrec-1")
+    assert done.returncode == 2
+    assert "mean_of_models: error: runs/sasrec-1: scores by the plain product" in done.stderr
 
 
 def test_few_shot_trains_on_a_share_of_the_users_and_ranks_all(start, tmp_path):
