@@ -1,6 +1,7 @@
 """The method with a part left out, SASRec, the paper's recipe, and vectors that come with a domain: settings, no code."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,22 @@ def test_the_papers_recipe_runs_and_the_command_line_wins(root, tmp_path, text_e
     words += ["--model-config", "num_experts=2", "--output_dir", tmp_path / "run"]
     assert main([str(word) for word in [*words, *short]]) == 0
     assert UniSRecModel.from_pretrained(tmp_path / "run").config.num_experts == 2
+
+
+def test_the_fast_recipe_trains_from_scratch_and_then_adds_ids(root, tmp_path):
+    shared = ["finetune", "--domain", root / "toys", "--config", "fast", "--num_train_epochs", 2, "--use_cpu"]
+    words = ["--model", root / "pretrained", "--setting", "inductive", "--output_dir", tmp_path / "texts"]
+    words += ["--from-scratch", "--model-config", "hidden_size=32", "attention_dropout=0", "hidden_dropout=0.4"]
+    assert main([str(word) for word in [*shared, *words]]) == 0
+    words = ["--model", tmp_path / "texts", "--setting", "transductive", "--output_dir", tmp_path / "ids"]
+    assert main([str(word) for word in [*shared, *words]]) == 0
+    texts, ids = (UniSRecModel.from_pretrained(tmp_path / name) for name in ("texts", "ids"))
+    assert (ids.config.attention_dropout, ids.config.hidden_dropout) == (0, 0.4)
+    assert ids.config.num_items == Domain.load_from_disk(root / "toys").num_items
+    moved = dict(ids.sequence_encoder.named_parameters())
+    assert not any(torch.equal(moved[name], weight) for name, weight in texts.sequence_encoder.named_parameters())
+    steps = [json.loads(line) for line in (tmp_path / "ids" / "log.jsonl").read_text().splitlines()]
+    assert not any("eval_ndcg@10" in step for step in steps)
 
 
 @pytest.fixture
