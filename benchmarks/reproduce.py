@@ -169,7 +169,7 @@ def main() -> int:
             if args.rows and name not in args.rows:
                 continue
             if "baseline" in row:
-                found[name] = [baseline(row["baseline"], args.domain, domain, args.pretrained)]
+                found[name] = [baseline(row["baseline"], args.domain, domain, row.get("model", args.pretrained))]
             else:
                 slug = "".join(letter if letter.isalnum() else "-" for letter in name.lower())
                 seeds = row.get("seeds", grid["seeds"])
