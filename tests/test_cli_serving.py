@@ -117,7 +117,10 @@ def test_items_added_to_a_new_folder(shop, tmp_path, capsys):
     recommender = Recommender.from_pretrained(shop)
     recommender.add_items({"n0": "green garden lamp", "12": "blue 🖊️ refill"})
     again = Recommender.from_pretrained(output)
-    assert again.recommend([["n0", "i1"]]) == recommender.recommend([["n0", "i1"]])
+    (found,), (expected,) = (each.recommend([["n0", "i1"]]) for each in (again, recommender))
+    assert [item.item_id for item in found] == [item.item_id for item in expected]
+    # Vectors of items that are added later come from a product of another shape, whose last bit a processor may round otherwise.
+    assert [item.score for item in found] == pytest.approx([item.score for item in expected], abs=1e-6)
     assert run("items", "list", output, "--json") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9
