@@ -3,7 +3,7 @@
     python benchmarks/mean_of_models.py --domain domains/beauty --seeds 1 2 3 \
         --models "runs/beauty-grid/text-id--from-scratch-{seed}" "runs/beauty-grid/text-id--from-text-only-{seed}"
 
-The mean of the cosines is the product of unit vectors laid end to end, so an index of such vectors serves it, too. `{seed}` in a
+The mean of the scores is the product of vectors laid end to end, so an index of such vectors serves it, too. `{seed}` in a
 name stands for each of the seeds. Exit status 2 where a checkpoint knows another catalogue than the domain's.
 """
 
@@ -13,35 +13,25 @@ from pathlib import Path
 
 import torch
 from reproduce import METRICS, PROTOCOLS, cell
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from unisrec.data import Domain, leave_one_out
-from unisrec.modeling_unisrec import encode_catalogue
 from unisrec.trainer import RankingDataset, ranking_metrics, ranks_of_targets
-from unisrec.trainer.checkpoints import load_checkpoint
 from unisrec.trainer.data_collator import RankingCollator
+from unisrec.trainer.ensemble import Ensemble
 
 
 @torch.inference_mode()
 def mean_metrics(models: list[str], domain: Domain, split: str) -> dict[str, float]:
     """Metrics of the mean of models, `split` "valid" or "test"."""
-    parts = []
-    for name in models:
-        model, processor = load_checkpoint(name)
-        catalogue = processor.catalogue
-        if model.config.similarity != "cosine":
-            raise ValueError(f"{name}: scores by the plain product, which has no common scale; expected cosine.")
-        if catalogue is None or catalogue.item_ids != domain.items["item_id"].to_list():
-            raise ValueError(f"{name}: its catalogue is not that of {domain.name}; fine-tune it on this domain first.")
-        parts.append((model.eval(), encode_catalogue(model, catalogue)))
-    users = RankingDataset(leave_one_out(domain, split), catalogue.texts)
-    length = min(model.config.max_position_embeddings for model, _ in parts)
-    candidates = torch.cat([F.normalize(items, dim=-1) for _, items in parts], dim=-1)
+    ensemble = Ensemble.load(models, domain, torch.device("cpu"))
+    users = RankingDataset(leave_one_out(domain, split), domain.items["text"].to_list())
     ranks = []
-    for batch in DataLoader(users, batch_size=512, collate_fn=RankingCollator(length)):
-        states = [model.get_sequence_features(batch["item_index"], items) for model, items in parts]
-        queries = torch.cat([F.normalize(state, dim=-1) for state in states], dim=-1)
+    for batch in DataLoader(users, batch_size=512, collate_fn=RankingCollator(ensemble.max_length)):
+        item_index = batch["item_index"]
+        rows, length = item_index.shape
+        last = torch.arange(rows) * length + (item_index > 0).sum(1) - 1
+        queries, candidates = ensemble.vectors(item_index, last, torch.arange(domain.num_items))
         ranks.append(ranks_of_targets(queries, candidates, batch["labels"], batch["seen"]))
     return ranking_metrics(torch.cat(ranks).numpy())
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from unisrec.trainer.chunked_softmax import chunked_cross_entropy
+from unisrec.trainer.chunked_softmax import SoftTargets, chunked_cross_entropy
 
 
 def plain(queries, candidates, labels):
@@ -48,6 +48,32 @@ def test_without_labels_it_is_the_logsumexp():
     torch.testing.assert_close(loss, expected, rtol=0, atol=1e-10)
     gradients = [torch.autograd.grad(part, [queries, candidates]) for part in (loss, expected)]
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_soft_targets_are_a_share_of_the_target(corrected):
+    queries, candidates, labels = make(10, 23, torch.float64)
+    teacher_queries, teacher_candidates, _ = make(10, 23, torch.float64)
+    correction = torch.randn(10, 23, dtype=torch.float64) if corrected else torch.zeros(10, 23, dtype=torch.float64)
+
+    def adjust(logits, rows):
+        logits -= correction[rows]
+
+    loss = chunked_cross_entropy(
+        queries,
+        candidates,
+        labels,
+        adjust if corrected else None,
+        SoftTargets(teacher_queries, teacher_candidates, 0.3),
+        chunk_size=4,
+    )
+    with torch.no_grad():
+        taught = (teacher_queries @ teacher_candidates.T - correction).softmax(1)
+        target = 0.3 * taught + 0.7 * F.one_hot(labels, 23).double()
+    expected = F.cross_entropy(queries @ candidates.T - correction, target, reduction="sum")
+    results = [torch.autograd.grad(part, [queries, candidates]) for part in (loss, expected)]
+    torch.testing.assert_close(*results, rtol=0, atol=1e-10)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-10)
 
 
 def test_a_second_backward_pass_is_refused():

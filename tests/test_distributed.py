@@ -34,6 +34,7 @@ from unisrec.trainer import (
 )
 from unisrec.trainer.checkpoints import domain_features
 from unisrec.trainer.datasets import DomainTexts
+from unisrec.trainer.ensemble import Ensemble
 
 
 NUM_PROCESSES = 2
@@ -49,8 +50,9 @@ CASES = [
     "finetune-transductive",
     "finetune-texts",
     "finetune-sampled",
+    "finetune-taught",
 ]
-
+SPARSE_CASE = "finetune-sparse"  # whose gradients meet in the optimizer
 
 SHARDED_CASES = ["pretrain-augmented", "pretrain-texts", "finetune-inductive", "finetune-transductive"]
 
@@ -90,6 +92,13 @@ def make_model(dtype, num_items=None, text_config=None):
     return model.to(dtype)
 
 
+def make_teachers(dtype):
+    models = [make_model(dtype).eval() for _ in range(2)]
+    items = torch.from_numpy(TABLE[:NUM_ITEMS]).to(dtype)
+    with torch.no_grad():
+        return Ensemble(models, [model.get_item_features(items) * (1 + place) for place, model in enumerate(models)])
+
+
 def make_split(num_histories, seed):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2, 9, size=num_histories)
@@ -114,8 +123,9 @@ def make_trainer(case, folder, targets_per_batch, dtype=torch.float64, **argumen
         "disable_tqdm": True,
     } | arguments
     on_texts = kind == "texts"
+    sampled = kind in ("sampled", "taught", "sparse")
     model = make_model(
-        dtype, NUM_ITEMS if kind in ("transductive", "sampled") else None, make_text_config() if on_texts else None
+        dtype, NUM_ITEMS if sampled or kind == "transductive" else None, make_text_config() if on_texts else None
     )
     if task == "pretrain":
         views = [lambda items: TABLE[items].astype(np.float64), lambda items: TABLE[items].astype(np.float64) + 0.5]
@@ -145,13 +155,15 @@ def make_trainer(case, folder, targets_per_batch, dtype=torch.float64, **argumen
         UniSRecFinetuneArguments(
             load_best_model_at_end=False,
             early_stopping_patience=0,
-            num_negatives=4 if kind == "sampled" else None,
+            num_negatives=4 if sampled else None,
+            sparse_item_embedding=kind == "sparse",
             **options,
         ),
         train_dataset=WindowDataset([make_split(23, 0)], [NUM_ITEMS], max_length=10),
         eval_dataset=RankingDataset(make_split(21, 2), TABLE[:NUM_ITEMS]),
         data_collator=TextFinetuneCollator(TEXTS, tokenize) if on_texts else None,
         text_embeds=None if on_texts else TABLE[:NUM_ITEMS],
+        teachers=make_teachers(dtype) if kind == "taught" else None,
     )
     if not on_texts:
         trainer._items["text_embeds"] = trainer._items["text_embeds"].to(dtype)
@@ -202,9 +214,9 @@ def loss_and_gradients(case, rank, world, folder, wrap=DistributedDataParallel):
     return {"loss": loss.detach()} | gradients
 
 
-def train(case, rank, world, folder):
+def train(case, rank, world, folder, **arguments):
     """A whole training run: its log and its last weights."""
-    trainer = make_trainer(case, folder, targets_per_batch=24 // world)
+    trainer = make_trainer(case, folder, 24 // world, **arguments)
     trainer.train()
     results = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
     for part in ("loss", "sequence_item_loss", "sequence_sequence_loss"):
@@ -282,6 +294,7 @@ def measure(rank, world, folder):
     for case in CASES:
         results[f"gradients-{case}"] = loss_and_gradients(case, rank, world, folder)
         results[f"train-{case}"] = train(case, rank, world, folder)
+    results[f"train-{SPARSE_CASE}"] = train(SPARSE_CASE, rank, world, folder, optim="adamw_torch")
     return {f"{group}/{name}": value for group, values in results.items() for name, value in values.items()}
 
 
@@ -373,7 +386,7 @@ def test_loss_and_every_gradient_equal_those_of_one_process(results, case):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, SPARSE_CASE])
 def test_training_equals_that_of_one_process(results, case):
     first, second, alone = results(f"train-{case}")
     draws = [found.pop("next_draw") for found in (first, second, alone)]

@@ -128,6 +128,18 @@ def test_numbers_of_both_runs_stand_side_by_side(root):
     assert ours["test_ndcg@10"] != theirs["test_ndcg@10"]
 
 
+def test_teachers_are_named_without_their_paths(root, options, tmp_path):
+    teachers = [str(root / "scratch"), str(root / "adapted")]
+    args = UniSRecFinetuneArguments(
+        str(tmp_path / "taught"), num_train_epochs=1, teachers=teachers, distillation_weight=0.7, **options
+    )
+    finetune(root / "pretrained", root / "books", "inductive", args)
+    card = card_of(tmp_path / "taught")
+    assert "adapted from `pretrained`, taught by `scratch` and `adapted`." in card
+    assert ["`distillation_weight`", "`0.7`", "`0.5`"] in [row for table in tables_of(card) for row in table]
+    assert str(root) not in card
+
+
 def test_protocol_users_and_standard_error(root):
     text = section(card_of(root / "adapted"), "Results")
     recall = results_of(root / "adapted")["test_recall@10"]

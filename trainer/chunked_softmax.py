@@ -1,6 +1,7 @@
 """Cross entropy over many candidates that never holds the matrix of all logits."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -9,6 +10,21 @@ from torch.autograd.function import once_differentiable
 # Logits of a chunk: few enough to stay in the cache of a processor, enough rows that products keep their speed.
 _MAX_LOGITS = 2**22
 _MAX_ROWS = 512
+
+
+class SoftTargets(NamedTuple):
+    r"""
+    What another model makes of the same candidates, as a part of the target (knowledge distillation, arXiv 1503.02531).
+
+    Args:
+        queries (`torch.FloatTensor` of shape `(num_queries, size)`): Its vectors of the queries, scaled.
+        candidates (`torch.FloatTensor` of shape `(num_candidates, size)`): Its vectors of the candidates.
+        weight (`float`): Share of its softmax in the target; the label has the rest.
+    """
+
+    queries: torch.Tensor
+    candidates: torch.Tensor
+    weight: float
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -21,6 +37,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         candidates: torch.Tensor,
         labels: torch.Tensor | None,
         adjust: Callable[[torch.Tensor, slice], torch.Tensor | None] | None,
+        soft_targets: SoftTargets | None,
         chunk_size: int,
     ) -> torch.Tensor:
         kind = queries.device.type
@@ -28,6 +45,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         summed = torch.promote_types(dtype, torch.float32)
         ctx.dtypes = queries.dtype, candidates.dtype
         queries, candidates = queries.to(dtype), candidates.to(dtype)
+        if soft_targets is not None:
+            teacher_queries, teacher_candidates = (vectors.to(dtype) for vectors in soft_targets[:2])
         query_gradient = torch.empty_like(queries)
         candidate_gradient = torch.zeros_like(candidates, dtype=summed)
         losses = torch.empty(len(queries), dtype=summed, device=queries.device)
@@ -46,8 +65,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     losses[rows] = total.squeeze(1)
                 else:
                     own = labels[rows].unsqueeze(1)
-                    losses[rows] = (total - logits.gather(1, own)).squeeze(1)
-                    softmax.scatter_add_(1, own, -torch.ones_like(total))
+                    of_target, certain = logits.gather(1, own), torch.ones_like(total)
+                    if soft_targets is not None:
+                        taught = (teacher_queries[rows] @ teacher_candidates.T).to(summed)
+                        if adjust is not None:
+                            adjust(taught, rows)
+                        taught = taught.softmax(1).mul_(soft_targets.weight)
+                        certain *= 1 - soft_targets.weight
+                        of_target = of_target * certain + (taught * logits).sum(1, keepdim=True)
+                        softmax -= taught
+                    losses[rows] = (total - of_target).squeeze(1)
+                    softmax.scatter_add_(1, own, -certain)
                 del logits
                 gradient = softmax.to(dtype)
                 query_gradient[rows] = gradient @ candidates
@@ -65,7 +93,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradients = [
             gradient.mul_(scale).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
 def chunked_cross_entropy(
@@ -73,6 +101,7 @@ def chunked_cross_entropy(
     candidates: torch.Tensor,
     labels: torch.Tensor | None,
     adjust: Callable[[torch.Tensor, slice], torch.Tensor | None] | None = None,
+    soft_targets: SoftTargets | None = None,
     chunk_size: int | None = None,
 ) -> torch.Tensor:
     r"""
@@ -92,6 +121,8 @@ def chunked_cross_entropy(
         adjust (`Callable`, *optional*):
             Changes the logits `(chunk_size, num_candidates)` of a slice of the queries in place, by constants or to
             -inf; may return what is to be added to the sum of exponentials of each, `(chunk_size,)`.
+        soft_targets ([`SoftTargets`], *optional*):
+            With labels and finite logits: part of the target is the softmax of another model's logits, adjusted alike.
         chunk_size (`int`, *optional*): Queries at a time; by default, what suits the number of candidates.
 
     Returns:
@@ -99,7 +130,7 @@ def chunked_cross_entropy(
     """
     if chunk_size is None:
         chunk_size = max(1, min(_MAX_ROWS, _MAX_LOGITS // len(candidates)))
-    return _ChunkedCrossEntropy.apply(queries, candidates, labels, adjust, chunk_size)
+    return _ChunkedCrossEntropy.apply(queries, candidates, labels, adjust, soft_targets, chunk_size)
 
 
-__all__ = ["chunked_cross_entropy"]
+__all__ = ["SoftTargets", "chunked_cross_entropy"]

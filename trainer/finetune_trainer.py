@@ -10,11 +10,14 @@ from torch.nn import functional as F
 from transformers import EarlyStoppingCallback
 
 from .base_trainer import UniSRecTrainer
+from .chunked_softmax import SoftTargets
 from .data_collator import FinetuneCollator, SampledFinetuneCollator
 from .datasets import catalogue_tensors
 from .distributed import RowGatherer
+from .ensemble import Ensemble, score_vectors
 from .losses import catalogue_loss, sampled_softmax_loss
 from .negatives import NegativeSampler
+from .sparse_adam import SparseRowsAdamW, exchange_rows
 from .training_args import UniSRecFinetuneArguments
 
 
@@ -26,6 +29,9 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
 
     Sampled, the candidates of a step are the items of the batches of all processes and one draw that the processes
     share. The draw depends on the seed and the windows of the step, not on workers, resuming or the number of processes.
+
+    With `teachers`, the softmax of their mean scores over the same candidates has the share `distillation_weight` of the
+    target, and the next item the rest (arXiv 1503.02531).
 
     The model decides the setting: with an ID embedding ([`UniSRecModel.reset_item_embedding`]) it is transductive,
     without one inductive.
@@ -39,6 +45,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             Text vectors of its catalogue. Without them `data_collator` is a [`TextFinetuneCollator`].
         data_collator (*optional*): With text vectors, the one that suits the arguments is the default.
         eval_dataset ([`RankingDataset`], *optional*): Validation users.
+        teachers ([`Ensemble`], *optional*): Models of the same catalogue to learn from.
     """
 
     args: UniSRecFinetuneArguments
@@ -48,15 +55,30 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         *args,
         text_embeds: np.ndarray | None = None,
         data_collator: Callable[[Sequence[dict[str, Any]]], dict[str, Any]] | None = None,
+        teachers: Ensemble | None = None,
         **kwargs,
     ):
         super().__init__(*args, data_collator=data_collator, **kwargs)
         self._items = None if text_embeds is None else catalogue_tensors(text_embeds, self.args.device)
+        self._teachers = teachers
+        length = self.model.config.max_position_embeddings
+        if teachers is not None and teachers.max_length < length:
+            raise ValueError(
+                f"a teacher takes histories of {teachers.max_length} items, the model {length}: leave it out."
+            )
         self._negatives: NegativeSampler | None = None
         if self.args.num_negatives is not None:
             self._negatives = NegativeSampler(
                 self.train_dataset, len(text_embeds), self.args.num_negatives, self.args.seed, self.args.device
             )
+        if self.args.sparse_item_embedding:
+            if self.model.item_embedding is None:
+                raise ValueError(
+                    "--sparse_item_embedding is for the transductive setting: the model has no ID embedding."
+                )
+            exchange_rows(self.model, "item_embedding")
+            _, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer_cls_and_kwargs = SparseRowsAdamW, options
         if data_collator is None:
             self.data_collator = FinetuneCollator() if self._negatives is None else SampledFinetuneCollator()
         if self.args.freeze_sequence_encoder and self.args.lora is None:  # adapters have frozen it already
@@ -71,26 +93,31 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        item_index, query_index = inputs["item_index"], inputs["query_index"]
         if "items" in inputs:
             items, tensors = self._items_of_batch(inputs)
-            outputs = model(item_index=inputs["item_index"], item_ids=items + 1, **tensors)
+            histories = F.pad(items + 1, (1, 0))[item_index]  # rows of the batch -> rows of the catalogue
+            outputs = model(item_index=item_index, item_ids=items + 1, **tensors)
             distinct, candidates, rows = self._distinct_items(items, outputs.item_embeds)
             labels = rows[inputs["labels"]]
         else:
-            outputs = model(item_index=inputs["item_index"], **self._items)
+            histories, distinct = item_index, self._items["item_ids"] - 1
+            outputs = model(item_index=item_index, **self._items)
             candidates, labels = outputs.item_embeds, inputs["labels"]
-        queries = outputs.last_hidden_state.flatten(0, 1)[inputs["query_index"]]  # (N, H)
-        config = self.accelerator.unwrap_model(model).config
-        if config.similarity == "cosine":  # vectors whose products are the scores of the model
-            queries = F.normalize(queries, dim=-1) / config.temperature
-            candidates = F.normalize(candidates, dim=-1)
+        queries = outputs.last_hidden_state.flatten(0, 1)[query_index]  # (N, H)
+        queries, candidates = score_vectors(self.accelerator.unwrap_model(model).config, queries, candidates)
         gather = RowGatherer(len(queries), queries.device)
         with self.accelerator.autocast():  # which else ends with the model's forward pass
+            soft_targets = None
+            if self._teachers is not None:
+                taught = self._teachers.vectors(histories, query_index, distinct)
+                soft_targets = SoftTargets(*taught, self.args.distillation_weight)
             if self._negatives is None:
-                return catalogue_loss(queries, candidates, labels) * gather.scale
+                return catalogue_loss(queries, candidates, labels, soft_targets) * gather.scale
             log_inclusion = self._negatives.log_inclusion(distinct, sum(gather.sizes))
-            certain = rows[inputs["windows"]][inputs["query_index"] // inputs["item_index"].shape[1]]
-            return sampled_softmax_loss(queries, candidates, labels, log_inclusion, certain) * gather.scale
+            certain = rows[inputs["windows"]][query_index // item_index.shape[1]]
+            loss = sampled_softmax_loss(queries, candidates, labels, log_inclusion, certain, soft_targets)
+            return loss * gather.scale
 
     def _items_of_batch(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Catalogue rows of the items that this process computes, those of its windows first, and their texts."""
@@ -104,6 +131,16 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         drawn = self._negatives.draw(first_window)[self.args.process_index :: self.args.world_size]
         items = torch.cat([items, drawn])
         return items, {"text_embeds": self._items["text_embeds"][items]}
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
+        """The parent's, for the log; of a sparse gradient the rows of this process."""
+        if not self.args.sparse_item_embedding:
+            return super()._get_grad_norm(model, grad_norm)
+        self.accelerator.unscale_gradients()
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        return nn.utils.get_total_norm(
+            [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
+        )
 
     @staticmethod
     def _distinct_items(

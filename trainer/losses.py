@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from .chunked_softmax import chunked_cross_entropy
+from .chunked_softmax import SoftTargets, chunked_cross_entropy
 
 
 def contrastive_loss(
@@ -53,7 +53,12 @@ def contrastive_loss(
     return loss if positives is None else loss - (queries * positives).sum()
 
 
-def catalogue_loss(queries: torch.Tensor, candidates: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def catalogue_loss(
+    queries: torch.Tensor,
+    candidates: torch.Tensor,
+    labels: torch.Tensor,
+    soft_targets: SoftTargets | None = None,
+) -> torch.Tensor:
     r"""
     Cross entropy of the next item over the whole catalogue, the loss of transfer.
 
@@ -62,11 +67,12 @@ def catalogue_loss(queries: torch.Tensor, candidates: torch.Tensor, labels: torc
             Sequence vectors, whose products with `candidates` are the scores.
         candidates (`torch.FloatTensor` of shape `(num_items, hidden_size)`): Vectors of the catalogue.
         labels (`torch.LongTensor` of shape `(num_queries,)`): Row of the next item.
+        soft_targets ([`SoftTargets`], *optional*): What teachers make of the candidates, beside the next item.
 
     Returns:
         `torch.FloatTensor` of shape `()`: Sum over the queries, in nats.
     """
-    return chunked_cross_entropy(queries, candidates, labels)
+    return chunked_cross_entropy(queries, candidates, labels, soft_targets=soft_targets)
 
 
 def sampled_softmax_loss(
@@ -75,6 +81,7 @@ def sampled_softmax_loss(
     labels: torch.Tensor,
     log_inclusion: torch.Tensor,
     certain: torch.Tensor,
+    soft_targets: SoftTargets | None = None,
 ) -> torch.Tensor:
     r"""
     Estimate of [`catalogue_loss`] from some of the items: `-s_y + log sum_c exp(s_c - log P(c | q))`.
@@ -94,6 +101,8 @@ def sampled_softmax_loss(
             Logarithm of the probability that an item is a candidate of a batch it does not belong to of necessity.
         certain (`torch.LongTensor` of shape `(num_queries, num_certain)`):
             Candidates that are there for certain, the items of the query's window; repetitions do not matter.
+        soft_targets ([`SoftTargets`], *optional*):
+            What teachers make of the candidates, beside the next item; their softmax is corrected alike.
 
     Returns:
         `torch.FloatTensor` of shape `()`: Sum over the queries, in nats.
@@ -102,7 +111,7 @@ def sampled_softmax_loss(
     def correct(logits: torch.Tensor, rows: slice) -> None:
         logits -= log_inclusion.to(logits.dtype).expand_as(logits).scatter(1, certain[rows], 0.0)
 
-    return chunked_cross_entropy(queries, candidates, labels, correct)
+    return chunked_cross_entropy(queries, candidates, labels, correct, soft_targets)
 
 
 __all__ = ["catalogue_loss", "contrastive_loss", "sampled_softmax_loss"]

@@ -136,6 +136,7 @@ def write_model_card(
     title = title or name.split("/")[-1]
     rows = training_rows(card_data.log)
     has_adapters = not isinstance(model, UniSRecModel)
+    is_pretraining = isinstance(args, UniSRecPretrainArguments)
     metadata = {"library_name": "peft" if has_adapters else "transformers"} | metadata
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
@@ -154,7 +155,8 @@ def write_model_card(
         text_encoder=_named(card_data.text_encoder),
         has_text_encoder=text_encoder is not None or model.config.text_config is not None,
         has_adapters=has_adapters,
-        is_pretraining=isinstance(args, UniSRecPretrainArguments),
+        is_pretraining=is_pretraining,
+        teachers=[] if is_pretraining else [_named(teacher) for teacher in args.teachers or ()],
         parts=card_tables.parts_table(model, text_encoder),
         settings=card_tables.settings_table(args, model.config),
         rows=rows,

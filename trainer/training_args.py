@@ -155,6 +155,23 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
             "catalogues of many times the items of a batch."
         },
     )
+    teachers: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Checkpoints fine-tuned on this domain, such as those of other seeds. What their scores say of the "
+            "candidates, on average, is learned beside the next item (knowledge distillation)."
+        },
+    )
+    distillation_weight: float = field(
+        default=0.5, metadata={"help": "Share of the teachers in the target; the next item has the rest."}
+    )
+    sparse_item_embedding: bool = field(
+        default=False,
+        metadata={
+            "help": "With num_negatives: a step reads and updates the ID embedding of its own candidates alone, as "
+            "torch.optim.SparseAdam, whatever the size of the catalogue."
+        },
+    )
     lora: str | None = field(
         default=None,
         metadata={
@@ -181,10 +198,29 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
                 "--num_negatives draws among ready text vectors: leave it out where the text encoder is trained, there "
                 "the items of the batch are the candidates."
             )
+        if not 0 <= self.distillation_weight <= 1:
+            raise ValueError(f"--distillation_weight is {self.distillation_weight}, expected a share from 0 to 1.")
+        if self.sparse_item_embedding:
+            self._check_sparse_item_embedding()
         if self.lora is not None and "text" in parse_lora_parts(self.lora) and self.train_text_encoder:
             raise ValueError(
                 "--lora text and --train_text_encoder exclude each other: choose adapters or all weights."
             )
+
+    def _check_sparse_item_embedding(self) -> None:
+        for wrong, advice in (
+            (self.num_negatives is None, "needs --num_negatives: the full softmax sees all rows in each step"),
+            (
+                self.optim not in ("adamw_torch", "adamw_torch_fused"),
+                f"does not go with --optim {self.optim.value}: leave it out",
+            ),
+            (self.weight_decay > 0, "has no weight decay: leave --weight_decay out"),
+            (self.max_grad_norm > 0, "does not go with clipped gradients: leave --max_grad_norm out"),
+            (self.lora is not None, "does not go with --lora: leave one of them out"),
+            (parse_flag_from_env("ACCELERATE_USE_FSDP"), "does not go with FSDP: take multi_gpu.yaml"),
+        ):
+            if wrong:
+                raise ValueError(f"--sparse_item_embedding {advice}.")
 
     @property
     def trains_on_texts(self) -> bool:

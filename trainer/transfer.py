@@ -14,6 +14,7 @@ from ..modeling_unisrec import ItemCatalogue
 from .checkpoints import check_output_dir, domain_features, load_checkpoint, untrained_model
 from .data_collator import TextFinetuneCollator
 from .datasets import RankingDataset, WindowDataset
+from .ensemble import Ensemble
 from .finetune_trainer import UniSRecFinetuneTrainer
 from .lora import add_lora, parse_lora_parts
 from .model_card import UniSRecModelCardData
@@ -80,6 +81,7 @@ def finetune_trainer(
         )
         processor.catalogue.item_embeddings = torch.from_numpy(np.array(text_embeds))
         encoder, collator = model.detach_text_encoder(), None
+    teachers = None if args.teachers is None else Ensemble.load(args.teachers, domain, args.device)
     num_items = domain.num_items if setting == "transductive" else None
     if from_scratch:
         model = untrained_model(model, num_items, model_config or {})
@@ -105,6 +107,7 @@ def finetune_trainer(
         ),
         eval_dataset=RankingDataset(leave_one_out(domain, "valid"), catalogue),
         text_embeds=text_embeds,
+        teachers=teachers,
         card_data=card_data,
     )
 

@@ -1,0 +1,89 @@
+"""Several trained models as one: what they agree on teaches another model, or ranks."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from ..configuration import UniSRecConfig
+from ..data import Domain
+from ..modeling_unisrec import UniSRecModel, encode_catalogue
+from .checkpoints import load_checkpoint
+
+
+def score_vectors(
+    config: UniSRecConfig, queries: torch.Tensor, candidates: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sequence and item vectors whose products are the scores of a model, [`UniSRecModel.score`]."""
+    if config.similarity == "dot":
+        return queries, candidates
+    return F.normalize(queries, dim=-1) / config.temperature, F.normalize(candidates, dim=-1)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    r"""
+    Models of one catalogue whose scores are averaged.
+
+    The mean of the products is the product of the vectors laid end to end, so an ensemble has one vector for each item
+    and one for each history, too.
+
+    Args:
+        models (`Sequence[UniSRecModel]`): In evaluation mode, without text encoders.
+        item_embeds (`Sequence[torch.Tensor]`): Item vectors of the catalogue by each, `(num_items, hidden_size)`.
+    """
+
+    models: Sequence[UniSRecModel]
+    item_embeds: Sequence[torch.Tensor]
+
+    @classmethod
+    def load(cls, names: Sequence[str | os.PathLike], domain: Domain, device: torch.device) -> "Ensemble":
+        """Checkpoints that were fine-tuned on `domain`, whose text vectors they bring along; `ValueError` if one knows
+        another catalogue."""
+        models, item_embeds = [], []
+        for name in names:
+            model, processor = load_checkpoint(name)
+            catalogue = processor.catalogue
+            if catalogue is None or catalogue.item_ids != domain.items["item_id"].to_list():
+                raise ValueError(
+                    f"{name}: its catalogue is not that of {domain.name}; fine-tune it on this domain first."
+                )
+            model.detach_text_encoder()
+            models.append(model.to(device).eval().requires_grad_(False))
+            item_embeds.append(encode_catalogue(model, catalogue))
+        return cls(models, item_embeds)
+
+    @property
+    def max_length(self) -> int:
+        """Longest history that all of the models take."""
+        return min(model.config.max_position_embeddings for model in self.models)
+
+    @torch.no_grad()
+    def vectors(
+        self, item_index: torch.Tensor, query_index: torch.Tensor, candidates: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        r"""
+        Vectors whose products are the mean scores.
+
+        Args:
+            item_index (`torch.LongTensor` of shape `(batch_size, length)`):
+                Histories: catalogue rows + 1, 0 is padding on the right.
+            query_index (`torch.LongTensor` of shape `(num_queries,)`):
+                Places in the flattened histories after whose items a next one is asked for.
+            candidates (`torch.LongTensor` of shape `(num_candidates,)`): Catalogue rows.
+
+        Returns:
+            `tuple[torch.FloatTensor, torch.FloatTensor]`: Of queries and candidates, as wide as all models together.
+        """
+        parts = []
+        for model, item_embeds in zip(self.models, self.item_embeds, strict=True):
+            states = model.sequence_encoder(F.embedding((item_index - 1).clamp(min=0), item_embeds))
+            queries = states.flatten(0, 1)[query_index]
+            parts.append(score_vectors(model.config, queries, item_embeds[candidates]))
+        queries, items = zip(*parts, strict=True)
+        return torch.cat(queries, dim=-1) / len(parts), torch.cat(items, dim=-1)
+
+
+__all__ = ["Ensemble", "score_vectors"]
