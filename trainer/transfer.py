@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from .data_collator import TextFinetuneCollator
 from .datasets import RankingDataset, WindowDataset
 from .ensemble import Ensemble
 from .finetune_trainer import UniSRecFinetuneTrainer
-from .lora import add_lora, parse_lora_parts
+from .lora import add_lora
 from .model_card import UniSRecModelCardData
 from .run_results import load_run_results, run_facts
 from .training_args import UniSRecFinetuneArguments
@@ -60,6 +61,10 @@ def finetune_trainer(
         raise ValueError("--model-config changes what the weights were trained for: add --from-scratch.")
     check_output_dir(args)
     domain = Domain.load_from_disk(domain_dir)
+    if not args.hold_out:
+        domain = replace(domain, held_out=False)
+    elif not domain.held_out:
+        raise ValueError(f"{domain_dir} holds nothing out to validate and test on: add --hold_out false.")
     card_data = UniSRecModelCardData(
         [domain],
         text_encoder,
@@ -90,7 +95,7 @@ def finetune_trainer(
     else:
         model.reset_item_embedding(num_items)
     if args.lora is not None:
-        model = add_lora(model, parse_lora_parts(args.lora), args.lora_rank, None if base is None else base.resolved)
+        model = add_lora(model, args.lora_parts, args.lora_rank, None if base is None else base.resolved)
     elif args.train_text_encoder:
         model.text_encoder.requires_grad_(True)
     return UniSRecFinetuneTrainer(
@@ -105,7 +110,7 @@ def finetune_trainer(
             model.config.max_position_embeddings,
             args.prefix_rows,
         ),
-        eval_dataset=RankingDataset(leave_one_out(domain, "valid"), catalogue),
+        eval_dataset=RankingDataset(leave_one_out(domain, "valid"), catalogue) if domain.held_out else None,
         text_embeds=text_embeds,
         teachers=teachers,
         card_data=card_data,
@@ -140,7 +145,8 @@ def finetune(
             `similarity="dot"` is SASRec.
 
     Returns:
-        `tuple`: The trainer after training, with the best model, and its metrics on the test split (`ndcg@10`, ...).
+        `tuple`: The trainer after training, with the best model, and its metrics on the test split (`ndcg@10`, ...), none
+            where nothing is held out.
 
     Raises:
         ValueError: If the setting is neither of the two, a text encoder has another width than the checkpoint, or the
@@ -153,15 +159,17 @@ def finetune(
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
     (domain,) = trainer.card_data.domains
-    users = RankingDataset(leave_one_out(domain, "test"), trainer.eval_dataset.catalogue)
-    measured = trainer.predict(users).metrics
-    facts = run_facts(domain, setting, from_scratch, args.seed)
-    trainer.save_metrics("test", measured | facts, combined=False)
-    metrics = {name.removeprefix("test_"): value for name, value in measured.items() if "@" in name}
-    trainer.card_data.test_metrics, trainer.card_data.num_test_users = metrics, len(users)
+    metrics: dict[str, float] = {}
+    if domain.held_out:
+        users = RankingDataset(leave_one_out(domain, "test"), trainer.eval_dataset.catalogue)
+        measured = trainer.predict(users).metrics
+        facts = run_facts(domain, setting, from_scratch, args.seed)
+        trainer.save_metrics("test", measured | facts, combined=False)
+        metrics = {name.removeprefix("test_"): value for name, value in measured.items() if "@" in name}
+        trainer.card_data.test_metrics, trainer.card_data.num_test_users = metrics, len(users)
     if args.trains_on_texts:
         catalogue = trainer.processing_class.catalogue
-        catalogue.item_embeddings = torch.from_numpy(trainer.encode_catalogue(users.catalogue))
+        catalogue.item_embeddings = torch.from_numpy(trainer.encode_catalogue(catalogue.texts))
     trainer.save_model()
     return trainer, metrics
 

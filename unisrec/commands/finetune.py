@@ -74,7 +74,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     )
     if trainer.is_world_process_zero():
         start = "from scratch" if args.from_scratch else "pre-trained"
-        print(metrics_table({f"{args.setting}, {start}": metrics}))
+        if metrics:
+            print(metrics_table({f"{args.setting}, {start}": metrics}))
         trained, total = trainer.count_parameters()
         print(f"trained: {trained:,} of {total:,} parameters ({trained / total:.1%})")
         print(f"checkpoint: {training_args.output_dir}")

@@ -1,0 +1,89 @@
+"""Transfer on all interactions, for a model to serve: nothing is held out, so nothing is measured."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from unisrec.cli import main
+from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune, pretrain
+from unisrec.trainer.checkpoints import load_checkpoint
+
+
+MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 2}
+
+
+@pytest.fixture(scope="module")
+def domain(make_domain):
+    return make_domain("toys")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, domain, text_encoder_dir, training_options):
+    """The domain, the same with nothing held out, and a checkpoint."""
+    root = tmp_path_factory.mktemp("hold-out")
+    domain.save_to_disk(root / "toys")
+    replace(domain, name="sold", held_out=False).save_to_disk(root / "sold")
+    args = UniSRecPretrainArguments(str(root / "pretrained"), num_train_epochs=1, **training_options)
+    pretrain([root / "toys"], str(text_encoder_dir), args, model_config=MODEL)
+    return root
+
+
+@pytest.mark.parametrize("name", ["toys", "sold"])
+def test_every_interaction_is_trained_on_and_none_is_measured(root, domain, training_options, tmp_path, name):
+    options = training_options | {"eval_strategy": "epoch", "num_train_epochs": 2}
+    args = UniSRecFinetuneArguments(str(tmp_path / "run"), hold_out=False, **options)
+    trainer, metrics = finetune(root / "pretrained", root / name, "transductive", args)
+    assert trainer.train_dataset.num_targets.sum() == domain.num_interactions - domain.num_users
+    assert metrics == {}
+    assert not any(key.startswith(("eval_", "test_")) for line in trainer.state.log_history for key in line)
+    assert not (tmp_path / "run" / "test_results.json").exists()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "held out" not in card
+    assert "All interactions were trained on" in card
+    assert "## Results" not in card
+    model, processor = load_checkpoint(tmp_path / "run")
+    assert processor.catalogue.item_ids == domain.items["item_id"].to_list()
+    assert torch.equal(model.item_embedding.weight, trainer.model.item_embedding.weight)
+
+
+def test_by_default_the_last_two_interactions_are_held_out(root, domain, training_options, tmp_path):
+    args = UniSRecFinetuneArguments(
+        str(tmp_path / "run"),
+        num_train_epochs=1,
+        load_best_model_at_end=False,
+        early_stopping_patience=0,
+        **training_options,
+    )
+    trainer, metrics = finetune(root / "pretrained", root / "toys", "inductive", args)
+    assert trainer.train_dataset.num_targets.sum() == domain.num_interactions - 3 * domain.num_users
+    assert "ndcg@10" in metrics
+
+
+def test_it_needs_a_number_of_epochs(tmp_path):
+    with pytest.raises(ValueError, match="leaves no validation to stop at: set --num_train_epochs"):
+        UniSRecFinetuneArguments(str(tmp_path), hold_out=False)
+    UniSRecFinetuneArguments(str(tmp_path), hold_out=False, max_steps=5)
+
+
+def test_a_domain_that_holds_nothing_out_must_be_asked_for(root, training_options, tmp_path):
+    args = UniSRecFinetuneArguments(
+        str(tmp_path / "run"), load_best_model_at_end=False, early_stopping_patience=0, **training_options
+    )
+    with pytest.raises(ValueError, match="sold holds nothing out to validate and test on: add --hold_out false"):
+        finetune(root / "pretrained", root / "sold", "inductive", args)
+    assert not (tmp_path / "run").exists()
+
+
+def test_on_the_command_line(root, tmp_path, capsys):
+    words = ["finetune", "--model", root / "pretrained", "--domain", root / "toys", "--setting", "inductive"]
+    words += ["--output_dir", tmp_path / "run", "--hold_out", "false", "--use_cpu", "true"]
+    assert main([*map(str, words)]) == 2
+    assert "set --num_train_epochs" in capsys.readouterr().err
+    assert main([*map(str, words), "--num_train_epochs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "NDCG" not in said.upper()
+    assert f"checkpoint: {tmp_path / 'run'}" in said
+    assert np.isfinite(UniSRecModel.from_pretrained(tmp_path / "run").adaptor.weight.detach().numpy()).all()
