@@ -1,4 +1,4 @@
-"""Transfer on all interactions, for a model to serve: nothing is held out, so nothing is measured."""
+"""Transfer in one call: what is held out, and training on all interactions for a model to serve, which measures nothing."""
 
 from dataclasses import replace
 
