@@ -21,16 +21,17 @@ def main() -> None:
     for num_items in [60] if args.smoke else args.items:
         sizes = {"targets": 64, "length": 8} if args.smoke else {"targets": args.targets}
         workload = Workload("short", num_items, num_batches=rounds, **sizes)
-        sampled = {"num_negatives": 20 if args.smoke else 1024}
+        dense = {"num_negatives": 20 if args.smoke else 1024}
+        sparse = dense | {"sparse_item_embedding": True}
         comparison = compare(
             f"fine-tune step, {num_items:,} items",
-            finetune_steps(workload, "ours", sparse_item_embedding=True, **sampled),
-            finetune_steps(workload, "ours", **sampled),
+            finetune_steps(workload, "ours", **sparse),
+            finetune_steps(workload, "ours", **dense),
             rounds,
         )
         if not args.smoke:
-            comparison.our_cost = count(finetune_steps, workload, "ours", sparse_item_embedding=True, **sampled)
-            comparison.reference_cost = count(finetune_steps, workload, "ours", **sampled)
+            comparison.our_cost = count(finetune_steps, workload, "ours", **sparse)
+            comparison.reference_cost = count(finetune_steps, workload, "ours", **dense)
         print(comparison.row(machine), flush=True)
 
 

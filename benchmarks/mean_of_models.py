@@ -31,8 +31,8 @@ def mean_metrics(models: list[str], domain: Domain, split: str) -> dict[str, flo
         item_index = batch["item_index"]
         rows, length = item_index.shape
         last = torch.arange(rows) * length + (item_index > 0).sum(1) - 1
-        queries, candidates = ensemble.vectors(item_index, last, torch.arange(domain.num_items))
-        ranks.append(ranks_of_targets(queries, candidates, batch["labels"], batch["seen"]))
+        queries = ensemble.queries(item_index, last)
+        ranks.append(ranks_of_targets(queries, ensemble.candidates, batch["labels"], batch["seen"]))
     return ranking_metrics(torch.cat(ranks).numpy())
 
 

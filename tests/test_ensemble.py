@@ -86,7 +86,7 @@ def test_products_of_the_vectors_are_the_mean_scores(make_ensemble, table):
     histories = torch.tensor([[3, 1, 4, 1], [5, 9, 0, 0]])
     places = torch.tensor([0, 3, 5])  # after one item, after four, after two
     candidates = torch.tensor([7, 0, 59])
-    queries, items = ensemble.vectors(histories, places, candidates)
+    queries, items = ensemble.queries(histories, places), ensemble.candidates[candidates]
     expected = 0
     for model in ensemble.models:
         output = model(item_index=histories, **catalogue_of(table))
@@ -123,8 +123,8 @@ def test_loss_has_the_mean_of_the_teachers_in_its_target(make_ensemble, make_tra
         correction = torch.where(torch.isin(candidates, history), 0, log_inclusion)
         output = model(item_index=history[None] + 1, **catalogue_of(table))
         logits = model.score(output.last_hidden_state[0], output.item_embeds[candidates]) - correction
-        queries, items = teachers.vectors(history[None] + 1, torch.arange(len(history)), candidates)
-        taught = (queries @ items.T - correction).softmax(1)
+        queries = teachers.queries(history[None] + 1, torch.arange(len(history)))
+        taught = (queries @ teachers.candidates[candidates].T - correction).softmax(1)
         for place, item in enumerate(history[1:]):
             target = 0.3 * taught[place] + 0.7 * (candidates == item)
             # A target is in its window: nothing is taken from its own score.
@@ -141,9 +141,11 @@ def test_a_student_comes_near_its_teachers(make_ensemble, make_trainer, table):
         with torch.no_grad():
             output = trainer.model.eval()(item_index=inputs["item_index"], **catalogue_of(table))
         states = output.last_hidden_state.flatten(0, 1)[inputs["query_index"]]
-        queries, items = teachers.vectors(inputs["item_index"], inputs["query_index"], torch.arange(NUM_ITEMS))
+        queries = teachers.queries(inputs["item_index"], inputs["query_index"])
         student = trainer.model.score(states, output.item_embeds)
-        return F.kl_div(student.log_softmax(1), (queries @ items.T).softmax(1), reduction="batchmean").item()
+        return F.kl_div(
+            student.log_softmax(1), (queries @ teachers.candidates.T).softmax(1), reduction="batchmean"
+        ).item()
 
     settings = {"freeze_sequence_encoder": False, "num_train_epochs": 20, "distillation_weight": 1.0}
     trainer, alone = make_trainer(teachers, **settings), make_trainer(None, **settings)

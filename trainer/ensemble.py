@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch.nn import functional as F
@@ -13,13 +14,14 @@ from ..modeling_unisrec import UniSRecModel, encode_catalogue
 from .checkpoints import load_checkpoint
 
 
-def score_vectors(
-    config: UniSRecConfig, queries: torch.Tensor, candidates: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sequence and item vectors whose products are the scores of a model, [`UniSRecModel.score`]."""
-    if config.similarity == "dot":
-        return queries, candidates
-    return F.normalize(queries, dim=-1) / config.temperature, F.normalize(candidates, dim=-1)
+def score_queries(config: UniSRecConfig, sequence_embeds: torch.Tensor) -> torch.Tensor:
+    """Vectors whose products with [`score_candidates`] are the scores of a model, [`UniSRecModel.score`]."""
+    return sequence_embeds if config.similarity == "dot" else F.normalize(sequence_embeds, dim=-1) / config.temperature
+
+
+def score_candidates(config: UniSRecConfig, item_embeds: torch.Tensor) -> torch.Tensor:
+    """The other side of [`score_queries`]."""
+    return item_embeds if config.similarity == "dot" else F.normalize(item_embeds, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -60,30 +62,31 @@ class Ensemble:
         """Longest history that all of the models take."""
         return min(model.config.max_position_embeddings for model in self.models)
 
+    @cached_property
+    def candidates(self) -> torch.Tensor:
+        """Vectors of the catalogue, `(num_items, size)`, as wide as all models together."""
+        parts = zip(self.models, self.item_embeds, strict=True)
+        return torch.cat([score_candidates(model.config, items) for model, items in parts], dim=-1)
+
     @torch.no_grad()
-    def vectors(
-        self, item_index: torch.Tensor, query_index: torch.Tensor, candidates: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def queries(self, item_index: torch.Tensor, query_index: torch.Tensor) -> torch.Tensor:
         r"""
-        Vectors whose products are the mean scores.
+        Vectors whose products with `candidates` are the mean scores.
 
         Args:
             item_index (`torch.LongTensor` of shape `(batch_size, length)`):
                 Histories: catalogue rows + 1, 0 is padding on the right.
             query_index (`torch.LongTensor` of shape `(num_queries,)`):
                 Places in the flattened histories after whose items a next one is asked for.
-            candidates (`torch.LongTensor` of shape `(num_candidates,)`): Catalogue rows.
 
         Returns:
-            `tuple[torch.FloatTensor, torch.FloatTensor]`: Of queries and candidates, as wide as all models together.
+            `torch.FloatTensor` of shape `(num_queries, size)`.
         """
         parts = []
         for model, item_embeds in zip(self.models, self.item_embeds, strict=True):
             states = model.sequence_encoder(F.embedding((item_index - 1).clamp(min=0), item_embeds))
-            queries = states.flatten(0, 1)[query_index]
-            parts.append(score_vectors(model.config, queries, item_embeds[candidates]))
-        queries, items = zip(*parts, strict=True)
-        return torch.cat(queries, dim=-1) / len(parts), torch.cat(items, dim=-1)
+            parts.append(score_queries(model.config, states.flatten(0, 1)[query_index]))
+        return torch.cat(parts, dim=-1) / len(parts)
 
 
-__all__ = ["Ensemble", "score_vectors"]
+__all__ = ["Ensemble", "score_candidates", "score_queries"]

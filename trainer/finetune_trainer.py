@@ -14,7 +14,7 @@ from .chunked_softmax import SoftTargets
 from .data_collator import FinetuneCollator, SampledFinetuneCollator
 from .datasets import catalogue_tensors
 from .distributed import RowGatherer
-from .ensemble import Ensemble, score_vectors
+from .ensemble import Ensemble, score_candidates, score_queries
 from .losses import catalogue_loss, sampled_softmax_loss
 from .negatives import NegativeSampler
 from .sparse_adam import SparseRowsAdamW, exchange_rows
@@ -96,28 +96,40 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         item_index, query_index = inputs["item_index"], inputs["query_index"]
         if "items" in inputs:
             items, tensors = self._items_of_batch(inputs)
-            histories = F.pad(items + 1, (1, 0))[item_index]  # rows of the batch -> rows of the catalogue
             outputs = model(item_index=item_index, item_ids=items + 1, **tensors)
             distinct, candidates, rows = self._distinct_items(items, outputs.item_embeds)
             labels = rows[inputs["labels"]]
         else:
-            histories, distinct = item_index, self._items["item_ids"] - 1
+            items, distinct = None, slice(None)
             outputs = model(item_index=item_index, **self._items)
             candidates, labels = outputs.item_embeds, inputs["labels"]
-        queries = outputs.last_hidden_state.flatten(0, 1)[query_index]  # (N, H)
-        queries, candidates = score_vectors(self.accelerator.unwrap_model(model).config, queries, candidates)
+        config = self.accelerator.unwrap_model(model).config
+        queries = score_queries(config, outputs.last_hidden_state.flatten(0, 1)[query_index])  # (N, H)
+        candidates = score_candidates(config, candidates)
         gather = RowGatherer(len(queries), queries.device)
         with self.accelerator.autocast():  # which else ends with the model's forward pass
-            soft_targets = None
-            if self._teachers is not None:
-                taught = self._teachers.vectors(histories, query_index, distinct)
-                soft_targets = SoftTargets(*taught, self.args.distillation_weight)
+            soft_targets = self._soft_targets(item_index, query_index, items, distinct)
             if self._negatives is None:
                 return catalogue_loss(queries, candidates, labels, soft_targets) * gather.scale
             log_inclusion = self._negatives.log_inclusion(distinct, sum(gather.sizes))
             certain = rows[inputs["windows"]][query_index // item_index.shape[1]]
             loss = sampled_softmax_loss(queries, candidates, labels, log_inclusion, certain, soft_targets)
             return loss * gather.scale
+
+    def _soft_targets(
+        self,
+        item_index: torch.Tensor,
+        query_index: torch.Tensor,
+        items: torch.Tensor | None,
+        distinct: torch.Tensor | slice,
+    ) -> SoftTargets | None:
+        """What the teachers make of the candidates `distinct` of the catalogue; `items` are those that `item_index` counts."""
+        if self._teachers is None:
+            return None
+        if items is not None:  # rows of the batch -> rows of the catalogue
+            item_index = F.pad(items + 1, (1, 0))[item_index]
+        queries = self._teachers.queries(item_index, query_index)
+        return SoftTargets(queries, self._teachers.candidates[distinct], self.args.distillation_weight)
 
     def _items_of_batch(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Catalogue rows of the items that this process computes, those of its windows first, and their texts."""
@@ -137,9 +149,12 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         if not self.args.sparse_item_embedding:
             return super()._get_grad_norm(model, grad_norm)
         self.accelerator.unscale_gradients()
-        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        weights = [weight for weight in model.parameters() if weight.grad is not None]
+        for weight in weights:
+            if weight.grad.is_sparse:
+                weight.grad = weight.grad.coalesce()  # which the optimizer need not do again
         return nn.utils.get_total_norm(
-            [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
+            [weight.grad.values() if weight.grad.is_sparse else weight.grad for weight in weights]
         )
 
     @staticmethod
