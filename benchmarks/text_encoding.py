@@ -1,19 +1,22 @@
 """Vectors of item texts, ours against `SentenceTransformer.encode` and against the official way (four at a time, unsorted).
 
     python benchmarks/text_encoding.py
+    python benchmarks/text_encoding.py --domain domains/beauty      # texts of a catalogue, drawn at random
 
 The packaged MiniLM, mean pooling; ours in float32 and, as with `--bf16 true`, in bfloat16, which pays on a CPU with AVX512-BF16 or
-AMX. Texts are random words, as long as the titles with categories and brands of Amazon's shops; every one is different. The
+AMX. Texts are random words, as long as titles with categories and brands, if no catalogue is given; every one is different. The
 official way, which takes long, gets a quarter of them. The least cosine of the vectors with those of the other way, which is in
 float32, is printed with each row.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from _timing import compare, header, parser
 
+from unisrec.data import Domain
 from unisrec.data.text_encoders import find_text_encoder, load_text_encoder
 from unisrec.data.text_features import encode_texts
 
@@ -25,6 +28,12 @@ def make_texts(number: int) -> list[str]:
     words = sorted(word for word in tokenizer.get_vocab() if word.isalpha() and len(word) > 2)
     lengths = np.clip(rng.lognormal(np.log(26), 0.5, number), 3, 200).astype(int)
     return [" ".join(rng.choice(words, length)) for length in lengths]
+
+
+def texts_of(domain: Path, number: int) -> list[str]:
+    """Different texts of a catalogue, drawn at random: batches of four neighbours are then as ragged as the catalogue is."""
+    texts = sorted(set(Domain.load_from_disk(domain).items["text"]))
+    return np.random.default_rng(0).permutation(texts)[:number].tolist()
 
 
 def encodings(texts: list[str], path: str, dtype: torch.dtype | None = None) -> Callable[[], np.ndarray]:
@@ -60,8 +69,10 @@ def least_cosine(left: np.ndarray, right: np.ndarray) -> float:
 def main() -> None:
     args = parser(__doc__)
     args.add_argument("--texts", type=int, default=400, help="Texts to encode.")
+    args.add_argument("--domain", type=Path, help="Domain folder whose texts to take instead of random ones.")
     args = args.parse_args()
-    texts = make_texts(8 if args.smoke else args.texts)
+    number = 8 if args.smoke else args.texts
+    texts = texts_of(args.domain, number) if args.domain else make_texts(number)
     print(header())
     for name, part in (("sentence-transformers", texts), ("official", texts[: len(texts) // 4])):
         reference = encodings(part, name)

@@ -269,9 +269,9 @@ def _check_columns(table: str, frame: pl.DataFrame, schema: dict[str, pl.DataTyp
 def _check_ids(table: str, ids: pl.Series) -> None:
     if ids.null_count():
         raise ValueError(f"{table}: row {int(ids.is_null().arg_max())} has no {ids.name}, expected one in every row")
-    repeated = ids.is_duplicated()
-    if repeated.any():
-        raise ValueError(f"{table}: {ids.name} {ids[int(repeated.arg_max())]!r} occurs more than once, expected once")
+    if ids.n_unique() < len(ids):
+        first = ids[int(ids.is_duplicated().arg_max())]
+        raise ValueError(f"{table}: {ids.name} {first!r} occurs more than once, expected once")
 
 
 def _hash_strings(digest, column: pl.Series) -> None:

@@ -1,6 +1,7 @@
 """Interactions + item texts -> domain: duplicates, items without text, k-core, order."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -53,7 +54,8 @@ def k_core(users: np.ndarray, items: np.ndarray, user_k: int = 5, item_k: int = 
         keep = (np.bincount(users) >= user_k)[users] & (np.bincount(items) >= item_k)[items]
         if keep.all():
             break
-        rows, users, items = rows[keep], users[keep], items[keep]
+        kept = np.flatnonzero(keep)
+        rows, users, items = rows[kept], users[kept], items[kept]
         left.append(len(rows))
     return rows, left
 
@@ -102,12 +104,16 @@ def build_domain(
     info = dict(info or {})
     steps, item_steps = list(info.pop("steps", [])), list(info.pop("item_steps", []))
 
-    # Strings become numbers once; all that follows is on numbers.
-    (user_ids, users), (item_ids, numbers) = _numbers(interactions, ("user_id", "item_id"))
+    # Strings become numbers once; all that follows is on numbers. Two threads: users, mostly the longest, have one of their own.
     times = interactions["time"].to_numpy()
-    by_history = _stable_order(times)
-    by_history = by_history[_stable_order(users[by_history])]
-    rows = _first_of_equals(by_history, users, times, numbers)
+    with ThreadPoolExecutor(2) as pool:
+        numbered = pool.map(_numbers, (interactions["user_id"], interactions["item_id"]))
+        order = pool.submit(_stable_order, times).result()
+        (user_ids, users), (item_ids, numbers) = numbered
+    # From here on rows stand in the order of the histories: one user after the other, oldest first.
+    order = order[_stable_order(users[order])]
+    users, numbers, times = users[order], numbers[order], times[order]
+    rows = _first_of_equals(users, times, numbers)
     steps.append(count_step("same user, item and time", interactions.height, len(rows)))
 
     with_text = items.filter(pl.col("text").str.strip_chars() != "")
@@ -121,74 +127,82 @@ def build_domain(
         item_steps.append(
             count_step(f"no text, id kept as text ({textless.height:,})", catalogue.height, catalogue.height)
         )
-    described = rows[item_ids.is_in(catalogue["item_id"].implode()).to_numpy()[numbers[rows]]]
+    has_text = item_ids.is_in(catalogue["item_id"].implode()).to_numpy()
+    described = rows if has_text.all() else rows[has_text[numbers[rows]]]
     if len(described) < len(rows) and missing_text == "error":
-        raise ValueError(_describe_missing(interactions[rows], items, catalogue))
+        raise ValueError(_describe_missing(interactions[np.sort(order[rows])], items, catalogue))
     steps.append(count_step("item without text", len(rows), len(described)))
+    if len(described) < len(order):
+        users, numbers = users[described], numbers[described]
 
-    core, rounds = k_core(users[described], numbers[described], user_k, item_k)
+    core, rounds = k_core(users, numbers, user_k, item_k)
     if not len(core):
         raise ValueError(_describe_empty(len(described), rounds, user_k, item_k))
     steps.append(
         count_step(f"k-core, user_k={user_k}, item_k={item_k} ({len(rounds)} rounds)", len(described), len(core))
     )
 
-    kept = np.zeros(interactions.height, dtype=bool)
-    kept[described[core]] = True
-    order = by_history[kept[by_history]]
-    lengths = np.bincount(users[order])
-    used = np.bincount(numbers[order], minlength=len(item_ids)) > 0
+    users, numbers = users[core], numbers[core]
+    used = np.zeros(len(item_ids), dtype=bool)
+    used[numbers] = True
     new_number = (np.cumsum(used) - 1).astype(np.uint32)
     items_left = item_ids.filter(pl.Series(used)).to_frame("item_id")
     items_left = items_left.join(catalogue, on="item_id", how="left", maintain_order="left")
     item_steps.append(count_step("no interaction left", catalogue.height, items_left.height))
-    histories = pl.DataFrame({"user": users[order], "item_index": new_number[numbers[order]]})
+    # What polars knows to be sorted it groups without a table of hashes.
+    histories = pl.DataFrame([pl.Series("user", users).set_sorted(), pl.Series("item_index", new_number[numbers])])
     histories = histories.group_by("user", maintain_order=True).agg("item_index")
-    sequences = pl.DataFrame({"user_id": user_ids[np.flatnonzero(lengths)], "item_index": histories["item_index"]})
+    sequences = histories.select(user_id=user_ids.gather(histories["user"]), item_index="item_index")
     filters = {"user_k": user_k, "item_k": item_k, "missing_text": missing_text}
     info = {"source": source, "filters": filters, **info, "steps": steps, "item_steps": item_steps}
     return Domain(name, items_left, sequences, info)
 
 
-def _numbers(frame: pl.DataFrame, columns: Sequence[str]) -> list[tuple[pl.Series, np.ndarray]]:
-    """Of each column of ids, the different ones in order, and the place of each row's id in them."""
-    # Lazily, so that polars takes the columns at the same time.
-    different = frame.lazy().select(pl.col(column).unique().sort().implode() for column in columns).collect()
-    different = [different[column][0] for column in columns]
-    kinds = [pl.Enum(ids) for ids in different]
-    places = frame.lazy().select(
-        pl.col(column).cast(kind).to_physical().cast(pl.UInt32) for column, kind in zip(columns, kinds, strict=True)
-    )
-    return [(ids, numbers.to_numpy()) for ids, numbers in zip(different, places.collect(), strict=True)]
+def _numbers(ids: pl.Series) -> tuple[pl.Series, np.ndarray]:
+    """The different ids in order, and the place of each row's id in them."""
+    # Categories are numbered as they come, in one pass; only the different ids are then sorted.
+    codes = ids.cast(pl.Categorical(pl.Categories.random())).to_physical().to_numpy()
+    row_of_code = np.full(int(codes.max(initial=0)) + 1, -1)
+    row_of_code[codes] = np.arange(len(codes))
+    used = np.flatnonzero(row_of_code >= 0)
+    different = ids[row_of_code[used]]
+    order = different.arg_sort()
+    place = np.empty(len(row_of_code), dtype=np.uint32)
+    place[used[order]] = np.arange(len(order))
+    return different[order], place[codes]
 
 
 def _stable_order(values: np.ndarray) -> np.ndarray:
-    """`np.argsort(values, kind="stable")`; of whole numbers by 16 bits at a time, for which NumPy has a radix sort."""
+    """`np.argsort(values, kind="stable")`; whole numbers are sorted with their rows packed below them, which NumPy does faster."""
+    row_bits = max(len(values) - 1, 0).bit_length()
     if not len(values) or values.dtype.kind not in "iu":
         return np.argsort(values, kind="stable")
     # Modulo 2 ** 64, where the distance from the least is right for any whole number.
-    rest = values.astype(np.uint64) - values.min().astype(np.uint64)
-    order = np.argsort(rest.astype(np.uint16), kind="stable")
-    for _ in range((int(rest.max()).bit_length() - 1) // 16):
-        rest >>= np.uint64(16)
-        order = order[np.argsort(rest[order].astype(np.uint16), kind="stable")]
-    return order
+    packed = values.astype(np.uint64)
+    packed -= values.min().astype(np.uint64)
+    if int(packed.max()).bit_length() + row_bits > 64:
+        return np.argsort(values, kind="stable")
+    packed <<= np.uint64(row_bits)
+    packed |= np.arange(len(values), dtype=np.uint64)
+    packed.sort()
+    packed &= np.uint64((1 << row_bits) - 1)
+    return packed.view(np.int64)
 
 
-def _first_of_equals(by_history: np.ndarray, users: np.ndarray, times: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Rows of which none before has the same user, item and time, in their order. `by_history` is their stable order by
-    user and time."""
-    first = np.ones(len(by_history), dtype=bool)
+def _first_of_equals(users: np.ndarray, times: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Rows of which none before has the same user, item and time; they come in the order of users and times."""
     # Only rows with the user and the time of a neighbour can be equal; most data have few of them.
-    together = (users[by_history[1:]] == users[by_history[:-1]]) & (times[by_history[1:]] == times[by_history[:-1]])
-    moment = np.cumsum(np.concatenate(([True], ~together)))  # number of the user and time of each row of by_history
-    candidates = np.flatnonzero(np.concatenate((together, [False])) | np.concatenate(([False], together)))
-    candidates = candidates[_stable_order(items[by_history[candidates]])]
+    together = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    rows = np.arange(len(users))
+    if not together.any():
+        return rows
+    moment = np.cumsum(np.concatenate(([True], ~together)))  # number of the user and time of each row
+    candidates = rows[np.concatenate((together, [False])) | np.concatenate(([False], together))]
+    candidates = candidates[_stable_order(items[candidates])]
     candidates = candidates[_stable_order(moment[candidates])]
-    rows = by_history[candidates]
-    repeated = (moment[candidates[1:]] == moment[candidates[:-1]]) & (items[rows[1:]] == items[rows[:-1]])
-    first[rows[1:][repeated]] = False
-    return np.flatnonzero(first)
+    here, before = candidates[1:], candidates[:-1]
+    repeated = here[(moment[here] == moment[before]) & (items[here] == items[before])]
+    return np.delete(rows, repeated)
 
 
 def _describe_missing(rows: pl.DataFrame, items: pl.DataFrame, catalogue: pl.DataFrame) -> str:
