@@ -38,6 +38,7 @@ class Workload:
     length: int = 50
     transductive: bool = True
     settings: tuple[tuple[str, object], ...] = ()
+    device: str = "cpu"
 
     def split(self) -> Split:
         """Random histories: lengths as in the domains above, items by popularity."""
@@ -78,13 +79,19 @@ def _prefixes(index: np.ndarray, places: np.ndarray) -> list[list[int]]:
     return [index[row, : column + 1].tolist() for row, column in zip(*np.divmod(places, index.shape[1]), strict=True)]
 
 
+def _on(device: str, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    return [tensor.to(device) for tensor in tensors]
+
+
 def _train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, losses: list[Callable[[], torch.Tensor]]) -> Step:
     """A function that makes one training step, on the next of the batches each time."""
     model.train()
     turn = itertools.cycle(losses)
+    device = next(model.parameters()).device
 
     def step() -> torch.Tensor:
-        loss = next(turn)()
+        with device:  # the reference makes masks of its own
+            loss = next(turn)()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -108,27 +115,28 @@ def finetune_steps(workload: Workload, path: str, **arguments) -> Step:
             load_best_model_at_end=False,
             eval_strategy="no",
             disable_tqdm=True,
-            use_cpu=True,
+            use_cpu=workload.device == "cpu",
             **(arguments if path == "ours" else {}),
         )
         windows = WindowDataset([workload.split()], [workload.num_items], workload.length)
         trainer = UniSRecFinetuneTrainer(model, args, train_dataset=windows, text_embeds=text_embeds)
     batches = _batches(trainer, workload.num_batches)
     if path == "ours":
-        losses = [lambda batch=batch: trainer.compute_loss(model, batch) for batch in batches]
+        wrapped = trainer.accelerator.prepare_model(model)  # autocast and compilation, where `arguments` ask for them
+        losses = [lambda batch=batch: trainer.compute_loss(wrapped, batch) for batch in batches]
         return _train(model, trainer.create_optimizer(), losses)
 
-    official = OfficialUniSRec(model, torch.from_numpy(text_embeds))
+    official = OfficialUniSRec(model, torch.from_numpy(text_embeds)).to(workload.device)
     losses = []
     for batch in batches:
-        prefixes = _prefixes(batch["item_index"].numpy(), batch["query_index"].numpy())
-        inputs = (*pad_rows(prefixes, workload.length), batch["labels"] + 1)
+        prefixes = _prefixes(batch["item_index"].numpy(force=True), batch["query_index"].numpy(force=True))
+        inputs = _on(workload.device, *pad_rows(prefixes, workload.length), batch["labels"] + 1)
         losses.append(lambda inputs=inputs: official.transfer_loss(*inputs))
     return _train(official, _adam(official), losses)
 
 
-def pretrain_steps(workload: Workload, path: str) -> Step:
-    """A step of pre-training, `path` as for [`finetune_steps`]. All views are made by item drop."""
+def pretrain_steps(workload: Workload, path: str, **arguments) -> Step:
+    """A step of pre-training, `path` and `arguments` as for [`finetune_steps`]. All views are made by item drop."""
     model, text_embeds = workload.model(), workload.text_embeds()
     with tempfile.TemporaryDirectory() as folder:
         args = UniSRecPretrainArguments(
@@ -136,32 +144,34 @@ def pretrain_steps(workload: Workload, path: str) -> Step:
             per_device_train_batch_size=workload.targets,
             eval_strategy="no",
             disable_tqdm=True,
-            use_cpu=True,
+            use_cpu=workload.device == "cpu",
+            **(arguments if path == "ours" else {}),
         )
         windows = WindowDataset([workload.split()], [workload.num_items], workload.length)
         collator = PretrainCollator(lambda items: text_embeds[items])
         trainer = UniSRecPretrainTrainer(model, args, train_dataset=windows, data_collator=collator)
     batches = _batches(trainer, workload.num_batches)
     if path == "ours":
-        losses = [lambda batch=batch: trainer.compute_loss(model, batch) for batch in batches]
+        wrapped = trainer.accelerator.prepare_model(model)  # autocast and compilation, where `arguments` ask for them
+        losses = [lambda batch=batch: trainer.compute_loss(wrapped, batch) for batch in batches]
         return _train(model, trainer.create_optimizer(), losses)
 
-    official = OfficialUniSRec(model, torch.from_numpy(text_embeds))
+    official = OfficialUniSRec(model, torch.from_numpy(text_embeds)).to(workload.device)
     losses = []
     for batch in batches:
-        batch = {name: tensor.numpy() for name, tensor in batch.items()}
+        batch = {name: tensor.numpy(force=True) for name, tensor in batch.items()}
         # Rows of the items of the batch -> item numbers of the catalogue.
         number_of_row = np.zeros(len(batch["text_embeds"]) + 1, dtype=np.int64)
         number_of_row[batch["target_rows"] + 1] = batch["target_items"] + 1
         for row in np.flatnonzero(number_of_row[1:] == 0):  # first items of histories, which are no targets
             number_of_row[row + 1] = 1 + np.flatnonzero((text_embeds == batch["text_embeds"][row]).all(1))[0]
         originals, views = number_of_row[batch["item_index"]].reshape(2, -1, batch["item_index"].shape[1])
-        inputs = (
+        inputs = _on(
+            workload.device,
             *pad_rows(_prefixes(originals, batch["query_index"]), workload.length),
             *pad_rows(_prefixes(views, batch["view_index"]), workload.length),
             torch.from_numpy(batch["target_items"] + 1),
             torch.from_numpy(batch["target_sequences"]),
-            args.sequence_loss_weight,
         )
-        losses.append(lambda inputs=inputs: official.pretraining_loss(*inputs))
+        losses.append(lambda inputs=inputs: official.pretraining_loss(*inputs, args.sequence_loss_weight))
     return _train(official, _adam(official), losses)

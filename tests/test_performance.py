@@ -1,5 +1,6 @@
 """The reference of the benchmarks computes what ours computes, and the benchmarks run."""
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -19,6 +20,7 @@ NO_CHANCE = (("hidden_dropout", 0), ("attention_dropout", 0), ("adaptor_dropout"
 SCRIPTS = [
     "finetune_step",
     "pretrain_step",
+    "gpu_step",
     "kcore",
     "evaluation",
     "catalogue_encoding",
@@ -51,16 +53,11 @@ def test_steps_of_both_ways_give_the_same_losses(steps, kind, histories):
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
 
 
-def prepare_product(size):
-    left, right = torch.ones(size, size), torch.ones(size, size)
-    return lambda: left @ right
-
-
 def test_work_of_a_product_is_counted(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import _timing
 
-    cost = _timing.count(prepare_product, 1500)
+    cost = _timing.count(functools.partial, torch.matmul, torch.ones(1500, 1500), torch.ones(1500, 1500))
     assert cost.gflop == pytest.approx(2 * 1500**3 / 1e9)
     assert cost.gbyte == pytest.approx(3 * 4 * 1500**2 / 1e9)
     assert 4 * 1500**2 / 2**20 - 1 < cost.peak_mb < 200
@@ -116,3 +113,46 @@ def test_ranks_never_hold_all_scores():
         ranks = ranks_of_targets(queries, items, targets, seen)
     torch.testing.assert_close(ranks, expected)
     assert sizes.largest <= 2**20 < 700 * 9000
+
+
+class Waits(TorchDispatchMode):
+    """Operations whose result, or whose size of it, the processor waits for where the tensors are on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            torch.is_tensor(leaf) and leaf.dtype in (torch.bool, torch.uint8) for leaf in tree_leaves(args[1:])
+        )
+        if by_mask or name in {"_local_scalar_dense", "equal", "masked_select", "nonzero"} or "unique" in name:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_waits_are_found():
+    with Waits() as waits:
+        numbers = torch.arange(3)
+        numbers.sum().item(), numbers[numbers > 1], numbers.unique(), numbers[torch.tensor([0, 2])]
+    assert waits.found == ["_local_scalar_dense", "index", "_unique2"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "expected"),
+    [
+        ("pretrain", {}, []),
+        ("finetune", {}, []),
+        # How many different candidates a step has.
+        ("finetune", {"num_negatives": 10}, ["_unique2"]),
+    ],
+)
+def test_a_step_does_not_make_a_gpu_wait(steps, kind, arguments, expected):
+    workload = steps.Workload("short", num_items=60, targets=64, length=8, transductive=kind == "finetune")
+    prepare = {"finetune": steps.finetune_steps, "pretrain": steps.pretrain_steps}[kind]
+    step = prepare(workload, "ours", **arguments)
+    step()
+    with Waits() as waits:
+        step()
+    assert waits.found == expected
