@@ -176,6 +176,52 @@ def test_training_learns_what_comes_next(make_trainer):
     assert trainer.evaluate()["eval_ndcg@10"] > before + 0.1
 
 
+@pytest.mark.parametrize(
+    "arguments", [{}, {"num_negatives": 20}, {"num_negatives": 20, "sparse_item_embedding": True}]
+)
+def test_rare_items_have_no_id_and_go_by_their_text(make_trainer, domain, table, arguments):
+    trainer = make_trainer(setting="transductive", min_id_interactions=5, freeze_sequence_encoder=False, **arguments)
+    rare = np.bincount(leave_one_out(domain, "train").flat, minlength=domain.num_items) < 5
+    assert 5 < rare.sum() < domain.num_items - 5
+    trainer.train()
+    model = trainer.model.eval()
+    rows = model.item_embedding.weight[1:]
+    assert not rows[rare].any()
+    assert rows[~rare].any(-1).all()
+    ids = torch.arange(1, domain.num_items + 1)
+    with torch.no_grad():
+        own, unknown = (model.get_item_features(torch.from_numpy(table), item_ids=each) for each in (ids, 0 * ids))
+    assert torch.equal(own[rare], unknown[rare])
+    assert not torch.isclose(own[~rare], unknown[~rare]).all(-1).any()
+
+
+def test_rare_items_are_trained_as_text_alone(make_trainer, domain):
+    still = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "adaptor_dropout": 0.0, "router_noise": None}
+    trainer = make_trainer("rare", setting="transductive", model=still, min_id_interactions=5)
+    expected = make_trainer("by hand", setting="transductive", model=still)
+    rare = np.bincount(leave_one_out(domain, "train").flat, minlength=domain.num_items) < 5
+    with torch.no_grad():
+        expected.model.item_embedding.weight[1:][rare] = 0
+    batch = next(iter(trainer.get_train_dataloader()))
+    losses = [each.compute_loss(each.model, batch) for each in (trainer, expected)]
+    assert torch.equal(*losses)
+    gradients = [
+        torch.autograd.grad(loss, each.model.item_embedding.weight)[0]
+        for loss, each in zip(losses, (trainer, expected), strict=True)
+    ]
+    assert not gradients[0][1:][rare].any()
+    assert gradients[1][1:][rare].any(-1).all()
+    torch.testing.assert_close(gradients[0][1:][~rare], gradients[1][1:][~rare])
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"setting": "inductive"}, {"setting": "transductive", "model": {"item_text": False}}]
+)
+def test_items_without_id_need_a_text(make_trainer, arguments):
+    with pytest.raises(ValueError, match="--min_id_interactions is for the transductive setting"):
+        make_trainer(min_id_interactions=2, **arguments)
+
+
 # Evaluation
 
 

@@ -33,6 +33,8 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
     With `teachers`, the softmax of their mean scores over the same candidates has the share `distillation_weight` of the
     target, and the next item the rest (arXiv 1503.02531).
 
+    With `min_id_interactions`, items that are rarer in training have no ID embedding: their row of it is 0 and stays so.
+
     The model decides the setting: with an ID embedding ([`UniSRecModel.reset_item_embedding`]) it is transductive,
     without one inductive.
 
@@ -60,6 +62,9 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
     ):
         super().__init__(*args, data_collator=data_collator, **kwargs)
         self._items = None if text_embeds is None else catalogue_tensors(text_embeds, self.args.device)
+        self._item_ids = self._ids_of_items()
+        if text_embeds is not None and self._item_ids is not None:
+            self._items["item_ids"] = self._item_ids
         self._teachers = teachers
         length = self.model.config.max_position_embeddings
         if teachers is not None and teachers.max_length < length:
@@ -96,7 +101,8 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         item_index, query_index = inputs["item_index"], inputs["query_index"]
         if "items" in inputs:
             items, tensors = self._items_of_batch(inputs)
-            outputs = model(item_index=item_index, item_ids=items + 1, **tensors)
+            item_ids = None if self._item_ids is None else self._item_ids[items]
+            outputs = model(item_index=item_index, item_ids=item_ids, **tensors)
             distinct, candidates, rows = self._distinct_items(items, outputs.item_embeds)
             labels = rows[inputs["labels"]]
         else:
@@ -115,6 +121,24 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             certain = rows[inputs["windows"]][query_index // item_index.shape[1]]
             loss = sampled_softmax_loss(queries, candidates, labels, log_inclusion, certain, soft_targets)
             return loss * gather.scale
+
+    def _ids_of_items(self) -> torch.Tensor | None:
+        """Row of the ID embedding of each item of the catalogue, 0 for one that has none and goes by its text."""
+        config, least = self.model.config, self.args.min_id_interactions
+        if least > 0 and (config.num_items is None or not config.item_text):
+            raise ValueError("--min_id_interactions is for the transductive setting, where text stands in for the ID.")
+        if config.num_items is None:
+            return None
+        item_ids = torch.arange(1, config.num_items + 1)
+        if least > 0:
+            (interactions,) = self.train_dataset.flats
+            rare = torch.from_numpy(np.bincount(interactions, minlength=config.num_items) < least)
+            item_ids[rare] = 0
+            with torch.no_grad():
+                for name, weight in self.model.named_parameters():
+                    if "item_embedding" in name:  # there are two of them where adapters are
+                        weight[1:][rare] = 0
+        return item_ids.to(self.args.device)
 
     def _soft_targets(
         self,

@@ -172,6 +172,13 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     distillation_weight: float = field(
         default=0.5, metadata={"help": "Share of the teachers in the target; the next item has the rest."}
     )
+    min_id_interactions: int = field(
+        default=0,
+        metadata={
+            "help": "Transductive: items with fewer interactions in training have no ID embedding and go by their text, so "
+            "that training does not push them away from histories they were seldom in."
+        },
+    )
     sparse_item_embedding: bool = field(
         default=False,
         metadata={
@@ -214,6 +221,8 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
             )
         if not 0 <= self.distillation_weight <= 1:
             raise ValueError(f"--distillation_weight is {self.distillation_weight}, expected a share from 0 to 1.")
+        if self.min_id_interactions < 0:
+            raise ValueError(f"--min_id_interactions is {self.min_id_interactions}, expected 0 or more interactions.")
         if self.sparse_item_embedding:
             self._check_sparse_item_embedding()
         if "text" in self.lora_parts and self.train_text_encoder:
