@@ -1,13 +1,14 @@
 """A stand-in for the Hugging Face Hub on this machine: `python local_hub.py` prints its address and serves until killed.
 
 Repositories live in memory. The user `shop` has the token `hf_shop`, `rival` has `hf_rival`. All may read what is neither
-private nor named `gated-...`; a repository named `full-...` takes no large file.
+private nor named `gated-...`; a repository named `full-...` takes no large file, one named `slow-...` takes its time.
 """
 
 import base64
 import hashlib
 import json
 import re
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -157,6 +158,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def upload_modes(self, there: dict[str, bytes]) -> list[dict]:
         modes = []
+        if self.name.split("/")[1].startswith("slow-"):
+            time.sleep(0.3)
         for path in (file["path"] for file in json.loads(self.body)["files"]):
             mode = {"path": path, "uploadMode": "lfs" if path.endswith(LARGE) else "regular", "shouldIgnore": False}
             modes.append(mode | ({"oid": content_id(path, there[path])} if path in there else {}))

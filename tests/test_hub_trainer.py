@@ -47,7 +47,7 @@ def runs(hub, make_domain, text_encoder_dir, tmp_path_factory) -> tuple[Path, li
     answers = hub.verbs(
         [*pretrain, *into("full-shelf")],
         [*pretrain, "--hub_strategy", "end", *into("end")],
-        [*finetune, "every_save", *into("every-save"), "--hub_revision", "dev", "--hub_private_repo", "true"],
+        [*finetune, "every_save", *into("slow-shelf"), "--hub_revision", "dev", "--hub_private_repo", "true"],
         [*finetune, "checkpoint", *into("last")],
         [*finetune, "all_checkpoints", *into("all")],
         ["HF_TOKEN=", *finetune, "end", *into("nobody")],
@@ -66,7 +66,7 @@ def download(hub, repo: str, revision: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "revision"), [("end", "main"), ("every-save", "dev"), ("last", "main")])
+@pytest.mark.parametrize(("name", "revision"), [("end", "main"), ("slow-shelf", "dev"), ("last", "main")])
 def test_the_last_push_is_what_the_folder_shares(hub, runs, name, revision):
     root, answers = runs
     assert [status for status, *_ in answers[1:5]] == [0] * 4, answers
@@ -84,7 +84,7 @@ def test_the_last_push_is_what_the_folder_shares(hub, runs, name, revision):
 def test_strategies_say_when(hub, runs):
     titles = [commit["title"] for commit in hub.commits("shop/end")]
     assert titles == ["End of training", "initial commit"]
-    titles = [commit["title"] for commit in hub.commits("shop/every-save", "dev")]
+    titles = [commit["title"] for commit in hub.commits("shop/slow-shelf", "dev")]
     assert titles[0] == "End of training"
     assert [title.rstrip("0123456789") for title in titles[1:]] == ["Training in progress, step "] * 2 + [
         "initial commit"
@@ -92,19 +92,19 @@ def test_strategies_say_when(hub, runs):
 
 
 def test_a_push_amid_the_training_recommends(hub, runs, tmp_path):
-    second, first = (commit["id"] for commit in hub.commits("shop/every-save", "dev")[1:3])
-    folder = download(hub, "shop/every-save", first, tmp_path / "first")
+    second, first = (commit["id"] for commit in hub.commits("shop/slow-shelf", "dev")[1:3])
+    folder = download(hub, "shop/slow-shelf", first, tmp_path / "first")
     recommender = Recommender.from_pretrained(folder)
     assert recommender.model.text_encoder is None
     assert len(recommender.recommend([["toys-1", "toys-2"]], top_k=5)[0]) == 5
-    weights = [hub.read("shop/every-save", "model.safetensors", commit) for commit in (first, second)]
+    weights = [hub.read("shop/slow-shelf", "model.safetensors", commit) for commit in (first, second)]
     assert weights[0] != weights[1]
-    assert "README.md" in hub.files("shop/every-save", first)
+    assert "README.md" in hub.files("shop/slow-shelf", first)
 
 
 def test_branch_and_privacy(hub, runs):
-    assert hub.files("shop/every-save") == set()
-    assert hub.info("shop/every-save")["private"]
+    assert hub.files("shop/slow-shelf") == set()
+    assert hub.info("shop/slow-shelf")["private"]
     assert not hub.info("shop/end")["private"]
 
 
@@ -122,7 +122,7 @@ def test_states_of_the_training_go_up_where_they_are_asked_for(hub, runs):
 
 
 def test_nothing_is_a_pickle_but_the_state_of_the_training(hub, runs):
-    for name, revision in (("end", "main"), ("every-save", "dev"), ("last", "main"), ("all", "main")):
+    for name, revision in (("end", "main"), ("slow-shelf", "dev"), ("last", "main"), ("all", "main")):
         for commit in hub.commits(f"shop/{name}", revision):
             for file in hub.files(f"shop/{name}", commit["id"]):
                 content = hub.read(f"shop/{name}", file, commit["id"])

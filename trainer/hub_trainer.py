@@ -24,6 +24,8 @@ class HubTrainer(Trainer):
 
     With `hub_strategy="checkpoint"` or `"all_checkpoints"` the state of the training goes up too, in a folder of its own,
     as the parent writes it; only that holds pickles. Training waits for it, since the next save may delete its folder.
+    Where `hub_always_push` lets no save pass by, training waits for the push before, so that each commit holds the step it
+    names.
     """
 
     _processor: UniSRecProcessor | None
@@ -75,12 +77,12 @@ class HubTrainer(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
+        self._finish_current_push()  # an upload reads the folder that the save writes
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
         if kwargs:  # saving has written the card that follows from the training alone
             self.create_model_card(**kwargs)
-        self._finish_current_push()
         folder = Path(self.args.output_dir)
         upload = partial(
             upload_checkpoint,
@@ -101,18 +103,17 @@ class HubTrainer(Trainer):
         strategy = self.args.hub_strategy
         if not self.is_world_process_zero() or strategy == HubStrategy.END:
             return
-        running = (
-            [] if self.push_in_progress is None else [job for job in self.push_in_progress.jobs if not job.done()]
-        )
-        if running and not self.args.hub_always_push:
+        if not self.args.hub_always_push and self.push_in_progress is not None and not self.push_in_progress.is_done():
             return
+        processor_is_there = self.push_in_progress is not None
+        self._finish_current_push()  # an upload reads the folder that the next lines write
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         # The folder of a checkpoint may be deleted by the next save, while an upload still reads it.
         checkpoint, folder = Path(checkpoint_folder), Path(self.args.output_dir)
         for name in shared_files(checkpoint):
             if name != "README.md":
                 shutil.copy(checkpoint / name, folder / name)
-        if self.push_in_progress is None and self._processor is not None:
+        if not processor_is_there and self._processor is not None:
             self._processor.save_pretrained(folder)
         message = f"Training in progress, step {self.state.global_step}"
         target = {"repo_id": self.hub_model_id, "revision": self.args.hub_revision, "token": self.args.hub_token}
@@ -128,7 +129,7 @@ class HubTrainer(Trainer):
                     **target,
                 )
             )
-        self.push_in_progress = PushInProgress([*running, *jobs])
+        self.push_in_progress = PushInProgress(jobs)
         if len(jobs) > 1:
             self._finish_current_push()
 
