@@ -105,7 +105,6 @@ class HubTrainer(Trainer):
             return
         if not self.args.hub_always_push and self.push_in_progress is not None and not self.push_in_progress.is_done():
             return
-        processor_is_there = self.push_in_progress is not None
         self._finish_current_push()  # an upload reads the folder that the next lines write
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         # The folder of a checkpoint may be deleted by the next save, while an upload still reads it.
@@ -113,7 +112,7 @@ class HubTrainer(Trainer):
         for name in shared_files(checkpoint):
             if name != "README.md":
                 shutil.copy(checkpoint / name, folder / name)
-        if not processor_is_there and self._processor is not None:
+        if self.push_in_progress is None and self._processor is not None:
             self._processor.save_pretrained(folder)
         message = f"Training in progress, step {self.state.global_step}"
         target = {"repo_id": self.hub_model_id, "revision": self.args.hub_revision, "token": self.args.hub_token}
