@@ -355,6 +355,7 @@ def test_killed_worker_is_one_line_and_the_next_start_goes_on(runs, capsys):
     def kill_workers() -> None:
         for worker in multiprocessing.active_children():
             os.kill(worker.pid, signal.SIGKILL)
+            worker.join()  # the signal of its death, which torch raises from, must not reach the next run
 
     workers = ("--dataloader_num_workers", 1, "--dataloader_prefetch_factor", 1)
     status = runs("lost", *workers, fault=Fault(runs.an_epoch, kill_workers))
