@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..configuration import UniSRecConfig
@@ -19,8 +19,8 @@ from ..data.given_features import given_text_features
 from ..data.hub import find_model
 from ..data.text_encoders import load_text_encoder
 from ..data.text_features import load_text_features, text_max_length
-from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
-from .lora import load_adapted
+from ..modeling_unisrec import UniSRecModel, UniSRecProcessor, check_id_rows
+from .lora import find_base, load_adapted
 from .safe_folders import clear_drafts, find_damage, is_under_way
 from .training_args import UniSRecTrainingArguments
 
@@ -76,13 +76,20 @@ def load_checkpoint(
         text_encoder (`str`, *optional*): A text encoder to add where the checkpoint has none.
 
     Raises:
-        OSError: If there is no checkpoint of ours.
+        OSError: If there is no checkpoint of ours, its weights are not those of its configuration or not finite, the base
+            of its adapters is not there, or its processor cannot be read.
         ValueError: If the text encoder has another width than the checkpoint.
     """
+    advice = "expected a folder that `unisrec pretrain` or `unisrec finetune` wrote, or a Hub id of such a model."
     try:
-        name, options = find_model(name_or_path)
-        if find_adapter_config_file(name, **options) is not None:
-            model = load_adapted(name, options.get("revision", "main"))
+        name, options = find_model(os.path.expanduser(name_or_path))
+        adapters = find_adapter_config_file(name, **options) is not None
+    except (OSError, ValueError) as error:
+        raise OSError(f"model {str(name_or_path)!r} cannot be loaded ({_short(error)}); {advice}") from error
+    base = find_base(name, options.get("revision", "main")) if adapters else None
+    try:
+        if base is not None:
+            model = load_adapted(name, options.get("revision", "main"), base)
         else:
             settings, _ = UniSRecConfig.get_config_dict(name, **options)
             if not settings:
@@ -90,20 +97,41 @@ def load_checkpoint(
             if settings.get("model_type") != UniSRecConfig.model_type:
                 raise ValueError(f"its config.json is of type {settings.get('model_type')!r}, not 'unisrec'")
             model = UniSRecModel.from_pretrained(name, **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise OSError(
-            f"model {str(name_or_path)!r} cannot be loaded ({' '.join(str(error).splitlines()[:2])}); expected a folder "
-            "that `unisrec pretrain` or `unisrec finetune` wrote, or a Hub id of such a model."
-        ) from error
+    except Exception as error:  # a file from elsewhere can make transformers, torch and safetensors fail in any way
+        raise OSError(f"model {str(name_or_path)!r} cannot be loaded ({_short(error)}); {advice}") from error
     try:
-        processor = UniSRecProcessor.from_pretrained(name, **options)
-    except OSError:  # an intermediate checkpoint of a trainer has the model alone
-        processor = UniSRecProcessor(max_history_length=model.config.max_position_embeddings)
+        processor = _load_processor(name, options, model.config)
+    except Exception as error:
+        raise OSError(
+            f"the processor of {str(name_or_path)!r} cannot be read ({_short(error)}); copy processor_config.json, the "
+            "files of the tokenizer and catalogue/ again from where the checkpoint was saved."
+        ) from error
     if text_encoder is not None:
         encoder, processor.tokenizer = load_text_encoder(text_encoder)
         processor.max_text_length = text_max_length(encoder, processor.tokenizer)
         model.attach_text_encoder(encoder)
     return model, processor
+
+
+def _load_processor(name: str, options: Mapping[str, Any], config: UniSRecConfig) -> UniSRecProcessor:
+    """The processor beside a model; an empty one where there is none, as in an intermediate checkpoint of a trainer."""
+    file = cached_file(name, "processor_config.json", _raise_exceptions_for_missing_entries=False, **options)
+    if file is None:
+        return UniSRecProcessor(max_history_length=config.max_position_embeddings)
+    processor = UniSRecProcessor.from_pretrained(name, **options)
+    if config.num_items is not None and processor.catalogue is not None:
+        check_id_rows(config, processor.catalogue)
+        if (
+            config.item_ids_hash is None
+        ):  # adapters, and checkpoints from before there was one: the items are their own
+            config.item_ids_hash = processor.catalogue.item_ids_hash
+    return processor
+
+
+def _short(error: Exception) -> str:
+    """An error of another library in one line, with its kind where the message alone says little."""
+    text = " ".join(str(error).splitlines()[:2]).strip()
+    return text if isinstance(error, OSError | ValueError) and text else f"{type(error).__name__}: {text}"
 
 
 def new_config(settings: Mapping[str, Any]) -> UniSRecConfig:
