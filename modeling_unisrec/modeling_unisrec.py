@@ -295,7 +295,8 @@ class UniSRecPreTrainedModel(PreTrainedModel):
             ValueError: If weights are missing, unexpected, of another shape than `config.json` says, or not finite.
         """
         name = pretrained_model_name_or_path
-        if output_loading_info or kwargs.get("adapter_kwargs"):  # the report is then that of the adapters
+        on_adapters = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")  # the report is then theirs
+        if output_loading_info or on_adapters:
             return super().from_pretrained(
                 name,
                 *model_args,
