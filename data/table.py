@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from ..modeling_unisrec.hub import pin_revision
 from .columns import check_columns, to_ids, to_interactions
 from .files import json_records, read_csv, read_json_lines, read_parquet
-from .hub import pin_revision
 from .interactions import RawData, count_step
 from .item_texts import flatten_text, join_texts
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from transformers.utils import logging
 
-from ..data.hub import find_model
 from ..modeling_unisrec import UniSRecModel
+from ..modeling_unisrec.hub import find_model
 from .weight_files import check_weights, not_finite
 
 
