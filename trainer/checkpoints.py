@@ -21,13 +21,15 @@ from ..modeling_unisrec import UniSRecModel, UniSRecProcessor, check_id_rows
 from ..modeling_unisrec.hub import find_model
 from ..modeling_unisrec.text_encoders import load_text_encoder
 from .lora import find_base, load_adapted
-from .safe_folders import clear_drafts, find_damage, is_under_way
+from .run_lock import lock_run
+from .safe_folders import DRAFTS, clear_drafts, find_damage, is_under_way
 from .training_args import UniSRecTrainingArguments
 
 
 def check_output_dir(args: UniSRecTrainingArguments) -> None:
     """
-    Raises `OSError` if a run cannot write to its output folder or would mix with what is there. Puts the checkpoint to go
+    Raises `OSError` if a run cannot write to its output folder, another process is writing to it, or it would mix with what
+    is there. Puts the checkpoint to go
     on from in place of `auto` (the last one, if there is one) and `true` (the last one), after clearing up.
     """
     folder = Path(args.output_dir)
@@ -41,6 +43,8 @@ def check_output_dir(args: UniSRecTrainingArguments) -> None:
                 "in it by --resume_from_checkpoint auto."
             )
         return
+    if args.process_index == 0 and is_under_way(folder):  # also by a run that goes on right now
+        lock_run(folder / DRAFTS)
     if resume.lower() in ("auto", "true"):
         with args.main_process_first(local=False, desc="clearing up"):
             if args.should_save and is_under_way(folder):
@@ -52,9 +56,18 @@ def check_output_dir(args: UniSRecTrainingArguments) -> None:
             if folder.is_dir() and any(folder.iterdir()) and not is_under_way(folder):
                 raise FileExistsError(f"{folder}: neither empty nor the folder of a run; name a new --output_dir.")
             return
-    elif not Path(resume).is_dir():
-        raise FileNotFoundError(f"{resume}: no such checkpoint folder to resume from.")
-    if (damage := find_damage(Path(args.resume_from_checkpoint))) is not None:
+    else:
+        args.resume_from_checkpoint = os.path.expanduser(resume)
+        checkpoint = Path(args.resume_from_checkpoint)
+        if not checkpoint.is_dir():
+            raise FileNotFoundError(f"{resume}: no such checkpoint folder to resume from.")
+        is_own = folder.is_dir() and checkpoint.resolve().parent == folder.resolve()
+        if args.should_save and folder.is_dir() and any(folder.iterdir()) and not is_own:
+            raise FileExistsError(
+                f"{folder}: the output folder is not empty, and {resume} is not a checkpoint of it; name a new one with "
+                "--output_dir."
+            )
+    if (damage := find_damage(Path(args.resume_from_checkpoint), contents=True)) is not None:
         raise OSError(f"{args.resume_from_checkpoint}: this checkpoint is incomplete ({damage}); resume from another.")
 
 
