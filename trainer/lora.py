@@ -1,6 +1,7 @@
 """Parameter-efficient transfer: low-rank adapters (LoRA, arXiv 2106.09685) through peft."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from .weight_files import check_weights, not_finite
 
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
 
 logger = logging.get_logger(__name__)
@@ -52,7 +53,7 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
             itself one of adapters.
     """
     try:
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
     except ImportError as error:
         raise ValueError("--lora needs peft: pip install 'unisrec[peft]'.") from error
     if not model.name_or_path:
@@ -79,7 +80,15 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
         modules_to_save=trained_in_full,
         revision=revision,
     )
-    return get_peft_model(model, config)
+    return _with_adapters(model, config)
+
+
+def _with_adapters(model: UniSRecModel, config: "PeftConfig") -> "PeftModel":
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():  # peft asks transformers by a name that is deprecated
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        return get_peft_model(model, config)
 
 
 def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
@@ -106,13 +115,14 @@ def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
         raise OSError(f"{name} holds adapters: pip install 'unisrec[peft]' to load them.") from error
     try:
         config = PeftConfig.from_pretrained(name, revision=revision)
-        base = Path(config.base_model_name_or_path)
+        base = Path(config.base_model_name_or_path).expanduser()
     except Exception as error:  # whatever somebody has written into the file
         raise OSError(f"{name}: its adapter_config.json cannot be read ({' '.join(str(error).split())}).") from error
-    if base.is_dir():
+    is_of_hub = config.revision is not None
+    if base.is_dir() and not is_of_hub:
         return str(base), {}
     beside = Path(name).resolve().parent / base.name
-    if Path(name).is_dir() and beside.is_dir():
+    if Path(name).is_dir() and beside.is_dir() and not is_of_hub:
         logger.warning(f"{base}, the base of the adapters {name}, is not there; {beside} is taken.")
         return str(beside), {}
     try:
@@ -141,7 +151,6 @@ def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> 
     """
     from peft import (
         PeftConfig,
-        get_peft_model,
         get_peft_model_state_dict,
         load_peft_weights,
         set_peft_model_state_dict,
@@ -153,7 +162,9 @@ def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> 
     weights = load_peft_weights(name, device="cpu", revision=revision)
     rows = [len(weight) for key, weight in weights.items() if key.endswith(".item_embedding.weight")]
     model.reset_item_embedding(rows[0] - 1 if rows else None)
-    adapted = get_peft_model(model, PeftConfig.from_pretrained(name, revision=revision))
+    config = PeftConfig.from_pretrained(name, revision=revision)
+    config.base_model_name_or_path = model.name_or_path  # which it need not be any more
+    adapted = _with_adapters(model, config)
     check_weights("adapter_model.safetensors", get_peft_model_state_dict(adapted), weights)
     set_peft_model_state_dict(adapted, weights)
     model = adapted.merge_and_unload()
