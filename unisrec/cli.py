@@ -150,7 +150,7 @@ def _run(argv: Sequence[str]) -> int:
     args, rest = build_parser().parse_known_args(argv)
     takes_training_arguments = args.verb in ("pretrain", "finetune")
     if rest and not takes_training_arguments:
-        raise ValueError(f"{args.verb} does not know {' '.join(rest)}; see unisrec {args.verb} --help")
+        raise ValueError(f"{args.verb} does not know {_shorten(rest[0], 100)!r}; see unisrec {args.verb} --help")
     command = import_module(f".commands.{args.verb}", __package__)
     if args.verb not in NO_MODEL:
         _prepare_transformers()
