@@ -130,6 +130,8 @@ class UniSRecProcessor(ProcessorMixin):
             Items of a history that count, the latest ones; at most the model's `max_position_embeddings`.
         max_text_length (`int`, *optional*, defaults to 512):
             Tokens of a text that count, the first ones.
+        text_prompt (`str`, *optional*, defaults to `""`):
+            What is put before each text, the `text_prompt` of the model's configuration.
 
     Example:
 
@@ -151,12 +153,14 @@ class UniSRecProcessor(ProcessorMixin):
         catalogue: ItemCatalogue | None = None,
         max_history_length: int = 50,
         max_text_length: int = 512,
+        text_prompt: str = "",
     ):
         # ProcessorMixin wants every part to be there; ours works without a tokenizer (embeddings-only models).
         self.tokenizer = tokenizer
         self.catalogue = catalogue
         self.max_history_length = max_history_length
         self.max_text_length = max_text_length
+        self.text_prompt = text_prompt
         self.chat_template = None
 
     @property
@@ -282,8 +286,14 @@ class UniSRecProcessor(ProcessorMixin):
                 f"no tokenizer to read {texts[0]!r} with: this checkpoint takes items of its catalogue only; "
                 "set `processor.tokenizer` to the one of its text encoder."
             )
+        # On the right whatever the tokenizer prefers: a training step cuts the columns that are padding in all of its texts.
         encoded = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_text_length, return_tensors="pt"
+            [self.text_prompt + text for text in texts],
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_text_length,
+            return_tensors="pt",
         )
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
@@ -294,6 +304,7 @@ class UniSRecProcessor(ProcessorMixin):
             "processor_class": type(self).__name__,
             "max_history_length": self.max_history_length,
             "max_text_length": self.max_text_length,
+            "text_prompt": self.text_prompt,
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
@@ -349,6 +360,7 @@ class UniSRecProcessor(ProcessorMixin):
             catalogue,
             max_history_length=settings["max_history_length"],
             max_text_length=settings["max_text_length"],
+            text_prompt=settings.get("text_prompt", ""),
         )
 
 

@@ -11,7 +11,13 @@ from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
 from unisrec.modeling_unisrec.hub import shared_files, split_revision
 
 
-CODE = {"configuration_unisrec.py", "modeling_unisrec.py", "pipeline_unisrec.py", "processing_unisrec.py"}
+CODE = {
+    "configuration_unisrec.py",
+    "modeling_unisrec.py",
+    "pipeline_unisrec.py",
+    "processing_unisrec.py",
+    "text_pooling.py",
+}
 MODEL = {"config.json", "model.safetensors", *CODE}
 PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 CATALOGUE = {"catalogue/items.parquet", "catalogue/item_embeddings.safetensors"}

@@ -117,7 +117,6 @@ class UniSRecTrainer(SafeTrainer):
             texts,
             model.text_encoder,
             self._processor.tokenizer,
-            pooling=model.config.text_pooling,
             max_length=self._processor.max_text_length,
             device=self.args.device,
             progress=False,
