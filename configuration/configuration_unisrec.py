@@ -1,6 +1,7 @@
 """Configuration of UniSRec (KDD 2022, arXiv 2206.05941), and the code that a checkpoint folder carries."""
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -140,7 +141,7 @@ class UniSRecConfig(PreTrainedConfig):
         attention_dropout (`float`, *optional*, defaults to 0.5):
             Dropout of attention probabilities, in [0, 1).
         layer_norm_eps (`float`, *optional*, defaults to 1e-12):
-            Epsilon of the layer normalisations.
+            Epsilon of the layer normalisations, in (0, 1).
         max_position_embeddings (`int`, *optional*, defaults to 50):
             Longest history, in items; the latest ones count.
         num_experts (`int`, *optional*, defaults to 8):
@@ -161,6 +162,9 @@ class UniSRecConfig(PreTrainedConfig):
         num_items (`int`, *optional*):
             Rows of the item-ID embedding (padding not counted) of a transductive model. `None` is the inductive
             model: text only.
+        item_ids_hash (`str`, *optional*):
+            [`ItemCatalogue.item_ids_hash`] of the items that the ID embedding of a transductive model was trained for.
+            Training sets it; another catalogue is then refused.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights.
 
@@ -204,6 +208,7 @@ class UniSRecConfig(PreTrainedConfig):
     temperature: float | int = 0.07
     item_text: bool = True
     num_items: int | None = None
+    item_ids_hash: str | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -261,14 +266,19 @@ class UniSRecConfig(PreTrainedConfig):
             raise ValueError("`item_text` is False and `num_items` None: an item has neither text nor ID; set one.")
 
     def validate_ranges(self):
-        """Values with a range of their own."""
+        """Values with a range of their own. NaN is in none of them."""
         for name in ("hidden_dropout", "attention_dropout", "adaptor_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` ({getattr(self, name)}) must be in [0, 1).")
-        if self.temperature <= 0:
-            raise ValueError(f"`temperature` ({self.temperature}) must be positive.")
-        if self.router_noise is not None and self.router_noise < 0:
-            raise ValueError(f"`router_noise` ({self.router_noise}) must not be negative; None routes without noise.")
+        if not 0 < self.layer_norm_eps < 1:
+            raise ValueError(f"`layer_norm_eps` ({self.layer_norm_eps}) must be in (0, 1).")
+        for name in ("temperature", "initializer_range"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` ({getattr(self, name)}) must be positive and finite.")
+        if self.router_noise is not None and not 0 <= self.router_noise < math.inf:
+            raise ValueError(
+                f"`router_noise` ({self.router_noise}) must not be negative, NaN or infinite; None routes without noise."
+            )
         if self.text_prompt_tokens < 0:
             raise ValueError(f"`text_prompt_tokens` ({self.text_prompt_tokens}) must not be negative.")
         if self.text_max_length is not None and self.text_max_length < 1:

@@ -8,7 +8,7 @@ from .pipeline_unisrec import (
     encode_items,
     rank_items,
 )
-from .processing_unisrec import ItemCatalogue, UniSRecProcessor
+from .processing_unisrec import ItemCatalogue, UniSRecProcessor, check_id_rows
 from .text_pooling import TextHead, pool_tokens
 
 
@@ -21,6 +21,7 @@ __all__ = [
     "UniSRecPreTrainedModel",
     "UniSRecProcessor",
     "best_columns",
+    "check_id_rows",
     "encode_catalogue",
     "encode_items",
     "pool_tokens",

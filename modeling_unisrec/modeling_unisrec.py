@@ -1,8 +1,13 @@
 """UniSRec: universal item vectors from text, universal sequence vectors from items (arXiv 2206.05941, section 2)."""
 
 import importlib
-from collections.abc import Callable
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -224,6 +229,21 @@ class UniSRecSequenceEncoder(nn.Module):
         return hidden_states
 
 
+# Options of `from_pretrained` that say where a file is.
+_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+_ITEM_EMBEDDING = "item_embedding.weight"
+
+
+def _is_no_load_report(record: logging.LogRecord) -> bool:
+    """Filter of the table that transformers logs about missing weights: here it is an error of one line."""
+    return "LOAD REPORT" not in record.getMessage()
+
+
+def _name_first(names: Iterable[str], number: int = 3) -> str:
+    names = sorted(names)
+    return ", ".join(names[:number]) + (f" and {len(names) - number} more" if len(names) > number else "")
+
+
 class UniSRecPreTrainedModel(PreTrainedModel):
     """Weight initialisation and loading, shared by all UniSRec models."""
 
@@ -238,8 +258,6 @@ class UniSRecPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": UniSRecLayer, "attentions": UniSRecAttention}
-    # A full checkpoint opened with `text_config=None` is an embeddings-only model: nothing is missing there.
-    _keys_to_ignore_on_load_unexpected = [r"^text_encoder\."]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -251,6 +269,90 @@ class UniSRecPreTrainedModel(PreTrainedModel):
             init.zeros_(module.router)
             if module.noise_floor is not None:
                 init.zeros_(module.router_noise)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> "UniSRecPreTrainedModel":
+        r"""
+        As the parent's, for weights that are complete; none is filled with random numbers.
+
+        `text_config=None` leaves the text encoder out, and another `num_items` than that of `config.json` makes a new ID
+        embedding or leaves it out. All else that does not fit is an error, also under `AutoModel`.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
+            ignore_mismatched_sizes (`bool`, *optional*, defaults to `False`):
+                Whether weights of another shape are left out and start at random.
+            output_loading_info (`bool`, *optional*, defaults to `False`):
+                Whether to return the report of what is missing too. Nothing is refused then.
+            kwargs: As of `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: If weights are missing, unexpected, of another shape than `config.json` says, or not finite.
+        """
+        name = pretrained_model_name_or_path
+        on_adapters = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")  # the report is then theirs
+        if output_loading_info or on_adapters:
+            return super().from_pretrained(
+                name,
+                *model_args,
+                ignore_mismatched_sizes=ignore_mismatched_sizes,
+                output_loading_info=output_loading_info,
+                **kwargs,
+            )
+        logger = logging.getLogger("transformers.modeling_utils")
+        logger.addFilter(_is_no_load_report)
+        try:
+            model, report = super().from_pretrained(
+                name, *model_args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+            )
+        finally:
+            logger.removeFilter(_is_no_load_report)
+        missing, unexpected = set(report["missing_keys"]), set(report["unexpected_keys"])
+        if model.text_encoder is None:
+            unexpected = {key for key in unexpected if not key.startswith("text_encoder.")}
+        if _ITEM_EMBEDDING in missing | unexpected and name is not None:
+            options = {option: kwargs[option] for option in _DOWNLOAD_OPTIONS if option in kwargs}
+            saved, _ = cls.config_class.get_config_dict(name, **options)
+            if saved.get("num_items") != model.config.num_items:  # so the caller has asked for it
+                missing.discard(_ITEM_EMBEDDING)
+                unexpected.discard(_ITEM_EMBEDDING)
+                model.config.item_ids_hash = None
+        mismatched = [] if ignore_mismatched_sizes else report["mismatched_keys"]
+        shapes = [f"{key} {tuple(found)} instead of {tuple(expected)}" for key, found, expected in mismatched]
+        not_finite = [key for key, weight in model.named_parameters() if not _is_finite(weight)]
+        for keys, what in (
+            (missing, "weights are missing"),
+            (unexpected, "weights are unexpected"),
+            (shapes, "weights are of another shape"),
+            (not_finite, "weights hold NaN or infinity"),
+        ):
+            if keys:
+                raise ValueError(
+                    f"{name}: {len(keys)} {what}: {_name_first(keys)}; take a config.json and *.safetensors that were "
+                    "saved together"
+                )
+        return model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """As the parent's; the weights may be read by whoever may read `config.json`, which safetensors would prevent."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            for file in Path(save_directory).glob("*.safetensors"):
+                shutil.copymode(Path(save_directory) / "config.json", file)
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    """Whether there is neither NaN nor infinity in a weight, in one pass; weights on the disk are not read for it."""
+    if weight.is_meta or not weight.is_floating_point() or weight.numel() == 0:
+        return True
+    return bool(torch.stack(weight.detach().aminmax()).isfinite().all())
 
 
 class UniSRecModel(UniSRecPreTrainedModel):
@@ -353,10 +455,12 @@ class UniSRecModel(UniSRecPreTrainedModel):
         Args:
             num_items (`int` or `None`):
                 `None` makes it inductive (text only); a number transductive, with a new ID embedding of that size.
+                `config.item_ids_hash` is then to be set to that of the catalogue.
         """
         if num_items is not None and num_items < 1:
             raise ValueError(f"`num_items` ({num_items}) must be at least 1, or None for a text-only model.")
         self.config.num_items = num_items
+        self.config.item_ids_hash = None
         self.item_embedding = None
         if num_items is not None:
             weight = torch.empty(num_items + 1, self.config.hidden_size, device=self.device, dtype=self.dtype)

@@ -76,11 +76,37 @@ def test_wrong_types_are_refused_by_name(fields):
         ({"adaptor_dropout": 1.5}, r"`adaptor_dropout` \(1.5\) must be in \[0, 1\)"),
         ({"temperature": 0}, r"`temperature` \(0\) must be positive"),
         ({"router_noise": -0.1}, r"`router_noise` \(-0.1\) must not be negative"),
+        ({"layer_norm_eps": 0.0}, r"`layer_norm_eps` \(0.0\) must be in \(0, 1\)"),
+        ({"initializer_range": 0.0}, r"`initializer_range` \(0.0\) must be positive"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(fields, message):
     with pytest.raises(StrictDataclassClassValidationError, match=message):
         UniSRecConfig(**fields)
+
+
+NUMBERS = [
+    "hidden_dropout",
+    "attention_dropout",
+    "adaptor_dropout",
+    "layer_norm_eps",
+    "initializer_range",
+    "temperature",
+    "router_noise",
+]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), -1e-3])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_compute_nothing_are_refused_by_name(name, value):
+    with pytest.raises(StrictDataclassClassValidationError, match=f"`{name}` "):
+        UniSRecConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, "hidden_size", "num_experts", "num_items"])
+def test_truth_values_are_no_numbers(name):
+    with pytest.raises(StrictDataclassFieldValidationError, match=name):
+        UniSRecConfig(**{name: True})
 
 
 def test_text_config_of_unknown_type_is_refused():

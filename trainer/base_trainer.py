@@ -292,6 +292,8 @@ class UniSRecTrainer(SafeTrainer):
                 processor=self._processor,
                 text_encoder=self._text_encoder,
                 best_step=self.state.best_global_step,
+                loaded_step=self.loaded_step,
+                best_is_gone=self.best_is_gone,
                 name=self.hub_model_id,
                 license=license or self.args.card_license,
                 **known,

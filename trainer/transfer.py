@@ -94,6 +94,7 @@ def finetune_trainer(
         args.freeze_sequence_encoder = False
     else:
         model.reset_item_embedding(num_items)
+    model.config.item_ids_hash = None if num_items is None else processor.catalogue.item_ids_hash
     if args.lora is not None:
         model = add_lora(model, args.lora_parts, args.lora_rank, None if base is None else base.resolved)
     elif args.train_text_encoder:

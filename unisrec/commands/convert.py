@@ -180,4 +180,7 @@ def arrange_items(
     if conversion.model.item_embedding is not None:
         weight = conversion.model.item_embedding.weight.data
         weight[1:] = weight[1:][row_of_item]
-    return ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list(), embeddings)
+    catalogue = ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list(), embeddings)
+    if conversion.model.item_embedding is not None:
+        conversion.model.config.item_ids_hash = catalogue.item_ids_hash
+    return catalogue
