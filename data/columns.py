@@ -139,4 +139,4 @@ def _parse_times(times: pl.Series, formats: Sequence[str]) -> pl.Series:
     return min(dates, numbers, key=pl.Series.null_count)
 
 
-__all__ = ["check_columns", "to_ids", "to_interactions", "to_times"]
+__all__ = ["check_columns", "to_interactions", "to_times"]
