@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from ..modeling_unisrec.hub import pin_revision
 from .columns import check_columns, to_interactions
 from .files import check_file, read_csv, read_json_lines, read_parquet, suffix_of
-from .hub import pin_revision
 from .interactions import RawData, count_step
 from .item_texts import join_texts
 from .values import to_ids, to_texts

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import BertTokenizer
 
-from unisrec.data.text_encoders import find_text_encoder, find_text_pooling, load_text_encoder
 from unisrec.data.text_features import encode_texts, load_text_features
 from unisrec.data.word_drop import drop_words
+from unisrec.modeling_unisrec.text_encoders import find_text_encoder, find_text_pooling, load_text_encoder
 
 
 TEXTS = [

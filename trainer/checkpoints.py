@@ -16,10 +16,10 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from ..configuration import UniSRecConfig
 from ..data import Domain
 from ..data.given_features import given_text_features
-from ..data.hub import find_model
-from ..data.text_encoders import load_text_encoder
 from ..data.text_features import load_text_features, text_max_length
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.hub import find_model
+from ..modeling_unisrec.text_encoders import load_text_encoder
 from .lora import load_adapted
 from .safe_folders import clear_drafts, find_damage, is_under_way
 from .training_args import UniSRecTrainingArguments

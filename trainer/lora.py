@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ..data.hub import find_model
 from ..modeling_unisrec import UniSRecModel
+from ..modeling_unisrec.hub import find_model
 
 
 if TYPE_CHECKING:

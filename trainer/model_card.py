@@ -19,10 +19,10 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
 from ..data import Domain
-from ..data.hub import split_revision
 from ..data.table import DATASET, JSON_LINES, SEPARATORS
-from ..data.text_encoders import PACKAGED_ENCODER, PACKAGED_ENCODER_NAMES
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.hub import split_revision
+from ..modeling_unisrec.text_encoders import PACKAGED_ENCODER, PACKAGED_ENCODER_NAMES
 from . import card_tables
 from .plots import plot_run
 from .run_results import RunResults

@@ -8,10 +8,10 @@ from transformers import set_seed
 
 from ..data import Domain, leave_one_out
 from ..data.given_features import ITEM_EMBEDDINGS
-from ..data.text_encoders import find_text_pooling, load_text_encoder
 from ..data.text_features import text_max_length
 from ..data.word_drop import drop_words
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.text_encoders import find_text_pooling, load_text_encoder
 from .checkpoints import check_output_dir, domain_features, new_config
 from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, DomainTexts, RankingDataset, WindowDataset

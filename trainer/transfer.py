@@ -10,8 +10,8 @@ import torch
 from transformers import set_seed
 
 from ..data import Domain, leave_one_out
-from ..data.hub import find_model
 from ..modeling_unisrec import ItemCatalogue
+from ..modeling_unisrec.hub import find_model
 from .checkpoints import check_output_dir, domain_features, load_checkpoint, untrained_model
 from .data_collator import TextFinetuneCollator
 from .datasets import RankingDataset, WindowDataset

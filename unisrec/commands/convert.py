@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     from ..data import Domain
     from ..data.domain import check_output_folder, new_folder
     from ..data.given_features import given_text_features
-    from ..data.text_encoders import load_text_encoder
     from ..data.text_features import load_text_features, text_max_length
     from ..modeling_unisrec import UniSRecProcessor
     from ..modeling_unisrec.convert_official import convert_official_checkpoint
+    from ..modeling_unisrec.text_encoders import load_text_encoder
 
     check_output_folder(args.output)
     conversion = convert_official_checkpoint(args.official)

@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
 
 def list_items(args: argparse.Namespace) -> int:
     """Prints the catalogue."""
-    from ..data.hub import find_model
     from ..modeling_unisrec import UniSRecProcessor
+    from ..modeling_unisrec.hub import find_model
 
     name, options = find_model(args.model)
     catalogue = UniSRecProcessor.from_pretrained(name, **options).catalogue
