@@ -9,7 +9,7 @@ import polars as pl
 
 from ..data import Domain
 from ..data.domain import check_output_folder
-from ..data.hub import find_model
+from ..modeling_unisrec.hub import find_model
 from .explorer import load_recommender
 from .side_by_side import training_counts
 

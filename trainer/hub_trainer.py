@@ -11,8 +11,8 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
-from ..data.hub import api, create_repository, shared_files, upload_checkpoint
 from ..modeling_unisrec import UniSRecProcessor
+from ..modeling_unisrec.hub import api, create_repository, shared_files, upload_checkpoint
 
 
 logger = logging.get_logger(__name__)

@@ -49,7 +49,7 @@ def hub_card(folder: Path, repo_id: str, catalogue: bool) -> str | None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
-    from ..data.hub import check_checkpoint, create_repository, upload_checkpoint
+    from ..modeling_unisrec.hub import check_checkpoint, create_repository, upload_checkpoint
 
     folder = Path(args.model)
     check_checkpoint(folder)
