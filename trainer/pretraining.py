@@ -136,7 +136,9 @@ def pretrain(
             args.prefix_rows,
         ),
         eval_dataset=eval_dataset or None,
-        card_data=UniSRecModelCardData(domains, text_encoder),
+        card_data=UniSRecModelCardData(
+            domains, text_encoder, zero_shot_domain=None if unseen is None else unseen.name
+        ),
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()

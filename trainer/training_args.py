@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 
 from .distributed import check_launch
 from .domain_sampling import parse_domain_sampling
+from .interpolation import parse_interpolation
 from .lora import parse_lora_parts
 
 
@@ -256,6 +257,14 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
             "torch.optim.SparseAdam, whatever the size of the catalogue."
         },
     )
+    interpolate: str | None = field(
+        default=None,
+        metadata={
+            "help": "After training, weights between the pre-trained and the fine-tuned ones: the share of the latter, from 0 "
+            "to 1, or auto, which takes the best of six shares on the validation users by metric_for_best_model. ID "
+            "embeddings are scaled by the share. Keeps more of the pre-training where few users are trained on."
+        },
+    )
     lora: str | None = field(
         default=None,
         metadata={
@@ -293,12 +302,24 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
             raise ValueError(f"--distillation_weight is {self.distillation_weight}, expected a share from 0 to 1.")
         if self.min_id_interactions < 0:
             raise ValueError(f"--min_id_interactions is {self.min_id_interactions}, expected 0 or more interactions.")
+        if self.interpolate is not None:
+            self._check_interpolation()
         if self.sparse_item_embedding:
             self._check_sparse_item_embedding()
         if "text" in self.lora_parts and self.train_text_encoder:
             raise ValueError(
                 "--lora text and --train_text_encoder exclude each other: choose adapters or all weights."
             )
+
+    def _check_interpolation(self) -> None:
+        share = parse_interpolation(self.interpolate)
+        for wrong, advice in (
+            (share is None and not self.hold_out, "auto chooses on validation users: give a share, or hold out"),
+            (self.lora is not None, "is for weights, not for adapters: leave --lora out"),
+            (parse_flag_from_env("ACCELERATE_USE_FSDP"), "does not go with FSDP: take multi_gpu.yaml"),
+        ):
+            if wrong:
+                raise ValueError(f"--interpolate {advice}.")
 
     def _check_sparse_item_embedding(self) -> None:
         for wrong, advice in (
