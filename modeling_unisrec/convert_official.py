@@ -194,6 +194,8 @@ def _convert(archive: TorchArchive) -> OfficialConversion:
             tensors[name] = archive.tensor(name, weights[name])
         if tensors[name].shape != shape:
             raise ValueError(f"{name!r} in it is of shape {tuple(tensors[name].shape)}, expected {shape}")
+        if not tensors[name].isfinite().all():
+            raise ValueError(f"{name!r} in it has numbers that are not finite")
 
     state = to_our_weights(tensors, config)
     if is_transductive:
