@@ -195,7 +195,10 @@ def _parse_entry(entry: Any) -> str | dict[str, str]:
         return entry
     if isinstance(entry, dict):  # parquet gives every entry every field
         return {name: value if name == "text" else to_id(value) for name, value in entry.items() if value is not None}
-    item_id = to_id(entry)
+    try:
+        item_id = to_id(entry)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"an entry is {str(entry)[:80]!r}, {error}, expected an id or a text") from error
     if item_id is None:
         raise ValueError(f"an entry is {entry!r}, expected an id or a text")
     return item_id
