@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, pipeline
 
-from unisrec.data.hub import shared_files, split_revision
+from unisrec.data.hub import split_revision
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
+from unisrec.modeling_unisrec.outgoing import shared_files
 
 
 CODE = {"configuration_unisrec.py", "modeling_unisrec.py", "pipeline_unisrec.py", "processing_unisrec.py"}

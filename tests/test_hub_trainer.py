@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModel
 
 from unisrec import Recommender
-from unisrec.data.hub import shared_files
+from unisrec.modeling_unisrec.outgoing import shared_files
 
 
 TRAINING = [
