@@ -57,7 +57,7 @@ def shared_files(folder: Path, catalogue: bool = True) -> list[str]:
     Returns:
         `list[str]`: Relative to the folder, sorted. Symbolic links are in it; [`check_outgoing`] refuses them.
     """
-    found = {file for pattern in SHARED_FILES for file in folder.glob(pattern) if file.is_file() or file.is_symlink()}
+    found = {file for pattern in SHARED_FILES for file in folder.glob(pattern) if file.is_file()}
     names = sorted(file.relative_to(folder).as_posix() for file in found if not file.name.startswith("."))
     return [name for name in names if catalogue or not name.startswith("catalogue/")]
 
