@@ -163,7 +163,9 @@ def load_app(
         popularity = Popularity(training_counts(domain), texts)
         examples = [ids for ids in example_histories(domain) if all(item_id in texts for item_id in ids)]
     elif popularity_file is not None:
-        popularity = Popularity(dict(pl.read_parquet(popularity_file, glob=False).select("item_id", "count").iter_rows()), texts)
+        popularity = Popularity(
+            dict(pl.read_parquet(popularity_file, glob=False).select("item_id", "count").iter_rows()), texts
+        )
     if name is None:
         name = Path(model).absolute().name if Path(model).is_dir() else str(model)
     return build_app(explorer, SideBySide(explorer, other, popularity), name, examples)

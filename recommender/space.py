@@ -11,7 +11,7 @@ import yaml
 
 from ..data import Domain
 from ..data.domain import check_output_folder
-from ..data.hub import split_revision
+from ..modeling_unisrec.hub import split_revision
 from ..modeling_unisrec.outgoing import check_outgoing
 from ..trainer import card_tables
 from .explorer import load_recommender

@@ -9,12 +9,18 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, pipeline
 
-from unisrec.data.hub import split_revision
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
+from unisrec.modeling_unisrec.hub import split_revision
 from unisrec.modeling_unisrec.outgoing import shared_files
 
 
-CODE = {"configuration_unisrec.py", "modeling_unisrec.py", "pipeline_unisrec.py", "processing_unisrec.py"}
+CODE = {
+    "configuration_unisrec.py",
+    "modeling_unisrec.py",
+    "pipeline_unisrec.py",
+    "processing_unisrec.py",
+    "text_pooling.py",
+}
 MODEL = {"config.json", "model.safetensors", *CODE}
 PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 CATALOGUE = {"catalogue/items.parquet", "catalogue/item_embeddings.safetensors"}
@@ -207,7 +213,7 @@ import unisrec
 import torch
 from huggingface_hub import HfApi
 from transformers import AutoModel, AutoProcessor, AutoTokenizer
-from unisrec.data.text_encoders import find_text_pooling, load_text_encoder
+from unisrec.modeling_unisrec.text_encoders import find_text_pooling, load_text_encoder
 
 office, encoder = sys.argv[1:]
 model, processor = AutoModel.from_pretrained(office), AutoProcessor.from_pretrained(office)

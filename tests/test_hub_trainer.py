@@ -24,7 +24,13 @@ TRAINING = [
 ]
 PICKLES = {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
 STATE = {*PICKLES, "trainer_state.json", "files.json"}
-CODE = {"configuration_unisrec.py", "modeling_unisrec.py", "pipeline_unisrec.py", "processing_unisrec.py"}
+CODE = {
+    "configuration_unisrec.py",
+    "modeling_unisrec.py",
+    "pipeline_unisrec.py",
+    "processing_unisrec.py",
+    "text_pooling.py",
+}
 
 
 @pytest.fixture(scope="module")

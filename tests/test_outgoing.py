@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-from unisrec.data.hub import _state_without_paths, check_checkpoint
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
+from unisrec.modeling_unisrec.hub import _state_without_paths, check_checkpoint
 from unisrec.modeling_unisrec.outgoing import check_outgoing, shared_files
 
 

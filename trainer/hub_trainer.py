@@ -11,8 +11,8 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
-from ..data.hub import api, create_repository, upload_checkpoint, upload_state
 from ..modeling_unisrec import UniSRecProcessor
+from ..modeling_unisrec.hub import api, create_repository, upload_checkpoint, upload_state
 from ..modeling_unisrec.outgoing import check_adapter_base, check_outgoing, shared_files
 
 

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from ..configuration import UniSRecConfig
 from ..data import Domain
-from ..data.hub import split_revision
 from ..data.table import DATASET, JSON_LINES, SEPARATORS
-from ..data.text_encoders import PACKAGED_ENCODER, PACKAGED_ENCODER_NAMES
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.hub import split_revision
+from ..modeling_unisrec.text_encoders import PACKAGED_ENCODER, PACKAGED_ENCODER_NAMES
 from . import card_tables
 from .card_use import TEMPLATE, UseFacts, load_template
 from .plots import plot_run
@@ -109,6 +109,8 @@ def write_model_card(
     processor: UniSRecProcessor | None = None,
     text_encoder: PreTrainedModel | None = None,
     best_step: int | None = None,
+    loaded_step: int | None = None,
+    best_is_gone: bool = False,
     name: str | None = None,
     title: str | None = None,
     **metadata: Any,
@@ -123,7 +125,9 @@ def write_model_card(
         model ([`UniSRecModel`] or `PeftModel`): The model.
         processor ([`UniSRecProcessor`], *optional*): Saved beside it; its catalogue is what the example recommends from.
         text_encoder ([`PreTrainedModel`], *optional*): Encoder of the text vectors where it is no part of `model`.
-        best_step (`int`, *optional*): Step of the best model.
+        best_step (`int`, *optional*): Step of the best model on validation.
+        loaded_step (`int`, *optional*): Step of the checkpoint that the model has its weights from.
+        best_is_gone (`bool`, *optional*): Whether the best model should have been kept and no checkpoint had it.
         name (`str`, *optional*): What the examples load; defaults to the name of the folder.
         title (`str`, *optional*): Title; defaults to the last part of the name.
         **metadata: Fields of `ModelCardData` that are known better than here, such as `license`.
@@ -159,6 +163,8 @@ def write_model_card(
         rows=rows,
         shown_rows=thin_rows(rows, MOST_ROWS, best_step),
         best_row=next((row for row in rows if row.step == best_step), None),
+        loaded_row=next((row for row in rows if row.step == loaded_step), None),
+        best_is_gone=best_is_gone,
         curves=CURVES if _plot(card_data.log, best_step, folder / CURVES) else None,
         hardware=card_tables.hardware(args),
         versions={"Python": platform.python_version(), **{package: version(package) for package in PACKAGES}},

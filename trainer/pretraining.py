@@ -2,16 +2,16 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from transformers import set_seed
 
 from ..data import Domain, leave_one_out
 from ..data.given_features import ITEM_EMBEDDINGS
-from ..data.text_encoders import find_text_pooling, load_text_encoder
 from ..data.text_features import text_max_length
 from ..data.word_drop import drop_words
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.text_encoders import load_text_encoder
 from .checkpoints import check_output_dir, domain_features, new_config
 from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, DomainTexts, RankingDataset, WindowDataset
@@ -24,7 +24,7 @@ def pretrain(
     domain_dirs: Sequence[str | os.PathLike],
     text_encoder: str | None,
     args: UniSRecPretrainArguments,
-    text_pooling: Literal["cls", "mean"] | None = None,
+    text_pooling: str | None = None,
     model_config: Mapping[str, Any] | None = None,
 ) -> UniSRecPretrainTrainer:
     r"""
@@ -39,7 +39,8 @@ def pretrain(
             Folder or Hub id of the text encoder, or `"minilm"` for the packaged one. `None` takes the text vectors that
             came with the domains and makes an embeddings-only model.
         args ([`UniSRecPretrainArguments`]): Arguments.
-        text_pooling (`str`, *optional*): `"cls"` or `"mean"`; defaults to what the encoder's folder says, else `"cls"`.
+        text_pooling (`str`, *optional*):
+            As for [`pool_tokens`]. Defaults to what the encoder's files say, and without such files to what suits its kind.
         model_config (`Mapping`, *optional*): Further fields of [`UniSRecConfig`].
 
     Returns:
@@ -55,27 +56,29 @@ def pretrain(
                 "no text encoder is given, and no text vectors came with the domain: name --text-encoder."
             )
         encoder, tokenizer = None, None
-        pooling, text_size = "cls", domains[0].given_features[ITEM_EMBEDDINGS].shape[1]
+        settings = {"text_embedding_size": domains[0].given_features[ITEM_EMBEDDINGS].shape[1]}
     else:
-        encoder, tokenizer = load_text_encoder(text_encoder)
-        pooling, text_size = text_pooling or find_text_pooling(text_encoder), encoder.config.hidden_size
+        encoder, tokenizer = load_text_encoder(text_encoder, pooling=text_pooling)
+        settings = encoder.text_head.to_config(encoder.config.hidden_size)
     set_seed(args.seed)
-    settings = {"text_embedding_size": text_size, "text_pooling": pooling, **(model_config or {})}
-    model = UniSRecModel(new_config(settings))
+    model = UniSRecModel(new_config(settings | dict(model_config or {})))
 
-    processor = UniSRecProcessor(tokenizer, None, model.config.max_position_embeddings)
+    processor = UniSRecProcessor(
+        tokenizer, None, model.config.max_position_embeddings, text_prompt=model.config.text_prompt
+    )
     if encoder is not None:
+        model.attach_text_encoder(encoder)  # from here on it is used as `config` says
         processor.max_text_length = text_max_length(encoder, tokenizer)
     ratios = [None] if args.item_drop_probability == 1 else [None, args.word_drop_ratio]
     if args.train_text_encoder:
-        model.attach_text_encoder(encoder)
-        encoder = encoder.requires_grad_(True)
+        encoder.requires_grad_(True)
         catalogues = [domain.items["text"].to_list() for domain in domains]
         views = [
             DomainTexts([texts if ratio is None else drop_words(texts, ratio, args.seed) for texts in catalogues])
             for ratio in ratios
         ]
     else:
+        model.detach_text_encoder()
         tables = [
             [
                 domain_features(folder, domain, encoder, tokenizer, model.config, args, word_drop_ratio=ratio)

@@ -10,8 +10,8 @@ import torch
 from transformers import set_seed
 
 from ..data import Domain, leave_one_out
-from ..data.hub import find_model
 from ..modeling_unisrec import ItemCatalogue
+from ..modeling_unisrec.hub import find_model
 from .checkpoints import check_output_dir, domain_features, load_checkpoint, untrained_model
 from .data_collator import TextFinetuneCollator
 from .datasets import RankingDataset, WindowDataset
@@ -94,6 +94,7 @@ def finetune_trainer(
         args.freeze_sequence_encoder = False
     else:
         model.reset_item_embedding(num_items)
+    model.config.item_ids_hash = None if num_items is None else processor.catalogue.item_ids_hash
     if args.lora is not None:
         model = add_lora(model, args.lora_parts, args.lora_rank, None if base is None else base.resolved)
     elif args.train_text_encoder:

@@ -29,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--text-pooling",
-        choices=["cls", "mean"],
-        help="how token states become a text vector (default: what the encoder's folder says, else cls)",
+        metavar="POOLING",
+        help="how token states become a text vector: cls, mean, max, mean_sqrt_len, weightedmean, lasttoken, or several "
+        "joined by + (default: what the encoder's files say, else lasttoken for decoders and cls for others)",
     )
     parser.add_argument(
         "--model-config", nargs="+", default=[], metavar="NAME=VALUE", help="fields of UniSRecConfig, hidden_size=64"

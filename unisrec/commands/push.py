@@ -50,7 +50,7 @@ def hub_card(folder: Path, repo_id: str, catalogue: bool) -> str | None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
-    from ..data.hub import check_checkpoint, create_repository, upload_checkpoint
+    from ..modeling_unisrec.hub import check_checkpoint, create_repository, upload_checkpoint
 
     folder, catalogue = Path(args.model), not args.no_catalogue
     check_checkpoint(folder, catalogue)

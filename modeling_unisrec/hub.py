@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
-from ..modeling_unisrec.outgoing import check_outgoing, shared_files
+from .outgoing import check_outgoing, shared_files
 
 
 # Files of an earlier push which would be loaded beside those of the next one.
