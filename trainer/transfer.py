@@ -165,13 +165,14 @@ def finetune(
     metrics: dict[str, float] = {}
     if domain.held_out:
         users = RankingDataset(leave_one_out(domain, "test"), trainer.eval_dataset.catalogue)
-        measured = trainer.predict(users).metrics
+        ranked = trainer.predict(users)
+        measured = ranked.metrics
         facts = run_facts(domain, setting, from_scratch, args.seed)
         if trainer.card_data.interpolation_share is not None:
             facts["interpolation_share"] = trainer.card_data.interpolation_share
         trainer.save_metrics("test", measured | facts, combined=False)
         metrics = {name.removeprefix("test_"): value for name, value in measured.items() if "@" in name}
-        trainer.card_data.test_metrics, trainer.card_data.num_test_users = metrics, len(users)
+        trainer.card_data.test_metrics, trainer.card_data.num_test_users = metrics, len(ranked.predictions)
     if args.trains_on_texts:
         catalogue = trainer.processing_class.catalogue
         catalogue.item_embeddings = torch.from_numpy(trainer.encode_catalogue(catalogue.texts))
