@@ -1,6 +1,6 @@
 """The model, the processor and the pipeline: what a checkpoint needs to run."""
 
-from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, pool_tokens
+from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel
 from .pipeline_unisrec import (
     SequentialRecommendationPipeline,
     best_columns,
@@ -9,11 +9,13 @@ from .pipeline_unisrec import (
     rank_items,
 )
 from .processing_unisrec import ItemCatalogue, UniSRecProcessor, check_id_rows
+from .text_pooling import TextHead, pool_tokens
 
 
 __all__ = [
     "ItemCatalogue",
     "SequentialRecommendationPipeline",
+    "TextHead",
     "UniSRecModel",
     "UniSRecModelOutput",
     "UniSRecPreTrainedModel",

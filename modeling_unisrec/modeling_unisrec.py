@@ -1,5 +1,6 @@
 """UniSRec: universal item vectors from text, universal sequence vectors from items (arXiv 2206.05941, section 2)."""
 
+import importlib
 import logging
 import os
 import shutil
@@ -22,10 +23,11 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ..configuration.configuration_unisrec import UniSRecConfig
+from ..configuration.configuration_unisrec import IS_REMOTE_CODE, UniSRecConfig, text_vector_size
 
 # Not used here: transformers copies what this file imports when it saves a model that was loaded with remote code.
 from .pipeline_unisrec import SequentialRecommendationPipeline  # noqa: F401
+from .text_pooling import TextHead
 
 
 @dataclass
@@ -53,15 +55,6 @@ class UniSRecModelOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-def pool_tokens(hidden_states: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """One vector for each text, the first token's state (`pooling="cls"`) or the mean of the real ones (`"mean"`):
-    states (U, T, D) and their mask (U, T) in, (U, D) out."""
-    if pooling == "cls":
-        return hidden_states[:, 0]
-    mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
-    return (hidden_states * mask).sum(1) / mask.sum(1).clamp(min=1)
-
-
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -79,6 +72,15 @@ def eager_attention_forward(
     probabilities = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     probabilities = F.dropout(probabilities, p=dropout, training=module.training)
     return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
+
+
+def _pad_right(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and their mask with the padding on the right, where encoders count positions from the first real token."""
+    length = attention_mask.shape[1]
+    leading = (attention_mask.cumsum(1) == 0).sum(1, keepdim=True)
+    places = torch.arange(length, device=input_ids.device) + leading
+    places = torch.where(places < length, places, places - length)
+    return input_ids.gather(1, places), attention_mask.gather(1, places)
 
 
 class UniSRecAdaptor(nn.Module):
@@ -367,7 +369,10 @@ class UniSRecModel(UniSRecPreTrainedModel):
 
     def __init__(self, config: UniSRecConfig):
         super().__init__(config)
-        self.text_encoder = None if config.text_config is None else AutoModel.from_config(config.text_config)
+        self.text_encoder = None
+        if config.text_config is not None:
+            self.text_encoder = AutoModel.from_config(config.text_config)
+            self.text_encoder.text_head = TextHead.from_config(config)
         self.adaptor = UniSRecAdaptor(config) if config.item_text else None
         self.item_embedding = None
         if config.num_items is not None:
@@ -381,28 +386,62 @@ class UniSRecModel(UniSRecPreTrainedModel):
         A new model around a trained text encoder: the encoder keeps its weights, all else starts at random.
 
         Args:
-            name_or_path (`str`): Folder or Hub id of any encoder that `AutoModel` loads.
+            name_or_path (`str`):
+                Folder or Hub id of a text encoder, or `"minilm"`. Pooling, layers behind it and prompt are those of its
+                own files, see [`load_text_encoder`].
             **config: Fields of [`UniSRecConfig`], such as `text_pooling="mean"`.
 
         Returns:
             [`UniSRecModel`]: In float32; the text encoder is frozen.
+
+        Raises:
+            OSError: If there is no such encoder.
+            ValueError: If its files ask for what is not supported, or a field does not fit.
         """
-        text_encoder = AutoModel.from_pretrained(name_or_path, dtype=torch.float32)
-        model = cls(UniSRecConfig(text_embedding_size=text_encoder.config.hidden_size, **config))
+        if IS_REMOTE_CODE:
+            raise ImportError("new models are made by the package itself: pip install unisrec.")
+        # No import statement: transformers would look for that file in every checkpoint folder.
+        text_encoders = importlib.import_module(".text_encoders", __package__)
+        text_encoder, _ = text_encoders.load_text_encoder(name_or_path, pooling=config.get("text_pooling"))
+        settings = text_encoder.text_head.to_config(text_encoder.config.hidden_size)
+        model = cls(UniSRecConfig(**(settings | config)))
         model.attach_text_encoder(text_encoder)
         return model
 
     def attach_text_encoder(self, text_encoder: PreTrainedModel) -> None:
-        """Makes `text_encoder` (frozen, in the dtype of the model) part of the model and of its checkpoints. Raises
-        `ValueError` on a width that is not `config.text_embedding_size`."""
-        if text_encoder.config.hidden_size != self.config.text_embedding_size:
+        r"""
+        Makes a text encoder (frozen, in the dtype of the model) part of the model and of its checkpoints.
+
+        Args:
+            text_encoder (`PreTrainedModel`):
+                The encoder. Its token states are pooled as `config` says; layers behind the pooling that have weights
+                are those of its `text_head`, see [`load_text_encoder`].
+
+        Raises:
+            ValueError: If its vectors are not of `config.text_embedding_size` numbers, or such layers are missing.
+        """
+        config, hidden_size = self.config, text_encoder.config.hidden_size
+        size = text_vector_size(hidden_size, config.text_pooling, config.text_layers)
+        if size != config.text_embedding_size:
             raise ValueError(
-                f"The text encoder gives vectors of {text_encoder.config.hidden_size} numbers, the model takes "
-                f"{self.config.text_embedding_size}: use the encoder that the checkpoint was trained with."
+                f"The text encoder gives vectors of {size} numbers, the model takes "
+                f"{config.text_embedding_size}: use the encoder that the checkpoint was trained with."
             )
+        with torch.device("meta"):  # the weights are those of the encoder
+            head = TextHead.from_config(config)
+        own, weights = getattr(text_encoder, "text_head", None), head.state_dict()
+        if weights:
+            if own is None or own.settings != head.settings:
+                raise ValueError(
+                    f"The model has the layers {head.settings} behind the pooling, the text encoder has "
+                    f"{None if own is None else own.settings}: use the encoder that the checkpoint was trained with."
+                )
+            weights = own.state_dict()
+        head.load_state_dict(weights, assign=True)
+        text_encoder.text_head = head
         self.text_encoder = text_encoder.to(self.dtype).requires_grad_(False)
-        self.config.text_config = text_encoder.config
-        self.config.text_config._name_or_path = ""  # a path of one machine has no place in a checkpoint
+        config.text_config = text_encoder.config
+        config.text_config._name_or_path = ""  # a path of one machine has no place in a checkpoint
 
     def detach_text_encoder(self) -> PreTrainedModel | None:
         """Takes the text encoder out, so that training on ready text vectors neither moves nor saves it. Returns it."""
@@ -460,6 +499,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
                 "This model has no text encoder (`text_config` is None): give items as `text_embeds`, or add the "
                 "encoder it was trained with by `attach_text_encoder`."
             )
+        input_ids, attention_mask = _pad_right(input_ids, attention_mask)
         if not self.training:
             return self._encode_texts(input_ids, attention_mask)
         # Texts of like length together: else half of the work of a training step would be padding.
@@ -472,7 +512,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
 
     def _encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         states = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)[0]
-        return pool_tokens(states, attention_mask, self.config.text_pooling)
+        return self.text_encoder.text_head(states, attention_mask)
 
     def get_item_features(
         self,
@@ -504,7 +544,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         # The catalogue keeps its vectors in float32, whatever the model runs in.
         parts = [] if text_embeds is None else [text_embeds.to(self.adaptor.weight.dtype)]
         if input_ids is not None:
-            parts.append(self.get_text_features(input_ids, attention_mask))
+            parts.append(self.get_text_features(input_ids, attention_mask).to(self.adaptor.weight.dtype))
         if not parts:
             raise ValueError("Items are missing: give `text_embeds`, or `input_ids` with `attention_mask`.")
         item_embeds = self.adaptor(parts[0] if len(parts) == 1 else torch.cat(parts))
@@ -599,4 +639,4 @@ class UniSRecModel(UniSRecPreTrainedModel):
         return last_hidden_state[torch.arange(last.shape[0], device=last.device), last]
 
 
-__all__ = ["UniSRecModel", "UniSRecModelOutput", "UniSRecPreTrainedModel", "pool_tokens"]
+__all__ = ["UniSRecModel", "UniSRecModelOutput", "UniSRecPreTrainedModel"]

@@ -9,7 +9,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -172,6 +172,8 @@ class UniSRecProcessor(ProcessorMixin):
             Items of a history that count, the latest ones; at most the model's `max_position_embeddings`.
         max_text_length (`int`, *optional*, defaults to 512):
             Tokens of a text that count, the first ones.
+        text_prompt (`str`, *optional*, defaults to `""`):
+            What is put before each text, the `text_prompt` of the model's configuration.
 
     Example:
 
@@ -193,12 +195,14 @@ class UniSRecProcessor(ProcessorMixin):
         catalogue: ItemCatalogue | None = None,
         max_history_length: int = 50,
         max_text_length: int = 512,
+        text_prompt: str = "",
     ):
         # ProcessorMixin wants every part to be there; ours works without a tokenizer (embeddings-only models).
         self.tokenizer = tokenizer
         self.catalogue = catalogue
         self.max_history_length = max_history_length
         self.max_text_length = max_text_length
+        self.text_prompt = text_prompt
         self.chat_template = None
 
     @property
@@ -324,8 +328,14 @@ class UniSRecProcessor(ProcessorMixin):
                 f"no tokenizer to read {texts[0]!r} with: this checkpoint takes items of its catalogue only; "
                 "set `processor.tokenizer` to the one of its text encoder."
             )
+        # On the right whatever the tokenizer prefers: a training step cuts the columns that are padding in all of its texts.
         encoded = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_text_length, return_tensors="pt"
+            [self.text_prompt + text for text in texts],
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_text_length,
+            return_tensors="pt",
         )
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
@@ -336,6 +346,7 @@ class UniSRecProcessor(ProcessorMixin):
             "processor_class": type(self).__name__,
             "max_history_length": self.max_history_length,
             "max_text_length": self.max_text_length,
+            "text_prompt": self.text_prompt,
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
@@ -344,6 +355,7 @@ class UniSRecProcessor(ProcessorMixin):
         directory.mkdir(parents=True, exist_ok=True)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(directory)
+            _drop_paths(directory / "tokenizer_config.json")
         if self.catalogue is not None:
             self.catalogue.save(directory / "catalogue")
         config_file = directory / "processor_config.json"
@@ -391,10 +403,23 @@ class UniSRecProcessor(ProcessorMixin):
             catalogue,
             max_history_length=settings["max_history_length"],
             max_text_length=settings["max_text_length"],
+            text_prompt=settings.get("text_prompt", ""),
         )
 
 
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+
+
+def _drop_paths(config_file: Path) -> None:
+    """Leaves out where a tokenizer was read from: a path of one machine, in its own settings or in those it came with."""
+    settings = json.loads(config_file.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in settings.items() if name != "name_or_path" and not _is_path(value)}
+    if kept != settings:
+        config_file.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute())
 
 
 __all__ = ["ItemCatalogue", "UniSRecProcessor", "check_id_rows"]

@@ -121,8 +121,9 @@ def load_checkpoint(
         ) from error
     if text_encoder is not None:
         encoder, processor.tokenizer = load_text_encoder(text_encoder)
-        processor.max_text_length = text_max_length(encoder, processor.tokenizer)
         model.attach_text_encoder(encoder)
+        processor.max_text_length = text_max_length(encoder, processor.tokenizer)
+        processor.text_prompt = model.config.text_prompt
     return model, processor
 
 
@@ -193,7 +194,6 @@ def domain_features(
             domain.items["text"].to_list(),
             text_encoder,
             tokenizer,
-            config.text_pooling,
             word_drop_ratio=word_drop_ratio,
             seed=args.seed,
             desc=f"Texts of {domain.name}" + ("" if word_drop_ratio is None else ", words dropped"),
