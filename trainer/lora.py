@@ -10,7 +10,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..modeling_unisrec import UniSRecModel
-from ..modeling_unisrec.hub import find_model
+from ..modeling_unisrec.hub import pin_revision
 from .weight_files import check_weights, not_finite
 
 
@@ -128,7 +128,9 @@ def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
     try:
         if base.is_absolute() or config.base_model_name_or_path.startswith((".", "~")):
             raise FileNotFoundError("there is no such folder")
-        return find_model("@".join(filter(None, [config.base_model_name_or_path, config.revision])))
+        if base.is_dir():  # transformers would take it
+            raise IsADirectoryError("a folder of that name hides the repository: change to another working directory")
+        return str(base), pin_revision(str(base), config.revision)
     except OSError as error:
         raise OSError(
             f"the base of the adapters {name} is missing: {config.base_model_name_or_path} ({error}). Put it there or "
@@ -157,7 +159,10 @@ def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> 
     )
 
     base_name, options = base
-    model = UniSRecModel.from_pretrained(base_name, **options)
+    try:
+        model = UniSRecModel.from_pretrained(base_name, **options)
+    except (OSError, ValueError) as error:
+        raise OSError(f"their base {base_name} cannot be loaded: {' '.join(str(error).split())}") from error
     # The base may be of another setting or catalogue; an ID embedding comes with the adapters.
     weights = load_peft_weights(name, device="cpu", revision=revision)
     rows = [len(weight) for key, weight in weights.items() if key.endswith(".item_embedding.weight")]
