@@ -105,8 +105,10 @@ def test_encode_texts_is_free_of_dropout_and_leaves_the_encoder_as_it_was(encode
 
 
 def test_encode_texts_refuses_what_it_cannot_do(encoder, tokenizer):
-    with pytest.raises(ValueError, match="pooling must be 'cls' or 'mean', got 'max'"):
-        encode_texts(TEXTS, encoder, tokenizer, pooling="max", progress=False)
+    with pytest.raises(ValueError, match="unknown text pooling 'middle'; expected one of cls, mean"):
+        encode_texts(TEXTS, encoder, tokenizer, pooling="middle", progress=False)
+    with pytest.raises(ValueError, match="the encoder has no `text_head`: load it by `load_text_encoder`"):
+        encode_texts(TEXTS, encoder, tokenizer, progress=False)
     encoder.embeddings.word_embeddings.weight.data[5] = torch.inf
     with pytest.raises(ValueError, match=r"red"):
         encode_texts(TEXTS, encoder, tokenizer, pooling="mean", progress=False)
