@@ -142,6 +142,8 @@ def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence
     """
     # Blank lines at the end are no rows.
     content = read_bytes(path).rstrip(b"\r\n")
+    if not content:
+        raise ValueError(f"{path}: the file holds only blank lines")
     quote = None if separator == "\t" else '"'
     try:
         with reading(path):
@@ -153,8 +155,11 @@ def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence
         raise ValueError(f"{path}: {fault}") from error
     if frame.is_empty():
         raise ValueError(f"{path}: the file has a header line but no rows")
-    # polars fills lines that are too short with nulls.
-    if frame[:, -1].null_count() and (fault := _explain_csv(content, separator, quote)):
+    # polars fills lines that are too short with nulls. Where separators may be quoted, to count them proves nothing.
+    num_separators = (frame.height + (columns is None)) * (frame.width - 1)
+    may_be_quoted = quote is not None and quote.encode() in content
+    is_doubtful = may_be_quoted or content.count(separator.encode()) != num_separators
+    if frame[:, -1].null_count() and is_doubtful and (fault := _explain_csv(content, separator, quote)):
         raise ValueError(f"{path}: {fault}")
     if columns is None:
         if twice := [name for name in frame.columns if name and f"{name}_duplicated_0" in frame.columns]:

@@ -88,6 +88,7 @@ def test_read_csv_names_the_line(write):
     [
         (b"a,b\n1,2\n3\n4,5\n", "line 3 has 1 fields, expected 2 as in the first line"),
         (b'a,b,c\n1,"x,y",2\n3,"x,y"\n', "line 3 has 2 fields, expected 3"),
+        (b'a,b,c\n1,"x,y",2\n3,x\n', "line 3 has 2 fields, expected 3"),
         (b'a,b\n1,"x\ny"\n\n2\n', "line 5 has 1 fields, expected 2"),
         (b'a,b\n1,"x\n2,y\n', "line 2: unexpected end of data; are the quotes of each field in pairs"),
         (b'a,b\n1,x\n2,"x"y\n', "line 3: .* expected after .*; are the quotes of each field in pairs"),
@@ -100,8 +101,8 @@ def test_read_csv_names_the_line(write):
         ("a,b\n1,2\n".encode("utf-16"), "line 1: a NUL byte, expected text in UTF-8"),
         ("a,b\n1,“x”\n".encode("cp1252"), "line 2 is not UTF-8"),
         (b"a,b", "the file has a header line but no rows"),
-        (b"\n\n", "empty CSV"),
-        (b"\xef\xbb\xbf", "empty CSV"),
+        (b"\n\n", "the file holds only blank lines"),
+        (b"\xef\xbb\xbf", "the file holds only blank lines"),
     ],
 )
 def test_broken_csv(write, content, message):
