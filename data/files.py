@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from .columns import check_columns
 
 
 BLOCK_BYTES = 1 << 26
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON writes characters beyond 16 bits, in pairs
+_QUOTES = "are the quotes of each field in pairs, and those inside it doubled?"
 
 
 def check_file(path: str | os.PathLike) -> None:
@@ -152,7 +155,8 @@ def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence
                 content, separator=separator, quote_char=quote, has_header=columns is None, infer_schema=False
             )
     except ValueError as error:
-        raise ValueError(f"{path}: {_explain_csv(content, separator, quote) or _cause(error.__cause__)}") from error
+        fault = _explain_csv(content, separator, quote) or f"{_cause(error.__cause__)}; {_QUOTES}"
+        raise ValueError(f"{path}: {fault}") from error
     if frame.is_empty():
         raise ValueError(f"{path}: the file has a header line but no rows")
     # polars fills lines that are too short with nulls.
@@ -269,7 +273,12 @@ def _records(path: str | os.PathLike, number: int, block: bytes) -> Iterator[dic
 
 def _parse_record(text: str) -> Any:
     try:
-        return json.loads(text)
+        record = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(record, ensure_ascii=False).encode()
+        return record
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{error.object[error.start]!r} is half of a character, a pair of surrogates") from None
     except json.JSONDecodeError as error:
         reason = f"{error.msg} at character {error.pos + 1}"
     except RecursionError:
@@ -321,15 +330,15 @@ def _explain_csv(content: bytes, separator: str, quote: str | None) -> str | Non
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, quotechar=quote, quoting=quoting, strict=True
     )
-    start, limit = 1, csv.field_size_limit(max(len(text), 1))
+    width, start, limit = None, 1, csv.field_size_limit(max(len(text), 1))
     try:
-        width = len(next(reader, []))
         for fields in reader:
+            width = width or len(fields)
             if fields and len(fields) != width:
-                return f"line {reader.line_num} has {len(fields)} fields, expected {width} as in the first line"
+                return f"line {start} has {len(fields)} fields, expected {width} as in the first line"
             start = reader.line_num + 1
     except csv.Error as error:
-        return f"line {start}: {error}; are its quotes in pairs, and those inside a field doubled?"
+        return f"line {start}: {error}; {_QUOTES}"
     finally:
         csv.field_size_limit(limit)
     return None

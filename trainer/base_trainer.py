@@ -53,6 +53,7 @@ class UniSRecTrainer(SafeTrainer):
 
     can_return_loss = True
     _sampling_temperature = 1.0  # of domains in an epoch
+    _one_domain = False  # whether a step takes windows of one domain
 
     def __init__(
         self,
@@ -132,6 +133,7 @@ class UniSRecTrainer(SafeTrainer):
                 self.args.world_size,
                 seed,
                 self._sampling_temperature,
+                self._one_domain,
             ),
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,

@@ -44,7 +44,7 @@ NO_HYPER_PARAMETERS = re.compile(
     "output_dir|run_name|project|trackio_|report_to|disable_tqdm|log|save_|hub_|push_to_hub|card_|do_|debug|use_cpu"
     "|local_rank|ddp_|fsdp|deepspeed|parallelism|accelerator|dataloader_(?!drop_last)|torch_empty_cache"
     "|eval_(?!strategy|steps|delay)|per_device_eval|batch_eval|include_|prediction_loss|label_names|length_column"
-    "|skip_memory|enable_jit|resume_|restore_|ignore_data|teachers|greater_is|remove_unused|gradient_checkpointing"
+    "|skip_memory|enable_jit|resume_|restore_|ignore_data|teachers|zero_shot_domain|greater_is|remove_unused|gradient_checkpointing"
 )
 
 

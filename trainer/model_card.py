@@ -49,12 +49,17 @@ class UniSRecModelCardData:
         test_metrics (`Mapping[str, float]`, *optional*): Test metrics by the names of [`ranking_metrics`].
         num_test_users (`int`, *optional*): How many users they are the mean of.
         compared ([`RunResults`], *optional*): Another run, shown beside this one.
+        zero_shot_domain (`str`, *optional*): Name of the domain that the model was validated on and not trained on.
 
     > Collected by [`ModelCardCallback`]
 
         in_training (`bool`): Whether the training is under way.
         log (`list[dict[str, float]]`): What training logged, also before it was resumed.
         resumed (`bool`): Whether it was.
+
+    > Set by [`UniSRecFinetuneTrainer`]
+
+        interpolation_share (`float`, *optional*): Share of the fine-tuned weights beside those before.
     """
 
     domains: Sequence[Domain] = ()
@@ -64,9 +69,11 @@ class UniSRecModelCardData:
     test_metrics: Mapping[str, float] = field(default_factory=dict)
     num_test_users: int | None = None
     compared: RunResults | None = None
+    zero_shot_domain: str | None = None
 
     log: list[dict[str, float]] = field(default_factory=list, init=False)
     resumed: bool = field(default=False, init=False)
+    interpolation_share: float | None = field(default=None, init=False)
     in_training: bool = field(default=False, init=False)
 
 
