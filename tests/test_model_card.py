@@ -30,6 +30,7 @@ from unisrec.trainer import (
     model_card,
     pretrain,
 )
+from unisrec.trainer.card_tables import candidates
 from unisrec.trainer.model_card import UniSRecModelCardData
 from unisrec.trainer.plots import plot_run
 from unisrec.trainer.training_log import thin_rows, training_rows
@@ -311,6 +312,21 @@ def test_pretraining_states_its_loss(root):
         in text
     )
     assert "among the augmented views of its step\n" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, "the items of its step"),
+        ({"batch_domains": "one"}, "the items of its step, which are of one domain"),
+        (
+            {"batch_domains": "one", "num_negatives": 70},
+            "the items of its step, which are of one domain, and 70 drawn from the catalogue of that domain",
+        ),
+    ],
+)
+def test_candidates_of_pretraining(options, tmp_path, arguments, expected):
+    assert candidates(UniSRecPretrainArguments(str(tmp_path), **options, **arguments), []) == expected
 
 
 def test_users_are_those_that_were_ranked(root, options, tmp_path, monkeypatch):
