@@ -119,7 +119,7 @@ class ItemCatalogue:
     def load(cls, items_file: str, embeddings_file: str | None) -> "ItemCatalogue":
         """Reads what `save` wrote."""
         polars = _import_polars()
-        items = polars.read_parquet(items_file)
+        items = polars.read_parquet(items_file, glob=False)
         item_embeddings = None if embeddings_file is None else load_file(embeddings_file)["item_embeddings"]
         id_rows = torch.tensor(items["id_row"].to_list()) if "id_row" in items.columns else None
         trained_on = None if id_rows is None else polars.read_parquet_metadata(items_file).get("item_ids_hash")
