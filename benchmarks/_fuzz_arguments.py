@@ -351,7 +351,7 @@ def history_cases() -> Cases:
         "texts without a tokenizer",
         ("--model", "ind", "--history", "red pen"),
         REFUSED,
-        "token",
+        "token|encoder",
         (take("ind"), *(damage(f"ind/{name}", "missing") for name in ("tokenizer.json", "tokenizer_config.json"))),
     )
     yield Case(

@@ -201,7 +201,9 @@ def weight_cases() -> Cases:
         yield edited(f"{name} all NaN", [set_tensor(name, fill(NAN))], says)
         yield edited(f"{name} with one NaN", [set_tensor(name, one(NAN))], says)
         yield edited(f"{name} with one inf", [set_tensor(name, one(INF))], says)
-        yield edited(f"{name} missing", [edit_tensors(file, lambda tensors, n=name: tensors.pop(n) and None)], says)
+        yield edited(
+            f"{name} missing", [edit_tensors(file, lambda tensors, n=name: tensors.pop(n) is None or None)], says
+        )
         yield edited(f"{name} of int64", [set_tensor(name, lambda tensor: tensor.long())], says)
         yield edited(f"{name} of float16", [set_tensor(name, lambda tensor: tensor.half())], says, EITHER)
         yield edited(f"{name} one row short", [set_tensor(name, lambda tensor: tensor[:-1].clone())], says)

@@ -160,7 +160,7 @@ def table_cases() -> Cases:
                 f"{name} is {what}",
                 words,
                 expect,
-                rf"{name}|clicks",
+                rf"{name}|clicks|items",
                 (take("clicks.parquet"), column(name, value, dtype)),
             )
     words = ("table", "--interactions", "base/clicks.parquet", "--items", "texts.parquet", *KEEP, *OUT)

@@ -42,7 +42,7 @@ def verb(monkeypatch):
         ("raise ValueError('the file x.csv has no rows')", "the file x.csv has no rows"),
         ("raise KeyError('item id 7 is not in the catalogue')", "item id 7 is not in the catalogue"),
         ("raise OSError('the Hub cannot be\\n reached')", "the Hub cannot be reached"),
-        ("open('none/at-all.txt')", "'none/at-all.txt': No such file or directory"),
+        ("open('none/at-all.txt')", "cannot access 'none/at-all.txt': No such file or directory"),
     ],
 )
 def test_what_our_code_says_is_told_as_it_is(verb, capsys, body, line):
