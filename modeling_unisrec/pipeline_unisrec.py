@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import BatchFeature, Pipeline, PreTrainedModel
 
-from .processing_unisrec import ItemCatalogue, UniSRecProcessor
+from .processing_unisrec import ItemCatalogue, UniSRecProcessor, check_id_rows
 
 
 History = Sequence[str | Mapping[str, str]]
@@ -122,6 +122,7 @@ class SequentialRecommendationPipeline(Pipeline):
                 "there is no catalogue to recommend from: take a checkpoint that was saved with one, or set "
                 "`processor=UniSRecProcessor(tokenizer, ItemCatalogue(item_ids, texts))`; reading one takes polars."
             )
+        check_id_rows(self.model.config, self.processor.catalogue)
         self.model.eval()
         self._item_embeds: torch.Tensor | None = None
 

@@ -1,17 +1,19 @@
 """Processor of UniSRec: tokenizer and item catalogue, which turn histories of ids and texts into a model batch."""
 
 import difflib
+import hashlib
 import heapq
 import itertools
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import cached_file, logging
 
 from ..configuration.configuration_unisrec import AUTO_MAP, copy_code
@@ -32,6 +34,8 @@ class ItemCatalogue:
         id_rows (`torch.LongTensor` of shape `(num_items,)`, *optional*):
             Their rows of the ID embedding of a transductive model, 0 for items that came after training. Without it
             item k has row k + 1.
+        item_ids_hash (`str`, *optional*):
+            With `id_rows`: [`~ItemCatalogue.item_ids_hash`] of the catalogue that the model was trained on.
 
     Raises:
         ValueError: If the lengths differ or an id comes twice.
@@ -43,11 +47,13 @@ class ItemCatalogue:
         texts: Sequence[str],
         item_embeddings: torch.Tensor | None = None,
         id_rows: torch.Tensor | None = None,
+        item_ids_hash: str | None = None,
     ):
         self.item_ids = list(item_ids)
         self.texts = list(texts)
         self.item_embeddings = item_embeddings
         self.id_rows = id_rows
+        self._item_ids_hash = item_ids_hash
         self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
         if len(self.texts) != len(self.item_ids):
             raise ValueError(f"{len(self.item_ids)} item ids but {len(self.texts)} texts: give one text for each id.")
@@ -65,6 +71,14 @@ class ItemCatalogue:
 
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._rows
+
+    @property
+    def item_ids_hash(self) -> str | None:
+        """SHA-256 of the item ids, in the order of their rows of the ID embedding: those of this catalogue or, with
+        `id_rows`, of the one that the model was trained on (`None` where that is not known)."""
+        if self.id_rows is None and self._item_ids_hash is None:
+            self._item_ids_hash = hashlib.sha256(json.dumps(self.item_ids).encode()).hexdigest()
+        return self._item_ids_hash
 
     def row(self, item_id: str) -> int:
         """Row of an item, from 0. Raises `KeyError` naming the three nearest known ids."""
@@ -91,21 +105,49 @@ class ItemCatalogue:
         columns = {"item_id": self.item_ids, "text": self.texts}
         if self.id_rows is not None:
             columns["id_row"] = self.id_rows.tolist()
-        polars.DataFrame(columns).write_parquet(directory / "items.parquet")
+        trained_on = {"item_ids_hash": self.item_ids_hash} if self.id_rows is not None and self.item_ids_hash else None
+        polars.DataFrame(columns).write_parquet(directory / "items.parquet", metadata=trained_on)
         embeddings_file = directory / "item_embeddings.safetensors"
         embeddings_file.unlink(missing_ok=True)  # those of another catalogue
         if self.item_embeddings is not None:
             save_file(
                 {"item_embeddings": self.item_embeddings.contiguous()}, embeddings_file, metadata={"format": "pt"}
             )
+            shutil.copymode(directory / "items.parquet", embeddings_file)  # safetensors keeps others from reading it
 
     @classmethod
     def load(cls, items_file: str, embeddings_file: str | None) -> "ItemCatalogue":
         """Reads what `save` wrote."""
-        items = _import_polars().read_parquet(items_file)
+        polars = _import_polars()
+        items = polars.read_parquet(items_file)
         item_embeddings = None if embeddings_file is None else load_file(embeddings_file)["item_embeddings"]
         id_rows = torch.tensor(items["id_row"].to_list()) if "id_row" in items.columns else None
-        return cls(items["item_id"].to_list(), items["text"].to_list(), item_embeddings, id_rows)
+        trained_on = None if id_rows is None else polars.read_parquet_metadata(items_file).get("item_ids_hash")
+        return cls(items["item_id"].to_list(), items["text"].to_list(), item_embeddings, id_rows, trained_on)
+
+
+def check_id_rows(config: PreTrainedConfig, catalogue: ItemCatalogue) -> None:
+    r"""
+    Raises `ValueError` if a transductive model was trained for other items than those of a catalogue, or for the same
+    ones in another order: their rows of the ID embedding would be those of other items. Inductive models take any.
+
+    Args:
+        config ([`UniSRecConfig`]): Of the model. Without `item_ids_hash`, as saved before there was one, or where a
+            catalogue was edited before, the number of items is all that is compared.
+        catalogue ([`ItemCatalogue`]): What it is to rank.
+    """
+    num_items, size, rows = config.num_items, len(catalogue), catalogue.id_rows
+    if num_items is None:
+        return
+    advice = "take the catalogue saved with it, or an inductive checkpoint."
+    if size != num_items if rows is None else not 0 <= rows.min() <= rows.max() <= num_items:
+        raise ValueError(f"the checkpoint is transductive with {num_items} items, the catalogue has {size}: {advice}")
+    expected, found = config.item_ids_hash, catalogue.item_ids_hash
+    if None not in (expected, found) and expected != found:
+        raise ValueError(
+            f"the checkpoint is transductive, and its ID embedding was trained for {num_items} other items than those of "
+            f"the catalogue, or for these in another order: {advice}"
+        )
 
 
 def _import_polars():
@@ -130,6 +172,8 @@ class UniSRecProcessor(ProcessorMixin):
             Items of a history that count, the latest ones; at most the model's `max_position_embeddings`.
         max_text_length (`int`, *optional*, defaults to 512):
             Tokens of a text that count, the first ones.
+        text_prompt (`str`, *optional*, defaults to `""`):
+            What is put before each text, the `text_prompt` of the model's configuration.
 
     Example:
 
@@ -151,12 +195,14 @@ class UniSRecProcessor(ProcessorMixin):
         catalogue: ItemCatalogue | None = None,
         max_history_length: int = 50,
         max_text_length: int = 512,
+        text_prompt: str = "",
     ):
         # ProcessorMixin wants every part to be there; ours works without a tokenizer (embeddings-only models).
         self.tokenizer = tokenizer
         self.catalogue = catalogue
         self.max_history_length = max_history_length
         self.max_text_length = max_text_length
+        self.text_prompt = text_prompt
         self.chat_template = None
 
     @property
@@ -282,8 +328,14 @@ class UniSRecProcessor(ProcessorMixin):
                 f"no tokenizer to read {texts[0]!r} with: this checkpoint takes items of its catalogue only; "
                 "set `processor.tokenizer` to the one of its text encoder."
             )
+        # On the right whatever the tokenizer prefers: a training step cuts the columns that are padding in all of its texts.
         encoded = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_text_length, return_tensors="pt"
+            [self.text_prompt + text for text in texts],
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_text_length,
+            return_tensors="pt",
         )
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
@@ -294,6 +346,7 @@ class UniSRecProcessor(ProcessorMixin):
             "processor_class": type(self).__name__,
             "max_history_length": self.max_history_length,
             "max_text_length": self.max_text_length,
+            "text_prompt": self.text_prompt,
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
@@ -302,6 +355,7 @@ class UniSRecProcessor(ProcessorMixin):
         directory.mkdir(parents=True, exist_ok=True)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(directory)
+            _drop_paths(directory / "tokenizer_config.json")
         if self.catalogue is not None:
             self.catalogue.save(directory / "catalogue")
         config_file = directory / "processor_config.json"
@@ -349,10 +403,23 @@ class UniSRecProcessor(ProcessorMixin):
             catalogue,
             max_history_length=settings["max_history_length"],
             max_text_length=settings["max_text_length"],
+            text_prompt=settings.get("text_prompt", ""),
         )
 
 
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
 
-__all__ = ["ItemCatalogue", "UniSRecProcessor"]
+def _drop_paths(config_file: Path) -> None:
+    """Leaves out where a tokenizer was read from: a path of one machine, in its own settings or in those it came with."""
+    settings = json.loads(config_file.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in settings.items() if name != "name_or_path" and not _is_path(value)}
+    if kept != settings:
+        config_file.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute())
+
+
+__all__ = ["ItemCatalogue", "UniSRecProcessor", "check_id_rows"]

@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from ..data import Domain
-from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_id_rows
 from ..trainer.checkpoints import load_checkpoint
 from .faiss_index import KINDS, FaissIndex
 from .search import ExactIndex
-from .snapshot import Recommendation, Snapshot, check_id_rows, with_catalogue
+from .snapshot import Recommendation, Snapshot, with_catalogue
 from .vectors import VectorEncoder
 
 
@@ -55,7 +55,7 @@ class Recommender:
                 "the checkpoint has no catalogue to recommend from; finetune it on a domain, or name a domain folder "
                 "whose items are to be ranked (--domain on the command line)."
             )
-        check_id_rows(model, processor.catalogue)
+        check_id_rows(model.config, processor.catalogue)
         self.model = model.eval()
         # Two, so that nobody who asks waits until many new texts are read.
         self._encoder, self._writers_encoder = VectorEncoder(model, processor), VectorEncoder(model, processor)
@@ -63,7 +63,9 @@ class Recommender:
         catalogue = processor.catalogue
         if catalogue.item_embeddings is None:
             vectors = self._encoder.texts(catalogue.texts, progress=True)
-            catalogue = ItemCatalogue(catalogue.item_ids, catalogue.texts, vectors, catalogue.id_rows)
+            catalogue = ItemCatalogue(
+                catalogue.item_ids, catalogue.texts, vectors, catalogue.id_rows, catalogue.item_ids_hash
+            )
         index = ExactIndex(self._encoder.catalogue(catalogue))
         self._snapshot = Snapshot(with_catalogue(processor, catalogue), index)
 
@@ -336,14 +338,15 @@ class Recommender:
         snapshot, ids, texts = self._snapshot, list(added), list(added.values())
         old, rows = snapshot.catalogue, kept.tolist()
         text_vectors = self._writers_encoder.texts(texts)
+        no_rows = torch.zeros(len(ids), dtype=torch.long)  # the ID embedding has none for an item that it never saw
+        has_rows = self.model.config.num_items is not None
         catalogue = ItemCatalogue(
             [old.item_ids[row] for row in rows] + ids,
             [old.texts[row] for row in rows] + texts,
             torch.cat([old.item_embeddings[kept], text_vectors]),
+            torch.cat([old.item_ids_of(kept), no_rows]) if has_rows else None,
+            old.item_ids_hash if has_rows else None,
         )
-        no_rows = torch.zeros(len(ids), dtype=torch.long)  # the ID embedding has none for an item that it never saw
-        if self.model.config.num_items is not None:
-            catalogue.id_rows = torch.cat([old.item_ids_of(kept), no_rows])
         index = snapshot.index.update(kept, self._writers_encoder.items(text_vectors, no_rows))
         self._snapshot = Snapshot(with_catalogue(snapshot.processor, catalogue), index)
 
