@@ -4,8 +4,11 @@ from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTraine
 from .pipeline_unisrec import (
     SequentialRecommendationPipeline,
     best_columns,
+    check_catalogue,
+    check_finite,
     encode_catalogue,
     encode_items,
+    item_tower_state,
     rank_items,
 )
 from .processing_unisrec import ItemCatalogue, UniSRecProcessor
@@ -19,8 +22,11 @@ __all__ = [
     "UniSRecPreTrainedModel",
     "UniSRecProcessor",
     "best_columns",
+    "check_catalogue",
+    "check_finite",
     "encode_catalogue",
     "encode_items",
+    "item_tower_state",
     "pool_tokens",
     "rank_items",
 ]

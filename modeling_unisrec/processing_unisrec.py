@@ -1,16 +1,21 @@
 """Processor of UniSRec: tokenizer and item catalogue, which turn histories of ids and texts into a model batch."""
 
 import difflib
+import hashlib
 import heapq
 import itertools
 import json
 import os
+import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import cached_file, logging
 
@@ -18,6 +23,12 @@ from ..configuration.configuration_unisrec import AUTO_MAP, copy_code
 
 
 logger = logging.get_logger(__name__)
+
+ITEMS_FILE = "items.parquet"
+EMBEDDINGS_FILE = "item_embeddings.safetensors"
+NEW_EMBEDDINGS_FILE = "item_embeddings.new.safetensors"  # for the moment in which `ITEMS_FILE` is replaced
+READ_ATTEMPTS = 5  # beside a writer
+LOCK_SECONDS = 60
 
 
 class ItemCatalogue:
@@ -84,28 +95,150 @@ class ItemCatalogue:
         """The `item_ids` of the model, rows of its ID embedding, for catalogue rows (-1, no item of ours: 0)."""
         return rows + 1 if self.id_rows is None else self.id_rows[rows].where(rows >= 0, 0)
 
-    def save(self, directory: Path) -> None:
-        """Writes `items.parquet` and, if there are any, `item_embeddings.safetensors`."""
+    def content_hash(self) -> str:
+        """SHA-256 of ids and texts in their order. It is stored with the text vectors, which belong to no other items."""
+        return hashlib.sha256(json.dumps([self.item_ids, self.texts]).encode()).hexdigest()
+
+    def save(self, directory: str | os.PathLike) -> None:
+        r"""
+        Writes `items.parquet` and, if there are any, `item_embeddings.safetensors`, in place of a catalogue that is there.
+
+        The old catalogue stays until the moment at which one rename puts the new `items.parquet` into place: a process
+        that reads, and one that is killed, leave or find the old catalogue or the new one.
+
+        Args:
+            directory (`str` or `os.PathLike`): Folder, made if need be.
+
+        Raises:
+            OSError: If it cannot be written, or another process goes on changing it.
+        """
+        directory, polars = Path(directory), _import_polars()
         directory.mkdir(parents=True, exist_ok=True)
-        polars = _import_polars()
         columns = {"item_id": self.item_ids, "text": self.texts}
         if self.id_rows is not None:
             columns["id_row"] = self.id_rows.tolist()
-        polars.DataFrame(columns).write_parquet(directory / "items.parquet")
-        embeddings_file = directory / "item_embeddings.safetensors"
-        embeddings_file.unlink(missing_ok=True)  # those of another catalogue
-        if self.item_embeddings is not None:
-            save_file(
-                {"item_embeddings": self.item_embeddings.contiguous()}, embeddings_file, metadata={"format": "pt"}
-            )
+        draft = directory.with_name(f".{directory.name}.tmp")
+        with lock_catalogue(directory):
+            shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+            draft.mkdir()
+            try:
+                polars.DataFrame(columns).write_parquet(draft / ITEMS_FILE)
+                if self.item_embeddings is not None:
+                    tensors = {"item_embeddings": self.item_embeddings.contiguous()}
+                    save_file(tensors, draft / EMBEDDINGS_FILE, {"format": "pt", "items_sha256": self.content_hash()})
+                    os.chmod(draft / EMBEDDINGS_FILE, (draft / ITEMS_FILE).stat().st_mode)  # safetensors gives 0600
+                for file in draft.iterdir():
+                    _flush(file)
+                if self.item_embeddings is not None:
+                    os.replace(draft / EMBEDDINGS_FILE, directory / NEW_EMBEDDINGS_FILE)
+                os.replace(draft / ITEMS_FILE, directory / ITEMS_FILE)
+                if self.item_embeddings is not None:
+                    os.replace(directory / NEW_EMBEDDINGS_FILE, directory / EMBEDDINGS_FILE)
+                else:
+                    for name in (EMBEDDINGS_FILE, NEW_EMBEDDINGS_FILE):
+                        (directory / name).unlink(missing_ok=True)  # those of another catalogue
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
 
     @classmethod
-    def load(cls, items_file: str, embeddings_file: str | None) -> "ItemCatalogue":
-        """Reads what `save` wrote."""
-        items = _import_polars().read_parquet(items_file)
-        item_embeddings = None if embeddings_file is None else load_file(embeddings_file)["item_embeddings"]
+    def load(cls, find: Callable[[str], str | None]) -> "ItemCatalogue | None":
+        r"""
+        Reads what `save` wrote, also while another process replaces it.
+
+        Args:
+            find (`Callable`): Gives the path of a file of the catalogue's folder, or `None` if it is not there.
+
+        Returns:
+            [`ItemCatalogue`] or `None`: `None` where there is no `items.parquet`.
+
+        Raises:
+            ImportError: If polars is not installed.
+            ValueError: If a file is damaged, or the vectors are those of other items.
+        """
+        for _ in range(READ_ATTEMPTS):
+            items_file = find(ITEMS_FILE)
+            if items_file is None:
+                return None
+            catalogue = cls._read_items(items_file)
+            expected, found = catalogue.content_hash(), []
+            for name in (EMBEDDINGS_FILE, NEW_EMBEDDINGS_FILE):
+                file = find(name)
+                stored = None if file is None else _read_embeddings(file, expected)
+                if stored is not None:
+                    found.append(stored)
+                    if stored[0] == expected:
+                        break
+            # The hash is not there in files of earlier versions of this package.
+            matching = [vectors for digest, vectors in reversed(found) if digest in (expected, None)]
+            if matching or not found:
+                return cls(catalogue.item_ids, catalogue.texts, matching[0] if matching else None, catalogue.id_rows)
+        raise ValueError(
+            f"{items_file}: the text vectors beside it are those of other items, or of these in another order; save the "
+            "catalogue again, or remove item_embeddings.safetensors to have them computed from the texts."
+        )
+
+    @classmethod
+    def _read_items(cls, file: str) -> "ItemCatalogue":
+        """Ids, texts and rows of the ID embedding."""
+        polars = _import_polars()
+        try:
+            items = polars.read_parquet(file, glob=False)
+        except polars.exceptions.PolarsError as error:
+            raise ValueError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]}).") from error
+        for column, kind in {"item_id": polars.String, "text": polars.String, "id_row": polars.Int64}.items():
+            if column == "id_row" and column not in items.columns:
+                continue
+            if items.schema.get(column) != kind or items[column].null_count():
+                raise ValueError(f"{file}: expected a column {column!r} of type {kind} without missing values.")
         id_rows = torch.tensor(items["id_row"].to_list()) if "id_row" in items.columns else None
-        return cls(items["item_id"].to_list(), items["text"].to_list(), item_embeddings, id_rows)
+        return cls(items["item_id"].to_list(), items["text"].to_list(), id_rows=id_rows)
+
+
+def _read_embeddings(file: str, expected: str) -> tuple[str | None, torch.Tensor] | None:
+    """Hash of the items that text vectors belong to, `None` where it is not stored, and the vectors, read if they may
+    belong to the items with the hash `expected`; `None` if the file has gone. Raises `ValueError`."""
+    try:
+        with safe_open(file, "pt") as stored:
+            digest = (stored.metadata() or {}).get("items_sha256")
+            vectors = stored.get_tensor("item_embeddings") if digest in (expected, None) else torch.empty(0, 0)
+    except FileNotFoundError:
+        return None
+    except SafetensorError as error:
+        raise ValueError(f"{file}: not a readable file of text vectors ({error}).") from error
+    if vectors.dim() != 2 or not vectors.is_floating_point() or not vectors.isfinite().all():
+        raise ValueError(f"{file}: expected a table of finite numbers, one row for each item.")
+    return digest, vectors
+
+
+@contextmanager
+def lock_catalogue(directory: str | os.PathLike) -> Iterator[None]:
+    r"""
+    Keeps other processes from changing a catalogue. Readers need no lock.
+
+    Args:
+        directory (`str` or `os.PathLike`): Folder of the catalogue. It may be locked again inside.
+
+    Raises:
+        OSError: If another process has held the lock for a minute; one that dies holds none.
+    """
+    directory = Path(directory).absolute()
+    lock = FileLock(directory.with_name(f".{directory.name}.lock"), timeout=LOCK_SECONDS, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OSError(f"{directory}: another process is changing the items; try again when it has ended.") from error
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits for it notices, and makes another
+        lock.release()
+
+
+def _flush(file: Path) -> None:
+    """Waits until a file is on the disk, so that a machine that dies after a rename keeps what was renamed."""
+    with open(file, "rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _import_polars():
@@ -167,27 +300,24 @@ class UniSRecProcessor(ProcessorMixin):
         r"""
         What an entry of a history means: `(row, text)`, where the row is `None` for an item given by text.
 
-        A `{"text": ...}` or `{"item_id": ...}` says it outright. A string is an id if the catalogue has it, a text if
-        it holds a blank, and an unknown id otherwise.
+        A string is an id of the catalogue, always. `{"item_id": ...}` says the same; `{"text": ...}` is an item given by
+        its text, whether the catalogue has it or not.
 
         Raises:
-            KeyError: For an unknown id.
+            KeyError: For an unknown id, naming the nearest known ones.
             ValueError: For an empty text, a mapping of another form, or an id or text that is no string.
         """
         if not all(isinstance(value, str) for value in (entry.values() if isinstance(entry, Mapping) else [entry])):
             raise ValueError(f"ids and texts of items are strings, not {entry!r}: write a number as '12'.")
-        if isinstance(entry, Mapping):
-            if set(entry) == {"item_id"}:
-                return self._known(entry["item_id"])
-            if set(entry) != {"text"}:
-                raise ValueError(f"an item is given as {{'item_id': ...}} or {{'text': ...}}, not as {dict(entry)!r}.")
-            entry = entry["text"]
-            if not entry.strip():
-                raise ValueError("the text of an item is empty: give a few words, such as its title.")
-            return None, entry
-        if (self.catalogue is not None and entry in self.catalogue) or not any(map(str.isspace, entry.strip())):
+        if isinstance(entry, str):
             return self._known(entry)
-        return None, entry
+        if set(entry) == {"item_id"}:
+            return self._known(entry["item_id"])
+        if set(entry) != {"text"}:
+            raise ValueError(f"an item is given as {{'item_id': ...}} or {{'text': ...}}, not as {dict(entry)!r}.")
+        if not entry["text"].strip():
+            raise ValueError("the text of an item is empty: give a few words, such as its title.")
+        return None, entry["text"]
 
     def _known(self, item_id: str) -> tuple[int, str]:
         if self.catalogue is None:
@@ -339,11 +469,10 @@ class UniSRecProcessor(ProcessorMixin):
             trust = kwargs.get("trust_remote_code")
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust, **options)
         catalogue = None
-        if items_file := find("items.parquet", "catalogue"):
-            try:
-                catalogue = ItemCatalogue.load(items_file, find("item_embeddings.safetensors", "catalogue"))
-            except ImportError:  # where only the model runs: items can be given by their text
-                logger.warning("The item catalogue of %s is left out: `pip install polars` to read it.", name)
+        try:
+            catalogue = ItemCatalogue.load(lambda filename: find(filename, "catalogue"))
+        except ImportError:  # where only the model runs: items can be given by their text
+            logger.warning("The item catalogue of %s is left out: `pip install polars` to read it.", name)
         return cls(
             tokenizer,
             catalogue,

@@ -172,9 +172,13 @@ class FaissIndex:
         rows = torch.where(self.rows < 0, -1, new_row[self.rows])
         changed = int((rows < 0).sum()) + len(exact) - int((rows >= 0).sum())
         if changed > CHANGED_SHARE * len(rows):
-            sample = torch.linspace(0, len(exact) - 1, min(256, len(exact))).long()
-            return FaissIndex.build(exact, exact.vectors[sample].float(), self.kind)
+            return self.rebuild(exact)
         return FaissIndex(exact, self.kind, self.faiss_index, rows, self.recall)
+
+    def rebuild(self, exact: ExactIndex) -> "FaissIndex":
+        """An index of this kind of other vectors."""
+        sample = torch.linspace(0, len(exact) - 1, min(256, len(exact))).long()
+        return FaissIndex.build(ExactIndex(exact.vectors.cpu()), exact.vectors[sample].float().cpu(), self.kind)
 
     def save(self, output_dir: str | os.PathLike) -> None:
         """Writes `index.faiss`, `index.json` and a few of the vectors, by which the catalogue is known again. Raises
