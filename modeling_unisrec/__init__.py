@@ -11,7 +11,7 @@ from .pipeline_unisrec import (
     item_tower_state,
     rank_items,
 )
-from .processing_unisrec import ItemCatalogue, UniSRecProcessor
+from .processing_unisrec import ItemCatalogue, UniSRecProcessor, lock_catalogue
 
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "encode_catalogue",
     "encode_items",
     "item_tower_state",
+    "lock_catalogue",
     "pool_tokens",
     "rank_items",
 ]

@@ -27,7 +27,7 @@ logger = logging.get_logger(__name__)
 ITEMS_FILE = "items.parquet"
 EMBEDDINGS_FILE = "item_embeddings.safetensors"
 NEW_EMBEDDINGS_FILE = "item_embeddings.new.safetensors"  # for the moment in which `ITEMS_FILE` is replaced
-READ_ATTEMPTS = 5  # beside a writer
+READ_ATTEMPTS = 1000  # each of which only fails where another process replaces the catalogue meanwhile
 LOCK_SECONDS = 60
 
 
@@ -156,33 +156,41 @@ class ItemCatalogue:
             ValueError: If a file is damaged, or the vectors are those of other items.
         """
         for _ in range(READ_ATTEMPTS):
-            items_file = find(ITEMS_FILE)
-            if items_file is None:
-                return None
-            catalogue = cls._read_items(items_file)
-            expected, found = catalogue.content_hash(), []
-            for name in (EMBEDDINGS_FILE, NEW_EMBEDDINGS_FILE):
-                file = find(name)
-                stored = None if file is None else _read_embeddings(file, expected)
-                if stored is not None:
-                    found.append(stored)
-                    if stored[0] == expected:
-                        break
-            # The hash is not there in files of earlier versions of this package.
-            matching = [vectors for digest, vectors in reversed(found) if digest in (expected, None)]
-            if matching or not found:
-                return cls(catalogue.item_ids, catalogue.texts, matching[0] if matching else None, catalogue.id_rows)
-        raise ValueError(
-            f"{items_file}: the text vectors beside it are those of other items, or of these in another order; save the "
-            "catalogue again, or remove item_embeddings.safetensors to have them computed from the texts."
-        )
+            before = _file_states(find)
+            try:
+                return cls._read(find)
+            except (ValueError, FileNotFoundError):
+                if _file_states(find) == before:  # else it is a file of the catalogue before with one of the next
+                    raise
+        raise OSError(f"{find(ITEMS_FILE)}: other processes go on replacing it; try again when they have ended.")
+
+    @classmethod
+    def _read(cls, find: Callable[[str], str | None]) -> "ItemCatalogue | None":
+        items_file = find(ITEMS_FILE)
+        if items_file is None:
+            return None
+        catalogue = cls._read_items(items_file)
+        expected, found = catalogue.content_hash(), {}
+        for name in (EMBEDDINGS_FILE, NEW_EMBEDDINGS_FILE):
+            if expected not in found and (file := find(name)) is not None:
+                found.update(_read_embeddings(file, expected))
+        # Files of earlier versions of this package hold no hash.
+        vectors = found.get(expected, found.get(None))
+        if found and vectors is None:
+            raise ValueError(
+                f"{items_file}: the text vectors beside it are those of other items, or of these in another order; save "
+                "the catalogue again, or remove item_embeddings.safetensors to have them computed from the texts."
+            )
+        return cls(catalogue.item_ids, catalogue.texts, vectors, catalogue.id_rows)
 
     @classmethod
     def _read_items(cls, file: str) -> "ItemCatalogue":
         """Ids, texts and rows of the ID embedding."""
         polars = _import_polars()
         try:
-            items = polars.read_parquet(file, glob=False)
+            items = polars.read_parquet(
+                Path(file).read_bytes()
+            )  # by its name polars opens it twice, beside a writer too
         except polars.exceptions.PolarsError as error:
             raise ValueError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]}).") from error
         for column, kind in {"item_id": polars.String, "text": polars.String, "id_row": polars.Int64}.items():
@@ -194,20 +202,36 @@ class ItemCatalogue:
         return cls(items["item_id"].to_list(), items["text"].to_list(), id_rows=id_rows)
 
 
-def _read_embeddings(file: str, expected: str) -> tuple[str | None, torch.Tensor] | None:
-    """Hash of the items that text vectors belong to, `None` where it is not stored, and the vectors, read if they may
-    belong to the items with the hash `expected`; `None` if the file has gone. Raises `ValueError`."""
+def _read_embeddings(file: str, expected: str) -> dict[str | None, torch.Tensor | None]:
+    """Text vectors by the hash of the items they belong to (`None` where it is not stored); they are read if that can be
+    the hash `expected`. Raises `ValueError`."""
+    before = os.stat(file)
     try:
         with safe_open(file, "pt") as stored:
             digest = (stored.metadata() or {}).get("items_sha256")
-            vectors = stored.get_tensor("item_embeddings") if digest in (expected, None) else torch.empty(0, 0)
-    except FileNotFoundError:
-        return None
+            vectors = stored.get_tensor("item_embeddings") if digest in (expected, None) else None
     except SafetensorError as error:
         raise ValueError(f"{file}: not a readable file of text vectors ({error}).") from error
-    if vectors.dim() != 2 or not vectors.is_floating_point() or not vectors.isfinite().all():
+    after = os.stat(file)
+    # safetensors opens it twice, for the header and for the numbers.
+    if (after.st_ino, after.st_mtime_ns) != (before.st_ino, before.st_mtime_ns):
+        raise ValueError(f"{file}: replaced while it was read.")
+    if vectors is not None and not (vectors.dim() == 2 and vectors.is_floating_point() and vectors.isfinite().all()):
         raise ValueError(f"{file}: expected a table of finite numbers, one row for each item.")
-    return digest, vectors
+    return {digest: vectors}
+
+
+def _file_states(find: Callable[[str], str | None]) -> list[tuple[int, int] | None]:
+    """What differs once a file of a catalogue was replaced."""
+    states = []
+    for name in (ITEMS_FILE, EMBEDDINGS_FILE, NEW_EMBEDDINGS_FILE):
+        try:
+            file = find(name)
+            state = None if file is None else os.stat(file)
+        except FileNotFoundError:
+            state = None
+        states.append(None if state is None else (state.st_ino, state.st_mtime_ns))
+    return states
 
 
 @contextmanager
@@ -484,4 +508,4 @@ class UniSRecProcessor(ProcessorMixin):
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
 
-__all__ = ["ItemCatalogue", "UniSRecProcessor"]
+__all__ = ["ItemCatalogue", "UniSRecProcessor", "lock_catalogue"]

@@ -45,7 +45,7 @@ class Recommender:
 
     ```python
     >>> recommender = Recommender.from_pretrained("runs/office")  # doctest: +SKIP
-    >>> recommender.recommend([["B00006IE7J", "label maker tape, black on white"]], top_k=3)  # doctest: +SKIP
+    >>> recommender.recommend([["B00006IE7J", {"text": "label maker tape, black on white"}]], top_k=3)  # doctest: +SKIP
     >>> recommender.add_items({"new-1": "label maker tape, white on red"})  # doctest: +SKIP
 
     ```
@@ -119,7 +119,7 @@ class Recommender:
 
         Args:
             histories (`Sequence` of `Sequence` of `str` or `dict`):
-                Oldest item first, each an id of the catalogue or a text; see [`UniSRecProcessor.parse`].
+                Oldest item first, each an id of the catalogue or `{"text": ...}`; see [`UniSRecProcessor.parse`].
             top_k (`int`, *optional*, defaults to 10): How many, at most the catalogue.
             exclude_seen (`bool`, *optional*, defaults to `True`): Leave out what the history holds.
             allowed (`Iterable[str]`, *optional*): Ids of the only items that may be recommended.
@@ -183,7 +183,7 @@ class Recommender:
         The items nearest to one, whatever the history.
 
         Args:
-            item (`str` or `dict`): An id of the catalogue or a text; see [`UniSRecProcessor.parse`].
+            item (`str` or `dict`): An id of the catalogue or `{"text": ...}`; see [`UniSRecProcessor.parse`].
             top_k (`int`, *optional*, defaults to 10): How many, at most the catalogue.
 
         Returns:
@@ -370,7 +370,7 @@ class Recommender:
         check_catalogue(self._model, catalogue)
         reads_texts = catalogue.item_embeddings is None
         if old is not None and old.state[0] == id(catalogue):
-            reads_texts = old.reads_texts
+            reads_texts = old.reads_texts and self._model.text_encoder is not None  # else they stay as they were read
         if reads_texts:
             vectors = self._writers_encoder.texts(catalogue.texts, progress=True)
             catalogue = ItemCatalogue(catalogue.item_ids, catalogue.texts, vectors, catalogue.id_rows)

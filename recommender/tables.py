@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,6 @@ from safetensors.torch import save_file
 
 from ..data.columns import to_ids
 from ..data.table import load_table
-from ..modeling_unisrec import ItemCatalogue
 
 
 if TYPE_CHECKING:
@@ -130,26 +128,6 @@ def export_vectors(
             pl.DataFrame({"id": list(ids), **(columns or {}), "vector": array}).write_parquet(draft)
 
 
-def replace_catalogue(folder: str | os.PathLike, catalogue: ItemCatalogue) -> None:
-    """Puts another catalogue into a checkpoint folder, by two renames when it is written. Raises `FileNotFoundError` if
-    it has none."""
-    folder = Path(folder)
-    place, draft, old = (folder / name for name in ("catalogue", f".catalogue.{os.getpid()}", f".old.{os.getpid()}"))
-    if not place.is_dir():
-        raise FileNotFoundError(f"{folder}: no folder with a catalogue to be changed; name a new one by --output.")
-    try:
-        catalogue.save(draft)
-        os.rename(place, old)
-        os.rename(draft, place)
-    except BaseException:
-        if old.exists() and not place.exists():
-            os.rename(old, place)
-        raise
-    finally:
-        for leftover in (draft, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
 @contextmanager
 def _whole_file(path: str | os.PathLike) -> Iterator[str]:
     """A name beside the file, which takes its place at the end."""
@@ -167,4 +145,4 @@ def _place(path: str | os.PathLike, row: int, first_line: int | None) -> str:
     return f"{path}, row {row + 1}" if first_line is None else f"{path}, line {first_line + row}"
 
 
-__all__ = ["check_suffix", "export_vectors", "read_histories", "read_items", "replace_catalogue", "write_table"]
+__all__ = ["check_suffix", "export_vectors", "read_histories", "read_items", "write_table"]

@@ -68,7 +68,7 @@ def test_catalogue_without_embeddings_is_encoded(make_recommender):
 
 def test_one_history_does_not_depend_on_the_others(make_recommender):
     recommender = make_recommender()
-    histories = [["i0"], ["i1", "i2", "i3"], ["blue pen for kids", "i5"]]
+    histories = [["i0"], ["i1", "i2", "i3"], [{"text": "blue pen for kids"}, "i5"]]
     for alone, together in zip(histories, recommender.recommend(histories, 3), strict=True):
         (expected,) = recommender.recommend([alone], 3)
         assert [item.item_id for item in expected] == [item.item_id for item in together]
@@ -93,7 +93,7 @@ def test_equal_scores_stand_in_catalogue_order(make_recommender, make_model, tok
 
 def test_thousands_of_histories_equal_one_at_a_time_whatever_the_batch(make_recommender):
     recommender = make_recommender(num_items=6)
-    entries = [*IDS, "red pen for kids", {"text": "wood"}, {"item_id": "i0"}]
+    entries = [*IDS, {"text": "red pen for kids"}, {"text": "wood"}, {"item_id": "i0"}]
     generator = torch.Generator().manual_seed(0)
     histories = []
     for length in torch.randint(1, 15, (40,), generator=generator):  # the longest are cut to 10
@@ -126,7 +126,7 @@ def test_allowed_and_blocked(make_recommender):
 @pytest.mark.parametrize("fields", [{}, {"similarity": "dot"}, {"num_items": 6}])
 def test_vectors_of_users_and_items_multiply_to_the_scores(make_recommender, fields):
     recommender = make_recommender(**fields)
-    histories = [["i1", "i4"], ["blue pen for kids"], ["i3"]]
+    histories = [["i1", "i4"], [{"text": "blue pen for kids"}], ["i3"]]
     scores = recommender.encode_users(histories) @ recommender.item_embeds.T
     assert scores.dtype == np.float32
     for row, items in zip(scores, recommender.recommend(histories, 6, exclude_seen=False), strict=True):
@@ -185,7 +185,9 @@ def test_folder_gives_the_same_items(make_recommender, tmp_path):
     recommender.model.save_pretrained(tmp_path)
     recommender.processor.save_pretrained(tmp_path)
     again = Recommender.from_pretrained(tmp_path)
-    assert again.recommend([["i1", "red pen for kids"]]) == recommender.recommend([["i1", "red pen for kids"]])
+    assert again.recommend([["i1", {"text": "red pen for kids"}]]) == recommender.recommend(
+        [["i1", {"text": "red pen for kids"}]]
+    )
 
 
 @pytest.mark.parametrize(
