@@ -11,7 +11,7 @@ from .pipeline_unisrec import (
     item_tower_state,
     rank_items,
 )
-from .processing_unisrec import ItemCatalogue, UniSRecProcessor, lock_catalogue
+from .processing_unisrec import ItemCatalogue, UniSRecProcessor, check_id_rows, lock_catalogue
 
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "best_columns",
     "check_catalogue",
     "check_finite",
+    "check_id_rows",
     "encode_catalogue",
     "encode_items",
     "item_tower_state",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import BatchFeature, Pipeline, PreTrainedModel
 
-from .processing_unisrec import ItemCatalogue, UniSRecProcessor
+from .processing_unisrec import ItemCatalogue, UniSRecProcessor, check_id_rows
 
 
 History = Sequence[str | Mapping[str, str]]
@@ -94,18 +94,10 @@ def check_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> None:
         ValueError: If it is empty, the ID embedding of a transductive model is not that of the catalogue, or the text
             vectors have another width than the model takes or are not finite.
     """
-    config, size, vectors, id_rows = model.config, len(catalogue), catalogue.item_embeddings, catalogue.id_rows
-    if size == 0:
+    config, vectors = model.config, catalogue.item_embeddings
+    if len(catalogue) == 0:
         raise ValueError("the catalogue has no items to recommend.")
-    if config.num_items is not None:
-        fits = (
-            size == config.num_items if id_rows is None else id_rows.min() >= 0 and id_rows.max() <= config.num_items
-        )
-        if not fits:
-            raise ValueError(
-                f"the checkpoint is transductive with {config.num_items} items, the catalogue has {size}: take the "
-                "catalogue saved with it, or an inductive checkpoint."
-            )
+    check_id_rows(config, catalogue)
     if vectors is not None and vectors.shape[1:] != (config.text_embedding_size,):
         raise ValueError(
             f"the text vectors of the catalogue have {vectors.shape[1]} numbers, the model takes "
@@ -117,9 +109,9 @@ def check_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> None:
 
 
 def check_finite(vectors: torch.Tensor, name: str) -> torch.Tensor:
-    """Returns vectors of a model. Raises `ValueError` if one is not finite: nothing could be ranked by it."""
+    """Returns tensors of a model. Raises `ValueError` if a number is not finite: nothing could be ranked by it."""
     if not vectors.isfinite().all():
-        raise ValueError(f"the {name} hold numbers that are not finite: the weights of the model are damaged.")
+        raise ValueError(f"the {name} are not all finite: the weights of the model are damaged.")
     return vectors
 
 
@@ -293,8 +285,9 @@ class SequentialRecommendationPipeline(Pipeline):
             state = *state, id(self.processor.tokenizer), self.processor.max_text_length
         if self._ranked is None or self._ranked.state != state:
             check_catalogue(self.model, source)
-            vectors = self._encode_texts(source.texts) if source.item_embeddings is None else source.item_embeddings
-            catalogue = ItemCatalogue(source.item_ids, source.texts, vectors, source.id_rows)
+            catalogue = source
+            if source.item_embeddings is None:
+                catalogue = source.with_embeddings(self._encode_texts(source.texts))
             item_embeds = check_finite(encode_catalogue(self.model, catalogue), "vectors of items")
             self._ranked = _Ranked(source, state, catalogue, item_embeds)
         return self._ranked

@@ -1,5 +1,6 @@
 """Processor of UniSRec: tokenizer and item catalogue, which turn histories of ids and texts into a model batch."""
 
+import copy
 import difflib
 import hashlib
 import heapq
@@ -16,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import cached_file, logging
 
 from ..configuration.configuration_unisrec import AUTO_MAP, copy_code
@@ -94,6 +95,12 @@ class ItemCatalogue:
     def item_ids_of(self, rows: torch.Tensor) -> torch.Tensor:
         """The `item_ids` of the model, rows of its ID embedding, for catalogue rows (-1, no item of ours: 0)."""
         return rows + 1 if self.id_rows is None else self.id_rows[rows].where(rows >= 0, 0)
+
+    def with_embeddings(self, item_embeddings: torch.Tensor) -> "ItemCatalogue":
+        """The same items with other text vectors."""
+        catalogue = copy.copy(self)
+        catalogue.item_embeddings = item_embeddings
+        return catalogue
 
     def content_hash(self) -> str:
         """SHA-256 of ids and texts in their order. It is stored with the text vectors, which belong to no other items."""
@@ -181,7 +188,9 @@ class ItemCatalogue:
                 f"{items_file}: the text vectors beside it are those of other items, or of these in another order; save "
                 "the catalogue again, or remove item_embeddings.safetensors to have them computed from the texts."
             )
-        return cls(catalogue.item_ids, catalogue.texts, vectors, catalogue.id_rows)
+        if vectors is not None and len(vectors) != len(catalogue):
+            raise ValueError(f"{items_file}: {len(catalogue)} items, but {len(vectors)} text vectors beside it.")
+        return catalogue if vectors is None else catalogue.with_embeddings(vectors)
 
     @classmethod
     def _read_items(cls, file: str) -> "ItemCatalogue":
@@ -263,6 +272,18 @@ def _flush(file: Path) -> None:
     """Waits until a file is on the disk, so that a machine that dies after a rename keeps what was renamed."""
     with open(file, "rb") as stream:
         os.fsync(stream.fileno())
+
+
+def check_id_rows(config: PreTrainedConfig, catalogue: ItemCatalogue) -> None:
+    """Raises `ValueError` where the ID embedding of a transductive model is not that of the catalogue."""
+    num_items, size, rows = config.num_items, len(catalogue), catalogue.id_rows
+    if num_items is None:
+        return
+    if size != num_items if rows is None else not 0 <= rows.min() <= rows.max() <= num_items:
+        raise ValueError(
+            f"the checkpoint is transductive with {num_items} items, the catalogue has {size}: take the catalogue saved "
+            "with it, or an inductive checkpoint."
+        )
 
 
 def _import_polars():
@@ -508,4 +529,4 @@ class UniSRecProcessor(ProcessorMixin):
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
 
-__all__ = ["ItemCatalogue", "UniSRecProcessor", "lock_catalogue"]
+__all__ = ["ItemCatalogue", "UniSRecProcessor", "check_id_rows", "lock_catalogue"]

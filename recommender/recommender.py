@@ -302,7 +302,7 @@ class Recommender:
         Raises:
             FileNotFoundError: If there is no such folder.
             ImportError: If FAISS is not installed.
-            ValueError: If the folder's index is not of this catalogue.
+            ValueError: If the folder is damaged or its index is not of this catalogue.
         """
         with self._writers_lock:
             snapshot = self._current()
@@ -314,7 +314,7 @@ class Recommender:
             if index in KINDS:
                 new = FaissIndex.build(new, self._sample_users(), index)
             elif index not in ("exact", "exact-bf16"):
-                new = FaissIndex.load(index, new)
+                new = FaissIndex.load(index, new, snapshot.catalogue.item_ids)
             self._snapshot = dataclasses.replace(snapshot, index=new)
         return new
 
@@ -372,8 +372,7 @@ class Recommender:
         if old is not None and old.state[0] == id(catalogue):
             reads_texts = old.reads_texts and self._model.text_encoder is not None  # else they stay as they were read
         if reads_texts:
-            vectors = self._writers_encoder.texts(catalogue.texts, progress=True)
-            catalogue = ItemCatalogue(catalogue.item_ids, catalogue.texts, vectors, catalogue.id_rows)
+            catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=True))
         index = ExactIndex(self._writers_encoder.catalogue(catalogue))
         if old is not None:
             index = old.index.rebuild(index)

@@ -320,7 +320,7 @@ def test_numbers_that_are_not_finite_are_refused(inductive):
         recommend = inductive(with_vectors=True)
         with torch.no_grad():
             recommend.model.get_parameter(name).fill_(torch.nan)
-        with pytest.raises(ValueError, match="numbers that are not finite: the weights of the model are damaged"):
+        with pytest.raises(ValueError, match="are not all finite: the weights of the model are damaged"):
             recommend(["A"])
 
 
@@ -346,7 +346,8 @@ print(json.dumps(recommend(["B", {"text": "red lamp"}])))
 def test_saved_pipeline_is_the_folder_it_came_from(recommend, folder, tmp_path):
     """That loads without the package: see test_the_pipeline_of_the_folder_itself."""
     recommend.save_pretrained(tmp_path / "saved")
-    for file in (file for file in folder.rglob("*") if file.is_file()):
+    # tokenizer_config.json tells where it was read from.
+    for file in (file for file in folder.rglob("*") if file.is_file() and file.name != "tokenizer_config.json"):
         assert (tmp_path / "saved" / file.relative_to(folder)).read_bytes() == file.read_bytes(), file.name
     again = pipeline("sequential-recommendation", model=str(tmp_path / "saved"))
     assert again(["B", {"text": "red lamp"}]) == recommend(["B", {"text": "red lamp"}])

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
 from unisrec.recommender import Recommender
+from unisrec.recommender.snapshot import with_catalogue
 
 
 IDS = [f"i{row}" for row in range(6)]
@@ -210,3 +211,72 @@ def test_only_unknown_ids(make_recommender):
         recommender.recommend([["i0"], ["x1", "x2"]])
     with pytest.raises(KeyError, match=r"'x{77}\.\.\.' is not in the catalogue"):
         recommender.recommend([[100_000 * "x"]])
+
+
+# What changes between two calls
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+@pytest.mark.parametrize("index", ["exact", "exact-bf16", "flat"])
+def test_answers_are_those_of_the_weights_and_the_catalogue_of_now(make_recommender, embeddings, index):
+    if index == "flat":
+        pytest.importorskip("faiss")
+
+    def answer(recommender):
+        (items,) = recommender.recommend([["i2", "i3"]], 6, exclude_seen=False)
+        return {item.item_id: item.score for item in items}
+
+    def fresh(recommender):
+        processor = recommender.processor
+        if not embeddings:  # the recommender has read the texts itself
+            processor = with_catalogue(
+                processor, ItemCatalogue(processor.catalogue.item_ids, processor.catalogue.texts)
+            )
+        other = Recommender(recommender.model, processor)
+        other.use_index(index)
+        return answer(other)
+
+    recommender = make_recommender(embeddings)
+    recommender.use_index(index)
+    for change in (
+        lambda: recommender.model.adaptor.weight.data.mul_(torch.randn(16, 1, 1)),
+        lambda: recommender.model.train(),
+        lambda: setattr(recommender.processor, "catalogue", ItemCatalogue(IDS[::-1], TEXTS)),
+        lambda: recommender.model.to(torch.bfloat16),
+    ):
+        change()
+        assert answer(recommender) == pytest.approx(fresh(recommender), abs=2e-2 if "bf16" in index else 1e-5)
+    assert type(recommender._snapshot.index).__name__ == ("FaissIndex" if index == "flat" else "ExactIndex")
+    assert recommender.processor.catalogue.texts[0] == "red pen"
+    assert recommender.processor.catalogue.item_ids[0] == "i5"
+
+
+def test_text_vectors_follow_the_text_encoder_that_made_them(make_recommender):
+    recommender = make_recommender(embeddings=False)
+    before = recommender.item_embeds
+    recommender.recommend([["i1"]])
+    assert recommender._snapshot is recommender._current()
+    with torch.no_grad():
+        recommender.model.text_encoder.embeddings.word_embeddings.weight.add_(torch.randn(16))
+    assert not np.allclose(recommender.item_embeds, before, atol=1e-4)
+    kept = recommender.item_embeds
+    recommender.model.detach_text_encoder()
+    assert np.array_equal(recommender.item_embeds, kept)
+
+
+def test_model_cannot_be_replaced(make_recommender, make_model):
+    with pytest.raises(AttributeError, match="model"):
+        make_recommender().model = make_model()
+
+
+def test_numbers_that_are_not_finite_are_refused(make_recommender):
+    recommender = make_recommender()
+    with torch.no_grad():
+        recommender.model.sequence_encoder.position_embedding.weight.fill_(torch.nan)
+    with pytest.raises(
+        ValueError, match="vectors of histories are not all finite: the weights of the model are damaged"
+    ):
+        recommender.recommend([["i1"]])
+    recommender.processor.catalogue.item_embeddings[2, 1] = torch.inf
+    with pytest.raises(ValueError, match="text vector of item 'i2' holds numbers that are not finite"):
+        recommender.recommend([["i1"]])
