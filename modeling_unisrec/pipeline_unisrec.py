@@ -298,7 +298,7 @@ class SequentialRecommendationPipeline(Pipeline):
         if not self.model.config.item_text:
             return torch.zeros(len(texts), self.model.config.text_embedding_size)
         batches = (BatchFeature(self.processor.tokenize(part)).to(self.model.device) for part in _chunks(texts, 64))
-        return torch.cat([self.model.get_text_features(**batch).float().cpu() for batch in batches])
+        return torch.cat([self.model.get_text_features(**batch).pooler_output.float().cpu() for batch in batches])
 
 
 __all__ = [

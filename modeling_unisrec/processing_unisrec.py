@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
-from transformers.utils import cached_file, logging
+from transformers.utils import TensorType, cached_file, logging
 
 from ..configuration.configuration_unisrec import AUTO_MAP, copy_code
 
@@ -309,6 +309,9 @@ class UniSRecProcessor(ProcessorMixin):
         max_text_length (`int`, *optional*, defaults to 512):
             Tokens of a text that count, the first ones.
 
+    Raises:
+        ValueError: If a length is no whole number from 1.
+
     Example:
 
     ```python
@@ -330,6 +333,9 @@ class UniSRecProcessor(ProcessorMixin):
         max_history_length: int = 50,
         max_text_length: int = 512,
     ):
+        for name, value in (("max_history_length", max_history_length), ("max_text_length", max_text_length)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}, expected a whole number from 1.")
         # ProcessorMixin wants every part to be there; ours works without a tokenizer (embeddings-only models).
         self.tokenizer = tokenizer
         self.catalogue = catalogue
@@ -391,13 +397,14 @@ class UniSRecProcessor(ProcessorMixin):
                 raise ValueError(f"history {position} is empty: give at least one item.")
         return [[self.parse(entry) for entry in history] for history in histories]
 
-    def __call__(self, histories: Sequence[Sequence[str | Mapping[str, str]]]) -> BatchFeature:
+    def __call__(self, histories: Sequence[Sequence[str | Mapping[str, str]]], **kwargs) -> BatchFeature:
         r"""
         A model batch for histories.
 
         Args:
             histories (`Sequence` of `Sequence` of `str` or `dict`):
                 Oldest item first; see [`~UniSRecProcessor.parse`] for the forms of an item.
+            kwargs: `return_tensors`, which is `"pt"`.
 
         Returns:
             `BatchFeature`: `item_index` `(batch_size, length)`, `item_ids` `(num_items,)`, and for the items
@@ -406,8 +413,16 @@ class UniSRecProcessor(ProcessorMixin):
 
         Raises:
             KeyError: For an unknown id.
-            ValueError: For an empty history, one that is no list, or a text where there is no tokenizer.
+            TypeError: For another keyword.
+            ValueError: For an empty history, one that is no list, a text where there is no tokenizer, or tensors of another
+                kind.
         """
+        if (kind := kwargs.pop("return_tensors", "pt")) not in (None, "pt", TensorType.PYTORCH):
+            raise ValueError(f"return_tensors is {kind!r}: a batch is of torch tensors, 'pt'.")
+        if kwargs:
+            raise TypeError(
+                f"a batch of histories takes no {', '.join(kwargs)}; set it on the processor or tokenizer."
+            )
         item_index, rows, texts = self.distinct_items(self.parse_histories(histories))
         batch = {"item_index": item_index, "item_ids": rows + 1}
         if self.catalogue is not None:
@@ -494,8 +509,30 @@ class UniSRecProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "UniSRecProcessor":
-        """Reads a processor from a folder or the Hub; takes the download options of `transformers`."""
-        options = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if kwargs.get(name) is not None}
+        r"""
+        Reads a processor from a folder or the Hub.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
+            kwargs:
+                The download options `cache_dir`, `force_download`, `local_files_only`, `token` and `revision`;
+                `trust_remote_code` for the tokenizer; `max_history_length` and `max_text_length` instead of the saved ones;
+                settings of the tokenizer, such as `cls_token`.
+
+        Raises:
+            OSError: If there is no `processor_config.json`, or a file cannot be fetched.
+            TypeError: For another keyword.
+            ValueError: If a file is damaged.
+        """
+        is_pipeline = "_from_pipeline" in kwargs
+        kwargs = {name: value for name, value in kwargs.items() if not name.startswith("_")}  # what Auto classes add
+        options = {name: kwargs.pop(name, None) for name in _DOWNLOAD_OPTIONS}
+        options = {name: value for name, value in options.items() if value is not None}
+        trust = kwargs.pop("trust_remote_code", None)
+        kwargs.pop("code_revision", None)  # the revision of our own code, which is loaded by now
+        given = {name: kwargs.pop(name) for name in _SETTINGS if name in kwargs}
+        if is_pipeline:
+            kwargs = {}  # `pipeline` gives the settings of the model, such as its dtype, to the processor too
         name = str(pretrained_model_name_or_path)
 
         def find(filename: str, subfolder: str = "") -> str | None:
@@ -511,21 +548,19 @@ class UniSRecProcessor(ProcessorMixin):
         settings = json.loads(Path(config_file).read_text(encoding="utf-8"))
         tokenizer = None
         if find("tokenizer_config.json"):  # it looks into `config.json` too, which names the folder's own code
-            trust = kwargs.get("trust_remote_code")
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust, **options)
+            of_tokenizer = {key: value for key, value in kwargs.items() if key != "subfolder"}
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust, **options, **of_tokenizer)
+        if unknown := [key for key in kwargs if not hasattr(tokenizer, key)]:
+            raise TypeError(f"neither the processor nor its tokenizer has a setting {', '.join(unknown)}.")
         catalogue = None
         try:
             catalogue = ItemCatalogue.load(lambda filename: find(filename, "catalogue"))
         except ImportError:  # where only the model runs: items can be given by their text
             logger.warning("The item catalogue of %s is left out: `pip install polars` to read it.", name)
-        return cls(
-            tokenizer,
-            catalogue,
-            max_history_length=settings["max_history_length"],
-            max_text_length=settings["max_text_length"],
-        )
+        return cls(tokenizer, catalogue, **{key: settings[key] for key in _SETTINGS if key in settings} | given)
 
 
+_SETTINGS = ("max_history_length", "max_text_length")
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
 

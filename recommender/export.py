@@ -40,7 +40,7 @@ class _TextEncoder(_Tower):
     axes = {"input_ids": ("num_items", "num_tokens"), "attention_mask": ("num_items", "num_tokens")}
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"text_embeds": self.model.get_text_features(input_ids, attention_mask)}
+        return {"text_embeds": self.model.get_text_features(input_ids, attention_mask).pooler_output}
 
     def example(self, rows: int, length: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         mask = _padding_mask(rows, length, generator)

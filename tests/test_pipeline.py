@@ -29,7 +29,7 @@ def folder(tmp_path, make_model, text_encoder, tokenizer):
     model.attach_text_encoder(text_encoder)
     processor = UniSRecProcessor(tokenizer, ItemCatalogue(IDS, TEXTS), max_history_length=10, max_text_length=32)
     with torch.no_grad():
-        processor.catalogue.item_embeddings = model.get_text_features(**processor.tokenize(TEXTS))
+        processor.catalogue.item_embeddings = model.get_text_features(**processor.tokenize(TEXTS)).pooler_output
     model.save_pretrained(tmp_path / "shop")
     processor.save_pretrained(tmp_path / "shop")
     return tmp_path / "shop"

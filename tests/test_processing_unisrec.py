@@ -215,7 +215,7 @@ def test_items_of_the_same_text_keep_their_own_ids(tokenizer):
 def test_model_takes_the_batch(text_encoder_dir, processor, tokenizer, num_items):
     model = UniSRecModel.from_text_encoder(str(text_encoder_dir), hidden_size=8, num_items=num_items).eval()
     tokens = processor.tokenize(TEXTS)
-    features = model.get_text_features(**tokens)
+    features = model.get_text_features(**tokens).pooler_output
     processor.catalogue = ItemCatalogue(IDS, TEXTS, features)
     histories = [["A1", {"text": "green tent"}, "B20"], ["B1"]]
     sequences = model(**processor(histories)).sequence_embeds
@@ -223,7 +223,7 @@ def test_model_takes_the_batch(text_encoder_dir, processor, tokenizer, num_items
     processor.catalogue = ItemCatalogue(IDS, TEXTS)  # the same vectors, computed on the way
     torch.testing.assert_close(model(**processor(histories)).sequence_embeds, sequences)
 
-    new_item = model.get_text_features(**processor.tokenize(["green tent"]))
+    new_item = model.get_text_features(**processor.tokenize(["green tent"])).pooler_output
     items = model.get_item_features(torch.cat([features, new_item]), item_ids=torch.tensor([1, 2, 3, 4, 5, 0]))
     expected = model.get_sequence_features(torch.tensor([[1, 6, 4], [3, 0, 0]]), items)
     torch.testing.assert_close(sequences, expected)
@@ -282,3 +282,26 @@ def test_config_file_holds_no_path(processor, text_encoder_dir, tmp_path):
     }
     for file in tmp_path.glob("*.json"):
         assert str(text_encoder_dir) not in file.read_text(encoding="utf-8"), file.name
+
+
+def test_keywords_of_from_pretrained_are_honoured_or_refused(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    loaded = UniSRecProcessor.from_pretrained(tmp_path, max_history_length=7, cls_token="(CLS)", padding_side="left")
+    assert (loaded.max_history_length, loaded.max_text_length) == (7, processor.max_text_length)
+    assert (loaded.tokenizer.cls_token, loaded.tokenizer.padding_side) == ("(CLS)", "left")
+    assert AutoProcessor.from_pretrained(tmp_path, max_text_length=3).max_text_length == 3
+    for name in ("max_histroy_length", "subfolder", "hidden_size"):
+        with pytest.raises(TypeError, match=f"neither the processor nor its tokenizer has a setting {name}"):
+            UniSRecProcessor.from_pretrained(tmp_path, **{name: 7})
+    for value in (0, -1, 2.5, "7", True, None):
+        with pytest.raises(ValueError, match="max_history_length is .*, expected a whole number from 1"):
+            UniSRecProcessor.from_pretrained(tmp_path, max_history_length=value)
+
+
+def test_tensors_are_those_of_torch(processor):
+    expected = processor([["A1"]])
+    assert processor([["A1"]], return_tensors="pt").keys() == expected.keys()
+    with pytest.raises(ValueError, match="return_tensors is 'np'"):
+        processor([["A1"]], return_tensors="np")
+    with pytest.raises(TypeError, match="takes no padding"):
+        processor([["A1"]], padding=True)

@@ -24,7 +24,7 @@ def make_recommender(make_model, text_encoder, tokenizer):
         if embeddings:
             with torch.no_grad():
                 encoded = tokenizer(TEXTS, padding=True, return_tensors="pt")
-                vectors = model.get_text_features(encoded["input_ids"], encoded["attention_mask"])
+                vectors = model.get_text_features(encoded["input_ids"], encoded["attention_mask"]).pooler_output
         catalogue = ItemCatalogue(IDS, TEXTS, vectors)
         return Recommender(model, UniSRecProcessor(tokenizer, catalogue, max_history_length=10, max_text_length=32))
 
