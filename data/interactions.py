@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from .domain import Domain
+from .values import absent, to_texts
 
 
 class RawData(NamedTuple):
@@ -15,7 +16,8 @@ class RawData(NamedTuple):
     What every reader returns.
 
     Args:
-        interactions (`pl.DataFrame`): Columns `user_id` (`str`), `item_id` (`str`), `time` (`i64` or `f64`).
+        interactions (`pl.DataFrame`):
+            Columns `user_id` (`str`), `item_id` (`str`), `time` (`i64` or `f64`); null where one is missing.
         items (`pl.DataFrame`): Columns `item_id` (`str`), `text` (`str`, null where an item has none), and extra ones.
         info (`dict`): What was read: `files`, `steps` (see [`Domain`]), and what the reader had to decide.
     """
@@ -28,6 +30,36 @@ class RawData(NamedTuple):
 def count_step(step: str, before: int, left: int) -> dict[str, Any]:
     """Row of `info["steps"]`: how many rows a step dropped and how many it left."""
     return {"step": step, "dropped": before - left, "left": left}
+
+
+def drop_incomplete(interactions: pl.DataFrame) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """
+    Drop the interactions without a user, an item or a time.
+
+    Args:
+        interactions (`pl.DataFrame`): Columns `user_id` (`str`), `item_id` (`str`), `time` (any number), and others.
+
+    Returns:
+        `tuple[pl.DataFrame, list[dict]]`: The complete rows, and a row for `info["steps"]` if any was dropped.
+
+    Raises:
+        ValueError: If none is complete; names a column in which every row is empty, if there is one.
+    """
+    times = interactions["time"]
+    missing = {
+        "user_id": absent(interactions["user_id"]),
+        "item_id": absent(interactions["item_id"]),
+        "time": times.is_null() | (times.is_nan().fill_null(False) if times.dtype.is_float() else False),
+    }
+    complete = interactions.filter(~(missing["user_id"] | missing["item_id"] | missing["time"]))
+    if complete.is_empty():
+        empty = next((name for name, rows in missing.items() if rows.all()), "one of the three")
+        raise ValueError(
+            f"no interaction has a user, an item and a time: {empty} is missing in all of {interactions.height:,} rows"
+        )
+    if complete.height == interactions.height:
+        return interactions, []
+    return complete, [count_step("no user, item or time", interactions.height, complete.height)]
 
 
 def k_core(users: np.ndarray, items: np.ndarray, user_k: int = 5, item_k: int = 5) -> tuple[np.ndarray, list[int]]:
@@ -74,15 +106,15 @@ def build_domain(
     """
     Filter interactions, order them and put them together with the item texts.
 
-    In this order: repeated `(user, item, time)` rows are dropped, items without text are refused or dropped, the k-core
+    In this order: rows without a user, an item or a time are dropped, repeated `(user, item, time)` rows are dropped, items without text are refused or dropped, the k-core
     is taken, items without interactions are dropped. Users and items of the domain are sorted by id, so the order of
     the input rows does not show; histories are in time order, and ties keep the order of the input rows.
 
     Args:
         interactions (`pl.DataFrame`): Columns `user_id` (`str`), `item_id` (`str`), `time` (any number).
         items (`pl.DataFrame`):
-            Columns `item_id` (`str`) and `text` (`str`, null or empty where there is none); others are kept. Of several
-            rows with one id, the first one with a text counts.
+            Columns `item_id` (`str`) and `text` (null, blank or otherwise absent where there is none, see [`to_texts`]);
+            others are kept. Of several rows with one id, the first one with a text counts.
         name (`str`): Name of the domain.
         source (`str`): Where the data comes from, for `info["source"]`.
         user_k (`int`, *optional*, defaults to 5): Fewest interactions of a user; 0 and 1 mean no filter.
@@ -104,6 +136,9 @@ def build_domain(
     info = dict(info or {})
     steps, item_steps = list(info.pop("steps", [])), list(info.pop("item_steps", []))
 
+    interactions, incomplete = drop_incomplete(interactions)
+    steps += incomplete
+
     # Strings become numbers once; all that follows is on numbers. Two threads: users, mostly the longest, have one of their own.
     times = interactions["time"].to_numpy()
     with ThreadPoolExecutor(2) as pool:
@@ -116,7 +151,11 @@ def build_domain(
     rows = _first_of_equals(users, times, numbers)
     steps.append(count_step("same user, item and time", interactions.height, len(rows)))
 
-    with_text = items.filter(pl.col("text").str.strip_chars() != "")
+    with_id = items.filter(~absent(items["item_id"]))
+    if with_id.height < items.height:
+        item_steps.append(count_step("no item id", items.height, with_id.height))
+    items = with_id.with_columns(text=to_texts(with_id["text"], "items"))
+    with_text = items.drop_nulls("text")
     catalogue = with_text.unique("item_id", keep="first", maintain_order=True)
     item_steps.append(count_step("no text", items.height, with_text.height))
     item_steps.append(count_step("repeated item id", with_text.height, catalogue.height))
@@ -226,4 +265,4 @@ def _describe_empty(before: int, rounds: Sequence[int], user_k: int, item_k: int
     )
 
 
-__all__ = ["RawData", "build_domain", "count_step", "k_core"]
+__all__ = ["RawData", "build_domain", "count_step", "drop_incomplete", "k_core"]

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from .given_features import ITEM_EMBEDDINGS, WORD_DROP_EMBEDDINGS
+from .given_features import ITEM_EMBEDDINGS, WORD_DROP_EMBEDDINGS, first_row_not_finite
 from .interactions import count_step
 from .official_rows import read_lines
 
@@ -127,11 +127,8 @@ def _open_features(path: Path, num_items: int | None) -> tuple[np.ndarray, dict[
     digest = hashlib.sha256()
     for start in range(0, rows, _ROWS_PER_CHECK):
         part = features[start : start + _ROWS_PER_CHECK]
-        finite = np.isfinite(part).all(axis=1)
-        if not finite.all():
-            raise ValueError(
-                f"{path}, row {start + int(finite.argmin())}: numbers that are not finite; fetch it again"
-            )
+        if (row := first_row_not_finite(part)) is not None:
+            raise ValueError(f"{path}, row {start + row}: numbers that are not finite; fetch it again")
         digest.update(part)
     return features, {"file": path.name, "sha256": digest.hexdigest()}
 

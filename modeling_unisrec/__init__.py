@@ -1,6 +1,7 @@
 """The model, the processor and the pipeline: what a checkpoint needs to run."""
 
-from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, pool_tokens
+from .item_catalogue import ItemCatalogue, check_id_rows, lock_catalogue
+from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel
 from .pipeline_unisrec import (
     SequentialRecommendationPipeline,
     best_columns,
@@ -11,12 +12,14 @@ from .pipeline_unisrec import (
     item_tower_state,
     rank_items,
 )
-from .processing_unisrec import ItemCatalogue, UniSRecProcessor, check_id_rows, lock_catalogue
+from .processing_unisrec import UniSRecProcessor
+from .text_pooling import TextHead, pool_tokens
 
 
 __all__ = [
     "ItemCatalogue",
     "SequentialRecommendationPipeline",
+    "TextHead",
     "UniSRecModel",
     "UniSRecModelOutput",
     "UniSRecPreTrainedModel",

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from transformers import BatchFeature, Pipeline, PreTrainedModel
 
-from .processing_unisrec import ItemCatalogue, UniSRecProcessor, check_id_rows
+from .item_catalogue import ItemCatalogue, check_id_rows
+from .processing_unisrec import UniSRecProcessor
 
 
 History = Sequence[str | Mapping[str, str]]
@@ -282,7 +283,8 @@ class SequentialRecommendationPipeline(Pipeline):
         reads_texts = source.item_embeddings is None
         state = item_tower_state(self.model, source, reads_texts)
         if reads_texts:
-            state = *state, id(self.processor.tokenizer), self.processor.max_text_length
+            processor = self.processor
+            state = *state, id(processor.tokenizer), processor.max_text_length, processor.text_prompt
         if self._ranked is None or self._ranked.state != state:
             check_catalogue(self.model, source)
             catalogue = source

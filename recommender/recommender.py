@@ -339,14 +339,15 @@ class Recommender:
         snapshot, ids, texts = self._current(), list(added), list(added.values())
         old, rows = snapshot.catalogue, kept.tolist()
         text_vectors = self._writers_encoder.texts(texts)
+        no_rows = torch.zeros(len(ids), dtype=torch.long)  # the ID embedding has none for an item that it never saw
+        has_rows = self.model.config.num_items is not None
         catalogue = ItemCatalogue(
             [old.item_ids[row] for row in rows] + ids,
             [old.texts[row] for row in rows] + texts,
             torch.cat([old.item_embeddings[kept], text_vectors]),
+            torch.cat([old.item_ids_of(kept), no_rows]) if has_rows else None,
+            old.item_ids_hash if has_rows else None,
         )
-        no_rows = torch.zeros(len(ids), dtype=torch.long)  # the ID embedding has none for an item that it never saw
-        if self.model.config.num_items is not None:
-            catalogue.id_rows = torch.cat([old.item_ids_of(kept), no_rows])
         index = snapshot.index.update(kept, self._writers_encoder.items(text_vectors, no_rows))
         state = self._state(catalogue, snapshot.reads_texts)
         self._snapshot = Snapshot(with_catalogue(snapshot.processor, catalogue), index, state, snapshot.reads_texts)

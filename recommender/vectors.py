@@ -46,9 +46,7 @@ class VectorEncoder:
             )
         with self._lock:
             length = min(self._max_text_length, text_max_length(encoder, self._tokenizer))
-            vectors = encode_texts(
-                texts, encoder, self._tokenizer, pooling=config.text_pooling, max_length=length, progress=progress
-            )
+            vectors = encode_texts(texts, encoder, self._tokenizer, max_length=length, progress=progress)
         return torch.from_numpy(vectors)
 
     def items(self, text_vectors: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:

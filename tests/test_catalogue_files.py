@@ -232,7 +232,7 @@ def hold_lock(folder: Path, is_held) -> None:
 
 
 def test_second_writer_is_told_and_a_dead_one_holds_nothing(shop, capsys, monkeypatch):
-    monkeypatch.setattr("unisrec.modeling_unisrec.processing_unisrec.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("unisrec.modeling_unisrec.item_catalogue.LOCK_SECONDS", 0.2)
     is_held = processes.Event()
     holder = processes.Process(target=hold_lock, args=(shop / "catalogue", is_held))
     holder.start()
@@ -253,5 +253,5 @@ def test_vectors_carry_the_hash_of_their_items(shop):
     file = shop / "catalogue" / "item_embeddings.safetensors"
     header = file.read_bytes()
     metadata = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]
-    assert metadata == {"format": "pt", "items_sha256": ItemCatalogue(IDS, TEXTS).content_hash()}
+    assert metadata == {"items_sha256": ItemCatalogue(IDS, TEXTS).content_hash()}
     assert load_file(file)["item_embeddings"].shape == (3, 16)

@@ -279,6 +279,7 @@ def test_config_file_holds_no_path(processor, text_encoder_dir, tmp_path):
         "processor_class": "UniSRecProcessor",
         "max_history_length": 4,
         "max_text_length": 512,
+        "text_prompt": "",
     }
     for file in tmp_path.glob("*.json"):
         assert str(text_encoder_dir) not in file.read_text(encoding="utf-8"), file.name

@@ -13,7 +13,14 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 
 
-CODE = {"configuration_unisrec.py", "modeling_unisrec.py", "pipeline_unisrec.py", "processing_unisrec.py"}
+CODE = {
+    "configuration_unisrec.py",
+    "modeling_unisrec.py",
+    "pipeline_unisrec.py",
+    "processing_unisrec.py",
+    "text_pooling.py",
+    "item_catalogue.py",
+}
 TEXTS = ["red pen", "small steel kettle", "garden lamp"]
 
 

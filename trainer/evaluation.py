@@ -4,6 +4,7 @@ import os
 from typing import Literal
 
 from ..data import Domain, leave_one_out
+from ..modeling_unisrec import ItemCatalogue
 from .base_trainer import UniSRecTrainer
 from .checkpoints import domain_features, load_checkpoint
 from .datasets import RankingDataset
@@ -35,8 +36,8 @@ def evaluate(
     """
     domain = Domain.load_from_disk(domain_dir)
     model, processor = load_checkpoint(model, text_encoder)
-    known = None if processor.catalogue is None else processor.catalogue.item_ids
-    if model.config.num_items is not None and known != domain.items["item_id"].to_list():
+    items = ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list())
+    if model.config.num_items is not None and model.config.item_ids_hash != items.item_ids_hash:
         raise ValueError(
             f"the checkpoint is transductive: its ID embedding belongs to a catalogue of {model.config.num_items} "
             f"items, which is not that of {domain_dir}; finetune it there, or take an inductive checkpoint."

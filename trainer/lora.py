@@ -2,17 +2,22 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from transformers.utils import logging
 
-from ..data.hub import find_model
 from ..modeling_unisrec import UniSRecModel
+from ..modeling_unisrec.hub import find_model
+from .weight_files import check_weights, not_finite
 
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+
+logger = logging.get_logger(__name__)
 
 MODULES = {"text": "text_encoder", "sequence": "sequence_encoder"}
 
@@ -60,6 +65,8 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
     if model.item_embedding is not None:
         trained_in_full.append("item_embedding")
     modules = tuple(f"{MODULES[part]}." for part in parts)
+    if Path(model.name_or_path).is_dir():  # adapters are loaded from other working directories too
+        model.name_or_path = str(Path(model.name_or_path).resolve())
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
@@ -75,33 +82,85 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
     return get_peft_model(model, config)
 
 
-def load_adapted(name: str, revision: str = "main") -> UniSRecModel:
+def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
     r"""
-    A plain model out of a folder or repository of adapters: the base it names, with the adapters merged in.
+    The checkpoint that adapters were trained on.
+
+    A folder stands in `adapter_config.json` by its whole path. Where it is not there, the folder of the same name beside
+    the adapters is taken and said in a warning: the two may have been moved together.
 
     Args:
         name (`str`): Folder or Hub id that holds `adapter_config.json`.
         revision (`str`, *optional*, defaults to `"main"`): Of the Hub repository.
 
+    Returns:
+        `tuple[str, dict[str, Any]]`: As of `find_model`.
+
     Raises:
         ValueError: If peft is not installed.
-        OSError: If the base or the adapters are not there.
+        OSError: If `adapter_config.json` cannot be read, or the base is not there.
     """
     try:
-        from peft import PeftConfig, PeftModel, load_peft_weights
+        from peft import PeftConfig
     except ImportError as error:
-        raise ValueError(f"{name} holds adapters: pip install 'unisrec[peft]' to load them.") from error
-    config = PeftConfig.from_pretrained(name, revision=revision)
-    base_name = config.base_model_name_or_path
-    base_name, options = find_model(base_name if config.revision is None else f"{base_name}@{config.revision}")
-    base = UniSRecModel.from_pretrained(base_name, **options)
+        raise OSError(f"{name} holds adapters: pip install 'unisrec[peft]' to load them.") from error
+    try:
+        config = PeftConfig.from_pretrained(name, revision=revision)
+        base = Path(config.base_model_name_or_path)
+    except Exception as error:  # whatever somebody has written into the file
+        raise OSError(f"{name}: its adapter_config.json cannot be read ({' '.join(str(error).split())}).") from error
+    if base.is_dir():
+        return str(base), {}
+    beside = Path(name).resolve().parent / base.name
+    if Path(name).is_dir() and beside.is_dir():
+        logger.warning(f"{base}, the base of the adapters {name}, is not there; {beside} is taken.")
+        return str(beside), {}
+    try:
+        if base.is_absolute() or config.base_model_name_or_path.startswith((".", "~")):
+            raise FileNotFoundError("there is no such folder")
+        return find_model("@".join(filter(None, [config.base_model_name_or_path, config.revision])))
+    except OSError as error:
+        raise OSError(
+            f"the base of the adapters {name} is missing: {config.base_model_name_or_path} ({error}). Put it there or "
+            f"beside the adapters, or write where it is into base_model_name_or_path of {name}/adapter_config.json."
+        ) from error
+
+
+def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> UniSRecModel:
+    r"""
+    A plain model out of a folder or repository of adapters: their base, with the adapters merged in.
+
+    Args:
+        name (`str`): Folder or Hub id that holds `adapter_config.json`.
+        revision (`str`): Of the Hub repository.
+        base (`tuple[str, dict[str, Any]]`): As [`find_base`] finds it.
+
+    Raises:
+        ValueError: If the adapters are not those of the base, or a weight is not finite.
+        OSError: If base or adapters are not there.
+    """
+    from peft import (
+        PeftConfig,
+        get_peft_model,
+        get_peft_model_state_dict,
+        load_peft_weights,
+        set_peft_model_state_dict,
+    )
+
+    base_name, options = base
+    model = UniSRecModel.from_pretrained(base_name, **options)
     # The base may be of another setting or catalogue; an ID embedding comes with the adapters.
     weights = load_peft_weights(name, device="cpu", revision=revision)
     rows = [len(weight) for key, weight in weights.items() if key.endswith(".item_embedding.weight")]
-    base.reset_item_embedding(rows[0] - 1 if rows else None)
-    model = PeftModel.from_pretrained(base, name, revision=revision).merge_and_unload()
+    model.reset_item_embedding(rows[0] - 1 if rows else None)
+    adapted = get_peft_model(model, PeftConfig.from_pretrained(name, revision=revision))
+    check_weights("adapter_model.safetensors", get_peft_model_state_dict(adapted), weights)
+    set_peft_model_state_dict(adapted, weights)
+    model = adapted.merge_and_unload()
+    if bad := not_finite(model.state_dict()):  # by the factor in adapter_config.json
+        raise ValueError(f"{len(bad)} weights of base and adapters together are NaN or infinite, such as {bad[0]}")
     model.name_or_path = ""  # what it is now is nowhere saved
     return model
 
 
-__all__ = ["add_lora", "load_adapted", "parse_lora_parts"]
+__all__ = ["add_lora", "find_base", "load_adapted", "parse_lora_parts"]

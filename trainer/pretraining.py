@@ -2,16 +2,17 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from copy import copy
+from typing import Any
 
 from transformers import set_seed
 
 from ..data import Domain, leave_one_out
 from ..data.given_features import ITEM_EMBEDDINGS
-from ..data.text_encoders import find_text_pooling, load_text_encoder
 from ..data.text_features import text_max_length
 from ..data.word_drop import drop_words
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.text_encoders import load_text_encoder
 from .checkpoints import check_output_dir, domain_features, new_config
 from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, DomainTexts, RankingDataset, WindowDataset
@@ -24,7 +25,7 @@ def pretrain(
     domain_dirs: Sequence[str | os.PathLike],
     text_encoder: str | None,
     args: UniSRecPretrainArguments,
-    text_pooling: Literal["cls", "mean"] | None = None,
+    text_pooling: str | None = None,
     model_config: Mapping[str, Any] | None = None,
 ) -> UniSRecPretrainTrainer:
     r"""
@@ -33,49 +34,63 @@ def pretrain(
     The last two interactions of each user are held out, so that no checkpoint has seen what it may be tested on; domains
     that hold nothing out (merged folders of the official code) are trained on whole and not ranked.
 
+    With `args.zero_shot_domain`, the validation users of that domain alone are ranked, which is not trained on, and the
+    checkpoint is the best on them.
+
     Args:
         domain_dirs (`Sequence` of `str` or `os.PathLike`): Domain folders.
         text_encoder (`str` or `None`):
             Folder or Hub id of the text encoder, or `"minilm"` for the packaged one. `None` takes the text vectors that
             came with the domains and makes an embeddings-only model.
         args ([`UniSRecPretrainArguments`]): Arguments.
-        text_pooling (`str`, *optional*): `"cls"` or `"mean"`; defaults to what the encoder's folder says, else `"cls"`.
+        text_pooling (`str`, *optional*):
+            As for [`pool_tokens`]. Defaults to what the encoder's files say, and without such files to what suits its kind.
         model_config (`Mapping`, *optional*): Further fields of [`UniSRecConfig`].
 
     Returns:
         [`UniSRecPretrainTrainer`]: After training, with the model and the log.
+
+    Raises:
+        ValueError: If two domains have the same name, the zero-shot domain is one of those trained on or holds nothing
+            out, or there are no text vectors.
+        OSError: If the output folder is not empty, or one of the inputs is not there.
     """
+    args = copy(args)
     check_output_dir(args)
     domains = [Domain.load_from_disk(folder) for folder in domain_dirs]
     if len({domain.name for domain in domains}) < len(domains):
         raise ValueError(f"two domains have the same name: {', '.join(domain.name for domain in domains)}.")
+    unseen = None if args.zero_shot_domain is None else _load_unseen(args.zero_shot_domain, domains)
     if text_encoder is None:
         if args.train_text_encoder or not domains[0].given_features:
             raise ValueError(
                 "no text encoder is given, and no text vectors came with the domain: name --text-encoder."
             )
         encoder, tokenizer = None, None
-        pooling, text_size = "cls", domains[0].given_features[ITEM_EMBEDDINGS].shape[1]
+        settings = {"text_embedding_size": domains[0].given_features[ITEM_EMBEDDINGS].shape[1]}
     else:
-        encoder, tokenizer = load_text_encoder(text_encoder)
-        pooling, text_size = text_pooling or find_text_pooling(text_encoder), encoder.config.hidden_size
+        encoder, tokenizer = load_text_encoder(text_encoder, pooling=text_pooling)
+        settings = encoder.text_head.to_config(encoder.config.hidden_size)
     set_seed(args.seed)
-    settings = {"text_embedding_size": text_size, "text_pooling": pooling, **(model_config or {})}
-    model = UniSRecModel(new_config(settings))
+    model = UniSRecModel(new_config(settings | dict(model_config or {})))
 
-    processor = UniSRecProcessor(tokenizer, None, model.config.max_position_embeddings)
+    processor = UniSRecProcessor(
+        tokenizer, None, model.config.max_position_embeddings, text_prompt=model.config.text_prompt
+    )
     if encoder is not None:
+        model.attach_text_encoder(encoder)  # from here on it is used as `config` says
         processor.max_text_length = text_max_length(encoder, tokenizer)
-    ratios = [None] if args.item_drop_probability == 1 else [None, args.word_drop_ratio]
+    make_views = args.sequence_loss_weight != 0
+    ratios = [None, args.word_drop_ratio] if make_views and args.item_drop_probability != 1 else [None]
     if args.train_text_encoder:
-        model.attach_text_encoder(encoder)
-        encoder = encoder.requires_grad_(True)
+        encoder.requires_grad_(True)
         catalogues = [domain.items["text"].to_list() for domain in domains]
         views = [
             DomainTexts([texts if ratio is None else drop_words(texts, ratio, args.seed) for texts in catalogues])
             for ratio in ratios
         ]
     else:
+        model.detach_text_encoder()
         tables = [
             [
                 domain_features(folder, domain, encoder, tokenizer, model.config, args, word_drop_ratio=ratio)
@@ -93,12 +108,19 @@ def pretrain(
         word_drop_item_ratio=args.word_drop_item_ratio,
         augmentation_draw=args.augmentation_draw,
         seed=args.seed,
+        views=make_views,
     )
-    eval_dataset = {
-        domain.name: RankingDataset(leave_one_out(domain, "valid"), catalogue)
-        for domain, catalogue in zip(domains, catalogues, strict=True)
-        if domain.held_out
-    }
+    if unseen is None:
+        eval_dataset = {
+            domain.name: RankingDataset(leave_one_out(domain, "valid"), catalogue)
+            for domain, catalogue in zip(domains, catalogues, strict=True)
+            if domain.held_out
+        }
+    else:
+        catalogue = unseen.items["text"].to_list()
+        if not args.train_text_encoder:
+            catalogue = domain_features(args.zero_shot_domain, unseen, encoder, tokenizer, model.config, args)
+        eval_dataset = RankingDataset(leave_one_out(unseen, "valid"), catalogue)
     if not eval_dataset:
         args.eval_strategy = "no"
     trainer = UniSRecPretrainTrainer(
@@ -114,12 +136,25 @@ def pretrain(
             args.prefix_rows,
         ),
         eval_dataset=eval_dataset or None,
-        card_data=UniSRecModelCardData(domains, text_encoder),
+        card_data=UniSRecModelCardData(
+            domains, text_encoder, zero_shot_domain=None if unseen is None else unseen.name
+        ),
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
     trainer.save_model()
     return trainer
+
+
+def _load_unseen(folder: str, domains: Sequence[Domain]) -> Domain:
+    """The zero-shot domain, which must hold out targets and not be trained on."""
+    unseen = Domain.load_from_disk(folder)
+    if not unseen.held_out:
+        raise ValueError(f"--zero_shot_domain {folder} holds nothing out to validate on.")
+    for domain in domains:
+        if domain.name == unseen.name or domain.content_hash == unseen.content_hash:
+            raise ValueError(f"--zero_shot_domain {folder} is trained on as {domain.name}: leave it out of --domains.")
+    return unseen
 
 
 __all__ = ["pretrain"]

@@ -26,7 +26,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML file of arguments, or one of ours: paper, the paper's recipe; fast (finetune), for large domains; the "
+        help="YAML file of arguments, or one of ours: paper, the paper's recipe; fast (finetune), for large domains; "
+        "transfer (pretrain), for a checkpoint to carry to other shops; the "
         "command line wins over it",
     )
     parser.add_argument("--help-all", action="store_true", help="list every training argument and leave")

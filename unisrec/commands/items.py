@@ -51,11 +51,9 @@ def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
     if args.action == "list":
         return list_items(args)
-    from ..data.columns import to_ids
     from ..data.domain import check_output_folder, new_folder
-    from ..data.table import load_table
     from ..modeling_unisrec import lock_catalogue
-    from ..recommender.tables import read_items
+    from ..recommender.tables import read_item_ids, read_items
 
     if args.output is None and not Path(args.model).is_dir():
         raise ValueError(f"{args.model} is no folder here: name a new one for the changed checkpoint by --output.")
@@ -66,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         if args.item and len(given) < len(args.item):
             raise ValueError("--item: an id comes twice, expected each once.")
     else:
-        given = to_ids(load_table(args.input, ["item_id"])[0]["item_id"]).to_list() if args.input else args.id
+        given = read_item_ids(args.input) if args.input else args.id
     folder = Path(args.model) / "catalogue"
     if args.output is None and not folder.is_dir():
         raise FileNotFoundError(f"{args.model}: no folder with a catalogue to be changed; name a new one by --output.")
@@ -91,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
 
 def list_items(args: argparse.Namespace) -> int:
     """Prints the catalogue."""
-    from ..data.hub import find_model
     from ..modeling_unisrec import UniSRecProcessor
+    from ..modeling_unisrec.hub import find_model
 
     name, options = find_model(args.model)
     catalogue = UniSRecProcessor.from_pretrained(name, **options).catalogue

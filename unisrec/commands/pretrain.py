@@ -10,10 +10,13 @@ EXAMPLE = """\
 example:
   unisrec pretrain --domains domains/beauty domains/toys --text-encoder bert-base-uncased \\
       --output_dir runs/pretrained --num_train_epochs 10
+  unisrec pretrain --config transfer --domains domains/beauty domains/toys domains/grocery --text-encoder minilm \\
+      --zero_shot_domain domains/office --output_dir runs/transfer
   accelerate launch -m unisrec pretrain --config pretrain.yaml
 
-All arguments of transformers.TrainingArguments are taken too, and those of the method: --sequence_loss_weight,
---item_drop_ratio, --word_drop_ratio, --augmentation_draw, ... (--help-all lists them).
+--config transfer is the recipe for a checkpoint to carry to other shops: one domain a step, negatives of its catalogue.
+All arguments of transformers.TrainingArguments are taken too, and those of the method: --batch_domains, --num_negatives,
+--zero_shot_domain, --sequence_loss_weight, --item_drop_ratio, --word_drop_ratio, --augmentation_draw, ... (--help-all lists them).
 """
 
 
@@ -29,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--text-pooling",
-        choices=["cls", "mean"],
-        help="how token states become a text vector (default: what the encoder's folder says, else cls)",
+        metavar="POOLING",
+        help="how token states become a text vector: cls, mean, max, mean_sqrt_len, weightedmean, lasttoken, or several "
+        "joined by + (default: what the encoder's files say, else lasttoken for decoders and cls for others)",
     )
     parser.add_argument(
         "--model-config", nargs="+", default=[], metavar="NAME=VALUE", help="fields of UniSRecConfig, hidden_size=64"

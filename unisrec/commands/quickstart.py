@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     print("1. Three invented shops, and the text encoder")
     from ..data import leave_one_out
     from ..data.synthetic import synthetic_domains
-    from ..data.text_encoders import load_text_encoder
+    from ..modeling_unisrec.text_encoders import load_text_encoder
     from ..recommender import Recommender
     from ..trainer import (
         UniSRecFinetuneArguments,
