@@ -294,7 +294,7 @@ def test_a_text_has_one_vector(make_encoder, kind, side, tmp_path):
     expected = torch.from_numpy(encode_texts(TEXTS, encoder, own_tokenizer, progress=False, tokens_per_batch=1))
 
     def check(batch):
-        torch.testing.assert_close(model.get_text_features(**batch), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.get_text_features(**batch).pooler_output, expected, rtol=0, atol=1e-5)
 
     for training in (False, True):
         model.train(training)
@@ -302,7 +302,7 @@ def test_a_text_has_one_vector(make_encoder, kind, side, tmp_path):
         check(processor.tokenize(TEXTS))
         raw = tokenizer(TEXTS, padding=True, return_tensors="pt")
         check({"input_ids": raw["input_ids"], "attention_mask": raw["attention_mask"]})
-        alone = [model.get_text_features(**processor.tokenize([text])) for text in TEXTS]
+        alone = [model.get_text_features(**processor.tokenize([text])).pooler_output for text in TEXTS]
         torch.testing.assert_close(torch.cat(alone), expected, rtol=0, atol=1e-5)
     assert tokenizer.padding_side == side  # a caller's tokenizer stays as it was
     vectors = encode_texts(TEXTS, encoder, tokenizer, progress=False)
@@ -331,14 +331,14 @@ def test_the_checkpoint_keeps_all_of_it(save_sentence_transformer, tmp_path):
     loaded = AutoModel.from_pretrained(tmp_path / "checkpoint").eval()
     processor = AutoProcessor.from_pretrained(tmp_path / "checkpoint")
     with torch.no_grad():
-        vectors = loaded.get_text_features(**processor.tokenize(TEXTS))
+        vectors = loaded.get_text_features(**processor.tokenize(TEXTS)).pooler_output
     np.testing.assert_allclose(vectors, model.encode_document(TEXTS), atol=1e-5)
 
     bare = AutoModel.from_pretrained(tmp_path / "checkpoint", text_config=None)
     assert bare.text_encoder is None
     bare.attach_text_encoder(encoder)
     with torch.no_grad():
-        torch.testing.assert_close(bare.get_text_features(**processor.tokenize(TEXTS)), vectors)
+        torch.testing.assert_close(bare.get_text_features(**processor.tokenize(TEXTS)).pooler_output, vectors)
     with pytest.raises(ValueError, match=r"use the encoder that the checkpoint was trained with"):
         bare.attach_text_encoder(AutoModel.from_pretrained(folder))
 
