@@ -108,7 +108,9 @@ def write_table(table: "Dataset", path: str | os.PathLike) -> None:
     """Writes a dataset as the file's name says: parquet, CSV or JSON lines. Raises `ValueError` for another name."""
     check_suffix(path)
     with _whole_file(path) as draft:
-        write = {".parquet": table.to_parquet, ".csv": table.to_csv, ".jsonl": table.to_json}[Path(path).suffix.lower()]
+        write = {".parquet": table.to_parquet, ".csv": table.to_csv, ".jsonl": table.to_json}[
+            Path(path).suffix.lower()
+        ]
         write(draft)
 
 
@@ -197,4 +199,12 @@ def _parse_entry(entry: Any) -> str | dict[str, str]:
     return item_id
 
 
-__all__ = ["check_suffix", "export_vectors", "read_histories", "read_item_ids", "read_items", "replace_catalogue", "write_table"]
+__all__ = [
+    "check_suffix",
+    "export_vectors",
+    "read_histories",
+    "read_item_ids",
+    "read_items",
+    "replace_catalogue",
+    "write_table",
+]

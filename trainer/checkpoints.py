@@ -157,9 +157,18 @@ def new_config(settings: Mapping[str, Any]) -> UniSRecConfig:
 
 
 def untrained_model(model: UniSRecModel, num_items: int | None, changes: Mapping[str, Any]) -> UniSRecModel:
-    """A new model with the settings of another, but for `changes`, around the same text encoder."""
-    fresh = UniSRecModel(new_config(model.config.to_dict() | {"num_items": num_items} | dict(changes)))
+    """A new model with the settings of another, but for `changes`, around the same text encoder. Raises `ValueError` for a
+    change of how texts become vectors, which are those of the other model."""
+    settings = model.config.to_dict()
+    for name in changes:
+        if name.startswith("text_") and changes[name] != settings[name]:
+            raise ValueError(
+                f"{name} is that of the text vectors the model was made with: set it in `unisrec pretrain`."
+            )
+    fresh = UniSRecModel(new_config(settings | {"num_items": num_items} | dict(changes)))
     fresh.text_encoder = model.text_encoder
+    if fresh.adaptor is not None and fresh.adaptor.whitening is not None:  # not trained
+        fresh.adaptor.whitening.load_state_dict(model.adaptor.whitening.state_dict())
     return fresh
 
 
