@@ -411,7 +411,9 @@ class UniSRecModel(UniSRecPreTrainedModel):
             raise ImportError("new models are made by the package itself: pip install unisrec.")
         # No import statement: transformers would look for that file in every checkpoint folder.
         text_encoders = importlib.import_module(".text_encoders", __package__)
-        text_encoder, _ = text_encoders.load_text_encoder(name_or_path, pooling=config.get("text_pooling"))
+        text_encoder, _ = text_encoders.load_text_encoder(
+            name_or_path, pooling=config.get("text_pooling"), prompt=config.get("text_prompt")
+        )
         settings = text_encoder.text_head.to_config(text_encoder.config.hidden_size)
         model = cls(UniSRecConfig(**(settings | config)))
         model.attach_text_encoder(text_encoder)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 from unisrec.data.text_features import encode_texts
 from unisrec.data.whitening import fit_whitening
@@ -69,8 +69,6 @@ def test_the_checkpoint_whitens(domains, text_encoder_dir, training_options, tmp
     assert model.adaptor.weight.shape == (6, 2, 8)
 
     texts = [make_domain(name, seed=seed).items["text"].to_list() for name, seed in (("toys", 0), ("books", 1))]
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(text_encoder_dir)
     vectors = [encode_texts(each, model.text_encoder, tokenizer, progress=False) for each in texts]
     expected = fit_whitening(vectors, 6)
@@ -93,6 +91,8 @@ def test_the_checkpoint_whitens(domains, text_encoder_dir, training_options, tmp
         ({"model_config": {"text_whitening_size": 4}}, "use --text-whitening pca --text-whitening-size"),
         ({"text_whitening": "pca", "model_config": {"item_text": False}}, "item_text=false leaves them out"),
         ({"text_whitening": "pca", "text_whitening_size": 17}, "text_whitening_size"),
+        ({"model_config": {"text_prompt": "a"}}, "give it as --text-prompt"),
+        ({"text_pooling": "mean", "model_config": {"text_pooling": "cls"}}, "--text-pooling is given twice"),
         ({"text_truncate_dim": 17}, "does not take vectors of 16 numbers"),
     ],
 )

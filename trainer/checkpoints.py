@@ -10,7 +10,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..configuration import UniSRecConfig
@@ -24,6 +24,9 @@ from .lora import find_base, load_adapted
 from .run_lock import lock_run
 from .safe_folders import DRAFTS, clear_drafts, find_damage, is_under_way
 from .training_args import UniSRecTrainingArguments
+
+
+logger = logging.get_logger(__name__)
 
 
 def check_output_dir(args: UniSRecTrainingArguments) -> None:
@@ -121,7 +124,14 @@ def load_checkpoint(
         ) from error
     if text_encoder is not None:
         encoder, processor.tokenizer = load_text_encoder(text_encoder)
+        stated = encoder.text_head.to_config(encoder.config.hidden_size)
         model.attach_text_encoder(encoder)
+        if other := [name for name, value in stated.items() if getattr(model.config, name) != value]:
+            logger.warning(
+                "%s: %s as the checkpoint was trained with, not as the files of the text encoder say",
+                text_encoder,
+                ", ".join(f"{name}={getattr(model.config, name)!r}" for name in other),
+            )
         processor.max_text_length = text_max_length(encoder, processor.tokenizer)
         processor.text_prompt = model.config.text_prompt
     return model, processor

@@ -30,6 +30,7 @@ def pretrain(
     text_whitening: Literal["none", "pca"] = "none",
     text_whitening_size: int | None = None,
     text_truncate_dim: int | None = None,
+    text_prompt: str | None = None,
 ) -> UniSRecPretrainTrainer:
     r"""
     Multi-domain contrastive pre-training; the checkpoint, with its text encoder, is left in `args.output_dir`.
@@ -51,6 +52,7 @@ def pretrain(
             [`fit_whitening`].
         text_whitening_size (`int`, *optional*): Components that the whitening keeps. Defaults to all.
         text_truncate_dim (`int`, *optional*): Numbers to keep of each vector of the text encoder (Matryoshka).
+        text_prompt (`str`, *optional*): What is put before each text. Defaults to what the encoder's files say.
 
     Returns:
         [`UniSRecPretrainTrainer`]: After training, with the model and the log.
@@ -72,7 +74,7 @@ def pretrain(
         of_text = {"text_embedding_size": domains[0].given_features[ITEM_EMBEDDINGS].shape[1]}
     else:
         encoder, tokenizer = load_text_encoder(
-            text_encoder, pooling=text_pooling, prompt=settings.get("text_prompt"), truncate_dim=text_truncate_dim
+            text_encoder, pooling=text_pooling, prompt=text_prompt, truncate_dim=text_truncate_dim
         )
         of_text = encoder.text_head.to_config(encoder.config.hidden_size)
     if text_whitening == "pca":
@@ -146,19 +148,22 @@ def pretrain(
 
 def _check_text_options(
     text_encoder: str | None,
+    of_encoder: Mapping[str, Any],
     args: UniSRecPretrainArguments,
-    text_pooling: str | None,
     model_config: Mapping[str, Any],
     text_whitening: str,
     text_whitening_size: int | None,
-    text_truncate_dim: int | None,
 ) -> None:
-    """Raises `ValueError` for options on text vectors that would have no effect."""
+    """Raises `ValueError` for options on text vectors that would have no effect, or another one than in `model_config`."""
     if text_whitening not in ("none", "pca"):
         raise ValueError(f"--text-whitening takes none or pca, not {text_whitening!r}.")
-    if text_encoder is None and (text_pooling is not None or text_truncate_dim is not None):
-        option = "--text-pooling" if text_pooling is not None else "--text-truncate-dim"
-        raise ValueError(f"{option} is for the vectors of a text encoder, and none is given: name --text-encoder.")
+    for option, value in of_encoder.items():
+        if text_encoder is None and value is not None:
+            raise ValueError(f"{option} is for the vectors of a text encoder, and none is given: name --text-encoder.")
+        if value is not None and option.strip("-").replace("-", "_") in model_config:
+            raise ValueError(f"{option} is given twice: leave it out of --model-config.")
+    if "text_prompt" in model_config:
+        raise ValueError("text_prompt of --model-config: give it as --text-prompt, so that its tokens are counted.")
     if text_whitening == "none" and text_whitening_size is not None:
         raise ValueError("--text-whitening-size needs a whitening: add --text-whitening pca.")
     if "text_whitening_size" in model_config:

@@ -34,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "joined by + (default: what the encoder's files say, else lasttoken for decoders and cls for others)",
     )
     parser.add_argument(
+        "--text-prompt",
+        metavar="TEXT",
+        help="what is put before each item text, such as 'passage: ' (default: what the encoder's files say)",
+    )
+    parser.add_argument(
         "--text-truncate-dim",
         type=int,
         metavar="N",
@@ -70,6 +75,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         text_whitening=args.text_whitening,
         text_whitening_size=args.text_whitening_size,
         text_truncate_dim=args.text_truncate_dim,
+        text_prompt=args.text_prompt,
     )
     if trainer.is_world_process_zero():
         print(f"checkpoint: {training_args.output_dir}")
