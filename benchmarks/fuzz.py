@@ -39,14 +39,18 @@ from _fuzz_arguments import argument_cases
 from _fuzz_case import REFUSED, TAKEN, Case
 from _fuzz_checkpoints import checkpoint_cases
 from _fuzz_data import data_cases
+from _fuzz_files import file_cases
+from _fuzz_folders import folder_cases
+from _fuzz_machines import machine_cases
 from _fuzz_world import build_world, run
 
 
-LONGEST = 60  # seconds a case may take
+LONGEST = 30  # seconds a case may take
 MEMORY = 16 << 30  # bytes of address space; PyTorch alone takes a few
 NOBODY = 65534
 DRAFT = re.compile(r"\.tmp$|^\.saving|\.\d+\.|^\.[0-9a-z_]{8}|^\.old|\.incomplete$|\.lock$")
-CONTEXT = re.compile(r" \([^(]* while running `.*; UNISREC_DEBUG=1 shows where\)$|; see unisrec [a-z -]*--help.*$")
+CONTEXT = re.compile(r" \([^(]* while running `.*; UNISREC_DEBUG=1 shows where\)$")
+BAR = re.compile(r"\d+%\|")
 INTERPRETERS = 4  # cases that run in a new interpreter too
 
 
@@ -65,7 +69,11 @@ class Answer:
 def all_cases(seed: int) -> list[Case]:
     """Each case once, in a fixed order."""
     rng = random.Random(seed)
-    cases = [case for source in (checkpoint_cases, data_cases, argument_cases) for case in source(rng)]
+    cases = [
+        case
+        for source in (checkpoint_cases, folder_cases, data_cases, file_cases, argument_cases, machine_cases)
+        for case in source(rng)
+    ]
     cases = [case for case in cases if case.machine != "skip"]
     keys = collections.Counter(case.key for case in cases)
     if double := [key for key, count in keys.items() if count > 1]:
@@ -225,7 +233,9 @@ def misses_of(case: Case, answer: Answer) -> list[str]:
     if not answer.before:
         return [f"the case itself fails: {answer.err.strip()[-500:]}"]
     err = answer.err.strip()
-    lines = [line for line in re.split(r"[\n\r]", err) if line.strip()]
+    if case.machine.startswith("files"):
+        err = err[max(err.rfind("unisrec "), 0) :]  # polars says much of its own about threads that cannot start
+    lines = [line for line in re.split(r"[\n\r]", err) if line.strip() and not BAR.search(line)]
     allowed = (
         {0, 2}
         | ({141} if case.machine == "stdout left" else set())
@@ -240,6 +250,8 @@ def misses_of(case: Case, answer: Answer) -> list[str]:
     found = []
     new = {path for path in answer.after if path not in answer.before and not path.startswith("tmp/")}
     changed = {path for path, value in answer.before.items() if answer.after.get(path) != value}
+    if answer.status == 130 and case.verb in ("pretrain", "finetune"):
+        return found  # the run can go on
     if drafts := [
         path
         for path in answer.after
@@ -270,18 +282,21 @@ def misses_of(case: Case, answer: Answer) -> list[str]:
         message = CONTEXT.sub("", said[-1].partition("error: ")[2])
         if len(message.split()) < 4:
             found.append(f"no substance: {said[-1]}")
-        elif not re.search(case.says, message):
+        elif not re.search(case.says, message, re.IGNORECASE):
             found.append(f"names nothing of {case.says!r}: {said[-1][:400]}")
     return found
 
 
-def load_libraries(names: list[str]) -> None:
-    """Imports what the verbs import, so that forked processes have it."""
+def load_libraries(names: list[str], world: Path) -> None:
+    """Imports what the verbs import and loads a model, so that forked processes have what transformers works out then."""
     for name in names:
         try:
             importlib.import_module(name)
         except Exception:  # a module that another one made
             continue
+    from unisrec.modeling_unisrec import UniSRecModel
+
+    UniSRecModel.from_pretrained(world / "ind")
     gc.collect()
     gc.freeze()
 
@@ -320,6 +335,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of what is drawn (0)")
     parser.add_argument("--only", metavar="VERB", help="cases of one verb")
     parser.add_argument("--match", metavar="REGEX", help="cases whose name matches; prints their answers")
+    parser.add_argument(
+        "--world", metavar="DIR", help="the sound world of an earlier run, or a new folder for it (built anew)"
+    )
     args = parser.parse_args()
     # Before anything is loaded. A fork has the thread that called it alone.
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -337,11 +355,13 @@ def main() -> int:
         cases = rng.sample(cases, args.cases)
     with tempfile.TemporaryDirectory(prefix="unisrec-fuzz-") as root:
         Path(root).chmod(0o755)
-        world, names = Path(root, "world"), Path(root, "modules.json")
-        built = in_fork(lambda: warm_up(world, names), 600)
-        if built.status:
-            raise RuntimeError(f"the world cannot be built:\n{built.err}")
-        load_libraries(json.loads(names.read_text()))
+        store = Path(args.world or root).absolute()
+        world, names = store / "world", store / "modules.json"
+        if not names.is_file():
+            built = in_fork(lambda: warm_up(world, names), 600)
+            if built.status:
+                raise RuntimeError(f"the world cannot be built:\n{built.err}")
+        load_libraries(json.loads(names.read_text()), world)
         sound = {path: value for path, value in files_of(world).items() if "text_features" not in path}
         anew = (
             {
@@ -368,12 +388,15 @@ def main() -> int:
             row["refused" if answer.status == 2 else "taken" if answer.status == 0 else "other"] += 1
             row["general rule"] += "UNISREC_DEBUG=1" in answer.err
             row["misses"] += bool(found)
-            misses += [f"{case.key}\n    {miss}" for miss in found]
+            misses += found
+            for miss in found:
+                print(f"MISS {case.key}\n    {miss}", flush=True)
             slowest.append((answer.seconds, case.key))
             if args.match is not None:
                 print(f"{case.key}\n    {answer.status} {answer.err.strip()[-600:] or answer.out.strip()[-200:]}")
         if odd := [path for path, value in sound.items() if files_of(world).get(path) != value]:
-            misses.append(f"the sound world was changed: {odd[:5]}")
+            misses.append("the world")
+            print(f"MISS the sound world was changed: {odd[:5]}")
     columns = ("inputs", "refused", "taken", "other", "general rule", "misses")
     print(f"\n{'':12}" + "".join(f"{column:>14}" for column in columns))
     for verb, row in [*sorted(table.items()), ("all", sum(table.values(), collections.Counter()))]:
@@ -382,7 +405,6 @@ def main() -> int:
         f"\nseed {args.seed}, {time.monotonic() - start:.0f} s; slowest: "
         + ", ".join(f"{key[:60]} {seconds:.1f} s" for seconds, key in sorted(slowest)[-3:])
     )
-    print("".join(f"\nMISS {miss}" for miss in misses))
     return 1 if misses else 0
 
 

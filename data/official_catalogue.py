@@ -8,9 +8,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from .given_features import ITEM_EMBEDDINGS, WORD_DROP_EMBEDDINGS
+from .given_features import ITEM_EMBEDDINGS, WORD_DROP_EMBEDDINGS, first_row_not_finite
 from .interactions import count_step
 from .official_rows import read_lines
+from .values import present
 
 
 TEXT_HEADER = "item_id:token\ttext:token_seq"
@@ -127,11 +128,8 @@ def _open_features(path: Path, num_items: int | None) -> tuple[np.ndarray, dict[
     digest = hashlib.sha256()
     for start in range(0, rows, _ROWS_PER_CHECK):
         part = features[start : start + _ROWS_PER_CHECK]
-        finite = np.isfinite(part).all(axis=1)
-        if not finite.all():
-            raise ValueError(
-                f"{path}, row {start + int(finite.argmin())}: numbers that are not finite; fetch it again"
-            )
+        if (row := first_row_not_finite(part)) is not None:
+            raise ValueError(f"{path}, row {start + row}: numbers that are not finite; fetch it again")
         digest.update(part)
     return features, {"file": path.name, "sha256": digest.hexdigest()}
 
@@ -152,7 +150,7 @@ def _read_texts(
         )
     items = pl.DataFrame({"item_id": ids}).join(table, on="item_id", how="left", maintain_order="left")
     found = len(ids) - items["line"].null_count()
-    items = items.with_columns(pl.col("text").str.strip_chars().replace("", None))
+    items = items.with_columns(present(items["text"]).alias("text"))
     if (count := items["text"].null_count()) and missing_text == "error":
         item, line, _ = items.row(int(items["text"].is_null().arg_max()))
         place = (

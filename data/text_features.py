@@ -19,6 +19,8 @@ from transformers.utils import logging
 
 from ..modeling_unisrec import TextHead
 from ..modeling_unisrec.text_encoders import text_max_length
+from .files import reading
+from .given_features import first_row_not_finite
 from .word_drop import drop_words
 
 
@@ -263,12 +265,19 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _open_features(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The features in a file, or None where it cannot be read, is cut short or of another shape."""
-    try:
-        features = np.load(path, mmap_mode="r")
-    except (OSError, EOFError, ValueError):
+    """The features in a file, or None where there is none or it was damaged, so that it is to be written again."""
+    if not path.exists():
         return None
-    return features if features.shape == shape and features.dtype == np.float32 else None
+    try:
+        with reading(path):
+            features = np.load(path, mmap_mode="r")
+        if features.shape == shape and features.dtype == np.float32 and first_row_not_finite(features) is None:
+            return features
+        reason = f"{features.dtype} {features.shape}, not float32 {shape}, or numbers that are not finite"
+    except (EOFError, ValueError) as error:
+        reason = str(error)
+    logger.warning("%s is damaged (%s): the texts are encoded again", path, reason)
+    return None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -119,7 +119,7 @@ class ItemCatalogue:
     def load(cls, items_file: str, embeddings_file: str | None) -> "ItemCatalogue":
         """Reads what `save` wrote."""
         polars = _import_polars()
-        items = polars.read_parquet(items_file)
+        items = polars.read_parquet(items_file, glob=False)
         item_embeddings = None if embeddings_file is None else load_file(embeddings_file)["item_embeddings"]
         id_rows = torch.tensor(items["id_row"].to_list()) if "id_row" in items.columns else None
         trained_on = None if id_rows is None else polars.read_parquet_metadata(items_file).get("item_ids_hash")
@@ -355,6 +355,7 @@ class UniSRecProcessor(ProcessorMixin):
         directory.mkdir(parents=True, exist_ok=True)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(directory)
+            _drop_paths(directory / "tokenizer_config.json")
         if self.catalogue is not None:
             self.catalogue.save(directory / "catalogue")
         config_file = directory / "processor_config.json"
@@ -407,6 +408,18 @@ class UniSRecProcessor(ProcessorMixin):
 
 
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+
+
+def _drop_paths(config_file: Path) -> None:
+    """Leaves out where a tokenizer was read from: a path of one machine, in its own settings or in those it came with."""
+    settings = json.loads(config_file.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in settings.items() if name != "name_or_path" and not _is_path(value)}
+    if kept != settings:
+        config_file.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute())
 
 
 __all__ = ["ItemCatalogue", "UniSRecProcessor", "check_id_rows"]

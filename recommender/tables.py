@@ -13,6 +13,7 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
+from ..data.domain import writing
 from ..data.table import load_table
 from ..data.values import place, to_id, to_ids, to_texts
 from ..modeling_unisrec import ItemCatalogue
@@ -168,15 +169,16 @@ def replace_catalogue(folder: str | os.PathLike, catalogue: ItemCatalogue) -> No
 
 @contextmanager
 def _whole_file(path: str | os.PathLike) -> Iterator[str]:
-    """A name beside the file, which takes its place at the end."""
+    """A name beside the file, which takes its place at the end. Raises `OSError` if it cannot be written."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield str(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield str(draft)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def _parse_history(cell: Any) -> list[str | dict[str, str]]:
@@ -193,7 +195,10 @@ def _parse_entry(entry: Any) -> str | dict[str, str]:
         return entry
     if isinstance(entry, dict):  # parquet gives every entry every field
         return {name: value if name == "text" else to_id(value) for name, value in entry.items() if value is not None}
-    item_id = to_id(entry)
+    try:
+        item_id = to_id(entry)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"an entry is {str(entry)[:80]!r}, {error}, expected an id or a text") from error
     if item_id is None:
         raise ValueError(f"an entry is {entry!r}, expected an id or a text")
     return item_id

@@ -1,14 +1,17 @@
 """The Hub, played by local_hub.py: what a push shares, what loads it again, and one line for what goes wrong."""
 
 import json
+import shutil
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, pipeline
 
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
-from unisrec.modeling_unisrec.hub import shared_files, split_revision
+from unisrec.modeling_unisrec.hub import split_revision
+from unisrec.modeling_unisrec.outgoing import shared_files
 
 
 CODE = {
@@ -31,14 +34,16 @@ library_name: transformers
 
 # Office
 
+Pens by "office", adapted from `office`; --model office is what its owner types.
+
+<!-- unisrec/use -->
+
 ## Use
 
-```python
-recommender = Recommender.from_pretrained("office")
-recommend = pipeline("sequential-recommendation", model="office")
-```
+    Recommender.from_pretrained("office")
+<!-- /unisrec/use -->
 
-    unisrec finetune --model office --domain DOMAIN
+Made at the office.
 """
 
 
@@ -97,12 +102,16 @@ def test_push_uploads_what_is_shared_and_nothing_else(hub, pushed):
     assert [commit["title"] for commit in hub.commits("shop/office")] == ["Upload checkpoint", "initial commit"]
 
 
-def test_examples_of_the_card_load_the_repository(hub, pushed):
+def test_examples_of_the_card_load_the_repository_and_nothing_else_is_changed(hub, pushed):
     card = hub.read("shop/office", "README.md").decode()
-    assert '.from_pretrained("shop/office")' in card
-    assert 'model="shop/office")' in card
-    assert "--model shop/office --domain" in card
-    assert '"office"' not in card
+    before, after = CARD.split("<!-- unisrec/use -->")[0], CARD.split("<!-- /unisrec/use -->")[1]
+    assert card.startswith(before)
+    assert card.endswith(after)
+    examples = card.removeprefix(before).removesuffix(after)
+    assert 'Recommender.from_pretrained("shop/office")' in examples
+    assert examples.count('model="shop/office"') == 2
+    assert '"office"' not in examples
+    assert '{"text": "..."} is an item that has no id' in examples
 
 
 def test_push_to_a_branch_without_catalogue_tells_nothing_of_the_items(hub, pushed):
@@ -129,8 +138,13 @@ def test_a_later_push_leaves_no_weights_and_no_catalogue_of_an_earlier_one(hub, 
 def test_push_says_in_one_line_why_it_cannot(hub, home, office, pushed, text_encoder_dir, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(office)}))
     (tmp_path / "adapter_model.safetensors").touch()
+    linked, told = (shutil.copytree(office, tmp_path / name) for name in ("linked", "told"))
+    (linked / "photo.png").symlink_to(tmp_path / "adapter_config.json")
+    (told / "README.md").write_text("trained on /home/alice/orders")
     refused = {
         f"its adapters are for the folder {office}, which nobody else has: push that": ["push", tmp_path, "shop/x"],
+        "linked/photo.png: a symbolic link, which is not followed": ["push", linked, "shop/refused"],
+        "told/README.md: it holds the path '/home/alice' of a machine (text)": ["push", told, "shop/refused"],
         "no checkpoint; expected a folder with config.json": ["push", text_encoder_dir, "shop/x"],
         "none: no checkpoint": ["push", home / "none", "shop/x"],
         "'sh op/x' is not an id of the Hub, which is owner/name": ["push", office, "sh op/x"],
@@ -143,6 +157,8 @@ def test_push_says_in_one_line_why_it_cannot(hub, home, office, pushed, text_enc
     for answer, message in zip(hub.verbs(*refused.values(), home=home), refused, strict=True):
         assert_refused(answer, message)
         assert answer[2].startswith("unisrec push: error: ")
+    with pytest.raises(HTTPError):  # nothing is made on the Hub for what does not pass
+        hub.info("shop/refused")
 
 
 LOAD = """
@@ -292,7 +308,7 @@ def assert_refused(answer: list, message: str) -> None:
     assert (status, out) == (2, ""), err
     assert err.count("\n") == 1, err
     assert message in err
-    assert seconds < 10
+    assert seconds < 60  # no minute of retries
 
 
 @pytest.fixture(scope="module")

@@ -155,7 +155,7 @@ def test_every_thing_the_numbers_depend_on_is_in_the_key(encoder, tokenizer, dom
     assert len(cached_files(domain_dir)) == 10
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other shape", "other type"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other shape", "other type", "nan"])
 def test_a_damaged_file_is_encoded_again(encoder, tokenizer, domain_dir, damage):
     expected = np.array(load_text_features(domain_dir, TEXTS, encoder, tokenizer, "mean", progress=False))
     (path,) = cached_files(domain_dir)
@@ -165,6 +165,8 @@ def test_a_damaged_file_is_encoded_again(encoder, tokenizer, domain_dir, damage)
         path.write_bytes(b"")
     elif damage == "other shape":
         np.save(path, expected[:-1])
+    elif damage == "nan":
+        np.save(path, np.where(np.arange(len(expected))[:, None] == 1, np.nan, expected).astype(np.float32))
     else:
         np.save(path, expected.astype(np.float64))
     again = load_text_features(domain_dir, TEXTS, encoder, tokenizer, "mean", progress=False)

@@ -36,7 +36,7 @@ def plot_training_curves(
         epochs = [entry for entry in history if "eval_ndcg@10" in entry]
         style = "--" if "scratch" in name else "-"
         ranking.plot(
-            [entry["epoch"] for entry in epochs], [entry["eval_ndcg@10"] for entry in epochs], style, label=name
+            [entry["epoch"] for entry in epochs], [entry["eval_ndcg@10"] for entry in epochs], style, label=plain(name)
         )
     ranking.set(title="Transfer", xlabel="epoch", ylabel="NDCG@10, validation, seen items kept")
     save_figure(figure, file, whole_numbers=True)

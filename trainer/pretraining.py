@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, Literal
 
 from transformers import set_seed
@@ -38,6 +39,9 @@ def pretrain(
     The last two interactions of each user are held out, so that no checkpoint has seen what it may be tested on; domains
     that hold nothing out (merged folders of the official code) are trained on whole and not ranked.
 
+    With `args.zero_shot_domain`, the validation users of that domain alone are ranked, which is not trained on, and the
+    checkpoint is the best on them.
+
     Args:
         domain_dirs (`Sequence` of `str` or `os.PathLike`): Domain folders.
         text_encoder (`str` or `None`):
@@ -56,15 +60,24 @@ def pretrain(
 
     Returns:
         [`UniSRecPretrainTrainer`]: After training, with the model and the log.
+
+    Raises:
+        ValueError: If two domains have the same name, the zero-shot domain is one of those trained on or holds nothing
+            out, or there are no text vectors.
+        OSError: If the output folder is not empty, or one of the inputs is not there.
     """
-    settings = dict(model_config or {})
-    _check_text_options(
-        text_encoder, args, text_pooling, settings, text_whitening, text_whitening_size, text_truncate_dim
-    )
+    args, settings = copy(args), dict(model_config or {})
+    of_encoder = {
+        "--text-pooling": text_pooling,
+        "--text-truncate-dim": text_truncate_dim,
+        "--text-prompt": text_prompt,
+    }
+    _check_text_options(text_encoder, of_encoder, args, settings, text_whitening, text_whitening_size)
     check_output_dir(args)
     domains = [Domain.load_from_disk(folder) for folder in domain_dirs]
     if len({domain.name for domain in domains}) < len(domains):
         raise ValueError(f"two domains have the same name: {', '.join(domain.name for domain in domains)}.")
+    unseen = None if args.zero_shot_domain is None else _load_unseen(args.zero_shot_domain, domains)
     if text_encoder is None:
         if args.train_text_encoder or not domains[0].given_features:
             raise ValueError(
@@ -88,7 +101,8 @@ def pretrain(
     if encoder is not None:
         model.attach_text_encoder(encoder)  # from here on it is used as `config` says
         processor.max_text_length = text_max_length(encoder, tokenizer)
-    ratios = [None] if args.item_drop_probability == 1 else [None, args.word_drop_ratio]
+    make_views = args.sequence_loss_weight != 0
+    ratios = [None, args.word_drop_ratio] if make_views and args.item_drop_probability != 1 else [None]
     if args.train_text_encoder:
         encoder.requires_grad_(True)
         catalogues = [domain.items["text"].to_list() for domain in domains]
@@ -117,12 +131,19 @@ def pretrain(
         word_drop_item_ratio=args.word_drop_item_ratio,
         augmentation_draw=args.augmentation_draw,
         seed=args.seed,
+        views=make_views,
     )
-    eval_dataset = {
-        domain.name: RankingDataset(leave_one_out(domain, "valid"), catalogue)
-        for domain, catalogue in zip(domains, catalogues, strict=True)
-        if domain.held_out
-    }
+    if unseen is None:
+        eval_dataset = {
+            domain.name: RankingDataset(leave_one_out(domain, "valid"), catalogue)
+            for domain, catalogue in zip(domains, catalogues, strict=True)
+            if domain.held_out
+        }
+    else:
+        catalogue = unseen.items["text"].to_list()
+        if not args.train_text_encoder:
+            catalogue = domain_features(args.zero_shot_domain, unseen, encoder, tokenizer, model.config, args)
+        eval_dataset = RankingDataset(leave_one_out(unseen, "valid"), catalogue)
     if not eval_dataset:
         args.eval_strategy = "no"
     trainer = UniSRecPretrainTrainer(
@@ -138,7 +159,9 @@ def pretrain(
             args.prefix_rows,
         ),
         eval_dataset=eval_dataset or None,
-        card_data=UniSRecModelCardData(domains, text_encoder),
+        card_data=UniSRecModelCardData(
+            domains, text_encoder, zero_shot_domain=None if unseen is None else unseen.name
+        ),
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
@@ -174,6 +197,17 @@ def _check_text_options(
         )
     if text_whitening == "pca" and model_config.get("item_text", True) is False:
         raise ValueError("--text-whitening pca is for text vectors, and item_text=false leaves them out.")
+
+
+def _load_unseen(folder: str, domains: Sequence[Domain]) -> Domain:
+    """The zero-shot domain, which must hold out targets and not be trained on."""
+    unseen = Domain.load_from_disk(folder)
+    if not unseen.held_out:
+        raise ValueError(f"--zero_shot_domain {folder} holds nothing out to validate on.")
+    for domain in domains:
+        if domain.name == unseen.name or domain.content_hash == unseen.content_hash:
+            raise ValueError(f"--zero_shot_domain {folder} is trained on as {domain.name}: leave it out of --domains.")
+    return unseen
 
 
 __all__ = ["pretrain"]

@@ -53,6 +53,8 @@ def finetune_trainer(
         raise ValueError(f"the setting is {setting!r}, expected 'inductive' or 'transductive'.")
     if from_scratch and args.lora is not None:
         raise ValueError("--lora adapts trained weights and --from-scratch has none: leave one of them out.")
+    if from_scratch and args.interpolate is not None:
+        raise ValueError("--interpolate keeps trained weights and --from-scratch has none: leave one of them out.")
     if text_encoder is not None and args.lora is not None:
         raise ValueError(
             "--lora names the checkpoint as its base, and that has no text encoder: save it with one first."
@@ -163,11 +165,14 @@ def finetune(
     metrics: dict[str, float] = {}
     if domain.held_out:
         users = RankingDataset(leave_one_out(domain, "test"), trainer.eval_dataset.catalogue)
-        measured = trainer.predict(users).metrics
+        ranked = trainer.predict(users)
+        measured = ranked.metrics
         facts = run_facts(domain, setting, from_scratch, args.seed)
+        if trainer.card_data.interpolation_share is not None:
+            facts["interpolation_share"] = trainer.card_data.interpolation_share
         trainer.save_metrics("test", measured | facts, combined=False)
         metrics = {name.removeprefix("test_"): value for name, value in measured.items() if "@" in name}
-        trainer.card_data.test_metrics, trainer.card_data.num_test_users = metrics, len(users)
+        trainer.card_data.test_metrics, trainer.card_data.num_test_users = metrics, len(ranked.predictions)
     if args.trains_on_texts:
         catalogue = trainer.processing_class.catalogue
         catalogue.item_embeddings = torch.from_numpy(trainer.encode_catalogue(catalogue.texts))
