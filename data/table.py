@@ -9,9 +9,10 @@ import polars as pl
 
 from ..modeling_unisrec.hub import pin_revision
 from .columns import check_columns, to_interactions
-from .files import check_file, read_csv, read_json_lines, read_parquet, suffix_of
+from .files import check_file, read_csv, read_parquet, suffix_of
 from .interactions import RawData, count_step
 from .item_texts import join_texts
+from .json_lines import read_json_lines
 from .values import to_ids, to_texts
 
 

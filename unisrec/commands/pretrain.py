@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from ._training import add_training_arguments, had_ended, parse_model_config, parse_training_arguments
+from ._training import add_training_arguments, had_ended, parse_model_config, parse_training_arguments, tidy
 
 
 EXAMPLE = """\
@@ -49,9 +49,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     training_args = parse_training_arguments(UniSRecPretrainArguments, args, rest, required=["domains", "output_dir"])
     if had_ended(training_args):
         return 0
-    trainer = pretrain(
-        args.domains, args.text_encoder, training_args, args.text_pooling, parse_model_config(args.model_config)
-    )
+    with tidy(training_args):
+        trainer = pretrain(
+            args.domains, args.text_encoder, training_args, args.text_pooling, parse_model_config(args.model_config)
+        )
     if trainer.is_world_process_zero():
         print(f"checkpoint: {training_args.output_dir}")
     return 0
