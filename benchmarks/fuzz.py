@@ -39,6 +39,9 @@ from _fuzz_arguments import argument_cases
 from _fuzz_case import REFUSED, TAKEN, Case
 from _fuzz_checkpoints import checkpoint_cases
 from _fuzz_data import data_cases
+from _fuzz_files import file_cases
+from _fuzz_folders import folder_cases
+from _fuzz_machines import machine_cases
 from _fuzz_world import build_world, run
 
 
@@ -46,7 +49,8 @@ LONGEST = 30  # seconds a case may take
 MEMORY = 16 << 30  # bytes of address space; PyTorch alone takes a few
 NOBODY = 65534
 DRAFT = re.compile(r"\.tmp$|^\.saving|\.\d+\.|^\.[0-9a-z_]{8}|^\.old|\.incomplete$|\.lock$")
-CONTEXT = re.compile(r" \([^(]* while running `.*; UNISREC_DEBUG=1 shows where\)$|; see unisrec [a-z -]*--help.*$")
+CONTEXT = re.compile(r" \([^(]* while running `.*; UNISREC_DEBUG=1 shows where\)$")
+BAR = re.compile(r"\d+%\|")
 INTERPRETERS = 4  # cases that run in a new interpreter too
 
 
@@ -65,7 +69,11 @@ class Answer:
 def all_cases(seed: int) -> list[Case]:
     """Each case once, in a fixed order."""
     rng = random.Random(seed)
-    cases = [case for source in (checkpoint_cases, data_cases, argument_cases) for case in source(rng)]
+    cases = [
+        case
+        for source in (checkpoint_cases, folder_cases, data_cases, file_cases, argument_cases, machine_cases)
+        for case in source(rng)
+    ]
     cases = [case for case in cases if case.machine != "skip"]
     keys = collections.Counter(case.key for case in cases)
     if double := [key for key, count in keys.items() if count > 1]:
@@ -225,7 +233,9 @@ def misses_of(case: Case, answer: Answer) -> list[str]:
     if not answer.before:
         return [f"the case itself fails: {answer.err.strip()[-500:]}"]
     err = answer.err.strip()
-    lines = [line for line in re.split(r"[\n\r]", err) if line.strip()]
+    if case.machine.startswith("files"):
+        err = err[max(err.rfind("unisrec "), 0) :]  # polars says much of its own about threads that cannot start
+    lines = [line for line in re.split(r"[\n\r]", err) if line.strip() and not BAR.search(line)]
     allowed = (
         {0, 2}
         | ({141} if case.machine == "stdout left" else set())
@@ -240,6 +250,8 @@ def misses_of(case: Case, answer: Answer) -> list[str]:
     found = []
     new = {path for path in answer.after if path not in answer.before and not path.startswith("tmp/")}
     changed = {path for path, value in answer.before.items() if answer.after.get(path) != value}
+    if answer.status == 130 and case.verb in ("pretrain", "finetune"):
+        return found  # the run can go on
     if drafts := [
         path
         for path in answer.after
@@ -270,7 +282,7 @@ def misses_of(case: Case, answer: Answer) -> list[str]:
         message = CONTEXT.sub("", said[-1].partition("error: ")[2])
         if len(message.split()) < 4:
             found.append(f"no substance: {said[-1]}")
-        elif not re.search(case.says, message):
+        elif not re.search(case.says, message, re.IGNORECASE):
             found.append(f"names nothing of {case.says!r}: {said[-1][:400]}")
     return found
 

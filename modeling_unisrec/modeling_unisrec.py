@@ -28,7 +28,7 @@ from ..configuration.configuration_unisrec import IS_REMOTE_CODE, UniSRecConfig,
 
 # Not used here: transformers copies what this file imports when it saves a model that was loaded with remote code.
 from .pipeline_unisrec import SequentialRecommendationPipeline  # noqa: F401
-from .text_pooling import TextHead
+from .text_pooling import TextHead, TextWhitening
 
 
 @dataclass
@@ -96,6 +96,10 @@ class UniSRecAdaptor(nn.Module):
     def __init__(self, config: UniSRecConfig):
         super().__init__()
         text_size, num_experts = config.text_embedding_size, config.num_experts
+        self.whitening = None
+        if config.text_whitening_size is not None:
+            self.whitening = TextWhitening(text_size, config.text_whitening_size)
+            text_size = config.text_whitening_size
         self.noise_floor = config.router_noise
         self.weight = nn.Parameter(torch.empty(text_size, num_experts, config.hidden_size))  # W_k
         self.bias = nn.Parameter(torch.empty(num_experts, text_size)) if config.whitening_bias else None  # b_k
@@ -113,6 +117,8 @@ class UniSRecAdaptor(nn.Module):
         return logits.softmax(dim=-1)
 
     def forward(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        if self.whitening is not None:
+            text_embeds = self.whitening(text_embeds)
         gate = self.gate(text_embeds)  # (U, G)
         # One mask of dropout for all experts (the official code draws one for each), so that one product serves all.
         experts = (self.dropout(text_embeds) @ self.weight.flatten(1)).unflatten(
@@ -263,6 +269,9 @@ class UniSRecPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
+        if isinstance(module, TextWhitening):
+            init.eye_(module.weight)
+            init.zeros_(module.bias)
         if isinstance(module, UniSRecAdaptor):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
             if module.bias is not None:
@@ -403,7 +412,9 @@ class UniSRecModel(UniSRecPreTrainedModel):
             raise ImportError("new models are made by the package itself: pip install unisrec.")
         # No import statement: transformers would look for that file in every checkpoint folder.
         text_encoders = importlib.import_module(".text_encoders", __package__)
-        text_encoder, _ = text_encoders.load_text_encoder(name_or_path, pooling=config.get("text_pooling"))
+        text_encoder, _ = text_encoders.load_text_encoder(
+            name_or_path, pooling=config.get("text_pooling"), prompt=config.get("text_prompt")
+        )
         settings = text_encoder.text_head.to_config(text_encoder.config.hidden_size)
         model = cls(UniSRecConfig(**(settings | config)))
         model.attach_text_encoder(text_encoder)

@@ -309,7 +309,7 @@ def assert_refused(answer: list, message: str) -> None:
     assert (status, out) == (2, ""), err
     assert err.count("\n") == 1, err
     assert message in err
-    assert seconds < 10
+    assert seconds < 60  # no minute of retries
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import argparse
 import socket
+import time
 from importlib.util import find_spec
 
 
@@ -50,5 +51,11 @@ def run(args: argparse.Namespace) -> int:
     check_address(args.host, args.port)
     from ..recommender.app import launch, load_app
 
-    launch(load_app(args.model, args.domain, args.compare), server_name=args.host, server_port=args.port)
+    app = load_app(args.model, args.domain, args.compare)
+    launch(app, server_name=args.host, server_port=args.port, prevent_thread_lock=True)
+    try:
+        while app.is_running:
+            time.sleep(0.1)
+    finally:  # Ctrl-C, which Gradio would take for a good end
+        app.close(verbose=False)
     return 0
