@@ -392,6 +392,10 @@ class UniSRecProcessor(ProcessorMixin):
         if find("tokenizer_config.json"):  # it looks into `config.json` too, which names the folder's own code
             trust = kwargs.get("trust_remote_code")
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust, **options)
+            if tokenizer.vocab_size <= len(set(tokenizer.all_special_ids)):  # transformers makes one up
+                raise OSError(
+                    f"{name}: the tokenizer has no vocabulary; tokenizer.json is missing, copy it there again."
+                )
         catalogue = None
         if items_file := find("items.parquet", "catalogue"):
             try:
