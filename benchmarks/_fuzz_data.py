@@ -64,7 +64,7 @@ def raw_file_cases() -> Cases:
     }
     for file, words in sources.items():
         words = (*words, *KEEP, *OUT)
-        says = file.partition(".")[0]
+        says = file.partition(".")[0] + "|items without text"
         yield Case("prepare", f"{file} as it is", words, TAKEN, ".", (take(file),))
         for kind in DAMAGES:
             expect = EITHER if kind == "cut short" and not file.endswith((".parquet", ".xlsx", ".gz")) else REFUSED
