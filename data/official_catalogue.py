@@ -11,6 +11,7 @@ import polars as pl
 from .given_features import ITEM_EMBEDDINGS, WORD_DROP_EMBEDDINGS, first_row_not_finite
 from .interactions import count_step
 from .official_rows import read_lines
+from .values import present
 
 
 TEXT_HEADER = "item_id:token\ttext:token_seq"
@@ -149,7 +150,7 @@ def _read_texts(
         )
     items = pl.DataFrame({"item_id": ids}).join(table, on="item_id", how="left", maintain_order="left")
     found = len(ids) - items["line"].null_count()
-    items = items.with_columns(pl.col("text").str.strip_chars().replace("", None))
+    items = items.with_columns(present(items["text"]).alias("text"))
     if (count := items["text"].null_count()) and missing_text == "error":
         item, line, _ = items.row(int(items["text"].is_null().arg_max()))
         place = (

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, is_offline_mode
@@ -187,8 +187,7 @@ def upload_state(
     checkpoint: Path, place: str, repo_id: str, message: str, revision: str | None = None, token: str | None = None
 ) -> CommitInfo:
     r"""
-    Uploads the state of a training, as the trainer wrote it, into a folder of a repository. In its `trainer_state.json`
-    the best checkpoint is named without its path.
+    Uploads the state of a training, as the trainer wrote it, into a folder of a repository.
 
     Args:
         checkpoint (`Path`): Folder of the state.
@@ -204,29 +203,10 @@ def upload_state(
     """
     names = [file.relative_to(checkpoint).as_posix() for file in checkpoint.rglob("*") if not file.is_dir()]
     names = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
-    replaced = _state_without_paths(checkpoint)
-    check_outgoing(checkpoint, names, replaced)
-    contents = {name: checkpoint / name for name in names} | replaced
-    operations = [CommitOperationAdd(f"{place}/{name}", content) for name, content in contents.items()]
+    check_outgoing(checkpoint, names)
+    operations = [CommitOperationAdd(f"{place}/{name}", checkpoint / name) for name in names]
     with _hub_errors(repo_id, revision):
         return api.create_commit(repo_id, operations, commit_message=message, revision=revision, token=token)
-
-
-def _state_without_paths(checkpoint: Path) -> dict[str, bytes]:
-    """`trainer_state.json` with the name of the best checkpoint for its path, and the list of files that has its size."""
-    state_file, list_file = checkpoint / "trainer_state.json", checkpoint / "files.json"
-    if not state_file.is_file():
-        return {}
-    state = json.loads(state_file.read_text(encoding="utf-8"))
-    if not state.get("best_model_checkpoint"):
-        return {}
-    state["best_model_checkpoint"] = PurePath(state["best_model_checkpoint"]).name
-    replaced = {state_file.name: json.dumps(state, indent=2).encode()}
-    if list_file.is_file():
-        sizes = json.loads(list_file.read_text(encoding="utf-8"))
-        sizes[state_file.name] = len(replaced[state_file.name])
-        replaced[list_file.name] = json.dumps(sizes, indent=2).encode()
-    return replaced
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -20,6 +20,7 @@ CODE = {
     "pipeline_unisrec.py",
     "processing_unisrec.py",
     "text_pooling.py",
+    "item_catalogue.py",
 }
 MODEL = {"config.json", "model.safetensors", *CODE}
 PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
@@ -55,7 +56,7 @@ def office(tmp_path_factory, make_model, text_encoder_dir) -> Path:
     model.attach_text_encoder(AutoModel.from_pretrained(text_encoder_dir).eval())
     processor = UniSRecProcessor(AutoTokenizer.from_pretrained(text_encoder_dir), ItemCatalogue(IDS, TEXTS), 10, 32)
     with torch.no_grad():
-        processor.catalogue.item_embeddings = model.get_text_features(**processor.tokenize(TEXTS))
+        processor.catalogue.item_embeddings = model.get_text_features(**processor.tokenize(TEXTS)).pooler_output
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / "README.md").write_text(CARD)

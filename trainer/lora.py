@@ -1,6 +1,7 @@
 """Parameter-efficient transfer: low-rank adapters (LoRA, arXiv 2106.09685) through peft."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,12 @@ from torch import nn
 from transformers.utils import logging
 
 from ..modeling_unisrec import UniSRecModel
-from ..modeling_unisrec.hub import find_model
+from ..modeling_unisrec.hub import pin_revision
 from .weight_files import check_weights, not_finite
 
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
 
 logger = logging.get_logger(__name__)
@@ -52,7 +53,7 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
             itself one of adapters.
     """
     try:
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
     except ImportError as error:
         raise ValueError("--lora needs peft: pip install 'unisrec[peft]'.") from error
     if not model.name_or_path:
@@ -79,7 +80,15 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
         modules_to_save=trained_in_full,
         revision=revision,
     )
-    return get_peft_model(model, config)
+    return _with_adapters(model, config)
+
+
+def _with_adapters(model: UniSRecModel, config: "PeftConfig") -> "PeftModel":
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():  # peft asks transformers by a name that is deprecated
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        return get_peft_model(model, config)
 
 
 def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
@@ -106,19 +115,22 @@ def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
         raise OSError(f"{name} holds adapters: pip install 'unisrec[peft]' to load them.") from error
     try:
         config = PeftConfig.from_pretrained(name, revision=revision)
-        base = Path(config.base_model_name_or_path)
+        base = Path(config.base_model_name_or_path).expanduser()
     except Exception as error:  # whatever somebody has written into the file
         raise OSError(f"{name}: its adapter_config.json cannot be read ({' '.join(str(error).split())}).") from error
-    if base.is_dir():
+    is_of_hub = config.revision is not None
+    if base.is_dir() and not is_of_hub:
         return str(base), {}
     beside = Path(name).resolve().parent / base.name
-    if Path(name).is_dir() and beside.is_dir():
+    if Path(name).is_dir() and beside.is_dir() and not is_of_hub:
         logger.warning(f"{base}, the base of the adapters {name}, is not there; {beside} is taken.")
         return str(beside), {}
     try:
         if base.is_absolute() or config.base_model_name_or_path.startswith((".", "~")):
             raise FileNotFoundError("there is no such folder")
-        return find_model("@".join(filter(None, [config.base_model_name_or_path, config.revision])))
+        if base.is_dir():  # transformers would take it
+            raise IsADirectoryError("a folder of that name hides the repository: change to another working directory")
+        return str(base), pin_revision(str(base), config.revision)
     except OSError as error:
         raise OSError(
             f"the base of the adapters {name} is missing: {config.base_model_name_or_path} ({error}). Put it there or "
@@ -141,19 +153,23 @@ def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> 
     """
     from peft import (
         PeftConfig,
-        get_peft_model,
         get_peft_model_state_dict,
         load_peft_weights,
         set_peft_model_state_dict,
     )
 
     base_name, options = base
-    model = UniSRecModel.from_pretrained(base_name, **options)
+    try:
+        model = UniSRecModel.from_pretrained(base_name, **options)
+    except (OSError, ValueError) as error:
+        raise OSError(f"their base {base_name} cannot be loaded: {' '.join(str(error).split())}") from error
     # The base may be of another setting or catalogue; an ID embedding comes with the adapters.
     weights = load_peft_weights(name, device="cpu", revision=revision)
     rows = [len(weight) for key, weight in weights.items() if key.endswith(".item_embedding.weight")]
     model.reset_item_embedding(rows[0] - 1 if rows else None)
-    adapted = get_peft_model(model, PeftConfig.from_pretrained(name, revision=revision))
+    config = PeftConfig.from_pretrained(name, revision=revision)
+    config.base_model_name_or_path = model.name_or_path  # which it need not be any more
+    adapted = _with_adapters(model, config)
     check_weights("adapter_model.safetensors", get_peft_model_state_dict(adapted), weights)
     set_peft_model_state_dict(adapted, weights)
     model = adapted.merge_and_unload()

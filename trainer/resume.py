@@ -135,6 +135,9 @@ def check_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
         if is_adam and not {"step", "exp_avg", "exp_avg_sq"} <= state.keys():
             raise ValueError(f"{OPTIMIZER_NAME} has {', '.join(map(str, state))} of weight {key}")
         tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+        for name in state.keys() - tensors.keys():
+            if not isinstance(state[name], Number | None) or (is_adam and name.startswith("exp_avg")):
+                raise ValueError(f"{OPTIMIZER_NAME} has {_shown(state[name])} for {name} of weight {key}")
         shape = tuple(weights[key].shape)
         for name, tensor in tensors.items():
             full = tensor.dim() == len(shape) or (is_adam and name != "step")

@@ -142,7 +142,6 @@ class SafeTrainer(HubTrainer):
                 weights are not those of the model.
         """
         folder, writes = Path(self.args.output_dir), self.args.process_index == 0
-        is_new = not folder.exists()
         if self.args.should_save:
             (folder / DRAFTS).mkdir(parents=True, exist_ok=True)
         if writes:
@@ -159,8 +158,7 @@ class SafeTrainer(HubTrainer):
                 return super().train(None if checkpoint is None else str(checkpoint), *args, **kwargs)
         except BaseException as error:
             if writes:
-                if is_new and folder.is_dir():
-                    leave_no_trace(folder)
+                leave_no_trace(folder)
                 unlock_run(folder / DRAFTS)
             if isinstance(error, Exception) and checkpoint is not None and not self._saving.has_begun:
                 raise ValueError(

@@ -37,6 +37,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "joined by + (default: what the encoder's files say, else lasttoken for decoders and cls for others)",
     )
     parser.add_argument(
+        "--text-prompt",
+        metavar="TEXT",
+        help="what is put before each item text, such as 'passage: ' (default: what the encoder's files say)",
+    )
+    parser.add_argument(
+        "--text-truncate-dim",
+        type=int,
+        metavar="N",
+        help="numbers to keep of each text vector, for encoders trained for that (default: what the encoder's files say)",
+    )
+    parser.add_argument(
+        "--text-whitening",
+        choices=["none", "pca"],
+        default="none",
+        help="fixed linear map in front of the adaptor, fitted to the items of all domains (default: none)",
+    )
+    parser.add_argument(
+        "--text-whitening-size", type=int, metavar="N", help="components that the whitening keeps (default: all)"
+    )
+    parser.add_argument(
         "--model-config", nargs="+", default=[], metavar="NAME=VALUE", help="fields of UniSRecConfig, hidden_size=64"
     )
     add_training_arguments(parser)
@@ -51,7 +71,15 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         return 0
     with tidy(training_args):
         trainer = pretrain(
-            args.domains, args.text_encoder, training_args, args.text_pooling, parse_model_config(args.model_config)
+            args.domains,
+            args.text_encoder,
+            training_args,
+            args.text_pooling,
+            parse_model_config(args.model_config),
+            text_whitening=args.text_whitening,
+            text_whitening_size=args.text_whitening_size,
+            text_truncate_dim=args.text_truncate_dim,
+            text_prompt=args.text_prompt,
         )
     if trainer.is_world_process_zero():
         print(f"checkpoint: {training_args.output_dir}")
