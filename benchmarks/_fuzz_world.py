@@ -70,6 +70,11 @@ def write_encoder(folder: Path) -> None:
     BertModel(config).save_pretrained(folder)
     vocab = {token: place for place, token in enumerate(vocabulary)}
     BertTokenizer(vocab=vocab, model_max_length=32).save_pretrained(folder)
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in modules]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
 
 
 def histories(seed: int) -> list[list[int]]:

@@ -39,6 +39,9 @@ from _fuzz_arguments import argument_cases
 from _fuzz_case import REFUSED, TAKEN, Case
 from _fuzz_checkpoints import checkpoint_cases
 from _fuzz_data import data_cases
+from _fuzz_files import file_cases
+from _fuzz_folders import folder_cases
+from _fuzz_machines import machine_cases
 from _fuzz_world import build_world, run
 
 
@@ -46,7 +49,8 @@ LONGEST = 30  # seconds a case may take
 MEMORY = 16 << 30  # bytes of address space; PyTorch alone takes a few
 NOBODY = 65534
 DRAFT = re.compile(r"\.tmp$|^\.saving|\.\d+\.|^\.[0-9a-z_]{8}|^\.old|\.incomplete$|\.lock$")
-CONTEXT = re.compile(r" \([^(]* while running `.*; UNISREC_DEBUG=1 shows where\)$|; see unisrec [a-z -]*--help.*$")
+CONTEXT = re.compile(r" \([^(]* while running `.*; UNISREC_DEBUG=1 shows where\)$")
+BAR = re.compile(r"\d+%\|")
 INTERPRETERS = 4  # cases that run in a new interpreter too
 
 
@@ -65,7 +69,11 @@ class Answer:
 def all_cases(seed: int) -> list[Case]:
     """Each case once, in a fixed order."""
     rng = random.Random(seed)
-    cases = [case for source in (checkpoint_cases, data_cases, argument_cases) for case in source(rng)]
+    cases = [
+        case
+        for source in (checkpoint_cases, folder_cases, data_cases, file_cases, argument_cases, machine_cases)
+        for case in source(rng)
+    ]
     cases = [case for case in cases if case.machine != "skip"]
     keys = collections.Counter(case.key for case in cases)
     if double := [key for key, count in keys.items() if count > 1]:
@@ -225,7 +233,9 @@ def misses_of(case: Case, answer: Answer) -> list[str]:
     if not answer.before:
         return [f"the case itself fails: {answer.err.strip()[-500:]}"]
     err = answer.err.strip()
-    lines = [line for line in re.split(r"[\n\r]", err) if line.strip()]
+    if case.machine.startswith("files"):
+        err = err[max(err.rfind("unisrec "), 0) :]  # polars says much of its own about threads that cannot start
+    lines = [line for line in re.split(r"[\n\r]", err) if line.strip() and not BAR.search(line)]
     allowed = (
         {0, 2}
         | ({141} if case.machine == "stdout left" else set())
@@ -240,6 +250,8 @@ def misses_of(case: Case, answer: Answer) -> list[str]:
     found = []
     new = {path for path in answer.after if path not in answer.before and not path.startswith("tmp/")}
     changed = {path for path, value in answer.before.items() if answer.after.get(path) != value}
+    if answer.status == 130 and case.verb in ("pretrain", "finetune"):
+        return found  # the run can go on
     if drafts := [
         path
         for path in answer.after
@@ -270,7 +282,7 @@ def misses_of(case: Case, answer: Answer) -> list[str]:
         message = CONTEXT.sub("", said[-1].partition("error: ")[2])
         if len(message.split()) < 4:
             found.append(f"no substance: {said[-1]}")
-        elif not re.search(case.says, message):
+        elif not re.search(case.says, message, re.IGNORECASE):
             found.append(f"names nothing of {case.says!r}: {said[-1][:400]}")
     return found
 
@@ -321,7 +333,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, metavar="N", help="so many, drawn by the seed (all)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of what is drawn (0)")
-    parser.add_argument("--only", metavar="VERB", help="cases of one verb")
+    parser.add_argument("--only", nargs="+", metavar="VERB", help="cases of these verbs")
     parser.add_argument("--match", metavar="REGEX", help="cases whose name matches; prints their answers")
     parser.add_argument(
         "--world", metavar="DIR", help="the sound world of an earlier run, or a new folder for it (built anew)"
@@ -331,7 +343,7 @@ def main() -> int:
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ["OMP_NUM_THREADS"] = "1"
     start = time.monotonic()
-    cases = [case for case in all_cases(args.seed) if args.only in (None, case.verb)]
+    cases = [case for case in all_cases(args.seed) if args.only is None or case.verb in args.only]
     if args.match is not None:
         cases = [case for case in cases if re.search(args.match, case.key)]
     cases = [

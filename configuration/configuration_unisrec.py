@@ -31,6 +31,7 @@ CODE_FILES = {
     "configuration_unisrec.py": "configuration",
     "modeling_unisrec.py": "modeling_unisrec",
     "text_pooling.py": "modeling_unisrec",
+    "item_catalogue.py": "modeling_unisrec",
     "processing_unisrec.py": "modeling_unisrec",
     "pipeline_unisrec.py": "modeling_unisrec",
 }
@@ -126,6 +127,9 @@ class UniSRecConfig(PreTrainedConfig):
             Leading tokens that the pooling leaves out, those of a prompt that is not to be pooled.
         text_max_length (`int`, *optional*):
             Tokens that are read of a text, at most those that the text encoder has positions for. Defaults to 512.
+        text_whitening_size (`int`, *optional*):
+            Width of the text vectors behind a fixed linear map in front of the adaptor, the PCA whitening of the texts
+            that the model was pre-trained on. `None` takes them as they are.
         hidden_size (`int`, *optional*, defaults to 300):
             Width of item and sequence vectors.
         num_hidden_layers (`int`, *optional*, defaults to 2):
@@ -191,6 +195,7 @@ class UniSRecConfig(PreTrainedConfig):
     text_prompt: str = ""
     text_prompt_tokens: int = 0
     text_max_length: int | None = None
+    text_whitening_size: int | None = None
     hidden_size: int = 300
     num_hidden_layers: int = 2
     num_attention_heads: int = 2
@@ -283,6 +288,11 @@ class UniSRecConfig(PreTrainedConfig):
             raise ValueError(f"`text_prompt_tokens` ({self.text_prompt_tokens}) must not be negative.")
         if self.text_max_length is not None and self.text_max_length < 1:
             raise ValueError(f"`text_max_length` ({self.text_max_length}) must be at least 1, or None for 512.")
+        if self.text_whitening_size is not None and not 1 <= self.text_whitening_size <= self.text_embedding_size:
+            raise ValueError(
+                f"`text_whitening_size` ({self.text_whitening_size}) must be between 1 and `text_embedding_size` "
+                f"({self.text_embedding_size}), or None for no whitening."
+            )
         for name in (
             "text_embedding_size",
             "hidden_size",

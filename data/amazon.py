@@ -7,9 +7,10 @@ from pathlib import Path
 import polars as pl
 
 from .columns import to_interactions
-from .files import first_line, json_records, read_csv, read_json_lines
+from .files import first_line, read_csv
 from .interactions import RawData, count_step
 from .item_texts import clean_text, join_texts
+from .json_lines import json_records, read_json_lines
 from .values import flatten_text, to_id
 
 

@@ -1,27 +1,21 @@
 """Opening of raw files (CSV, JSON lines, parquet; plain or gzipped), with errors that name the file and the line."""
 
-import ast
 import codecs
 import csv
 import gzip
 import io
-import json
 import os
-import re
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import polars as pl
 
-from .columns import check_columns
-
 
 BLOCK_BYTES = 1 << 26
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON writes characters beyond 16 bits, in pairs
 _QUOTES = "are the quotes of each field in pairs, and those inside it doubled?"
 
 
@@ -70,7 +64,7 @@ def reading(path: str | os.PathLike, kind: str = "file") -> Iterator[None]:
             raise
         raise OSError(f"{path}: cannot be read ({error.strerror})") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, RecursionError, MemoryError) as error:
-        raise ValueError(f"{path}: not a readable {kind} ({_cause(error)})") from error
+        raise ValueError(f"{path}: not a readable {kind} ({reason_of(error)})") from error
 
 
 def suffix_of(path: str | os.PathLike) -> str:
@@ -126,7 +120,7 @@ def first_line(path: str | os.PathLike) -> str:
     for number, block in line_blocks(path, block_bytes=1 << 16):
         for offset, line in enumerate(block.splitlines()):
             if line.strip():
-                return _decode(line, path, number + offset).strip("\r\n")
+                return decode_line(line, path, number + offset).strip("\r\n")
     raise ValueError(f"{path}: the file holds only blank lines")
 
 
@@ -148,6 +142,8 @@ def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence
     """
     # Blank lines at the end are no rows.
     content = read_bytes(path).rstrip(b"\r\n")
+    if not content:
+        raise ValueError(f"{path}: the file holds only blank lines")
     quote = None if separator == "\t" else '"'
     try:
         with reading(path):
@@ -155,12 +151,15 @@ def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence
                 content, separator=separator, quote_char=quote, has_header=columns is None, infer_schema=False
             )
     except ValueError as error:
-        fault = _explain_csv(content, separator, quote) or f"{_cause(error.__cause__)}; {_QUOTES}"
+        fault = _explain_csv(content, separator, quote) or f"{reason_of(error.__cause__)}; {_QUOTES}"
         raise ValueError(f"{path}: {fault}") from error
     if frame.is_empty():
         raise ValueError(f"{path}: the file has a header line but no rows")
-    # polars fills lines that are too short with nulls.
-    if frame[:, -1].null_count() and (fault := _explain_csv(content, separator, quote)):
+    # polars fills lines that are too short with nulls. Where separators may be quoted, to count them proves nothing.
+    num_separators = (frame.height + (columns is None)) * (frame.width - 1)
+    may_be_quoted = quote is not None and quote.encode() in content
+    is_doubtful = may_be_quoted or content.count(separator.encode()) != num_separators
+    if frame[:, -1].null_count() and is_doubtful and (fault := _explain_csv(content, separator, quote)):
         raise ValueError(f"{path}: {fault}")
     if columns is None:
         if twice := [name for name in frame.columns if name and f"{name}_duplicated_0" in frame.columns]:
@@ -171,36 +170,6 @@ def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence
             f"{path}, line 1: {frame.width} fields, expected {len(columns)} ({','.join(columns)}) and no header line"
         )
     return frame.rename(dict(zip(frame.columns, columns, strict=True)))
-
-
-def read_json_lines(path: str | os.PathLike, fields: Sequence[str]) -> pl.DataFrame:
-    """
-    Some fields of a plain or gzipped JSON-lines file.
-
-    Args:
-        path (`str` or `os.PathLike`): File as for [`json_records`].
-        fields (`Sequence[str]`): Fields to read; a record without one has null there.
-
-    Returns:
-        `pl.DataFrame`: One row per record. A field that has strings, integers, floats or booleans alone becomes a column
-        of that type, any other one a column of Python objects.
-
-    Raises:
-        ValueError: If a line is not a JSON object; names the line. If no record has one of the fields.
-    """
-    columns: dict[str, list[pl.Series]] = {field: [] for field in fields}
-    keys: dict[str, None] = {}  # of the first record, and the fields found later
-    for number, block in line_blocks(path):
-        if not (records := list(_records(path, number, block))):
-            continue
-        keys = keys or dict.fromkeys(records[0])
-        keys |= {field: None for field in fields if field not in keys and any(field in record for record in records)}
-        for field, parts in columns.items():
-            parts.append(_column(field, [record.get(field) for record in records]))
-    if not keys:
-        raise ValueError(f"{path}: no fields, expected one JSON object in each line")
-    check_columns(list(keys), fields, str(path))
-    return pl.DataFrame([_join(parts) for parts in columns.values()])
 
 
 def read_parquet(path: str | os.PathLike) -> pl.DataFrame:
@@ -226,94 +195,20 @@ def read_parquet(path: str | os.PathLike) -> pl.DataFrame:
     return frame
 
 
-def json_records(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
-    """
-    The objects of a plain or gzipped JSON-lines file, one by one.
-
-    Args:
-        path (`str` or `os.PathLike`):
-            File with one object per line, as JSON or (Amazon 2014) as a Python literal; blank lines are skipped.
-
-    Yields:
-        `dict`: The object of each line.
-
-    Raises:
-        ValueError: If a line is neither; names the line.
-    """
-    for number, block in line_blocks(path):
-        yield from _records(path, number, block)
-
-
 def _open(path: str | os.PathLike) -> BinaryIO:
     with open(path, "rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     return gzip.open(path) if compressed else open(path, "rb")
 
 
-def _decode(line: bytes, path: str | os.PathLike, number: int) -> str:
+def decode_line(line: bytes, path: str | os.PathLike, number: int) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start + 1})") from error
 
 
-def _records(path: str | os.PathLike, number: int, block: bytes) -> Iterator[dict[str, Any]]:
-    for offset, line in enumerate(block.split(b"\n")):
-        text = _decode(line, path, number + offset).strip()
-        if not text:
-            continue
-        try:
-            record = _parse_record(text)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number + offset}: not a JSON object ({error})") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number + offset}: {type(record).__name__}, expected a JSON object")
-        yield record
-
-
-def _parse_record(text: str) -> Any:
-    try:
-        record = json.loads(text)
-        if _SURROGATE.search(text):
-            json.dumps(record, ensure_ascii=False).encode()
-        return record
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{error.object[error.start]!r} is half of a character, a pair of surrogates") from None
-    except json.JSONDecodeError as error:
-        reason = f"{error.msg} at character {error.pos + 1}"
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except ValueError as error:  # whole numbers of thousands of digits
-        raise ValueError(_cause(error)) from None
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
-        raise ValueError(reason) from None
-
-
-def _column(name: str, values: list[Any]) -> pl.Series:
-    """Values of one type as they are, others as Python objects."""
-    dtypes = {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
-    kinds = {type(value) for value in values if value is not None}
-    if not kinds:
-        return pl.Series(name, values, dtype=pl.Null)
-    dtype = dtypes.get(kinds.pop(), pl.Object) if len(kinds) == 1 else pl.Object
-    if dtype == pl.Int64 and any(value is not None and not -(2**63) <= value < 2**63 for value in values):
-        dtype = pl.Object
-    return pl.Series(name, values, dtype=dtype)
-
-
-def _join(parts: list[pl.Series]) -> pl.Series:
-    """Parts of a column as one, of their common type if they have one."""
-    dtypes = {part.dtype for part in parts} - {pl.Null}
-    if len(parts) == 1 or not dtypes:
-        return pl.concat(parts)
-    if len(dtypes) > 1 or pl.Object in dtypes:
-        return pl.Series(parts[0].name, [value for part in parts for value in part.to_list()], dtype=pl.Object)
-    return pl.concat([part.cast(*dtypes) for part in parts])
-
-
-def _cause(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """First line of an error, or its name where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
@@ -346,13 +241,13 @@ def _explain_csv(content: bytes, separator: str, quote: str | None) -> str | Non
 
 __all__ = [
     "check_file",
+    "decode_line",
     "first_line",
-    "json_records",
     "line_blocks",
     "read_bytes",
     "read_csv",
-    "read_json_lines",
     "read_parquet",
     "reading",
+    "reason_of",
     "suffix_of",
 ]

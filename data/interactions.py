@@ -7,8 +7,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
+from .columns import check_columns, to_interactions
 from .domain import Domain
-from .values import absent, to_texts
+from .values import to_ids, to_texts
+
+
+INTERACTIONS = {name: name for name in ("user_id", "item_id", "time")}
 
 
 class RawData(NamedTuple):
@@ -37,28 +41,24 @@ def drop_incomplete(interactions: pl.DataFrame) -> tuple[pl.DataFrame, list[dict
     Drop the interactions without a user, an item or a time.
 
     Args:
-        interactions (`pl.DataFrame`): Columns `user_id` (`str`), `item_id` (`str`), `time` (any number), and others.
+        interactions (`pl.DataFrame`): Columns `user_id`, `item_id` and `time`, null where one is missing, and others.
 
     Returns:
         `tuple[pl.DataFrame, list[dict]]`: The complete rows, and a row for `info["steps"]` if any was dropped.
 
     Raises:
-        ValueError: If none is complete; names a column in which every row is empty, if there is one.
+        ValueError: If none is complete; names a column in which every row is missing, if there is one.
     """
-    times = interactions["time"]
-    missing = {
-        "user_id": absent(interactions["user_id"]),
-        "item_id": absent(interactions["item_id"]),
-        "time": times.is_null() | (times.is_nan().fill_null(False) if times.dtype.is_float() else False),
-    }
-    complete = interactions.filter(~(missing["user_id"] | missing["item_id"] | missing["time"]))
-    if complete.is_empty():
-        empty = next((name for name, rows in missing.items() if rows.all()), "one of the three")
-        raise ValueError(
-            f"no interaction has a user, an item and a time: {empty} is missing in all of {interactions.height:,} rows"
-        )
-    if complete.height == interactions.height:
+    columns = ["user_id", "item_id", "time"]
+    if not any(interactions[column].null_count() for column in columns):
         return interactions, []
+    complete = interactions.drop_nulls(columns)
+    if complete.is_empty():
+        missing = [column for column in columns if interactions[column].null_count() == interactions.height]
+        raise ValueError(
+            f"no interaction has a user, an item and a time: {(missing or ['one of the three'])[0]} is missing in all of "
+            f"{interactions.height:,} rows"
+        )
     return complete, [count_step("no user, item or time", interactions.height, complete.height)]
 
 
@@ -111,10 +111,11 @@ def build_domain(
     the input rows does not show; histories are in time order, and ties keep the order of the input rows.
 
     Args:
-        interactions (`pl.DataFrame`): Columns `user_id` (`str`), `item_id` (`str`), `time` (any number).
+        interactions (`pl.DataFrame`):
+            Columns `user_id`, `item_id` and `time`, of what [`to_ids`] and [`to_times`] take; further ones do not matter.
         items (`pl.DataFrame`):
-            Columns `item_id` (`str`) and `text` (null, blank or otherwise absent where there is none, see [`to_texts`]);
-            others are kept. Of several rows with one id, the first one with a text counts.
+            Columns `item_id` and `text`, of what [`to_ids`] and [`to_texts`] take; others are kept. Of several rows with
+            one id, the first one with a text counts.
         name (`str`): Name of the domain.
         source (`str`): Where the data comes from, for `info["source"]`.
         user_k (`int`, *optional*, defaults to 5): Fewest interactions of a user; 0 and 1 mean no filter.
@@ -128,7 +129,7 @@ def build_domain(
         `Domain`: With `info["source"]`, `info["filters"]`, `info["steps"]` and `info["item_steps"]` filled in.
 
     Raises:
-        ValueError: If an item has no text and `missing_text` is `"error"`, if nothing is left after a step, or if an
+        ValueError: If a column is missing or of a wrong type, if an item has no text and `missing_text` is `"error"`, if nothing is left after a step, or if an
             argument is out of its range.
     """
     if missing_text not in ("error", "drop", "keep"):
@@ -136,7 +137,8 @@ def build_domain(
     info = dict(info or {})
     steps, item_steps = list(info.pop("steps", [])), list(info.pop("item_steps", []))
 
-    interactions, incomplete = drop_incomplete(interactions)
+    check_columns(items.columns, ["item_id", "text"], "items")
+    interactions, incomplete = drop_incomplete(to_interactions(interactions, INTERACTIONS, "interactions"))
     steps += incomplete
 
     # Strings become numbers once; all that follows is on numbers. Two threads: users, mostly the longest, have one of their own.
@@ -151,10 +153,11 @@ def build_domain(
     rows = _first_of_equals(users, times, numbers)
     steps.append(count_step("same user, item and time", interactions.height, len(rows)))
 
-    with_id = items.filter(~absent(items["item_id"]))
+    items = items.with_columns(to_ids(items["item_id"], "items"), to_texts(items["text"], "items"))
+    with_id = items.drop_nulls("item_id")
     if with_id.height < items.height:
         item_steps.append(count_step("no item id", items.height, with_id.height))
-    items = with_id.with_columns(text=to_texts(with_id["text"], "items"))
+    items = with_id
     with_text = items.drop_nulls("text")
     catalogue = with_text.unique("item_id", keep="first", maintain_order=True)
     item_steps.append(count_step("no text", items.height, with_text.height))

@@ -80,6 +80,10 @@ def _read_typed(path: str) -> tuple[pl.DataFrame, dict[str, str]]:
             f"{path}, line 1: {untyped[0]!r} has no type, expected tab-separated fields such as item_id:token"
         )
     types = dict(name.rsplit(":", 1) for name in frame.columns)
+    if len(types) < frame.width:
+        names = [name.rsplit(":", 1)[0] for name in frame.columns]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}, line 1: column {twice!r} comes twice, expected each name once; rename one")
     return frame.rename({name: name.rsplit(":", 1)[0] for name in frame.columns}), types
 
 

@@ -9,9 +9,10 @@ import polars as pl
 
 from ..modeling_unisrec.hub import pin_revision
 from .columns import check_columns, to_interactions
-from .files import check_file, read_csv, read_json_lines, read_parquet, suffix_of
+from .files import check_file, read_csv, read_parquet, suffix_of
 from .interactions import RawData, count_step
 from .item_texts import join_texts
+from .json_lines import read_json_lines
 from .values import to_ids, to_texts
 
 
@@ -141,7 +142,8 @@ def _load_dataset(source: str) -> pl.DataFrame:
         dataset = load_dataset(path, match["config"], revision=revision, split=match["split"] or "train")
         return dataset.to_polars()
     except Exception as error:  # of datasets, pyarrow, pandas, fsspec or polars: whatever its files make them raise
-        cause = error.__cause__ or error  # datasets says only that something went wrong
+        # datasets says only that something went wrong; the Hub's own answers come as a line already
+        cause = error if isinstance(error, OSError) else error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise ValueError(f"{source}: cannot be loaded as a dataset of the Hub ({reason})") from error
 

@@ -18,22 +18,22 @@ _ID_TYPES = "texts or whole numbers"
 _TEXT_TYPES = "texts, numbers, dates, or lists and objects of them"
 
 
-def absent(texts: pl.Series) -> pl.Series:
+def present(texts: pl.Series) -> pl.Series:
     """
-    Which texts are absent: null, blank, or the print of a missing value ([`MISSING_WORDS`]).
+    Texts without outer spaces, null where they are absent.
 
     Args:
         texts (`pl.Series` of `str`): Texts.
 
     Returns:
-        `pl.Series` of `bool`: One for each text.
+        `pl.Series` of `str`: Null for blank texts and for those that print a missing value ([`MISSING_WORDS`]). The same
+        series if there is nothing to change, so that large columns are not copied in vain.
     """
-    return texts.str.contains(rf"^\s*({'|'.join(MISSING_WORDS)})?\s*$").fill_null(True)
-
-
-def present(texts: pl.Series) -> pl.Series:
-    """Texts without outer spaces; null for the [`absent`] ones."""
-    return texts.str.strip_chars().set(absent(texts), None)
+    missing = rf"^(?:{'|'.join(MISSING_WORDS)})?$"
+    if not texts.str.contains(rf"^\s|\s$|{missing}").any():
+        return texts
+    texts = texts.str.strip_chars()
+    return texts.set(texts.str.contains(missing).fill_null(False), None)
 
 
 def to_ids(values: pl.Series, source: str = "", *, first_line: int | None = None) -> pl.Series:
@@ -230,4 +230,4 @@ def _wrong_type(source: str, column: str, dtype: pl.DataType, expected: str) -> 
     return f"{source}: column {column!r} is of type {dtype}, expected {expected}; name another column or convert it"
 
 
-__all__ = ["MISSING_WORDS", "absent", "flatten_text", "place", "present", "to_id", "to_ids", "to_texts"]
+__all__ = ["MISSING_WORDS", "flatten_text", "place", "present", "to_id", "to_ids", "to_texts"]

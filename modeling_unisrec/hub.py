@@ -3,11 +3,12 @@
 import json
 import logging
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, is_offline_mode
@@ -49,10 +50,26 @@ def find_model(name_or_path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
         `tuple[str, dict[str, Any]]`: Folder or id, and for an id the options `revision` and `local_files_only`.
 
     Raises:
-        OSError: If there is no such repository or revision, you may not read it, or it is neither reachable nor cached.
+        OSError: If there is no such repository or revision, you may not read it, or it is neither reachable nor cached; if
+            a file of a folder cannot be read.
     """
     name, revision = split_revision(name_or_path)
-    return (name, {}) if Path(name).is_dir() else (name, pin_revision(name, revision))
+    if not Path(name).is_dir():
+        return name, pin_revision(name, revision)
+    _check_readable(Path(name))
+    return name, {}
+
+
+def _check_readable(folder: Path) -> None:
+    """Raises `OSError` where a file of a folder is there but cannot be read: transformers takes it for absent."""
+    for place in (folder, folder / "catalogue"):
+        for file in place.iterdir() if os.path.lexists(place) else ():
+            if file.suffix not in (".json", ".safetensors", ".parquet", ".txt", ".model"):
+                continue
+            if stat.S_ISDIR(file.stat().st_mode):
+                raise IsADirectoryError(f"{file}: a folder, expected a file")
+            if not os.access(file, os.R_OK):
+                raise PermissionError(f"{file}: you may not read this file")
 
 
 def pin_revision(repo_id: str, revision: str | None = None, repo_type: str = "model") -> dict[str, Any]:
@@ -81,9 +98,9 @@ def check_checkpoint(folder: Path, catalogue: bool = True) -> None:
     """Raises `ValueError` if a folder is no checkpoint of ours, whole or of adapters, or what is shared of it does not pass
     [`check_outgoing`]."""
     try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        model_type = None
+        model_type = json.loads((folder / "config.json").read_bytes()).get("model_type")
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, RecursionError):
+        model_type = None  # a file that is there but cannot be read is told as such
     is_ours = model_type == "unisrec" or (folder / "adapter_config.json").is_file()
     if not is_ours or not any(folder.glob("*.safetensors")):
         raise ValueError(
@@ -170,8 +187,7 @@ def upload_state(
     checkpoint: Path, place: str, repo_id: str, message: str, revision: str | None = None, token: str | None = None
 ) -> CommitInfo:
     r"""
-    Uploads the state of a training, as the trainer wrote it, into a folder of a repository. In its `trainer_state.json`
-    the best checkpoint is named without its path.
+    Uploads the state of a training, as the trainer wrote it, into a folder of a repository.
 
     Args:
         checkpoint (`Path`): Folder of the state.
@@ -187,29 +203,10 @@ def upload_state(
     """
     names = [file.relative_to(checkpoint).as_posix() for file in checkpoint.rglob("*") if not file.is_dir()]
     names = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
-    replaced = _state_without_paths(checkpoint)
-    check_outgoing(checkpoint, names, replaced)
-    contents = {name: checkpoint / name for name in names} | replaced
-    operations = [CommitOperationAdd(f"{place}/{name}", content) for name, content in contents.items()]
+    check_outgoing(checkpoint, names)
+    operations = [CommitOperationAdd(f"{place}/{name}", checkpoint / name) for name in names]
     with _hub_errors(repo_id, revision):
         return api.create_commit(repo_id, operations, commit_message=message, revision=revision, token=token)
-
-
-def _state_without_paths(checkpoint: Path) -> dict[str, bytes]:
-    """`trainer_state.json` with the name of the best checkpoint for its path, and the list of files that has its size."""
-    state_file, list_file = checkpoint / "trainer_state.json", checkpoint / "files.json"
-    if not state_file.is_file():
-        return {}
-    state = json.loads(state_file.read_text(encoding="utf-8"))
-    if not state.get("best_model_checkpoint"):
-        return {}
-    state["best_model_checkpoint"] = PurePath(state["best_model_checkpoint"]).name
-    replaced = {state_file.name: json.dumps(state, indent=2).encode()}
-    if list_file.is_file():
-        sizes = json.loads(list_file.read_text(encoding="utf-8"))
-        sizes[state_file.name] = len(replaced[state_file.name])
-        replaced[list_file.name] = json.dumps(sizes, indent=2).encode()
-    return replaced
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
@@ -27,7 +28,7 @@ from ..configuration.configuration_unisrec import IS_REMOTE_CODE, UniSRecConfig,
 
 # Not used here: transformers copies what this file imports when it saves a model that was loaded with remote code.
 from .pipeline_unisrec import SequentialRecommendationPipeline  # noqa: F401
-from .text_pooling import TextHead
+from .text_pooling import TextHead, TextWhitening
 
 
 @dataclass
@@ -95,6 +96,10 @@ class UniSRecAdaptor(nn.Module):
     def __init__(self, config: UniSRecConfig):
         super().__init__()
         text_size, num_experts = config.text_embedding_size, config.num_experts
+        self.whitening = None
+        if config.text_whitening_size is not None:
+            self.whitening = TextWhitening(text_size, config.text_whitening_size)
+            text_size = config.text_whitening_size
         self.noise_floor = config.router_noise
         self.weight = nn.Parameter(torch.empty(text_size, num_experts, config.hidden_size))  # W_k
         self.bias = nn.Parameter(torch.empty(num_experts, text_size)) if config.whitening_bias else None  # b_k
@@ -112,6 +117,8 @@ class UniSRecAdaptor(nn.Module):
         return logits.softmax(dim=-1)
 
     def forward(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        if self.whitening is not None:
+            text_embeds = self.whitening(text_embeds)
         gate = self.gate(text_embeds)  # (U, G)
         # One mask of dropout for all experts (the official code draws one for each), so that one product serves all.
         experts = (self.dropout(text_embeds) @ self.weight.flatten(1)).unflatten(
@@ -262,6 +269,9 @@ class UniSRecPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
+        if isinstance(module, TextWhitening):
+            init.eye_(module.weight)
+            init.zeros_(module.bias)
         if isinstance(module, UniSRecAdaptor):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
             if module.bias is not None:
@@ -402,7 +412,9 @@ class UniSRecModel(UniSRecPreTrainedModel):
             raise ImportError("new models are made by the package itself: pip install unisrec.")
         # No import statement: transformers would look for that file in every checkpoint folder.
         text_encoders = importlib.import_module(".text_encoders", __package__)
-        text_encoder, _ = text_encoders.load_text_encoder(name_or_path, pooling=config.get("text_pooling"))
+        text_encoder, _ = text_encoders.load_text_encoder(
+            name_or_path, pooling=config.get("text_pooling"), prompt=config.get("text_prompt")
+        )
         settings = text_encoder.text_head.to_config(text_encoder.config.hidden_size)
         model = cls(UniSRecConfig(**(settings | config)))
         model.attach_text_encoder(text_encoder)
@@ -480,16 +492,25 @@ class UniSRecModel(UniSRecPreTrainedModel):
         """Puts another token table into the text encoder."""
         self.text_encoder.set_input_embeddings(value)
 
-    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
         r"""
         Text vectors x, the input of the adaptor.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(num_items, num_tokens)`): Tokens of the item texts.
-            attention_mask (`torch.LongTensor` of shape `(num_items, num_tokens)`): 1 for real tokens.
+            attention_mask (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*):
+                1 for real tokens; without it all are.
+            kwargs: As of the text encoder, such as `output_hidden_states`.
 
         Returns:
-            `torch.FloatTensor` of shape `(num_items, text_embedding_size)`.
+            `BaseModelOutputWithPooling`: The text vectors `(num_items, text_embedding_size)` as `pooler_output`, and the
+            output of the text encoder.
 
         Raises:
             ValueError: If the model has no text encoder.
@@ -499,20 +520,31 @@ class UniSRecModel(UniSRecPreTrainedModel):
                 "This model has no text encoder (`text_config` is None): give items as `text_embeds`, or add the "
                 "encoder it was trained with by `attach_text_encoder`."
             )
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
         input_ids, attention_mask = _pad_right(input_ids, attention_mask)
+        outputs = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs[0],
+            pooler_output=self.text_encoder.text_head(outputs[0], attention_mask),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
+
+    def _text_vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Text vectors `(num_items, text_embedding_size)`, in training without the padding that a batch has."""
         if not self.training:
-            return self._encode_texts(input_ids, attention_mask)
+            return self.get_text_features(input_ids, attention_mask).pooler_output
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        input_ids, attention_mask = _pad_right(input_ids, attention_mask)
         # Texts of like length together: else half of the work of a training step would be padding.
         order = attention_mask.sum(-1).argsort()
         parts = []
         for rows in order.split(128):
             length = attention_mask[rows[-1]].sum()
-            parts.append(self._encode_texts(input_ids[rows, :length], attention_mask[rows, :length]))
+            parts.append(self.get_text_features(input_ids[rows, :length], attention_mask[rows, :length]).pooler_output)
         return torch.cat(parts)[order.argsort()]
-
-    def _encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        states = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)[0]
-        return self.text_encoder.text_head(states, attention_mask)
 
     def get_item_features(
         self,
@@ -544,7 +576,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         # The catalogue keeps its vectors in float32, whatever the model runs in.
         parts = [] if text_embeds is None else [text_embeds.to(self.adaptor.weight.dtype)]
         if input_ids is not None:
-            parts.append(self.get_text_features(input_ids, attention_mask).to(self.adaptor.weight.dtype))
+            parts.append(self._text_vectors(input_ids, attention_mask).to(self.adaptor.weight.dtype))
         if not parts:
             raise ValueError("Items are missing: give `text_embeds`, or `input_ids` with `attention_mask`.")
         item_embeds = self.adaptor(parts[0] if len(parts) == 1 else torch.cat(parts))

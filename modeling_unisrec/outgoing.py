@@ -36,6 +36,7 @@ SHARED_FILES = (
 )
 # Words of a tokenizer, among which any text may be.
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
+TEXTS = (".md", ".py", ".jinja", ".png")  # a picture has texts in its head
 
 # A value that is nothing but an absolute path: /a/b, ~/a, C:\a, \\server\a, file:///a.
 ABSOLUTE_PATH = re.compile(r"(/[^/\n]+){2,}/?|~[/\\]\S.*|[A-Za-z]:[/\\]\S.*|\\\\\S.*|file:/\S*")
@@ -108,8 +109,10 @@ def check_adapter_base(folder: Path, adapter_config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If the base is a folder, or a name without a revision.
     """
+    if not isinstance(adapter_config, Mapping):
+        raise ValueError(f"{folder}: adapter_config.json is no JSON object; save the adapters again.")
     base = str(adapter_config.get("base_model_name_or_path"))
-    if Path(base).is_dir() or Path(base).is_absolute() or ABSOLUTE_PATH.fullmatch(base):
+    if Path(base).is_dir() or base.startswith((".", "~", "/")) or ABSOLUTE_PATH.fullmatch(base):
         raise ValueError(
             f"{folder}: its adapters are for the folder {base}, which nobody else has: push that, and write its owner/name "
             "and its revision (main) into adapter_config.json, as base_model_name_or_path and revision."
@@ -131,7 +134,7 @@ def _own_folders(folder: Path) -> list[str]:
 def _local_paths(file: Path, content: bytes | None, own: list[str]) -> Iterator[tuple[str, str]]:
     """Paths of a machine in a file, each with its place in it."""
     name, suffix = file.name, file.suffix
-    if name in VOCABULARIES or suffix in (".model", ".parquet"):  # a catalogue has item texts, which are to be shared
+    if name in VOCABULARIES:
         return
     if suffix == ".safetensors":
         try:
@@ -141,15 +144,15 @@ def _local_paths(file: Path, content: bytes | None, own: list[str]) -> Iterator[
             raise ValueError(f"{file}: not a whole file of weights ({error}); save the model again.") from error
     elif suffix == ".json":
         yield from _paths_in_json(_read_json(file, content), "", own)
-    else:
-        text = (content or file.read_bytes()).decode("utf-8", "replace")  # a picture has texts in its head
+    elif suffix in TEXTS:  # the parquet of a catalogue has texts of items, which are meant to be shared
+        text = (content or file.read_bytes()).decode("utf-8", "replace")
         yield from (("text", path) for path in _paths_in_text(text, own))
 
 
 def _read_json(file: Path, content: bytes | None) -> Any:
     try:
         return json.loads(content or file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not a JSON file ({error}); save the model again.") from error
 
 

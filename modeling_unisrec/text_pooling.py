@@ -157,4 +157,24 @@ class TextHead(nn.Module):
         return vectors
 
 
-__all__ = ["Dense", "Normalize", "TextHead", "Truncate", "pool_tokens"]
+class TextWhitening(nn.Module):
+    r"""
+    A fixed linear map of text vectors that makes the components of a catalogue uncorrelated and of like variance: its
+    weights are a part of the checkpoint and are not trained. Starts as the identity, see `fit_whitening`.
+
+    Args:
+        text_size (`int`): Width of a text vector.
+        size (`int`): Width of a whitened one.
+    """
+
+    def __init__(self, text_size: int, size: int):
+        super().__init__()
+        self.register_buffer("weight", torch.eye(size, text_size))
+        self.register_buffer("bias", torch.zeros(size))
+
+    def forward(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        """`(num_items, text_embedding_size)` in, `(num_items, text_whitening_size)` out."""
+        return F.linear(text_embeds, self.weight, self.bias)
+
+
+__all__ = ["Dense", "Normalize", "TextHead", "TextWhitening", "Truncate", "pool_tokens"]

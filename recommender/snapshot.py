@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -30,6 +31,8 @@ class Snapshot:
 
     processor: UniSRecProcessor
     index: ExactIndex | FaissIndex
+    state: tuple[Any, ...]  # of the weights and text vectors that the index was made from
+    reads_texts: bool  # whether the text vectors were made of the texts
 
     @property
     def catalogue(self) -> ItemCatalogue:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ from safetensors.torch import save_file
 from ..data.domain import writing
 from ..data.table import load_table
 from ..data.values import place, to_id, to_ids, to_texts
-from ..modeling_unisrec import ItemCatalogue
 
 
 if TYPE_CHECKING:
@@ -147,26 +145,6 @@ def export_vectors(
             pl.DataFrame({"id": list(ids), **(columns or {}), "vector": array}).write_parquet(draft)
 
 
-def replace_catalogue(folder: str | os.PathLike, catalogue: ItemCatalogue) -> None:
-    """Puts another catalogue into a checkpoint folder, by two renames when it is written. Raises `FileNotFoundError` if
-    it has none."""
-    folder = Path(folder)
-    place, draft, old = (folder / name for name in ("catalogue", f".catalogue.{os.getpid()}", f".old.{os.getpid()}"))
-    if not place.is_dir():
-        raise FileNotFoundError(f"{folder}: no folder with a catalogue to be changed; name a new one by --output.")
-    try:
-        catalogue.save(draft)
-        os.rename(place, old)
-        os.rename(draft, place)
-    except BaseException:
-        if old.exists() and not place.exists():
-            os.rename(old, place)
-        raise
-    finally:
-        for leftover in (draft, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
 @contextmanager
 def _whole_file(path: str | os.PathLike) -> Iterator[str]:
     """A name beside the file, which takes its place at the end. Raises `OSError` if it cannot be written."""
@@ -210,6 +188,5 @@ __all__ = [
     "read_histories",
     "read_item_ids",
     "read_items",
-    "replace_catalogue",
     "write_table",
 ]

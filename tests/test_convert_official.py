@@ -424,7 +424,7 @@ def test_pretrained_checkpoint_with_text_encoder(official, text_encoder_dir, tmp
     expected = convert_official_checkpoint(path).model
     batch = processor([[{"text": "red pen"}, {"text": "blue kettle"}]])
     with torch.no_grad():
-        x = model.get_text_features(batch["input_ids"], batch["attention_mask"])
+        x = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
         assert torch.equal(
             model(**batch).sequence_embeds, expected(item_index=batch["item_index"], text_embeds=x).sequence_embeds
         )

@@ -1,6 +1,7 @@
 """k-core against a dict version, and the path from rows to a domain."""
 
 from collections import Counter
+from datetime import date
 
 import numpy as np
 import polars as pl
@@ -245,3 +246,17 @@ def test_texts_of_other_types_from_python():
         assert build(rows, items, missing_text="drop").num_items == 1
     with pytest.raises(ValueError, match="column 'text' is of type Binary"):
         build(rows, pl.DataFrame({"item_id": ["a", "b"], "text": [b"mug", b"pan"]}))
+
+
+def test_ids_of_other_types_from_python():
+    rows = pl.DataFrame(
+        {"user_id": [1.0, 1.0, NAN], "item_id": [7, 8, 7], "time": [date(2024, 1, 2), date(2024, 1, 1), None]}
+    )
+    items = pl.DataFrame({"item_id": [7.0, 8.0], "text": ["mug", "pan"]})
+    assert histories(build(rows, items)) == {"1": ["8", "7"]}
+    with pytest.raises(ValueError, match="interactions: column 'user_id' is of type Boolean"):
+        build(rows.with_columns(user_id=True), items)
+    with pytest.raises(ValueError, match="interactions: no column 'time', the columns are user_id, item_id"):
+        build(rows.drop("time"), items)
+    with pytest.raises(ValueError, match="items: no column 'text', the columns are item_id"):
+        build(rows, items.drop("text"))

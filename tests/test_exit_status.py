@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 
 from unisrec import cli
 from unisrec.commands import env
+from unisrec.modeling_unisrec import UniSRecProcessor
 
 
 UNISREC = [sys.executable, "-m", "unisrec"]
@@ -42,7 +44,7 @@ def verb(monkeypatch):
         ("raise ValueError('the file x.csv has no rows')", "the file x.csv has no rows"),
         ("raise KeyError('item id 7 is not in the catalogue')", "item id 7 is not in the catalogue"),
         ("raise OSError('the Hub cannot be\\n reached')", "the Hub cannot be reached"),
-        ("open('none/at-all.txt')", "'none/at-all.txt': No such file or directory"),
+        ("open('none/at-all.txt')", "cannot access 'none/at-all.txt': No such file or directory"),
     ],
 )
 def test_what_our_code_says_is_told_as_it_is(verb, capsys, body, line):
@@ -229,4 +231,28 @@ def test_ctrl_c_ends_with_130_and_one_line(place, make_domain, text_encoder_dir,
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "unisrec pretrain: interrupted"
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_page_with_130(make_model, make_domain, text_encoder, tokenizer, tmp_path):
+    pytest.importorskip("gradio")
+    make_domain("toys").save_to_disk(tmp_path / "toys")
+    model = make_model()
+    model.attach_text_encoder(text_encoder)
+    model.save_pretrained(tmp_path / "model")
+    UniSRecProcessor(tokenizer, max_history_length=10, max_text_length=32).save_pretrained(tmp_path / "model")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [*UNISREC, "demo", "model", "--domain", "toys", "--port", str(port)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, cwd=tmp_path, env=environment) as process:
+        for line in process.stdout:
+            if "Running on local URL" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "unisrec demo: interrupted"
     assert "Traceback" not in err

@@ -20,6 +20,7 @@ CODE = {
     "pipeline_unisrec.py",
     "processing_unisrec.py",
     "text_pooling.py",
+    "item_catalogue.py",
 }
 MODEL = {"config.json", "model.safetensors", *CODE}
 PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
@@ -55,7 +56,7 @@ def office(tmp_path_factory, make_model, text_encoder_dir) -> Path:
     model.attach_text_encoder(AutoModel.from_pretrained(text_encoder_dir).eval())
     processor = UniSRecProcessor(AutoTokenizer.from_pretrained(text_encoder_dir), ItemCatalogue(IDS, TEXTS), 10, 32)
     with torch.no_grad():
-        processor.catalogue.item_embeddings = model.get_text_features(**processor.tokenize(TEXTS))
+        processor.catalogue.item_embeddings = model.get_text_features(**processor.tokenize(TEXTS)).pooler_output
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / "README.md").write_text(CARD)
@@ -258,6 +259,12 @@ def test_methods_push_a_whole_checkpoint_and_a_text_encoder_has_revisions(hub, o
     )
     for repo in ("shop/methods", "shop/saved"):
         assert hub.files(repo) - {"README.md"} == MODEL | PROCESSOR | CATALOGUE
+        for file in hub.files(repo):
+            content = hub.read(repo, file)
+            assert not any(str(path).encode() in content for path in (office, text_encoder_dir, tmp_path)), (
+                repo,
+                file,
+            )
         for file in ("model.safetensors", "catalogue/item_embeddings.safetensors", "modeling_unisrec.py"):
             assert hub.read(repo, file) == (office / file).read_bytes()
     assert hub.info("shop/methods")["private"]

@@ -30,6 +30,7 @@ CODE = {
     "pipeline_unisrec.py",
     "processing_unisrec.py",
     "text_pooling.py",
+    "item_catalogue.py",
 }
 
 

@@ -30,6 +30,8 @@ from unisrec.trainer import (
     model_card,
     pretrain,
 )
+from unisrec.trainer.card_tables import candidates
+from unisrec.trainer.card_use import END, START, UseFacts, replace_use
 from unisrec.trainer.model_card import UniSRecModelCardData
 from unisrec.trainer.plots import plot_run
 from unisrec.trainer.training_log import thin_rows, training_rows
@@ -313,6 +315,21 @@ def test_pretraining_states_its_loss(root):
     assert "among the augmented views of its step\n" in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, "the items of its step"),
+        ({"batch_domains": "one"}, "the items of its step, which are of one domain"),
+        (
+            {"batch_domains": "one", "num_negatives": 70},
+            "the items of its step, which are of one domain, and 70 drawn from the catalogue of that domain",
+        ),
+    ],
+)
+def test_candidates_of_pretraining(options, tmp_path, arguments, expected):
+    assert candidates(UniSRecPretrainArguments(str(tmp_path), **options, **arguments), []) == expected
+
+
 def test_users_are_those_that_were_ranked(root, options, tmp_path, monkeypatch):
     domain = Domain.load_from_disk(root / "books")
     shorter = domain.sequences.with_columns(
@@ -498,6 +515,23 @@ def test_examples_load_the_repository_once_there_is_one(make_trainer):
     card = card_of(Path(trainer.args.output_dir))
     assert 'AutoModel.from_pretrained("shop/unisrec-office")' in card
     assert "\n# unisrec-office\n" in card
+
+
+@pytest.mark.parametrize("name", ["pretrained", "adapted", "scratch"])
+def test_a_folder_says_of_its_examples_what_the_training_said(root, name):
+    card = card_of(root / name)
+    assert replace_use(card, UseFacts.of_folder(root / name, name)) == card
+    pushed = replace_use(card, UseFacts.of_folder(root / name, f"shop/{name}", catalogue=False))
+    assert f'from_pretrained("shop/{name}")' in pushed
+    assert ("The catalogue is not shared here" in pushed) == (name != "pretrained")
+    assert ("must stand in the order of the training" in pushed) == (name == "scratch")
+    assert pushed.split(START)[0] == card.split(START)[0]
+    assert pushed.split(END)[1] == card.split(END)[1]
+
+
+@pytest.mark.parametrize("card", ["# Office\n", START, END, END + START, START + END + START + END])
+def test_a_card_without_the_two_lines_has_no_part_to_replace(card):
+    assert replace_use(card, UseFacts("shop/office", False, True, True, True)) is None
 
 
 # Known and unknown

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from unisrec.configuration.configuration_unisrec import CODE_FILES
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
-from unisrec.modeling_unisrec.hub import _state_without_paths, check_checkpoint
+from unisrec.modeling_unisrec.hub import check_checkpoint
 from unisrec.modeling_unisrec.outgoing import check_outgoing, shared_files
 
 
@@ -54,12 +55,7 @@ def test_hidden_and_unknown_files_are_not_shared(office):
         (office / name).parent.mkdir(exist_ok=True)
         (office / name).write_text("secret")
     assert shared_files(office) == before
-    assert {name for name in before if name.endswith(".py")} == {
-        "configuration_unisrec.py",
-        "modeling_unisrec.py",
-        "pipeline_unisrec.py",
-        "processing_unisrec.py",
-    }
+    assert {name for name in before if name.endswith(".py")} == set(CODE_FILES)
 
 
 @pytest.mark.parametrize("name", ["photo.png", "tokenizer.json", "catalogue/more.parquet", "README.md"])
@@ -139,7 +135,8 @@ def test_the_text_that_goes_up_in_place_of_a_file_is_what_is_checked(office):
         ("pretrained", None, "nobody else has"),
         ("pretrained", "main", "nobody else has"),
         ("runs/pretrained", None, "a stranger's repository"),
-        ("../pretrained", None, "a stranger's repository"),
+        ("../pretrained", None, "nobody else has"),
+        ("./gone", "main", "nobody else has"),
         ("C:\\models\\pretrained", "main", "nobody else has"),
         (None, None, "a stranger's repository"),
         ("shop/pretrained", "main", None),
@@ -178,13 +175,3 @@ def test_a_tokenizer_is_saved_without_the_places_it_was_read_from(text_encoder_d
     assert json.loads(text)["model_max_length"] == 32
     again = UniSRecProcessor.from_pretrained(tmp_path / "saved")
     assert again.tokenizer("red pen")["input_ids"] == processor.tokenizer("red pen")["input_ids"]
-
-
-def test_the_state_of_a_training_names_its_best_checkpoint_without_a_path(tmp_path):
-    write_json(tmp_path / "trainer_state.json", best_model_checkpoint="/home/alice/runs/x/checkpoint-2", epoch=1.0)
-    write_json(tmp_path / "files.json", **{"trainer_state.json": 1, "optimizer.pt": 7})
-    replaced = _state_without_paths(tmp_path)
-    state = json.loads(replaced["trainer_state.json"])
-    assert state == {"best_model_checkpoint": "checkpoint-2", "epoch": 1.0}
-    sizes = {"trainer_state.json": len(replaced["trainer_state.json"]), "optimizer.pt": 7}
-    assert json.loads(replaced["files.json"]) == sizes

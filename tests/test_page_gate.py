@@ -267,6 +267,17 @@ def test_requests_at_once_are_bounded(monkeypatch, recommender):
             stream.close()
 
 
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch, recommender):
+    monkeypatch.setattr(page_gate, "BODY_TIMEOUT", 0.5)
+    with (
+        in_this_process(Explorer(recommender)) as page,
+        socket.create_connection(("127.0.0.1", page.port), timeout=30) as connection,
+    ):
+        head = f"POST {JOIN} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+        connection.sendall(head.encode() + b'{"data": [')
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+
+
 def test_a_password_keeps_visitors_out(recommender):
     with in_this_process(Explorer(recommender), auth=("shop", "secret")) as page:
         assert page.ask("GET", "/gradio_api/info")[0] == 401

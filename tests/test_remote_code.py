@@ -19,6 +19,7 @@ CODE = {
     "pipeline_unisrec.py",
     "processing_unisrec.py",
     "text_pooling.py",
+    "item_catalogue.py",
 }
 TEXTS = ["red pen", "small steel kettle", "garden lamp"]
 
@@ -33,7 +34,7 @@ def checkpoint(tmp_path, make_model, text_encoder, tokenizer) -> Path:
     catalogue = ItemCatalogue(["A", "B", "C"], TEXTS)
     with torch.no_grad():
         processor = UniSRecProcessor(tokenizer, catalogue, max_history_length=10, max_text_length=32)
-        catalogue.item_embeddings = model.get_text_features(**processor.tokenize(TEXTS))
+        catalogue.item_embeddings = model.get_text_features(**processor.tokenize(TEXTS)).pooler_output
     processor.save_pretrained(folder)
     return folder
 

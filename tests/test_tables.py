@@ -6,16 +6,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from safetensors import safe_open
 
-from unisrec.modeling_unisrec import ItemCatalogue
 from unisrec.recommender.tables import (
     export_vectors,
     read_histories,
     read_item_ids,
     read_items,
-    replace_catalogue,
 )
 
 
@@ -35,20 +32,6 @@ def test_vectors_come_back_with_their_ids(tmp_path):
     with pytest.raises(ValueError, match="2 ids but 3 vectors"):
         export_vectors(ids[:2], vectors, tmp_path / "items.parquet")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["items.parquet", "items.safetensors"]
-
-
-def test_catalogue_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder with a catalogue to be changed"):
-        replace_catalogue(tmp_path, ItemCatalogue(["a"], ["red pen"]))
-    ItemCatalogue(["a", "b"], ["red pen", "blue pen"], torch.randn(2, 4)).save(tmp_path / "catalogue")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "catalogue").iterdir()}
-    broken = ItemCatalogue(["a"], ["red pen"], torch.randn(1, 4).to_sparse())
-    with pytest.raises(RuntimeError, match="memory format"):  # no such tensor can be saved
-        replace_catalogue(tmp_path, broken)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "catalogue").iterdir()} == before
-    replace_catalogue(tmp_path, ItemCatalogue(["c"], ["lamp"]))
-    assert [path.name for path in (tmp_path / "catalogue").iterdir()] == ["items.parquet"]
-    assert [path.name for path in tmp_path.iterdir()] == ["catalogue"]
 
 
 ENTRIES = ["C:\\new", "AC\\DC", '"quoted"', "a, b", 7, 7.0, {"text": "red [1] pen"}, {"item_id": 8}]

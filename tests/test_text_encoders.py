@@ -2,7 +2,9 @@
 
 import functools
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from transformers import (
     AutoModel,
     AutoProcessor,
     BertConfig,
+    CLIPConfig,
+    Gemma3Config,
     Gemma3TextConfig,
     LlamaConfig,
     ModernBertConfig,
@@ -22,10 +26,12 @@ from transformers import (
     RobertaConfig,
 )
 
+from unisrec.configuration import UniSRecConfig
 from unisrec.data import text_features
 from unisrec.data.text_features import encode_texts
 from unisrec.modeling_unisrec import UniSRecModel, UniSRecProcessor, pool_tokens, text_encoders
 from unisrec.modeling_unisrec.text_encoders import find_text_pooling, load_text_encoder, text_max_length
+from unisrec.trainer import checkpoints
 
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
@@ -96,7 +102,7 @@ def save_sentence_transformer(make_encoder, tmp_path):
         with torch.random.fork_rng():
             torch.manual_seed(4)
             model = SentenceTransformer(modules=[transformer, pooled, *modules], device="cpu", **options)
-        folder = tmp_path / "saved"
+        folder = tmp_path / f"saved-{kind}"
         model.save_pretrained(str(folder), create_model_card=False)
         return model, folder
 
@@ -294,7 +300,7 @@ def test_a_text_has_one_vector(make_encoder, kind, side, tmp_path):
     expected = torch.from_numpy(encode_texts(TEXTS, encoder, own_tokenizer, progress=False, tokens_per_batch=1))
 
     def check(batch):
-        torch.testing.assert_close(model.get_text_features(**batch), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.get_text_features(**batch).pooler_output, expected, rtol=0, atol=1e-5)
 
     for training in (False, True):
         model.train(training)
@@ -302,7 +308,7 @@ def test_a_text_has_one_vector(make_encoder, kind, side, tmp_path):
         check(processor.tokenize(TEXTS))
         raw = tokenizer(TEXTS, padding=True, return_tensors="pt")
         check({"input_ids": raw["input_ids"], "attention_mask": raw["attention_mask"]})
-        alone = [model.get_text_features(**processor.tokenize([text])) for text in TEXTS]
+        alone = [model.get_text_features(**processor.tokenize([text])).pooler_output for text in TEXTS]
         torch.testing.assert_close(torch.cat(alone), expected, rtol=0, atol=1e-5)
     assert tokenizer.padding_side == side  # a caller's tokenizer stays as it was
     vectors = encode_texts(TEXTS, encoder, tokenizer, progress=False)
@@ -331,16 +337,52 @@ def test_the_checkpoint_keeps_all_of_it(save_sentence_transformer, tmp_path):
     loaded = AutoModel.from_pretrained(tmp_path / "checkpoint").eval()
     processor = AutoProcessor.from_pretrained(tmp_path / "checkpoint")
     with torch.no_grad():
-        vectors = loaded.get_text_features(**processor.tokenize(TEXTS))
+        vectors = loaded.get_text_features(**processor.tokenize(TEXTS)).pooler_output
     np.testing.assert_allclose(vectors, model.encode_document(TEXTS), atol=1e-5)
 
     bare = AutoModel.from_pretrained(tmp_path / "checkpoint", text_config=None)
     assert bare.text_encoder is None
     bare.attach_text_encoder(encoder)
     with torch.no_grad():
-        torch.testing.assert_close(bare.get_text_features(**processor.tokenize(TEXTS)), vectors)
+        torch.testing.assert_close(bare.get_text_features(**processor.tokenize(TEXTS)).pooler_output, vectors)
     with pytest.raises(ValueError, match=r"use the encoder that the checkpoint was trained with"):
         bare.attach_text_encoder(AutoModel.from_pretrained(folder))
+
+
+LOAD = """
+import importlib.util, json, sys
+import torch
+from transformers import AutoModel, AutoProcessor
+
+assert importlib.util.find_spec("unisrec") is None and importlib.util.find_spec("sentence_transformers") is None
+vectors = []
+for folder in sys.argv[2:]:
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    with torch.no_grad():
+        vectors.append(model.get_text_features(**processor.tokenize(json.loads(sys.argv[1]))).pooler_output.tolist())
+print(json.dumps(vectors))
+"""
+
+
+def test_without_the_package_the_vectors_are_the_same(save_sentence_transformer, bare_python, tmp_path):
+    options = {"include_prompt": False, "prompts": {"document": "passage : "}, "truncate_dim": 7}
+    pooling = ("lasttoken", "weightedmean", "max")
+    expected, folders = [], []
+    for kind in ("qwen3", "roberta"):
+        modules, sides = [st.Dense(48, 12), st.Normalize()], {"padding_side": "left"}
+        model, folder = save_sentence_transformer(kind, pooling, *modules, tokenizer=sides, **options)
+        expected.append([model.encode_document([text])[0] for text in TEXTS])
+        ours = UniSRecModel.from_text_encoder(str(folder), hidden_size=8, num_experts=2)
+        ours.save_pretrained(tmp_path / kind)
+        UniSRecProcessor(make_tokenizer(), text_prompt=ours.config.text_prompt).save_pretrained(tmp_path / kind)
+        folders.append(tmp_path / kind)
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment.pop("PYTHONPATH", None)
+    command = [bare_python, "-c", LOAD, json.dumps(TEXTS), *folders]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), expected, atol=1e-5)
 
 
 def change(folder: Path, file: str, **settings) -> None:
@@ -405,3 +447,87 @@ def test_adapters_are_refused(make_encoder, tmp_path):
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="holds adapters"):
         load_text_encoder(str(folder))
+
+
+def test_code_of_its_own_is_refused(make_encoder, tmp_path):
+    folder = Path(shutil.copytree(make_encoder("bert"), tmp_path / "encoder"))
+    (folder / "mine.py").write_text("raise SystemExit('executed')")
+    change(folder, "config.json", model_type="mine", auto_map={"AutoConfig": "mine.Config", "AutoModel": "mine.Model"})
+    with pytest.raises(ValueError, match=r"config\.json asks for code of its own \(mine\.Model\)"):
+        load_text_encoder(str(folder))
+
+
+def test_the_text_half_of_a_multimodal_model(make_encoder, tmp_path):
+    text = make_encoder("gemma")
+    half = AutoModel.from_pretrained(text)
+    vision = {**SIZES, "image_size": 8, "patch_size": 4}
+    config = Gemma3Config(text_config=half.config, vision_config=vision, mm_tokens_per_image=4)
+    whole = AutoModel.from_config(config)
+    whole.language_model.load_state_dict(half.state_dict())
+    whole.save_pretrained(tmp_path / "whole")
+    make_tokenizer().save_pretrained(tmp_path / "whole")
+    encoder, tokenizer = load_text_encoder(str(tmp_path / "whole"), pooling="mean")
+    assert encoder.config.model_type == "gemma3_text"
+    vectors = encode_texts(TEXTS, encoder, tokenizer, progress=False)
+    np.testing.assert_allclose(
+        vectors, encode_texts(TEXTS, half, tokenizer, pooling="mean", progress=False), atol=1e-6
+    )
+    model = UniSRecModel.from_text_encoder(str(tmp_path / "whole"), hidden_size=8, text_pooling="mean")
+    model.save_pretrained(tmp_path / "checkpoint")
+    assert AutoModel.from_pretrained(tmp_path / "checkpoint").config.text_config.model_type == "gemma3_text"
+
+
+def test_a_model_of_pictures_and_texts_in_two_towers_is_refused(tmp_path):
+    AutoModel.from_config(CLIPConfig(text_config=SIZES | {"vocab_size": 30}, vision_config=SIZES)).save_pretrained(
+        tmp_path
+    )
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a CLIPModel, whose text model cannot be used alone"):
+        load_text_encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_encoders_are_used_in_float32(make_encoder, dtype, tmp_path):
+    folder = Path(shutil.copytree(make_encoder("gemma"), tmp_path / "encoder"))
+    AutoModel.from_pretrained(folder).to(dtype).save_pretrained(folder)
+    encoder, tokenizer = load_text_encoder(str(folder))
+    assert encoder.dtype == torch.float32
+    model = UniSRecModel.from_text_encoder(str(folder), hidden_size=8).to(dtype).eval()
+    batch = UniSRecProcessor(tokenizer).tokenize(TEXTS)
+    with torch.no_grad():
+        vectors = model.get_text_features(**batch).pooler_output
+        assert model.get_item_features(**batch).dtype == dtype
+    exact = encode_texts(TEXTS, encoder, tokenizer, progress=False)
+    cosines = torch.cosine_similarity(vectors, torch.from_numpy(exact))
+    assert cosines.min() > 0.99
+
+
+def test_a_tokenizer_without_padding_token_pads_by_the_end_of_text(make_encoder, tmp_path):
+    folder = Path(shutil.copytree(make_encoder("llama"), tmp_path / "encoder"))
+    make_tokenizer(pad_token=None).save_pretrained(folder)
+    encoder, tokenizer = load_text_encoder(str(folder))
+    assert tokenizer.pad_token == "</s>"
+    vectors = encode_texts(TEXTS, encoder, tokenizer, progress=False)
+    alone = encode_texts(TEXTS, encoder, tokenizer, progress=False, tokens_per_batch=1)
+    np.testing.assert_allclose(vectors, alone, atol=1e-5)
+
+
+def test_a_text_without_tokens_is_named(make_encoder, tmp_path):
+    folder = Path(shutil.copytree(make_encoder("qwen3"), tmp_path / "encoder"))
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    tokenizer.save_pretrained(folder)
+    encoder, tokenizer = load_text_encoder(str(folder))
+    with pytest.raises(ValueError, match="makes no token of the text ''"):
+        encode_texts(["pen", ""], encoder, tokenizer, progress=False)
+
+
+def test_the_checkpoint_is_followed_where_it_differs_from_the_files(save_sentence_transformer, tmp_path, monkeypatch):
+    _, folder = save_sentence_transformer("bert", "mean", st.Normalize())
+    UniSRecModel(UniSRecConfig(text_embedding_size=16, hidden_size=8)).save_pretrained(tmp_path / "bare")
+    lines = []
+    monkeypatch.setattr(checkpoints.logger, "warning", lambda line, *values: lines.append(line % values))
+    model, _ = checkpoints.load_checkpoint(tmp_path / "bare", str(folder))
+    assert model.text_encoder.text_head.pooling == "cls"
+    assert len(lines) == 1
+    assert "text_pooling='cls', text_layers=None" in lines[0]

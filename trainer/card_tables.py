@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from ..configuration import UniSRecConfig
 from ..data import Domain
 from .run_results import RunResults
-from .training_args import UniSRecFinetuneArguments, UniSRecTrainingArguments
+from .training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
 from .training_log import TrainingRow, loss_name
 
 
@@ -100,6 +100,10 @@ def encoder_training(model: nn.Module) -> str:
 
 def candidates(args: UniSRecTrainingArguments, domains: Sequence[Domain]) -> str:
     """The items that a target is trained to be told from."""
+    if isinstance(args, UniSRecPretrainArguments):
+        of_step = "the items of its step" + (", which are of one domain" if args.batch_domains == "one" else "")
+        drawn = f", and {args.num_negatives:,} drawn from the catalogue of that domain" if args.num_negatives else ""
+        return of_step + drawn
     if not isinstance(args, UniSRecFinetuneArguments) or args.trains_on_texts:
         return "the items of its step"
     if args.num_negatives is not None:

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..configuration import UniSRecConfig
@@ -24,6 +24,9 @@ from .lora import find_base, load_adapted
 from .run_lock import lock_run
 from .safe_folders import DRAFTS, clear_drafts, find_damage, is_under_way
 from .training_args import UniSRecTrainingArguments
+
+
+logger = logging.get_logger(__name__)
 
 
 def check_output_dir(args: UniSRecTrainingArguments) -> None:
@@ -121,7 +124,14 @@ def load_checkpoint(
         ) from error
     if text_encoder is not None:
         encoder, processor.tokenizer = load_text_encoder(text_encoder)
+        stated = encoder.text_head.to_config(encoder.config.hidden_size)
         model.attach_text_encoder(encoder)
+        if other := [name for name, value in stated.items() if getattr(model.config, name) != value]:
+            logger.warning(
+                "%s: %s as the checkpoint was trained with, not as the files of the text encoder say",
+                text_encoder,
+                ", ".join(f"{name}={getattr(model.config, name)!r}" for name in other),
+            )
         processor.max_text_length = text_max_length(encoder, processor.tokenizer)
         processor.text_prompt = model.config.text_prompt
     return model, processor
@@ -157,9 +167,18 @@ def new_config(settings: Mapping[str, Any]) -> UniSRecConfig:
 
 
 def untrained_model(model: UniSRecModel, num_items: int | None, changes: Mapping[str, Any]) -> UniSRecModel:
-    """A new model with the settings of another, but for `changes`, around the same text encoder."""
-    fresh = UniSRecModel(new_config(model.config.to_dict() | {"num_items": num_items} | dict(changes)))
+    """A new model with the settings of another, but for `changes`, around the same text encoder. Raises `ValueError` for a
+    change of how texts become vectors, which are those of the other model."""
+    settings = model.config.to_dict()
+    for name in changes:
+        if name.startswith("text_") and changes[name] != settings[name]:
+            raise ValueError(
+                f"{name} is that of the text vectors the model was made with: set it in `unisrec pretrain`."
+            )
+    fresh = UniSRecModel(new_config(settings | {"num_items": num_items} | dict(changes)))
     fresh.text_encoder = model.text_encoder
+    if fresh.adaptor is not None and fresh.adaptor.whitening is not None:  # not trained
+        fresh.adaptor.whitening.load_state_dict(model.adaptor.whitening.state_dict())
     return fresh
 
 

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import Any
+from typing import Any, Literal
 
 from transformers import set_seed
 
 from ..data import Domain, leave_one_out
 from ..data.given_features import ITEM_EMBEDDINGS
 from ..data.text_features import text_max_length
+from ..data.whitening import fit_whitening
 from ..data.word_drop import drop_words
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.text_encoders import load_text_encoder
@@ -27,6 +28,10 @@ def pretrain(
     args: UniSRecPretrainArguments,
     text_pooling: str | None = None,
     model_config: Mapping[str, Any] | None = None,
+    text_whitening: Literal["none", "pca"] = "none",
+    text_whitening_size: int | None = None,
+    text_truncate_dim: int | None = None,
+    text_prompt: str | None = None,
 ) -> UniSRecPretrainTrainer:
     r"""
     Multi-domain contrastive pre-training; the checkpoint, with its text encoder, is left in `args.output_dir`.
@@ -46,6 +51,12 @@ def pretrain(
         text_pooling (`str`, *optional*):
             As for [`pool_tokens`]. Defaults to what the encoder's files say, and without such files to what suits its kind.
         model_config (`Mapping`, *optional*): Further fields of [`UniSRecConfig`].
+        text_whitening (`str`, *optional*, defaults to `"none"`):
+            `"pca"` whitens text vectors by a fixed linear map, fitted to the catalogues of all domains, see
+            [`fit_whitening`].
+        text_whitening_size (`int`, *optional*): Components that the whitening keeps. Defaults to all.
+        text_truncate_dim (`int`, *optional*): Numbers to keep of each vector of the text encoder (Matryoshka).
+        text_prompt (`str`, *optional*): What is put before each text. Defaults to what the encoder's files say.
 
     Returns:
         [`UniSRecPretrainTrainer`]: After training, with the model and the log.
@@ -55,7 +66,13 @@ def pretrain(
             out, or there are no text vectors.
         OSError: If the output folder is not empty, or one of the inputs is not there.
     """
-    args = copy(args)
+    args, settings = copy(args), dict(model_config or {})
+    of_encoder = {
+        "--text-pooling": text_pooling,
+        "--text-truncate-dim": text_truncate_dim,
+        "--text-prompt": text_prompt,
+    }
+    _check_text_options(text_encoder, of_encoder, args, settings, text_whitening, text_whitening_size)
     check_output_dir(args)
     domains = [Domain.load_from_disk(folder) for folder in domain_dirs]
     if len({domain.name for domain in domains}) < len(domains):
@@ -67,12 +84,16 @@ def pretrain(
                 "no text encoder is given, and no text vectors came with the domain: name --text-encoder."
             )
         encoder, tokenizer = None, None
-        settings = {"text_embedding_size": domains[0].given_features[ITEM_EMBEDDINGS].shape[1]}
+        of_text = {"text_embedding_size": domains[0].given_features[ITEM_EMBEDDINGS].shape[1]}
     else:
-        encoder, tokenizer = load_text_encoder(text_encoder, pooling=text_pooling)
-        settings = encoder.text_head.to_config(encoder.config.hidden_size)
+        encoder, tokenizer = load_text_encoder(
+            text_encoder, pooling=text_pooling, prompt=text_prompt, truncate_dim=text_truncate_dim
+        )
+        of_text = encoder.text_head.to_config(encoder.config.hidden_size)
+    if text_whitening == "pca":
+        of_text["text_whitening_size"] = text_whitening_size or of_text["text_embedding_size"]
     set_seed(args.seed)
-    model = UniSRecModel(new_config(settings | dict(model_config or {})))
+    model = UniSRecModel(new_config(of_text | settings))
 
     processor = UniSRecProcessor(
         tokenizer, None, model.config.max_position_embeddings, text_prompt=model.config.text_prompt
@@ -99,6 +120,8 @@ def pretrain(
             for folder, domain in zip(domain_dirs, domains, strict=True)
         ]
         catalogues = [originals for originals, *_ in tables]
+        if text_whitening == "pca":
+            model.adaptor.whitening.load_state_dict(fit_whitening(catalogues, model.config.text_whitening_size))
         views = [DomainFeatures(list(of_all_domains)) for of_all_domains in zip(*tables, strict=True)]
     collator = PretrainCollator(
         *views,
@@ -144,6 +167,36 @@ def pretrain(
     trainer.save_state()
     trainer.save_model()
     return trainer
+
+
+def _check_text_options(
+    text_encoder: str | None,
+    of_encoder: Mapping[str, Any],
+    args: UniSRecPretrainArguments,
+    model_config: Mapping[str, Any],
+    text_whitening: str,
+    text_whitening_size: int | None,
+) -> None:
+    """Raises `ValueError` for options on text vectors that would have no effect, or another one than in `model_config`."""
+    if text_whitening not in ("none", "pca"):
+        raise ValueError(f"--text-whitening takes none or pca, not {text_whitening!r}.")
+    for option, value in of_encoder.items():
+        if text_encoder is None and value is not None:
+            raise ValueError(f"{option} is for the vectors of a text encoder, and none is given: name --text-encoder.")
+        if value is not None and option.strip("-").replace("-", "_") in model_config:
+            raise ValueError(f"{option} is given twice: leave it out of --model-config.")
+    if "text_prompt" in model_config:
+        raise ValueError("text_prompt of --model-config: give it as --text-prompt, so that its tokens are counted.")
+    if text_whitening == "none" and text_whitening_size is not None:
+        raise ValueError("--text-whitening-size needs a whitening: add --text-whitening pca.")
+    if "text_whitening_size" in model_config:
+        raise ValueError("text_whitening_size comes with a whitening: use --text-whitening pca --text-whitening-size.")
+    if text_whitening == "pca" and args.train_text_encoder:
+        raise ValueError(
+            "--text-whitening pca is fitted to vectors that stay as they are: leave out --train_text_encoder."
+        )
+    if text_whitening == "pca" and model_config.get("item_text", True) is False:
+        raise ValueError("--text-whitening pca is for text vectors, and item_text=false leaves them out.")
 
 
 def _load_unseen(folder: str, domains: Sequence[Domain]) -> Domain:

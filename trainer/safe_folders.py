@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
@@ -11,6 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
 from transformers.utils import logging
 
 from .run_lock import LOCK_FILE
+from .run_log import LOG_FILE
 
 
 logger = logging.get_logger(__name__)
@@ -95,6 +98,42 @@ def leave_no_trace(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+@contextmanager
+def tidy_failure(folder: Path) -> Iterator[None]:
+    r"""
+    Leaves nothing half-written in the output folder of a run that ends with an exception.
+
+    Drafts are removed, and with them the folder if the run created it and came to no checkpoint and no line of its log.
+    After Ctrl-C and SIGTERM everything stays, and so do the drafts of a run that was there before.
+
+    Args:
+        folder (`Path`): Output folder of the run that goes on inside the context.
+    """
+    if (folder / DRAFTS).exists():
+        yield
+        return
+    existed = folder.is_dir()
+    is_new = not existed or not any(folder.iterdir())
+    before = set(folder.glob("checkpoint-*"))
+    try:
+        yield
+    except (InterruptedError, BlockingIOError):  # SIGTERM; a run of another process
+        raise
+    except Exception:
+        drafts, log = folder / DRAFTS, folder / LOG_FILE
+        for draft in drafts.iterdir() if drafts.is_dir() else ():
+            if draft.is_dir() and find_damage(draft) is not None:
+                shutil.rmtree(draft)
+        has_log = log.is_file() and log.stat().st_size > 0
+        if set(folder.glob("checkpoint-*")) == before and not (is_new and has_log):
+            shutil.rmtree(drafts, ignore_errors=True)
+            if is_new:
+                log.unlink(missing_ok=True)
+                if not existed and folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+        raise
+
+
 def clear_drafts(folder: Path) -> None:
     """Ends what a killed run has left half done in its output folder: drafts and damaged checkpoints are removed, each of
     the latter said in one line; a draft that was complete takes its place."""
@@ -164,4 +203,5 @@ __all__ = [
     "leave_no_trace",
     "publish_checkpoint",
     "publish_files",
+    "tidy_failure",
 ]

@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
@@ -135,7 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         rest = "the work is done" if is_done else "each file that was written is complete"
         print(f"{name}: error: standard output cannot be written to ({error.strerror}); {rest}", file=sys.stderr)
         return 2
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of a library in Rust
+            raise
         message = explain(error, ["unisrec", *argv])
         if message is None:
             error.add_note("A fault of unisrec: please report it with this traceback and the output of `unisrec env`.")
@@ -157,7 +160,7 @@ def _run(argv: Sequence[str]) -> int:
     return command.run(args, rest) if takes_training_arguments else command.run(args)
 
 
-def explain(error: Exception, command: Sequence[str]) -> str | None:
+def explain(error: BaseException, command: Sequence[str]) -> str | None:
     r"""
     One line about an exception that an input or the machine can cause.
 
@@ -166,7 +169,7 @@ def explain(error: Exception, command: Sequence[str]) -> str | None:
     the message of its cause, with the command that was run.
 
     Args:
-        error (`Exception`): What reached the top.
+        error (`BaseException`): What reached the top.
         command (`Sequence[str]`): Words of the command.
 
     Returns:
@@ -179,7 +182,7 @@ def explain(error: Exception, command: Sequence[str]) -> str | None:
     if isinstance(error, PROGRAMMING) and place == __package__:
         return None
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename!r}: {error.strerror}"
+        return f"cannot access {str(error.filename)!r}: {error.strerror}"
     cause = error
     while type(cause).__module__ != "builtins" and cause.__cause__ is not None:
         cause = cause.__cause__  # a library's own exception often says only that there was one
@@ -194,7 +197,7 @@ def explain(error: Exception, command: Sequence[str]) -> str | None:
     return f"{_shorten(message, 600) or 'no message'} ({kind} while running `{run}`; UNISREC_DEBUG=1 shows where)"
 
 
-def _origin(error: Exception) -> tuple[str, bool]:
+def _origin(error: BaseException) -> tuple[str, bool]:
     """The package whose code an exception comes from, and whether that is ours and raised it by a statement."""
     step = error.__traceback__
     while step.tb_next is not None:
@@ -230,13 +233,17 @@ def _discard_output() -> None:
 
 
 def _prepare_transformers() -> None:
-    """Registers the model, and keeps the bars of weight files from cutting into the bar of the training."""
+    """Registers the model, keeps the bars of weight files from cutting into the bar of the training, and leaves out what
+    libraries tell programmers about their next versions."""
     from transformers.utils import logging
 
     from . import register
 
     register()
     logging.disable_progress_bar()
+    if not sys.warnoptions:
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", kind)
 
 
 __all__ = ["build_parser", "explain", "main"]

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -86,6 +87,13 @@ def had_ended(args: "UniSRecTrainingArguments") -> bool:
     if args.process_index == 0:
         print(f"{folder}: this run has ended already; --resume_from_checkpoint true would train on.")
     return True
+
+
+def tidy(args: "UniSRecTrainingArguments") -> AbstractContextManager[None]:
+    """Context of a run that, after an exception, leaves nothing half-written; the main process sees to it."""
+    from ..trainer.safe_folders import tidy_failure
+
+    return tidy_failure(Path(args.output_dir)) if args.process_index == 0 else nullcontext()
 
 
 def parse_model_config(pairs: Sequence[str]) -> dict[str, Any]:
