@@ -106,6 +106,10 @@ class UniSRecConfig(PreTrainedConfig):
             model: text only.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights.
+        training_data (`list[dict]`, *optional*):
+            What the model was trained on: for each domain its name (`domain`), its `content_hash`, and in `trained_on` which
+            interactions, `"all"` or `"all but the last two"` of each user. No setting of the model; `evaluate` refuses
+            what was seen in training.
 
     Example:
 
@@ -144,6 +148,7 @@ class UniSRecConfig(PreTrainedConfig):
     item_text: bool = True
     num_items: int | None = None
     initializer_range: float = 0.02
+    training_data: list[dict] | None = None
 
     def __post_init__(self, **kwargs):
         if isinstance(self.text_config, dict):

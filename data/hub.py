@@ -31,6 +31,7 @@ SHARED_FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
     "adapter_config.json",
+    "training_data.json",
     "processor_config.json",
     "tokenizer*",
     "special_tokens_map.json",
@@ -41,7 +42,7 @@ SHARED_FILES = (
     "catalogue/*",
 )
 # Files of an earlier push which would be loaded beside those of the next one.
-REPLACED_FILES = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "catalogue/*")
+REPLACED_FILES = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "training_data.json", "catalogue/*")
 
 warnings.filterwarnings("ignore", message=r".*about to commit a data file \(catalogue/")  # it belongs to the model
 logger = logging.getLogger(__name__)

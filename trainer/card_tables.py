@@ -163,7 +163,7 @@ def settings_table(args: UniSRecTrainingArguments, config: UniSRecConfig) -> Tab
     defaults = UniSRecConfig()
     for name in UniSRecConfig.__annotations__:
         value, default = getattr(config, name), getattr(defaults, name)
-        if name != "text_config" and value != default:
+        if name not in ("text_config", "training_data") and value != default:
             table.append([code(name), code(value), code(default)])
     return table
 

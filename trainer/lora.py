@@ -4,10 +4,12 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from ..data.hub import find_model
 from ..modeling_unisrec import UniSRecModel
+from .training_data import load_training_data
 
 
 if TYPE_CHECKING:
@@ -94,12 +96,14 @@ def load_adapted(name: str, revision: str = "main") -> UniSRecModel:
     config = PeftConfig.from_pretrained(name, revision=revision)
     base_name = config.base_model_name_or_path
     base_name, options = find_model(base_name if config.revision is None else f"{base_name}@{config.revision}")
-    base = UniSRecModel.from_pretrained(base_name, **options)
+    base = UniSRecModel.from_pretrained(base_name, dtype=torch.float32, **options)
     # The base may be of another setting or catalogue; an ID embedding comes with the adapters.
     weights = load_peft_weights(name, device="cpu", revision=revision)
     rows = [len(weight) for key, weight in weights.items() if key.endswith(".item_embedding.weight")]
     base.reset_item_embedding(rows[0] - 1 if rows else None)
     model = PeftModel.from_pretrained(base, name, revision=revision).merge_and_unload()
+    if (training_data := load_training_data(name, revision)) is not None:
+        model.config.training_data = training_data
     model.name_or_path = ""  # what it is now is nowhere saved
     return model
 

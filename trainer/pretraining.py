@@ -1,10 +1,12 @@
 """Multi-domain pre-training in one call: domain folders and a text encoder in, a checkpoint out."""
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from transformers import set_seed
+from transformers.trainer_utils import IntervalStrategy
 
 from ..data import Domain, leave_one_out
 from ..data.given_features import ITEM_EMBEDDINGS
@@ -12,12 +14,14 @@ from ..data.text_encoders import find_text_pooling, load_text_encoder
 from ..data.text_features import text_max_length
 from ..data.word_drop import drop_words
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from .argument_rules import check_arguments, check_metric
 from .checkpoints import check_output_dir, domain_features, new_config
 from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, DomainTexts, RankingDataset, WindowDataset
 from .model_card import UniSRecModelCardData
 from .pretrain_trainer import UniSRecPretrainTrainer
 from .training_args import UniSRecPretrainArguments
+from .training_data import training_record
 
 
 def pretrain(
@@ -38,17 +42,19 @@ def pretrain(
         text_encoder (`str` or `None`):
             Folder or Hub id of the text encoder, or `"minilm"` for the packaged one. `None` takes the text vectors that
             came with the domains and makes an embeddings-only model.
-        args ([`UniSRecPretrainArguments`]): Arguments.
+        args ([`UniSRecPretrainArguments`]): Arguments; they are copied, and stay as they are.
         text_pooling (`str`, *optional*): `"cls"` or `"mean"`; defaults to what the encoder's folder says, else `"cls"`.
         model_config (`Mapping`, *optional*): Further fields of [`UniSRecConfig`].
 
     Returns:
         [`UniSRecPretrainTrainer`]: After training, with the model and the log.
     """
+    args = copy.copy(args)  # what is found out here is not the caller's
     check_output_dir(args)
     domains = [Domain.load_from_disk(folder) for folder in domain_dirs]
     if len({domain.name for domain in domains}) < len(domains):
         raise ValueError(f"two domains have the same name: {', '.join(domain.name for domain in domains)}.")
+    _check_evaluations(args, [domain.name for domain in domains if domain.held_out])
     if text_encoder is None:
         if args.train_text_encoder or not domains[0].given_features:
             raise ValueError(
@@ -61,6 +67,7 @@ def pretrain(
         pooling, text_size = text_pooling or find_text_pooling(text_encoder), encoder.config.hidden_size
     set_seed(args.seed)
     settings = {"text_embedding_size": text_size, "text_pooling": pooling, **(model_config or {})}
+    settings["training_data"] = [training_record(domain, args.train_text_encoder) for domain in domains]
     model = UniSRecModel(new_config(settings))
 
     processor = UniSRecProcessor(tokenizer, None, model.config.max_position_embeddings)
@@ -99,8 +106,6 @@ def pretrain(
         for domain, catalogue in zip(domains, catalogues, strict=True)
         if domain.held_out
     }
-    if not eval_dataset:
-        args.eval_strategy = "no"
     trainer = UniSRecPretrainTrainer(
         model,
         args,
@@ -120,6 +125,19 @@ def pretrain(
     trainer.save_state()
     trainer.save_model()
     return trainer
+
+
+def _check_evaluations(args: UniSRecPretrainArguments, ranked: Sequence[str]) -> None:
+    """Raises `ValueError` if what the arguments ask of evaluations cannot be had on the domains that are ranked; where
+    there are none, turns evaluations off."""
+    if ranked:
+        check_metric(args, ranked)
+        return
+    for name in ("load_best_model_at_end", "eval_on_start"):
+        if getattr(args, name):
+            raise ValueError(f"--{name} needs evaluations, and no domain holds anything out: leave it out.")
+    args.eval_strategy = IntervalStrategy.NO
+    check_arguments(args)
 
 
 __all__ = ["pretrain"]

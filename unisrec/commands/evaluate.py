@@ -26,12 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has no text encoder")
     parser.add_argument("--batch-size", type=int, default=512, metavar="N", help="users ranked at a time (512)")
     parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
+    parser.add_argument(
+        "--allow-seen",
+        action="store_true",
+        help="evaluate even if the checkpoint was trained on the held-out items; the table says so",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the metrics there too")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
     from ..trainer import UniSRecTrainingArguments, evaluate
+    from ..trainer.training_data import SeenInTraining
 
     with tempfile.TemporaryDirectory() as scratch:
         training_args = UniSRecTrainingArguments(
@@ -40,9 +46,15 @@ def run(args: argparse.Namespace) -> int:
             use_cpu=args.use_cpu,
             eval_strategy="no",
         )
-        metrics = evaluate(args.model, args.domain, args.split, training_args, args.text_encoder)
+        row, given = args.split, (args.model, args.domain, args.split, training_args, args.text_encoder)
+        try:
+            metrics = evaluate(*given)
+        except SeenInTraining:
+            if not args.allow_seen:
+                raise
+            metrics, row = evaluate(*given, allow_seen=True), f"{args.split}, seen in training"
     if training_args.process_index == 0:
-        print(metrics_table({args.split: metrics}))
+        print(metrics_table({row: metrics}))
         if args.json:
             Path(args.json).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return 0
