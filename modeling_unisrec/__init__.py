@@ -1,6 +1,6 @@
 """The model, the processor and the pipeline: what a checkpoint needs to run."""
 
-from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, pool_tokens
+from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, pool_tokens, unit_vectors
 from .pipeline_unisrec import (
     SequentialRecommendationPipeline,
     best_columns,
@@ -23,4 +23,5 @@ __all__ = [
     "encode_items",
     "pool_tokens",
     "rank_items",
+    "unit_vectors",
 ]

@@ -126,7 +126,7 @@ _ALSO = {
     "fsdp": bool,
     "resume_from_checkpoint": bool,
     "include_num_input_tokens_seen": bool,
-    "debug": list,
+    "debug": (list, type(None)),
     "report_to": tuple,
     "optim_target_modules": bool,
 }
@@ -151,7 +151,11 @@ _CONDITIONS: list[tuple[str, Callable[[Any], bool], str]] = [
         lambda args: bool(args.lr_scheduler_kwargs) and args.lr_scheduler_type in _IGNORE_KWARGS,
         "have no effect on --lr_scheduler_type {lr_scheduler_type}: leave them out",
     ),
-    ("max_steps", lambda args: args.max_steps != -1 and not 1 <= args.max_steps < 2**31, "is {max_steps}, expected 1 or more"),
+    (
+        "max_steps",
+        lambda args: args.max_steps != -1 and not 1 <= args.max_steps < 2**31,
+        "is {max_steps}, expected 1 or more",
+    ),
     (
         "load_best_model_at_end",
         lambda args: args.load_best_model_at_end and args.eval_strategy == "no",
@@ -260,7 +264,7 @@ _LATE_CONDITIONS: list[tuple[str, Callable[[Any], bool], str]] = [
             _is_by_metric(args)
             and (args.lr_scheduler_kwargs or {}).get("mode", "min") != ("max" if args.greater_is_better else "min")
         ),
-        "need the direction of the metric for {lr_scheduler_type}, as '{{\"mode\": \"max\"}}' where higher is better",
+        'need the direction of the metric for {lr_scheduler_type}, as \'{{"mode": "max"}}\' where higher is better',
     ),
     (
         "auto_find_batch_size",
@@ -290,7 +294,9 @@ def check_arguments(args: TrainingArguments) -> None:
         if isinstance(value, str) and name.endswith("_kwargs"):
             _check_json(name, value)
         if name in CHOICES and not (value is None or _plain(value) in CHOICES[name]):
-            raise ValueError(f"--{name} is {_plain(value)!r}, expected one of {', '.join(filter(None, CHOICES[name]))}.")
+            raise ValueError(
+                f"--{name} is {_plain(value)!r}, expected one of {', '.join(filter(None, CHOICES[name]))}."
+            )
         if name in RANGES and not (value is None or _is_within(value, RANGES[name])):
             raise ValueError(f"--{name} is {value}, expected a number in {RANGES[name]}.")
     _check_conditions(args, _CONDITIONS)
@@ -309,7 +315,9 @@ def check_setup(args: TrainingArguments) -> None:
     _check_conditions(args, _LATE_CONDITIONS)
     for name in args.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
-            raise ValueError(f"--report_to is {name!r}, expected one of none, all, {', '.join(INTEGRATION_TO_CALLBACK)}.")
+            raise ValueError(
+                f"--report_to is {name!r}, expected one of none, all, {', '.join(INTEGRATION_TO_CALLBACK)}."
+            )
         try:
             INTEGRATION_TO_CALLBACK[name]()
         except (RuntimeError, ImportError) as error:
@@ -325,7 +333,7 @@ def check_setup(args: TrainingArguments) -> None:
     group = optimizer.param_groups[0]
     for pair in filter(None, (args.optim_args or "").replace(" ", "").split(",")):
         name, _, value = pair.partition("=")
-        if name not in group or str(group[name]).lower() != value.lower() and not _is_number(value, group[name]):
+        if name not in group or (str(group[name]).lower() != value.lower() and not _is_number(value, group[name])):
             raise ValueError(f"--optim_args {pair} has no effect on --optim {args.optim.value}: leave it out.")
     try:
         get_scheduler(args.lr_scheduler_type, optimizer, args.get_warmup_steps(100), 100, args.lr_scheduler_kwargs)
@@ -351,7 +359,9 @@ def check_metric(args: TrainingArguments, domains: Iterable[str] | None = None) 
     prefixes = [""] if domains is None else [f"{name}_" for name in domains]
     known = [prefix + metric for prefix in prefixes for metric in METRICS]
     if args.metric_for_best_model.removeprefix("eval_") not in known:
-        raise ValueError(f"--metric_for_best_model is {args.metric_for_best_model!r}, expected one of {', '.join(known)}.")
+        raise ValueError(
+            f"--metric_for_best_model is {args.metric_for_best_model!r}, expected one of {', '.join(known)}."
+        )
 
 
 def _check_json(name: str, text: str) -> None:
@@ -367,7 +377,9 @@ def _check_compiler(args: TrainingArguments) -> None:
     try:
         TorchDynamoPlugin(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
     except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"--torch_compile_backend {args.torch_compile_backend} is not known: take inductor.") from error
+        raise ValueError(
+            f"--torch_compile_backend {args.torch_compile_backend} is not known: take inductor."
+        ) from error
     modes = list(torch._inductor.list_mode_options()) if args.torch_compile_mode is not None else []
     if args.torch_compile_mode is not None and args.torch_compile_mode not in modes:
         raise ValueError(f"--torch_compile_mode is {args.torch_compile_mode!r}, expected one of {', '.join(modes)}.")

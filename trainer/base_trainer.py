@@ -136,7 +136,9 @@ class UniSRecTrainer(SafeTrainer):
                 reason = " ".join(str(error).split())
             if batch_size == 1:
                 raise ValueError(f"not even one target a step fits into memory ({reason}).")
-            logger.warning(f"{batch_size} targets a step do not fit into memory; starting anew with {batch_size // 2}.")
+            logger.warning(
+                f"{batch_size} targets a step do not fit into memory; starting anew with {batch_size // 2}."
+            )
             batch_size //= 2
             self.model.load_state_dict(weights)
             self.model.zero_grad()

@@ -4,8 +4,8 @@ from contextlib import nullcontext
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from ..modeling_unisrec import unit_vectors
 from .base_trainer import UniSRecTrainer
 from .cached_batches import RandomState, split_targets, take_run
 from .distributed import RowGatherer
@@ -58,8 +58,8 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         originals, views = outputs.last_hidden_state.chunk(2)
         queries = originals.flatten(0, 1)[inputs["query_index"]]
         views = views.flatten(0, 1)[inputs["view_index"]]
-        next_items = F.normalize(outputs.item_embeds, dim=-1)[inputs["target_rows"]]
-        return F.normalize(queries, dim=-1), F.normalize(views, dim=-1), next_items
+        next_items = unit_vectors(outputs.item_embeds)[inputs["target_rows"]]
+        return unit_vectors(queries), unit_vectors(views), next_items
 
     def _cached_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The loss, with the gradients of all chunks but the last in the weights already; its own is that of the last."""

@@ -67,7 +67,9 @@ class UniSRecTrainingArguments(TrainingArguments):
     def __post_init__(self):
         check_arguments(self)
         super().__post_init__()
-        self.do_eval = False  # which the parent derives, so that a copy with another `eval_strategy` would contradict it
+        self.do_eval = (
+            False  # which the parent derives, so that a copy with another `eval_strategy` would contradict it
+        )
         check_launch(self.world_size)
         check_setup(self)
         if self.n_gpu > 1:  # the parent would split a batch by rows, and ours are not all rows of the same thing

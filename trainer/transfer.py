@@ -96,7 +96,9 @@ def finetune_trainer(
         processor.catalogue.item_embeddings = torch.from_numpy(np.array(text_embeds))
         encoder, collator = model.detach_text_encoder(), None
     teachers = None if args.teachers is None else Ensemble.load(args.teachers, domain, args.device)
-    taught = [] if teachers is None else [record for each in teachers.models for record in each.config.training_data or ()]
+    taught = (
+        [] if teachers is None else [record for each in teachers.models for record in each.config.training_data or ()]
+    )
     for teacher, each in zip(args.teachers or (), [] if teachers is None else teachers.models, strict=True):
         if domain.held_out:
             check_unseen(teacher, each.config, domain, "leave it out, or add --hold_out false")
