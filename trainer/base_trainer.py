@@ -23,7 +23,7 @@ from ..modeling_unisrec import encode_items
 from .argument_rules import check_arguments, check_metric
 from .data_collator import RankingCollator
 from .datasets import RankingDataset, TargetBatchSampler, catalogue_tensors
-from .distributed import whole_weights
+from .distributed import layers_to_shard, whole_weights
 from .metrics import ranking_metrics, ranks_of_targets
 from .model_card import ModelCardCallback, UniSRecModelCardData, write_model_card
 from .progress import TrainingProgress
@@ -93,6 +93,8 @@ class UniSRecTrainer(SafeTrainer):
         if self.eval_dataset is not None and self.compute_metrics is _ranking_metrics:
             check_metric(self.args, self.eval_dataset if isinstance(self.eval_dataset, Mapping) else None)
         self.add_callback(_BestModelCheck())
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap is None:
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = layers_to_shard(self.model)
         self._text_encoder = text_encoder
         self._processor = self.processing_class
         self.label_names = ["labels"]
