@@ -32,6 +32,7 @@ REFUSED = {
     "bf16_full_eval": (True, "evaluation is in float32"),
     "dataloader_drop_last": (True, "evaluation ranks every user"),
     "dataloader_in_order": (False, "part of the seed"),
+    "dataloader_persistent_workers": (True, "would stay"),
     "ddp_static_graph": (True, "the graph changes"),
     "deepspeed": ("zero.json", "deepspeed_zero2.yaml"),
     "do_eval": (True, "--eval_strategy says when"),
@@ -95,7 +96,6 @@ REFUSED_VALUES = [
     ({"metric_for_best_model": "loss"}, "'loss', expected one of recall@10, "),
     ({"hold_out": False, "max_steps": 5, "eval_on_start": True}, "nothing to evaluate on"),
     ({"max_steps": 0}, "is 0, expected 1 or more"),
-    ({"dataloader_persistent_workers": True}, "needs workers"),
     ({"dataloader_prefetch_factor": 2}, "needs workers"),
     ({"dataloader_multiprocessing_context": "fork"}, "needs workers"),
     ({"activation_checkpointing_kwargs": {"every_n_layers": 2}}, "need --activation_checkpointing"),
@@ -169,7 +169,6 @@ TESTED = {
     "data_seed": "test_order_of_the_data_has_a_seed_of_its_own",
     "use_cpu": "test_optimizer_gets_its_numbers",
     "dataloader_num_workers": "test_settings_of_memory_and_loading_change_no_loss",
-    "dataloader_persistent_workers": "test_settings_of_memory_and_loading_change_no_loss",
     "dataloader_prefetch_factor": "test_settings_of_memory_and_loading_change_no_loss",
     "dataloader_multiprocessing_context": "test_settings_of_memory_and_loading_change_no_loss",
     "dataloader_pin_memory": "test_settings_of_memory_and_loading_change_no_loss",
@@ -335,19 +334,19 @@ SAME = {
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
     },
     "workers": {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 1, "dataloader_pin_memory": False},
-    "persistent": {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
     "spawned": {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "spawn"},
 }
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "spawned" else name for name in SAME]
+)
 def test_settings_of_memory_and_loading_change_no_loss(make_trainer, name, domain, table):
     usual, other = make_trainer("usual", max_steps=10), make_trainer("other", max_steps=10, **SAME[name])
     for trainer in (usual, other):
         trainer.train()
     assert logged(other, "loss") == pytest.approx(logged(usual, "loss"), abs=1e-6)
-    # A loader that is kept must not give the users of another split.
     for split in ("valid", "test"):
         users = RankingDataset(leave_one_out(domain, split), table)
         assert other.predict(users).label_ids.tolist() == usual.predict(users).label_ids.tolist()
@@ -431,7 +430,7 @@ def test_course_of_the_learning_rate(make_trainer, course):
     elif course == "reduce_lr_on_plateau":
         assert rates == sorted(rates, reverse=True)
     elif course != "greedy":
-        assert rates[0] < rates[2] == max(rates)  # two steps of warmup
+        assert rates[0] < max(rates) == max(rates[1:3])  # two steps of warmup
         assert (rates[-1] < max(rates)) == (course != "constant_with_warmup")
 
 

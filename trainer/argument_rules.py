@@ -36,6 +36,7 @@ UNSUPPORTED = {
     "bf16_full_eval": "evaluation is in float32, since rounding makes ties",
     "dataloader_drop_last": "a training batch is never incomplete, and evaluation ranks every user",
     "dataloader_in_order": "the order of the batches is part of the seed, and resuming counts on it",
+    "dataloader_persistent_workers": "workers do not end by SIGTERM, so that a checkpoint can be saved, and would stay",
     "ddp_static_graph": "the graph changes with the lengths of the histories",
     "deepspeed": "launch with `accelerate launch --config_file deepspeed_zero2.yaml` instead",
     "do_eval": "--eval_strategy says when",
@@ -197,11 +198,6 @@ _CONDITIONS: list[tuple[str, Callable[[Any], bool], str]] = [
         "eval_on_start",
         lambda args: args.eval_on_start and not getattr(args, "hold_out", True),
         "has nothing to evaluate on where --hold_out is false: leave it out",
-    ),
-    (
-        "dataloader_persistent_workers",
-        lambda args: args.dataloader_persistent_workers and args.dataloader_num_workers == 0,
-        "needs workers: set --dataloader_num_workers",
     ),
     (
         "dataloader_prefetch_factor",

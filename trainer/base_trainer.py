@@ -197,7 +197,7 @@ class UniSRecTrainer(SafeTrainer):
                 self._sampling_temperature,
             ),
             collate_fn=self.data_collator,
-            persistent_workers=self.args.dataloader_persistent_workers,
+            worker_init_fn=outlive_sigterm,
             **self._loader_options(),
         )
         return self.accelerator.prepare(loader)
@@ -222,7 +222,6 @@ class UniSRecTrainer(SafeTrainer):
             "pin_memory": self.args.dataloader_pin_memory,
             "prefetch_factor": self.args.dataloader_prefetch_factor,
             "multiprocessing_context": self.args.dataloader_multiprocessing_context,
-            "worker_init_fn": outlive_sigterm,
         }
 
     def evaluation_loop(self, dataloader: DataLoader, *args, **kwargs) -> EvalLoopOutput:
