@@ -21,7 +21,7 @@ from unisrec.data import Domain
 from unisrec.trainer import UniSRecFinetuneArguments, UniSRecTrainingArguments, evaluate, finetune
 
 
-STARTS = {"from scratch": True, "pre-trained": False}
+SCRATCH, PRETRAINED, INTERPOLATED = "from scratch", "pre-trained", "interpolated"
 METRICS = ("recall@10", "ndcg@10", "recall@10_seen_masked", "ndcg@10_seen_masked")
 FULL_BATCH, LEAST_BATCH = 512, 64
 
@@ -47,8 +47,9 @@ def run(options: argparse.Namespace, domain: Domain, share: float, seed: int, st
             seed=seed,
             per_device_train_batch_size=max(LEAST_BATCH, round(share * FULL_BATCH)),
             disable_tqdm=True,
+            interpolate=options.interpolate if start == INTERPOLATED else None,
         )
-        finetune(options.pretrained, folder / "domain", "inductive", arguments, from_scratch=STARTS[start])
+        finetune(options.pretrained, folder / "domain", "inductive", arguments, from_scratch=start == SCRATCH)
         results.write_text(json.dumps(test_metrics(str(checkpoint), options.domain)), encoding="utf-8")
     return json.loads(results.read_text(encoding="utf-8"))
 
@@ -72,6 +73,9 @@ def main() -> int:
     parser.add_argument("--report", type=Path, required=True, help="Markdown file")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="of the users (0.1 0.3 1)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one draw and two runs for each (1)")
+    parser.add_argument(
+        "--interpolate", metavar="auto|SHARE", help="a third run for each, with this argument of unisrec finetune"
+    )
     options = parser.parse_args()
     unisrec.register()
     domain = Domain.load_from_disk(options.domain)
@@ -81,14 +85,15 @@ def main() -> int:
         f"| 0 | zero-shot | {cells([test_metrics(options.pretrained, options.domain)])} | |",
     ]
     for share in options.shares:
-        of_start = {start: [] for start in STARTS}
+        starts = [SCRATCH, PRETRAINED, *([INTERPOLATED] if options.interpolate else [])]
+        of_start = {start: [] for start in starts}
         for seed in options.seeds:
             for start, runs in of_start.items():
                 runs.append(run(options, domain, share, seed, start))
                 print(f"{share:5.0%}  seed {seed}  {start:12}  N@10 {runs[-1]['ndcg@10']:.4f}", flush=True)
-        scratch, pretrained = (np.mean([run["ndcg@10"] for run in of_start[start]]) for start in STARTS)
+        means = {start: np.mean([run["ndcg@10"] for run in runs]) for start, runs in of_start.items()}
         for start, runs in of_start.items():
-            gain = f"{pretrained / scratch - 1:+.0%}" if start == "pre-trained" else ""
+            gain = "" if start == SCRATCH else f"{means[start] / means[SCRATCH] - 1:+.0%}"
             lines.append(f"| {share * domain.num_users:,.0f} | {start} | {cells(runs)} | {gain} |")
     options.report.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

@@ -50,7 +50,7 @@ def baseline(kind: str, domain_dir: Path, domain: Domain, pretrained: str) -> di
         raise ValueError(f"baseline {kind!r}: expected random, popularity, text-neighbours or zero-shot.")
     model, processor = load_checkpoint(pretrained)
     texts = domain.items["text"].to_list()
-    vectors = load_text_features(domain_dir, texts, model.text_encoder, processor.tokenizer, model.config.text_pooling)
+    vectors = load_text_features(domain_dir, texts, model.text_encoder, processor.tokenizer)
     return text_neighbour_metrics(test, vectors)
 
 

@@ -1,6 +1,7 @@
 """Configuration of UniSRec (KDD 2022, arXiv 2206.05941), and the code that a checkpoint folder carries."""
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -29,9 +30,22 @@ CUSTOM_PIPELINES = {
 CODE_FILES = {
     "configuration_unisrec.py": "configuration",
     "modeling_unisrec.py": "modeling_unisrec",
+    "text_pooling.py": "modeling_unisrec",
+    "item_catalogue.py": "modeling_unisrec",
     "processing_unisrec.py": "modeling_unisrec",
     "pipeline_unisrec.py": "modeling_unisrec",
 }
+# How token states become a text vector, by the names of sentence-transformers.
+TEXT_POOLINGS = ("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken")
+# Layers behind the pooling, with the settings of each; the size of its output is that of its input where none is given.
+TEXT_LAYERS = {
+    "dense": {"in_features", "out_features", "bias", "activation", "residual"},
+    "layer_norm": {"size"},
+    "dropout": {"p"},
+    "normalize": set(),
+    "truncate": {"size"},
+}
+TEXT_ACTIVATIONS = ("ELU", "GELU", "Identity", "LeakyReLU", "Mish", "ReLU", "Sigmoid", "SiLU", "Softplus", "Tanh")
 IS_REMOTE_CODE = __name__.startswith("transformers_modules.")
 
 
@@ -53,6 +67,37 @@ def copy_code(folder: str | os.PathLike) -> None:
         (Path(folder) / name).write_text(flat, encoding="utf-8")
 
 
+def text_vector_size(hidden_size: int, pooling: str, layers: list[dict] | None = None) -> int:
+    r"""
+    Width of the text vectors of an encoder.
+
+    Args:
+        hidden_size (`int`): Width of its token states.
+        pooling (`str`): One or more of `TEXT_POOLINGS`, joined by `+`.
+        layers (`list[dict]`, *optional*): The layers behind the pooling, see `text_layers` of [`UniSRecConfig`].
+
+    Raises:
+        ValueError: If a pooling or layer is unknown, or a layer does not take what the one before gives.
+    """
+    names = pooling.split("+")
+    if unknown := [name for name in names if name not in TEXT_POOLINGS]:
+        raise ValueError(
+            f"unknown text pooling {unknown[0]!r}; expected one of {', '.join(TEXT_POOLINGS)}, or several joined by '+'."
+        )
+    size = hidden_size * len(names)
+    for layer in layers or []:
+        kind = layer.get("type")
+        if kind not in TEXT_LAYERS or not TEXT_LAYERS[kind] >= layer.keys() - {"type"}:
+            raise ValueError(f"unknown text layer {layer!r}; expected a `type` of {', '.join(TEXT_LAYERS)}.")
+        if layer.get("activation", "Identity") not in TEXT_ACTIVATIONS:
+            raise ValueError(f"unknown activation {layer['activation']!r}; expected {', '.join(TEXT_ACTIVATIONS)}.")
+        takes = {"dense": layer.get("in_features"), "layer_norm": layer.get("size")}.get(kind, size)
+        if takes != size or (kind == "truncate" and layer["size"] > size):
+            raise ValueError(f"the text layer {layer!r} does not take vectors of {size} numbers.")
+        size = {"dense": layer.get("out_features"), "truncate": layer.get("size")}.get(kind, size)
+    return size
+
+
 @strict
 class UniSRecConfig(PreTrainedConfig):
     r"""
@@ -65,9 +110,26 @@ class UniSRecConfig(PreTrainedConfig):
             Configuration of the bundled text encoder, of any type that `AutoModel` knows. `None` gives an
             embeddings-only model, which takes item texts as vectors of `text_embedding_size` numbers.
         text_embedding_size (`int`, *optional*):
-            Width of a text vector. Defaults to the hidden size of `text_config`, and to 768 without one.
+            Width of a text vector. Defaults to what the text encoder gives, and to 768 without one.
         text_pooling (`str`, *optional*, defaults to `"cls"`):
-            How token states become one text vector: `"cls"` takes the first token, `"mean"` averages the real ones.
+            How token states become one text vector: `"cls"` takes the first token, `"lasttoken"` the last one, `"mean"`
+            averages, `"mean_sqrt_len"` divides the sum by the root of the number of tokens, `"weightedmean"` weights
+            each token by its place, `"max"` takes the maximum of each component. Several joined by `+`, as in
+            `"cls+mean"`, are concatenated.
+        text_layers (`list[dict]`, *optional*):
+            Layers behind the pooling, in their order: `{"type": "normalize"}`; `{"type": "dense", "in_features": ...,
+            "out_features": ..., "bias": ..., "activation": "Tanh", "residual": False}`; `{"type": "layer_norm",
+            "size": ...}`; `{"type": "dropout", "p": ...}`; `{"type": "truncate", "size": ...}`. Their weights lie with
+            those of the text encoder.
+        text_prompt (`str`, *optional*, defaults to `""`):
+            What is put before each item text.
+        text_prompt_tokens (`int`, *optional*, defaults to 0):
+            Leading tokens that the pooling leaves out, those of a prompt that is not to be pooled.
+        text_max_length (`int`, *optional*):
+            Tokens that are read of a text, at most those that the text encoder has positions for. Defaults to 512.
+        text_whitening_size (`int`, *optional*):
+            Width of the text vectors behind a fixed linear map in front of the adaptor, the PCA whitening of the texts
+            that the model was pre-trained on. `None` takes them as they are.
         hidden_size (`int`, *optional*, defaults to 300):
             Width of item and sequence vectors.
         num_hidden_layers (`int`, *optional*, defaults to 2):
@@ -83,7 +145,7 @@ class UniSRecConfig(PreTrainedConfig):
         attention_dropout (`float`, *optional*, defaults to 0.5):
             Dropout of attention probabilities, in [0, 1).
         layer_norm_eps (`float`, *optional*, defaults to 1e-12):
-            Epsilon of the layer normalisations.
+            Epsilon of the layer normalisations, in (0, 1).
         max_position_embeddings (`int`, *optional*, defaults to 50):
             Longest history, in items; the latest ones count.
         num_experts (`int`, *optional*, defaults to 8):
@@ -104,6 +166,9 @@ class UniSRecConfig(PreTrainedConfig):
         num_items (`int`, *optional*):
             Rows of the item-ID embedding (padding not counted) of a transductive model. `None` is the inductive
             model: text only.
+        item_ids_hash (`str`, *optional*):
+            [`ItemCatalogue.item_ids_hash`] of the items that the ID embedding of a transductive model was trained for.
+            Training sets it; another catalogue is then refused.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights.
         training_data (`list[dict]`, *optional*):
@@ -129,7 +194,12 @@ class UniSRecConfig(PreTrainedConfig):
 
     text_config: dict | PreTrainedConfig | None = None
     text_embedding_size: int | None = None
-    text_pooling: Literal["cls", "mean"] = "cls"
+    text_pooling: str = "cls"
+    text_layers: list[dict] | None = None
+    text_prompt: str = ""
+    text_prompt_tokens: int = 0
+    text_max_length: int | None = None
+    text_whitening_size: int | None = None
     hidden_size: int = 300
     num_hidden_layers: int = 2
     num_attention_heads: int = 2
@@ -147,6 +217,7 @@ class UniSRecConfig(PreTrainedConfig):
     temperature: float | int = 0.07
     item_text: bool = True
     num_items: int | None = None
+    item_ids_hash: str | None = None
     initializer_range: float = 0.02
     training_data: list[dict] | None = None
 
@@ -162,7 +233,11 @@ class UniSRecConfig(PreTrainedConfig):
         if self.text_config is not None:
             self.text_config._name_or_path = ""  # where the encoder was read from is a path of one machine
         if self.text_embedding_size is None:
-            self.text_embedding_size = 768 if self.text_config is None else self.text_config.hidden_size
+            self.text_embedding_size = 768
+            if self.text_config is not None:
+                self.text_embedding_size = text_vector_size(
+                    self.text_config.hidden_size, self.text_pooling, self.text_layers
+                )
         if not IS_REMOTE_CODE:
             # The installed classes are registered; an entry of the folder's own pipeline would win over ours.
             kwargs.pop("custom_pipelines", None)
@@ -188,10 +263,12 @@ class UniSRecConfig(PreTrainedConfig):
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
                 f"({self.num_attention_heads})."
             )
-        if self.text_config is not None and self.text_config.hidden_size != self.text_embedding_size:
+        hidden_size = 1 if self.text_config is None else self.text_config.hidden_size
+        text_size = text_vector_size(hidden_size, self.text_pooling, self.text_layers if self.text_config else None)
+        if self.text_config is not None and text_size != self.text_embedding_size:
             raise ValueError(
-                f"`text_embedding_size` ({self.text_embedding_size}) must be the hidden size of the text encoder "
-                f"({self.text_config.hidden_size}); leave it out to take that one."
+                f"`text_embedding_size` ({self.text_embedding_size}) must be the size of the vectors of the text encoder "
+                f"({text_size}); leave it out to take that one."
             )
         if self.num_items is not None and self.num_items < 1:
             raise ValueError(f"`num_items` ({self.num_items}) must be at least 1, or None for a text-only model.")
@@ -199,14 +276,28 @@ class UniSRecConfig(PreTrainedConfig):
             raise ValueError("`item_text` is False and `num_items` None: an item has neither text nor ID; set one.")
 
     def validate_ranges(self):
-        """Values with a range of their own."""
+        """Values with a range of their own. NaN is in none of them."""
         for name in ("hidden_dropout", "attention_dropout", "adaptor_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` ({getattr(self, name)}) must be in [0, 1).")
-        if self.temperature <= 0:
-            raise ValueError(f"`temperature` ({self.temperature}) must be positive.")
-        if self.router_noise is not None and self.router_noise < 0:
-            raise ValueError(f"`router_noise` ({self.router_noise}) must not be negative; None routes without noise.")
+        if not 0 < self.layer_norm_eps < 1:
+            raise ValueError(f"`layer_norm_eps` ({self.layer_norm_eps}) must be in (0, 1).")
+        for name in ("temperature", "initializer_range"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` ({getattr(self, name)}) must be positive and finite.")
+        if self.router_noise is not None and not 0 <= self.router_noise < math.inf:
+            raise ValueError(
+                f"`router_noise` ({self.router_noise}) must not be negative, NaN or infinite; None routes without noise."
+            )
+        if self.text_prompt_tokens < 0:
+            raise ValueError(f"`text_prompt_tokens` ({self.text_prompt_tokens}) must not be negative.")
+        if self.text_max_length is not None and self.text_max_length < 1:
+            raise ValueError(f"`text_max_length` ({self.text_max_length}) must be at least 1, or None for 512.")
+        if self.text_whitening_size is not None and not 1 <= self.text_whitening_size <= self.text_embedding_size:
+            raise ValueError(
+                f"`text_whitening_size` ({self.text_whitening_size}) must be between 1 and `text_embedding_size` "
+                f"({self.text_embedding_size}), or None for no whitening."
+            )
         for name in (
             "text_embedding_size",
             "hidden_size",
@@ -220,4 +311,4 @@ class UniSRecConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` ({getattr(self, name)}) must be at least 1.")
 
 
-__all__ = ["AUTO_MAP", "UniSRecConfig", "copy_code"]
+__all__ = ["AUTO_MAP", "TEXT_ACTIVATIONS", "TEXT_POOLINGS", "UniSRecConfig", "copy_code", "text_vector_size"]

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import polars as pl
 
-from .columns import check_columns, to_interactions
-from .files import first_line, json_records, read_csv, read_json_lines
+from .columns import to_interactions
+from .files import first_line, read_csv
 from .interactions import RawData, count_step
-from .item_texts import clean_text, flatten_text, join_texts
+from .item_texts import clean_text, join_texts
+from .json_lines import json_records, read_json_lines
+from .values import flatten_text, to_id
 
 
 # Fields of an item text -> where the dumps keep them (2018, 2014, 2023); the first that is not empty counts.
@@ -49,6 +51,8 @@ def read_amazon(
         FileNotFoundError: If a file is missing.
         ValueError: If a file is empty or damaged, a line cannot be read, or ratings and metadata share no item.
     """
+    if twice := next((field for field in text_fields if list(text_fields).count(field) > 1), None):
+        raise ValueError(f"text field {twice!r} is named twice, expected each once")
     if unknown := [field for field in text_fields if field not in FIELDS]:
         raise ValueError(f"unknown text field {unknown[0]!r}, expected some of {', '.join(FIELDS)}")
     items = _read_metadata(metadata, text_fields)
@@ -64,17 +68,20 @@ def read_amazon(
 
 
 def _read_metadata(path: str | os.PathLike, text_fields: Sequence[str]) -> pl.DataFrame:
-    columns: dict[str, list[str]] = {"item_id": [], **{field: [] for field in FIELDS}}
+    ids: list[str | None] = []
+    columns: dict[str, list[str]] = {field: [] for field in FIELDS}
     for number, record in enumerate(json_records(path), start=1):
-        item_id = record.get("parent_asin") or record.get("asin")
-        if not item_id:
+        if "parent_asin" not in record and "asin" not in record:
             raise ValueError(
                 f"{path}, record {number}: neither 'asin' nor 'parent_asin', expected Amazon item metadata"
             )
-        columns["item_id"].append(str(item_id))
-        for field, keys in FIELDS.items():
-            columns[field].append(next(filter(None, (flatten_text(record.get(key)) for key in keys)), ""))
-    frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+        try:
+            ids.append(to_id(record.get("parent_asin")) or to_id(record.get("asin")))
+            for field, keys in FIELDS.items():
+                columns[field].append(next(filter(None, (flatten_text(record.get(key)) for key in keys)), ""))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}, record {number}: {error}, expected an id and texts") from error
+    frame = pl.DataFrame({"item_id": ids, **columns}, schema=dict.fromkeys(["item_id", *columns], pl.String))
     return frame.select(
         "item_id",
         text=join_texts(pl.col(field) for field in text_fields),
@@ -91,14 +98,13 @@ def _read_ratings(
     if head.startswith("{"):
         keys = next(json_records(path)).keys()
         columns = REVIEWS_2018 if "reviewerID" in keys else REVIEWS_2023
-        check_columns(list(keys), list(columns.values()), f"{path}, line 1")
         frame = read_json_lines(path, list(columns.values()))
         return to_interactions(frame, columns, source, first_line=1), "JSON lines: " + ",".join(columns.values())
     if "parent_asin" in head:
         frame = read_csv(path)
         return to_interactions(frame, REVIEWS_2023, source, first_line=2), "CSV with header: " + head
     frame = read_csv(path, columns=RATINGS)
-    shares = {name: frame[name].unique().is_in(item_ids.implode()).mean() for name in RATINGS[:2]}
+    shares = {name: frame[name].unique().is_in(item_ids.implode()).mean() or 0.0 for name in RATINGS[:2]}
     if not any(shares.values()):
         raise ValueError(
             f"{path}: neither of the first two columns has item ids of {metadata}; are both of one category?"

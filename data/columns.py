@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from .values import place, present, to_ids
+
 
 ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z")
 
@@ -48,52 +50,67 @@ def to_interactions(
         time_formats (`Sequence[str]`, *optional*): Date formats to try besides ISO 8601.
 
     Returns:
-        `pl.DataFrame`: Ids as `str` without outer spaces; `time` as `i64` or `f64` in the unit of the source, dates in
-        microseconds since 1970.
+        `pl.DataFrame`: Ids as [`to_ids`] gives them; `time` as `i64` or `f64` in the unit of the source, dates in
+        microseconds since 1970. A missing id or time is null; [`build_domain`] drops and counts such rows.
 
     Raises:
-        ValueError: If a column is missing, a field is empty, or a time is neither a number nor a date.
+        ValueError: If a column is missing or of a wrong type, or a time is neither a number nor a date.
     """
     check_columns(frame.columns, list(columns.values()), source)
-    ids = frame.select(**{name: to_ids(frame[columns[name]]) for name in ("user_id", "item_id")})
-    times = frame[columns["time"]]
-    if times.dtype == pl.String:
-        times = times.str.strip_chars()
-    for column, values in (
-        (columns["user_id"], ids["user_id"]),
-        (columns["item_id"], ids["item_id"]),
-        (times.name, times),
-    ):
-        empty = values.is_null() | (values.cast(pl.String) == "")
-        if empty.any():
-            raise ValueError(
-                f"{_place(source, int(empty.arg_max()), first_line)}: {column!r} is empty, expected a user, an item and a "
-                "time in every row; remove or complete such rows"
-            )
-    parsed = _parse_times(times, time_formats)
-    invalid = parsed.is_null() | (~parsed.is_finite() if parsed.dtype.is_float() else parsed.is_null())
-    if invalid.any():
-        row = int(invalid.arg_max())
-        raise ValueError(
-            f"{_place(source, row, first_line)}: {times.name!r} is {times[row]!r}, expected a number or an ISO 8601 date"
-        )
-    return ids.with_columns(time=parsed)
+    return pl.DataFrame(
+        {
+            "user_id": to_ids(frame[columns["user_id"]], source, first_line=first_line),
+            "item_id": to_ids(frame[columns["item_id"]], source, first_line=first_line),
+            "time": to_times(frame[columns["time"]], source, first_line=first_line, formats=time_formats),
+        }
+    )
 
 
-def to_ids(values: pl.Series) -> pl.Series:
+def to_times(
+    times: pl.Series, source: str = "", *, first_line: int | None = None, formats: Sequence[str] = ()
+) -> pl.Series:
     """
-    Ids as strings without outer spaces.
+    Times as numbers, null where they are absent.
 
     Args:
-        values (`pl.Series`): Strings or numbers.
+        times (`pl.Series`): Numbers in any unit, dates, or texts of either.
+        source (`str`, *optional*): File or dataset, for the messages.
+        first_line (`int`, *optional*): Line of the first row in a text file; by default messages count rows from 1.
+        formats (`Sequence[str]`, *optional*): Date formats to try besides ISO 8601.
 
     Returns:
-        `pl.Series` of `str`: Whole numbers stored as floats lose their ".0".
+        `pl.Series` of `i64` or `f64`: Numbers in the unit of the column, dates in microseconds since 1970.
+
+    Raises:
+        ValueError: If the column holds durations, times of day, lists or the like, or a value is neither a number nor a
+            date.
     """
-    # Tables that passed through pandas hold integer ids with gaps as floats.
-    if values.dtype.is_float() and (values.drop_nulls() % 1 == 0).all():
-        values = values.cast(pl.Int64)
-    return values.cast(pl.String).str.strip_chars()
+    dtype = times.dtype
+    if dtype == pl.Object:  # JSON lines of several types
+        times = to_ids(times, source, first_line=first_line)
+    elif dtype in (pl.Categorical, pl.Enum):
+        times = times.cast(pl.String)
+    elif not (dtype in (pl.String, pl.Date, pl.Datetime, pl.Null) or dtype.is_numeric()):
+        raise ValueError(
+            f"{source}: column {times.name!r} is of type {dtype}, expected numbers or dates; name another column or "
+            "convert it"
+        )
+    if times.dtype == pl.String:
+        times = present(times)
+    elif dtype.is_float():
+        times = times.fill_nan(None)
+    parsed = _parse_times(times, formats)
+    invalid = parsed.is_null() & times.is_not_null()
+    if parsed.dtype.is_float():
+        invalid |= parsed.is_infinite().fill_null(False)
+    if invalid.any():
+        row = int(invalid.arg_max())
+        is_whole = str(times[row]).lstrip("+-").isdecimal()
+        expected = "a number of at most 64 bits" if is_whole else "a number or an ISO 8601 date"
+        raise ValueError(
+            f"{place(source, row, first_line)}: {times.name!r} is {str(times[row])[:80]!r}, expected {expected}"
+        )
+    return parsed.rename("time")
 
 
 def _parse_times(times: pl.Series, formats: Sequence[str]) -> pl.Series:
@@ -101,24 +118,25 @@ def _parse_times(times: pl.Series, formats: Sequence[str]) -> pl.Series:
     if times.dtype.is_temporal():
         return times.cast(pl.Datetime("us")).to_physical()
     if times.dtype.is_numeric():
-        return times.cast(pl.Float64 if times.dtype.is_float() else pl.Int64)
+        is_whole = times.dtype.is_integer() or (times.dtype.is_decimal() and times.dtype.scale == 0)
+        return times.cast(pl.Int64 if is_whole else pl.Float64, strict=False)
     texts = times.cast(pl.String)
-    for dtype in (pl.Int64, pl.Float64):
-        numbers = texts.cast(dtype, strict=False)
-        if not numbers.null_count():
-            return numbers
+    missing = texts.null_count()
+    whole = texts.cast(pl.Int64, strict=False)
+    if whole.null_count() == missing:
+        return whole
+    # A whole number that takes more than 64 bits would lose its last digits, and the order with them.
+    numbers = texts.set(texts.str.contains(r"^[+-]?\d+$") & whole.is_null(), None).cast(pl.Float64, strict=False)
+    if numbers.null_count() == missing:
+        return numbers
     # One spelling of ISO 8601: a space between date and time, the zone as an offset.
     texts = texts.str.replace(r"^(\d{4}-\d{2}-\d{2})T", "$1 ").str.replace(r"Z$", "+00:00")
     dates = pl.repeat(None, len(texts), dtype=pl.Int64, eager=True)
     for form in (*ISO_FORMATS, *formats):
         dates = dates.fill_null(texts.str.to_datetime(form, time_unit="us", strict=False).to_physical())
-        if not dates.null_count():
+        if dates.null_count() == missing:
             break
     return min(dates, numbers, key=pl.Series.null_count)
 
 
-def _place(source: str, row: int, first_line: int | None) -> str:
-    return f"{source}, row {row + 1}" if first_line is None else f"{source}, line {first_line + row}"
-
-
-__all__ = ["check_columns", "to_ids", "to_interactions"]
+__all__ = ["check_columns", "to_interactions", "to_times"]

@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from safetensors import SafetensorError
 
-from .given_features import check_given_features, load_given_features, save_given_features
+from .files import read_parquet, reading
+from .given_features import GIVEN_FEATURES, check_given_features, load_given_features, save_given_features
 from .splits import ALL_TRAIN, LEAVE_ONE_OUT, MIN_INTERACTIONS
 
 
@@ -130,6 +133,7 @@ class Domain:
 
         Raises:
             FileExistsError: If `path` exists and is not an empty folder.
+            OSError: If it cannot be written, such as on a full disk.
         """
         with new_folder(path) as draft:
             self.items.write_parquet(draft / "items.parquet")
@@ -160,6 +164,7 @@ class Domain:
 
         Raises:
             FileNotFoundError: If the folder or one of its files is missing.
+            OSError: If a file cannot be read, see [`check_file`].
             ValueError: If the folder has another format version or its files do not fit each other.
         """
         path = Path(path)
@@ -172,23 +177,17 @@ class Domain:
                 f"{path}: not a domain folder, {', '.join(missing)} missing (make one with `unisrec prepare`)"
             )
         try:
-            description = json.loads((path / "domain.json").read_text(encoding="utf-8"))
-            if description["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"format version {description['format_version']}, expected {FORMAT_VERSION}")
-            items = pl.read_parquet(path / "items.parquet", glob=False)
-            sequences = pl.read_parquet(path / "sequences.parquet", glob=False)
+            description = _read_description(path / "domain.json")
+            items, sequences = (read_parquet(path / name) for name in FILES[1:])
             given = load_given_features(path, description.get("given_features", []))
-            domain = cls(
-                description["name"], items, sequences, description["info"], description["splits"] != ALL_TRAIN, given
-            )
+            held_out = description["splits"]["protocol"] == LEAVE_ONE_OUT["protocol"]
+            domain = cls(description["name"], items, sequences, description["info"], held_out, given)
             for key, count in domain.counts.items():
-                if count != description["counts"][key]:
-                    raise ValueError(f"{count} {key}, expected {description['counts'][key]} (domain.json)")
+                if count != description["counts"].get(key):
+                    raise ValueError(f"{count} {key}, expected {description['counts'].get(key)!r} (domain.json)")
             if domain.content_hash != description["content_hash"]:
                 raise ValueError("content hash differs from the one in domain.json: a file was changed")
-        except KeyError as error:
-            raise ValueError(f"{path}: damaged domain folder (domain.json lacks {error}); prepare it again") from error
-        except (ValueError, pl.exceptions.PolarsError) as error:
+        except ValueError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{path}: damaged domain folder ({reason}); prepare it again") from error
         return domain
@@ -222,7 +221,7 @@ def check_output_folder(path: str | os.PathLike) -> None:
         FileExistsError: If `path` exists and is not an empty folder.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(
             f"{path}: already exists and is not an empty folder; choose another one or remove it first"
         )
@@ -241,20 +240,83 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
 
     Raises:
         FileExistsError: If `path` exists and is not an empty folder.
+        OSError: If it cannot be written, see [`writing`].
     """
     path = Path(path).absolute()
     check_output_folder(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.mkdir()
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    new_parents = [parent for parent in path.parents if not parent.exists()]
+    with writing(path):
+        try:
+            draft.mkdir(parents=True)
+            yield draft
+            if path.exists():
+                path.rmdir()
+            os.replace(draft, path)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            with suppress(OSError):  # somebody else has put something there
+                for parent in new_parents:
+                    parent.rmdir()
+            raise
+
+
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """
+    Turn whatever a library raises over a full disk and the like into one line that names the output and the cause.
+
+    Args:
+        path (`str` or `os.PathLike`): What is written inside the `with` block.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     try:
-        yield draft
-        if path.exists():
-            path.rmdir()
-        os.replace(draft, path)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+        yield
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, SafetensorError) as error:
+        raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """What `domain.json` says, with every field of its type. Raises `ValueError` saying which is not."""
+    with reading(path):
+        text = path.read_text(encoding="utf-8")
+    with reading(path, "JSON file"):
+        description = json.loads(text)
+    if not isinstance(description, dict):
+        raise ValueError(f"domain.json is a {type(description).__name__}, expected an object")
+    version = description.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"format version {version!r}, expected {FORMAT_VERSION}")
+    for name, kind in {"name": str, "info": dict, "counts": dict, "content_hash": str, "splits": dict}.items():
+        if name not in description:
+            raise ValueError(f"domain.json lacks {name!r}")
+        if not isinstance(description[name], kind):
+            raise ValueError(f"{name!r} in domain.json is {description[name]!r}, expected a {kind.__name__}")
+    protocols = [splits["protocol"] for splits in (LEAVE_ONE_OUT, ALL_TRAIN)]
+    if description["splits"].get("protocol") not in protocols:
+        raise ValueError(
+            f"the protocol of 'splits' in domain.json is {description['splits'].get('protocol')!r}, expected one of "
+            f"{protocols}"
+        )
+    given = description.get("given_features", [])
+    if not (isinstance(given, list) and all(name in GIVEN_FEATURES for name in given)):
+        raise ValueError(
+            f"'given_features' in domain.json is {given!r}, expected a list of {', '.join(GIVEN_FEATURES)}"
+        )
+    for key in ("steps", "item_steps"):
+        steps = description["info"].get(key, [])
+        if not (isinstance(steps, list) and all(_is_step(step) for step in steps)):
+            raise ValueError(f"{key!r} in domain.json is no list of steps, each with 'step', 'dropped' and 'left'")
+    return description
+
+
+def _is_step(step: Any) -> bool:
+    types = {"step": str, "dropped": int, "left": int}
+    return isinstance(step, dict) and all(isinstance(step.get(name), kind) for name, kind in types.items())
 
 
 def _check_columns(table: str, frame: pl.DataFrame, schema: dict[str, pl.DataType]) -> None:
@@ -282,4 +344,4 @@ def _hash_strings(digest, column: pl.Series) -> None:
         digest.update(part.to_series().str.join("").item().encode())
 
 
-__all__ = ["FORMAT_VERSION", "Domain", "check_output_folder", "new_folder"]
+__all__ = ["FORMAT_VERSION", "Domain", "check_output_folder", "new_folder", "writing"]

@@ -1,20 +1,75 @@
 """Opening of raw files (CSV, JSON lines, parquet; plain or gzipped), with errors that name the file and the line."""
 
-import ast
+import codecs
 import csv
 import gzip
 import io
-import json
 import os
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import polars as pl
 
 
 BLOCK_BYTES = 1 << 26
+_QUOTES = "are the quotes of each field in pairs, and those inside it doubled?"
+
+
+def check_file(path: str | os.PathLike) -> None:
+    """
+    Refuse what cannot be read as a file.
+
+    Args:
+        path (`str` or `os.PathLike`): File.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        IsADirectoryError: If it is a folder.
+        OSError: If it may not be read, or is a pipe or a device.
+    """
+    with reading(path):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(f"{path}: a folder, expected a file")
+        if not stat.S_ISREG(mode):
+            raise OSError(f"{path}: a pipe or a device, expected a regular file; write its content to one first")
+        with open(path, "rb"):
+            pass
+
+
+@contextmanager
+def reading(path: str | os.PathLike, kind: str = "file") -> Iterator[None]:
+    """
+    Turn whatever a library raises over a file into one line that names the file and the cause.
+
+    Args:
+        path (`str` or `os.PathLike`): File that is read inside the `with` block.
+        kind (`str`, *optional*, defaults to `"file"`): What it should be, for the message.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        OSError: If it cannot be read, such as for want of permission.
+        ValueError: If its content is not of its kind. Errors of that type raised inside are left as they are.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"{path}: no such file") from error
+    except OSError as error:
+        if error.errno is None:  # said already
+            raise
+        raise OSError(f"{path}: cannot be read ({error.strerror})") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, RecursionError, MemoryError) as error:
+        raise ValueError(f"{path}: not a readable {kind} ({reason_of(error)})") from error
+
+
+def suffix_of(path: str | os.PathLike) -> str:
+    """Ending of a file name that says its kind, in lower case: `".csv"` for `Clicks.CSV.gz`."""
+    return Path(str(path).lower().removesuffix(".gz")).suffix
 
 
 def line_blocks(path: str | os.PathLike, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
@@ -26,18 +81,25 @@ def line_blocks(path: str | os.PathLike, block_bytes: int = BLOCK_BYTES) -> Iter
         block_bytes (`int`, *optional*): About how many bytes a block has.
 
     Yields:
-        `tuple[int, bytes]`: Number of the first line (from 1), and whole lines.
+        `tuple[int, bytes]`: Number of the first line (from 1), and whole lines; without a byte order mark.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is empty or its gzip data is damaged.
+        OSError: If it cannot be read, see [`check_file`].
+        ValueError: If the file is empty, its gzip data is damaged, or it holds a NUL byte.
     """
     line, is_empty = 1, True
-    with _open(path) as file:
+    check_file(path)
+    with reading(path), _open(path) as file:
         try:
             while block := file.read(block_bytes):
                 block += file.readline()
+                if is_empty:
+                    block = block.removeprefix(codecs.BOM_UTF8)
                 is_empty = False
+                if (position := block.find(b"\0")) >= 0:
+                    place = line + block.count(b"\n", 0, position)
+                    raise ValueError(f"{path}, line {place}: a NUL byte, expected text in UTF-8; convert the file")
                 yield line, block
                 line += block.count(b"\n")
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -58,7 +120,7 @@ def first_line(path: str | os.PathLike) -> str:
     for number, block in line_blocks(path, block_bytes=1 << 16):
         for offset, line in enumerate(block.splitlines()):
             if line.strip():
-                return _decode(line, path, number + offset).strip("\ufeff\r\n")
+                return decode_line(line, path, number + offset).strip("\r\n")
     raise ValueError(f"{path}: the file holds only blank lines")
 
 
@@ -75,52 +137,39 @@ def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence
         `pl.DataFrame`: Columns of `str`, null where a field is empty.
 
     Raises:
-        ValueError: If the file is empty, damaged, not UTF-8, or a line has another number of fields than the first.
+        ValueError: If the file is empty, damaged, not UTF-8, names a column twice, or a line has another number of
+            fields than the first.
     """
     # Blank lines at the end are no rows.
     content = read_bytes(path).rstrip(b"\r\n")
+    if not content:
+        raise ValueError(f"{path}: the file holds only blank lines")
     quote = None if separator == "\t" else '"'
     try:
-        frame = pl.read_csv(
-            content, separator=separator, quote_char=quote, has_header=columns is None, infer_schema=False
-        )
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path}: {_explain_csv(content, separator, quote) or str(error).splitlines()[0]}") from error
+        with reading(path):
+            frame = pl.read_csv(
+                content, separator=separator, quote_char=quote, has_header=columns is None, infer_schema=False
+            )
+    except ValueError as error:
+        fault = _explain_csv(content, separator, quote) or f"{reason_of(error.__cause__)}; {_QUOTES}"
+        raise ValueError(f"{path}: {fault}") from error
     if frame.is_empty():
         raise ValueError(f"{path}: the file has a header line but no rows")
+    # polars fills lines that are too short with nulls. Where separators may be quoted, to count them proves nothing.
+    num_separators = (frame.height + (columns is None)) * (frame.width - 1)
+    may_be_quoted = quote is not None and quote.encode() in content
+    is_doubtful = may_be_quoted or content.count(separator.encode()) != num_separators
+    if frame[:, -1].null_count() and is_doubtful and (fault := _explain_csv(content, separator, quote)):
+        raise ValueError(f"{path}: {fault}")
     if columns is None:
+        if twice := [name for name in frame.columns if name and f"{name}_duplicated_0" in frame.columns]:
+            raise ValueError(f"{path}, line 1: column {twice[0]!r} comes twice, expected each name once; rename one")
         return frame
     if frame.width != len(columns):
         raise ValueError(
             f"{path}, line 1: {frame.width} fields, expected {len(columns)} ({','.join(columns)}) and no header line"
         )
     return frame.rename(dict(zip(frame.columns, columns, strict=True)))
-
-
-def read_json_lines(path: str | os.PathLike, fields: Sequence[str]) -> pl.DataFrame:
-    """
-    Some fields of a plain or gzipped JSON-lines file as text columns.
-
-    Args:
-        path (`str` or `os.PathLike`): File with one JSON object per line.
-        fields (`Sequence[str]`): Fields to read; a record without one has null there.
-
-    Returns:
-        `pl.DataFrame`: One row per line.
-
-    Raises:
-        ValueError: If a line is not a JSON object; names the line.
-    """
-    schema = dict.fromkeys(fields, pl.String)
-    frames = []
-    for number, block in line_blocks(path):
-        try:
-            frames.append(pl.read_ndjson(block, schema=schema))
-        except pl.exceptions.PolarsError as error:
-            for _ in _records(path, number, block):
-                pass
-            raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
-    return pl.concat(frames)
 
 
 def read_parquet(path: str | os.PathLike) -> pl.DataFrame:
@@ -135,86 +184,70 @@ def read_parquet(path: str | os.PathLike) -> pl.DataFrame:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        OSError: If it cannot be read, see [`check_file`].
         ValueError: If it is not a parquet file or holds no rows.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
+    check_file(path)
+    with reading(path, "parquet file"):
         frame = pl.read_parquet(path, glob=False)
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from error
     if frame.is_empty():
         raise ValueError(f"{path}: the file has columns but no rows")
     return frame
 
 
-def json_records(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
-    """
-    The objects of a plain or gzipped JSON-lines file, one by one.
-
-    Args:
-        path (`str` or `os.PathLike`):
-            File with one object per line, as JSON or (Amazon 2014) as a Python literal; blank lines are skipped.
-
-    Yields:
-        `dict`: The object of each line.
-
-    Raises:
-        ValueError: If a line is neither; names the line.
-    """
-    for number, block in line_blocks(path):
-        yield from _records(path, number, block)
-
-
 def _open(path: str | os.PathLike) -> BinaryIO:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if compressed else path.open("rb")
+    return gzip.open(path) if compressed else open(path, "rb")
 
 
-def _decode(line: bytes, path: str | os.PathLike, number: int) -> str:
+def decode_line(line: bytes, path: str | os.PathLike, number: int) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start + 1})") from error
 
 
-def _records(path: str | os.PathLike, number: int, block: bytes) -> Iterator[dict[str, Any]]:
-    for offset, line in enumerate(block.split(b"\n")):
-        text = _decode(line, path, number + offset).strip()
-        if not text:
-            continue
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            try:
-                record = ast.literal_eval(text)
-            except (SyntaxError, ValueError):
-                raise ValueError(
-                    f"{path}, line {number + offset}: not a JSON object ({error.msg} at character {error.pos + 1})"
-                ) from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number + offset}: {type(record).__name__}, expected a JSON object")
-        yield record
+def reason_of(error: BaseException) -> str:
+    """First line of an error, or its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _explain_csv(content: bytes, separator: str, quote: str | None) -> str | None:
-    """What is wrong with a CSV file that could not be read; only called after a failure."""
+    """What is wrong with a CSV file, if anything is; slow, so only asked where something seems to be."""
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         return f"line {line} is not UTF-8 ({error.reason}); convert the file to UTF-8"
     quoting = csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL
-    reader = csv.reader(io.StringIO(text), delimiter=separator, quotechar=quote, quoting=quoting)
-    width = len(next(reader, []))
-    for fields in reader:
-        if len(fields) > width:
-            return f"line {reader.line_num} has {len(fields)} fields, expected {width} as in the first line"
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, quotechar=quote, quoting=quoting, strict=True
+    )
+    width, start, limit = None, 1, csv.field_size_limit(max(len(text), 1))
+    try:
+        for fields in reader:
+            width = width or len(fields)
+            if fields and len(fields) != width:
+                return f"line {start} has {len(fields)} fields, expected {width} as in the first line"
+            start = reader.line_num + 1
+    except csv.Error as error:
+        return f"line {start}: {error}; {_QUOTES}"
+    finally:
+        csv.field_size_limit(limit)
     return None
 
 
-__all__ = ["first_line", "json_records", "line_blocks", "read_bytes", "read_csv", "read_json_lines", "read_parquet"]
+__all__ = [
+    "check_file",
+    "decode_line",
+    "first_line",
+    "line_blocks",
+    "read_bytes",
+    "read_csv",
+    "read_parquet",
+    "reading",
+    "reason_of",
+    "suffix_of",
+]

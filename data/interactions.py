@@ -7,7 +7,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
+from .columns import check_columns, to_interactions
 from .domain import Domain
+from .values import to_ids, to_texts
+
+
+INTERACTIONS = {name: name for name in ("user_id", "item_id", "time")}
 
 
 class RawData(NamedTuple):
@@ -15,7 +20,8 @@ class RawData(NamedTuple):
     What every reader returns.
 
     Args:
-        interactions (`pl.DataFrame`): Columns `user_id` (`str`), `item_id` (`str`), `time` (`i64` or `f64`).
+        interactions (`pl.DataFrame`):
+            Columns `user_id` (`str`), `item_id` (`str`), `time` (`i64` or `f64`); null where one is missing.
         items (`pl.DataFrame`): Columns `item_id` (`str`), `text` (`str`, null where an item has none), and extra ones.
         info (`dict`): What was read: `files`, `steps` (see [`Domain`]), and what the reader had to decide.
     """
@@ -28,6 +34,32 @@ class RawData(NamedTuple):
 def count_step(step: str, before: int, left: int) -> dict[str, Any]:
     """Row of `info["steps"]`: how many rows a step dropped and how many it left."""
     return {"step": step, "dropped": before - left, "left": left}
+
+
+def drop_incomplete(interactions: pl.DataFrame) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """
+    Drop the interactions without a user, an item or a time.
+
+    Args:
+        interactions (`pl.DataFrame`): Columns `user_id`, `item_id` and `time`, null where one is missing, and others.
+
+    Returns:
+        `tuple[pl.DataFrame, list[dict]]`: The complete rows, and a row for `info["steps"]` if any was dropped.
+
+    Raises:
+        ValueError: If none is complete; names a column in which every row is missing, if there is one.
+    """
+    columns = ["user_id", "item_id", "time"]
+    if not any(interactions[column].null_count() for column in columns):
+        return interactions, []
+    complete = interactions.drop_nulls(columns)
+    if complete.is_empty():
+        missing = [column for column in columns if interactions[column].null_count() == interactions.height]
+        raise ValueError(
+            f"no interaction has a user, an item and a time: {(missing or ['one of the three'])[0]} is missing in all of "
+            f"{interactions.height:,} rows"
+        )
+    return complete, [count_step("no user, item or time", interactions.height, complete.height)]
 
 
 def k_core(users: np.ndarray, items: np.ndarray, user_k: int = 5, item_k: int = 5) -> tuple[np.ndarray, list[int]]:
@@ -74,15 +106,16 @@ def build_domain(
     """
     Filter interactions, order them and put them together with the item texts.
 
-    In this order: repeated `(user, item, time)` rows are dropped, items without text are refused or dropped, the k-core
+    In this order: rows without a user, an item or a time are dropped, repeated `(user, item, time)` rows are dropped, items without text are refused or dropped, the k-core
     is taken, items without interactions are dropped. Users and items of the domain are sorted by id, so the order of
     the input rows does not show; histories are in time order, and ties keep the order of the input rows.
 
     Args:
-        interactions (`pl.DataFrame`): Columns `user_id` (`str`), `item_id` (`str`), `time` (any number).
+        interactions (`pl.DataFrame`):
+            Columns `user_id`, `item_id` and `time`, of what [`to_ids`] and [`to_times`] take; further ones do not matter.
         items (`pl.DataFrame`):
-            Columns `item_id` (`str`) and `text` (`str`, null or empty where there is none); others are kept. Of several
-            rows with one id, the first one with a text counts.
+            Columns `item_id` and `text`, of what [`to_ids`] and [`to_texts`] take; others are kept. Of several rows with
+            one id, the first one with a text counts.
         name (`str`): Name of the domain.
         source (`str`): Where the data comes from, for `info["source"]`.
         user_k (`int`, *optional*, defaults to 5): Fewest interactions of a user; 0 and 1 mean no filter.
@@ -96,13 +129,17 @@ def build_domain(
         `Domain`: With `info["source"]`, `info["filters"]`, `info["steps"]` and `info["item_steps"]` filled in.
 
     Raises:
-        ValueError: If an item has no text and `missing_text` is `"error"`, if nothing is left after a step, or if an
+        ValueError: If a column is missing or of a wrong type, if an item has no text and `missing_text` is `"error"`, if nothing is left after a step, or if an
             argument is out of its range.
     """
     if missing_text not in ("error", "drop", "keep"):
         raise ValueError(f"unknown missing_text {missing_text!r}, expected 'error', 'drop' or 'keep'")
     info = dict(info or {})
     steps, item_steps = list(info.pop("steps", [])), list(info.pop("item_steps", []))
+
+    check_columns(items.columns, ["item_id", "text"], "items")
+    interactions, incomplete = drop_incomplete(to_interactions(interactions, INTERACTIONS, "interactions"))
+    steps += incomplete
 
     # Strings become numbers once; all that follows is on numbers. Two threads: users, mostly the longest, have one of their own.
     times = interactions["time"].to_numpy()
@@ -116,7 +153,12 @@ def build_domain(
     rows = _first_of_equals(users, times, numbers)
     steps.append(count_step("same user, item and time", interactions.height, len(rows)))
 
-    with_text = items.filter(pl.col("text").str.strip_chars() != "")
+    items = items.with_columns(to_ids(items["item_id"], "items"), to_texts(items["text"], "items"))
+    with_id = items.drop_nulls("item_id")
+    if with_id.height < items.height:
+        item_steps.append(count_step("no item id", items.height, with_id.height))
+    items = with_id
+    with_text = items.drop_nulls("text")
     catalogue = with_text.unique("item_id", keep="first", maintain_order=True)
     item_steps.append(count_step("no text", items.height, with_text.height))
     item_steps.append(count_step("repeated item id", with_text.height, catalogue.height))
@@ -226,4 +268,4 @@ def _describe_empty(before: int, rounds: Sequence[int], user_k: int, item_k: int
     )
 
 
-__all__ = ["RawData", "build_domain", "count_step", "k_core"]
+__all__ = ["RawData", "build_domain", "count_step", "drop_incomplete", "k_core"]

@@ -1,9 +1,7 @@
 """Item texts: the cleaning and joining of title, category and brand (section 2.1 of the paper: "the item text")."""
 
-import ast
 import html
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 import polars as pl
 
@@ -51,43 +49,10 @@ def join_texts(parts: Iterable[pl.Expr], max_chars: int = MAX_CHARS) -> pl.Expr:
     return pl.when(joined.str.len_chars() > max_chars).then(cut).when(joined != "").then(joined)
 
 
-def flatten_text(value: Any) -> str:
-    """
-    One string from a metadata field that may be a string, a (nested) list, or a list printed into a string.
-
-    Args:
-        value: `"Toys"`, `["Toys", "Games"]`, `[["Toys", "Games"], ["Toys", "Puzzles"]]`, `["['Toys']"]`, `None`, ...
-
-    Returns:
-        `str`: The different strings in it in order, separated by a space; `""` where there are none.
-
-    Example:
-        >>> flatten_text([["Toys", "Games"], ["Toys", "Puzzles"]])
-        'Toys Games Puzzles'
-    """
-    return " ".join(dict.fromkeys(_leaves(value)))
-
-
-def _leaves(value: Any) -> Iterator[str]:
-    """All non-empty strings inside a value, in order."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for part in value:
-            yield from _leaves(part)
-    elif isinstance(value, str) and value.startswith(("['", '["')) and value.endswith("]"):
-        try:
-            yield from _leaves(ast.literal_eval(value))
-        except (SyntaxError, ValueError):
-            yield value
-    elif value is not None and (text := str(value).strip()):
-        yield text
-
-
 def _unescape(texts: pl.Series) -> pl.Series:
     """HTML entities of the distinct texts that hold any."""
     escaped = texts.filter(texts.str.contains("&", literal=True)).unique()
     return texts.replace(escaped, pl.Series([html.unescape(text) for text in escaped], dtype=pl.String))
 
 
-__all__ = ["MAX_CHARS", "clean_text", "flatten_text", "join_texts"]
+__all__ = ["MAX_CHARS", "clean_text", "join_texts"]

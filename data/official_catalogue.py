@@ -1,6 +1,7 @@
 """The items of a dataset processed by the official code: numbers, texts and text vectors."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -8,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from .given_features import ITEM_EMBEDDINGS, WORD_DROP_EMBEDDINGS
+from .given_features import ITEM_EMBEDDINGS, WORD_DROP_EMBEDDINGS, first_row_not_finite
 from .interactions import count_step
 from .official_rows import read_lines
+from .values import present
 
 
 TEXT_HEADER = "item_id:token\ttext:token_seq"
@@ -62,7 +64,7 @@ def read_official_catalogue(
     """
     endings = ("item2index", "text", *FEATURES.values(), "user2index")
     candidates = {end: [place / f"{name}.{end}" for place in places] for end in endings}
-    paths = {end: next(filter(Path.is_file, paths), None) for end, paths in candidates.items()}
+    paths = {end: next(filter(os.path.lexists, paths), None) for end, paths in candidates.items()}
     if paths["item2index"] is None and (paths["text"] is not None or paths["feat1CLS"] is None):
         wanted = f"{name}.item2index" if paths["text"] else f"{name}.feat1CLS, or {name}.text and {name}.item2index"
         raise FileNotFoundError(f"{' and '.join(map(str, places))}: no {wanted}; put the files of {name} there")
@@ -127,11 +129,8 @@ def _open_features(path: Path, num_items: int | None) -> tuple[np.ndarray, dict[
     digest = hashlib.sha256()
     for start in range(0, rows, _ROWS_PER_CHECK):
         part = features[start : start + _ROWS_PER_CHECK]
-        finite = np.isfinite(part).all(axis=1)
-        if not finite.all():
-            raise ValueError(
-                f"{path}, row {start + int(finite.argmin())}: numbers that are not finite; fetch it again"
-            )
+        if (row := first_row_not_finite(part)) is not None:
+            raise ValueError(f"{path}, row {start + row}: numbers that are not finite; fetch it again")
         digest.update(part)
     return features, {"file": path.name, "sha256": digest.hexdigest()}
 
@@ -140,7 +139,7 @@ def _read_texts(
     path: Path, ids: pl.Series, missing_text: Literal["error", "keep"]
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
     """Columns `item_id` and `text` in the order of `ids`."""
-    if path.is_file():
+    if os.path.lexists(path):
         fields = pl.col("text").str.splitn("\t", 2).struct.rename_fields(["item_id", "text"])
         table = pl.concat(list(read_lines(path, TEXT_HEADER))).with_columns(fields).unnest("text")
     else:
@@ -152,7 +151,7 @@ def _read_texts(
         )
     items = pl.DataFrame({"item_id": ids}).join(table, on="item_id", how="left", maintain_order="left")
     found = len(ids) - items["line"].null_count()
-    items = items.with_columns(pl.col("text").str.strip_chars().replace("", None))
+    items = items.with_columns(present(items["text"]).alias("text"))
     if (count := items["text"].null_count()) and missing_text == "error":
         item, line, _ = items.row(int(items["text"].is_null().arg_max()))
         place = (

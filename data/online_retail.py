@@ -6,9 +6,10 @@ from pathlib import Path
 import polars as pl
 
 from .columns import check_columns, to_interactions
-from .files import read_csv, read_parquet
-from .interactions import RawData, count_step
+from .files import check_file, read_csv, read_parquet, reading, suffix_of
+from .interactions import RawData, count_step, drop_incomplete
 from .item_texts import join_texts
+from .values import to_texts
 
 
 # The two tables name the first column differently.
@@ -38,16 +39,17 @@ def read_online_retail(path: str | os.PathLike) -> RawData:
             column.
     """
     path = Path(path)
-    is_csv = ".csv" in path.suffixes
+    is_csv = suffix_of(path) == ".csv"
     frame = read_csv(path) if is_csv else _read_binary(path)
     invoice = next((name for name in INVOICE_COLUMNS if name in frame.columns), INVOICE_COLUMNS[0])
     columns = {"user_id": invoice, "item_id": "StockCode", "time": "InvoiceDate"}
     check_columns(frame.columns, [*columns.values(), "Description"], str(path))
     rows = to_interactions(frame, columns, str(path), first_line=2 if is_csv else None, time_formats=TIME_FORMATS)
-    description = pl.col("Description").cast(pl.String).str.to_lowercase()
-    rows = rows.with_columns(frame.select(text=join_texts([description]))["text"])
+    descriptions = to_texts(frame["Description"], str(path), first_line=2 if is_csv else None).str.to_lowercase()
+    rows = rows.with_columns(text=descriptions).with_columns(text=join_texts([pl.col("text")]))
 
-    described = rows.drop_nulls("text")
+    complete, incomplete = drop_incomplete(rows)
+    described = complete.drop_nulls("text")
     # A long invoice is typed in over minutes: another time does not make a further line of an item another purchase.
     interactions = described.unique(["user_id", "item_id"], keep="first", maintain_order=True)
     items = (
@@ -61,7 +63,8 @@ def read_online_retail(path: str | os.PathLike) -> RawData:
         "files": [path.name],
         "steps": [
             count_step(f"read {path.name}", rows.height, rows.height),
-            count_step("no description", rows.height, described.height),
+            *incomplete,
+            count_step("no description", complete.height, described.height),
             count_step("item again in the same invoice", described.height, interactions.height),
         ],
         "item_steps": [count_step("stock codes with a description", items.height, items.height)],
@@ -70,12 +73,12 @@ def read_online_retail(path: str | os.PathLike) -> RawData:
 
 
 def _read_binary(path: Path) -> pl.DataFrame:
-    if path.suffix == ".parquet":
+    suffix = suffix_of(path)
+    if suffix == ".parquet":
         return read_parquet(path)
-    if path.suffix != ".xlsx":
-        raise ValueError(f"{path}: unknown ending {path.suffix!r}, expected .xlsx, .csv, .csv.gz or .parquet")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    if suffix != ".xlsx":
+        raise ValueError(f"{path}: unknown ending {suffix!r}, expected .xlsx, .csv, .csv.gz or .parquet")
+    check_file(path)
     try:
         import fastexcel
     except ModuleNotFoundError as error:
@@ -84,9 +87,9 @@ def _read_binary(path: Path) -> pl.DataFrame:
         ) from error
     try:
         # As text: invoices and stock codes are numbers in some rows and words in others.
-        sheets = pl.read_excel(path, sheet_id=0, infer_schema_length=0)
-        return pl.concat(sheets.values())
-    except (fastexcel.FastExcelError, pl.exceptions.PolarsError) as error:
+        with reading(path, "workbook"):
+            return pl.concat(pl.read_excel(path, sheet_id=0, infer_schema_length=0).values())
+    except fastexcel.FastExcelError as error:
         raise ValueError(f"{path}: not a readable workbook ({str(error).splitlines()[0]})") from error
 
 

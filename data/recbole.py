@@ -11,6 +11,7 @@ from .files import read_csv
 from .interactions import RawData, count_step
 from .item_texts import join_texts
 from .official import find_official
+from .values import to_ids, to_texts
 
 
 COLUMNS = {"user_id": "user_id", "item_id": "item_id", "time": "timestamp"}
@@ -60,7 +61,8 @@ def _read_atomic(stem: Path, text_columns: Sequence[str] | None) -> RawData:
     if not text_columns:
         raise ValueError(f"{item}: no :token or :token_seq column besides item_id, expected one with the item text")
     check_columns(table.columns, ["item_id", *text_columns], item)
-    items = table.select(pl.col("item_id").str.strip_chars(), text=join_texts(map(pl.col, text_columns)))
+    texts = pl.DataFrame([to_texts(table[name], item) for name in text_columns])
+    items = texts.select(to_ids(table["item_id"], item), text=join_texts(map(pl.col, text_columns)))
     info = {
         "files": [Path(inter).name, Path(item).name],
         "text_columns": list(text_columns),
@@ -78,6 +80,10 @@ def _read_typed(path: str) -> tuple[pl.DataFrame, dict[str, str]]:
             f"{path}, line 1: {untyped[0]!r} has no type, expected tab-separated fields such as item_id:token"
         )
     types = dict(name.rsplit(":", 1) for name in frame.columns)
+    if len(types) < frame.width:
+        names = [name.rsplit(":", 1)[0] for name in frame.columns]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}, line 1: column {twice!r} comes twice, expected each name once; rename one")
     return frame.rename({name: name.rsplit(":", 1)[0] for name in frame.columns}), types
 
 

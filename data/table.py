@@ -7,11 +7,13 @@ from pathlib import Path
 
 import polars as pl
 
-from .columns import check_columns, to_ids, to_interactions
-from .files import json_records, read_csv, read_json_lines, read_parquet
-from .hub import pin_revision
+from ..modeling_unisrec.hub import pin_revision
+from .columns import check_columns, to_interactions
+from .files import check_file, read_csv, read_parquet, suffix_of
 from .interactions import RawData, count_step
-from .item_texts import flatten_text, join_texts
+from .item_texts import join_texts
+from .json_lines import read_json_lines
+from .values import to_ids, to_texts
 
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -43,33 +45,33 @@ def read_table(
         user_column (`str`, *optional*, defaults to `"user_id"`): Column of the user ids.
         item_column (`str`, *optional*, defaults to `"item_id"`): Column of the item ids, in both tables.
         time_column (`str`, *optional*, defaults to `"timestamp"`): Column of numbers (any unit) or ISO 8601 dates.
-        text_columns (`Sequence[str]`, *optional*, defaults to `("title",)`): Columns that make the item text, in order.
+        text_columns (`Sequence[str]`, *optional*, defaults to `("title",)`):
+            Columns that make the item text, in order; see [`to_texts`] for what they may hold.
 
     Returns:
         `RawData`: Interactions, items and what was read.
 
     Raises:
         FileNotFoundError: If there is no such file, and the name is not that of a dataset either.
-        ValueError: If a table cannot be read or lacks a column, or a row lacks a user, an item or a time.
+        OSError: If a file cannot be read, see [`check_file`].
+        ValueError: If a table cannot be read or lacks a column, a column has a wrong type, or a time is none.
     """
     columns = {"user_id": user_column, "item_id": item_column, "time": time_column}
     text_columns = list(text_columns)
+    if twice := next((name for name in text_columns if text_columns.count(name) > 1), None):
+        raise ValueError(f"text column {twice!r} is named twice, expected each once")
     extra = text_columns if items is None else []
     frame, first_line = load_table(interactions, [*columns.values(), *extra])
     rows = to_interactions(frame, columns, str(interactions), first_line=first_line)
     if items is None:
-        table = frame.select(to_ids(frame[item_column]).alias(item_column), *text_columns)
-        table = table.filter(~pl.all_horizontal(pl.col(text_columns).is_null()))
-        table = table.unique(item_column, keep="first", maintain_order=True)
+        catalogue = _item_texts(rows["item_id"], frame.select(text_columns), str(interactions), first_line)
+        catalogue = catalogue.drop_nulls().unique("item_id", keep="first", maintain_order=True)
         item_step = "items with a text in the interactions"
     else:
         table, first_line = load_table(items, [item_column, *text_columns])
+        ids = to_ids(table[item_column], str(items), first_line=first_line)
+        catalogue = _item_texts(ids, table.select(text_columns), str(items), first_line)
         item_step = f"read {Path(items).name}"
-    ids = to_ids(table[item_column]).alias("item_id")
-    texts = [pl.Series(name, list(map(flatten_text, table[name].to_list())), dtype=pl.String) for name in text_columns]
-    catalogue = pl.DataFrame([ids]).with_columns(
-        pl.DataFrame(texts).select(text=join_texts(map(pl.col, text_columns)))
-    )
     info = {
         "files": [str(interactions), *([] if items is None else [str(items)])],
         "columns": {**columns, "text": text_columns},
@@ -79,21 +81,48 @@ def read_table(
     return RawData(rows, catalogue, info)
 
 
-def load_table(source: str | os.PathLike, columns: list[str]) -> tuple[pl.DataFrame, int | None]:
-    """A CSV, JSON-lines or parquet file or a Hub dataset with at least these columns, and the line of its first row where
-    it is a text file. Raises `FileNotFoundError` or `ValueError`, naming the file."""
-    suffix = Path(str(source).removesuffix(".gz")).suffix
+def load_table(
+    source: str | os.PathLike, columns: Sequence[str], *, hub: bool = True
+) -> tuple[pl.DataFrame, int | None]:
+    """
+    Read a table of any kind.
+
+    Args:
+        source (`str` or `os.PathLike`): File or dataset, as for [`read_table`]; endings in upper case are the same.
+        columns (`Sequence[str]`): Columns it must have.
+        hub (`bool`, *optional*, defaults to `True`): Whether it may be a dataset.
+
+    Returns:
+        `tuple[pl.DataFrame, int | None]`: The table, with these columns at least, and the line of its first row where it
+        is a text file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        OSError: If it cannot be read, see [`check_file`].
+        ValueError: If it is damaged, lacks a column, or is of no known kind; names the file.
+    """
+    suffix = suffix_of(source)
     if suffix in SEPARATORS:
         frame, first_line = read_csv(source, separator=SEPARATORS[suffix]), 2
     elif suffix in JSON_LINES:
-        check_columns(list(next(json_records(source))), columns, f"{source}, line 1")
-        frame, first_line = read_json_lines(source, columns), 1
+        return read_json_lines(source, columns), 1
     elif suffix == ".parquet":
         frame, first_line = read_parquet(source), None
-    else:
+    elif hub and not Path(source).is_file():
         frame, first_line = _load_dataset(str(source)), None
+    else:
+        check_file(source)
+        endings = ", ".join([*SEPARATORS, *JSON_LINES, ".parquet"])
+        raise ValueError(f"{source}: unknown ending {suffix!r}, expected {endings}")
     check_columns(frame.columns, columns, str(source))
     return frame, first_line
+
+
+def _item_texts(ids: pl.Series, table: pl.DataFrame, source: str, first_line: int | None) -> pl.DataFrame:
+    """Columns `item_id` and `text`, of the different rows only."""
+    texts = [to_texts(column, source, first_line=first_line).alias(f"text {n}") for n, column in enumerate(table)]
+    different = pl.DataFrame([ids.alias("item_id"), *texts]).unique(keep="first", maintain_order=True)
+    return different.select("item_id", text=join_texts(pl.col(text.name) for text in texts))
 
 
 def _load_dataset(source: str) -> pl.DataFrame:
@@ -111,10 +140,12 @@ def _load_dataset(source: str) -> pl.DataFrame:
         if not Path(path).is_dir():
             revision = pin_revision(path, revision, "dataset")["revision"]
         dataset = load_dataset(path, match["config"], revision=revision, split=match["split"] or "train")
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        return dataset.to_polars()
+    except Exception as error:  # of datasets, pyarrow, pandas, fsspec or polars: whatever its files make them raise
+        # datasets says only that something went wrong; the Hub's own answers come as a line already
+        cause = error if isinstance(error, OSError) else error.__cause__ or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise ValueError(f"{source}: cannot be loaded as a dataset of the Hub ({reason})") from error
-    return dataset.to_polars()
 
 
 __all__ = ["load_table", "read_table"]

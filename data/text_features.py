@@ -1,6 +1,7 @@
 """Text features: what a frozen text encoder says about each item, computed once and kept beside the domain."""
 
 import hashlib
+import itertools
 import json
 import os
 import uuid
@@ -11,31 +12,20 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
-from ..modeling_unisrec import pool_tokens
+from ..modeling_unisrec import TextHead
+from ..modeling_unisrec.text_encoders import text_max_length
+from .files import reading
+from .given_features import first_row_not_finite
 from .word_drop import drop_words
 
 
-MAX_TOKENS = 512
 _TEXTS_PER_TOKENIZER_CALL = 16384
-
-
-def text_max_length(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    r"""
-    How many tokens of a text are read: what encoder and tokenizer can take, at most the 512 of the paper.
-
-    Args:
-        encoder (`PreTrainedModel`): The text encoder.
-        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
-
-    Returns:
-        `int`: The limit in tokens, special tokens included.
-    """
-    # Encoders with relative positions have no limit of their own.
-    positions = getattr(encoder.config, "max_position_embeddings", MAX_TOKENS)
-    return min(tokenizer.model_max_length, positions, MAX_TOKENS)
+logger = logging.get_logger(__name__)
 
 
 def encode_texts(
@@ -43,7 +33,7 @@ def encode_texts(
     encoder: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    pooling: str,
+    pooling: str | None = None,
     max_length: int | None = None,
     tokens_per_batch: int | None = None,
     device: torch.device | str | None = None,
@@ -58,7 +48,9 @@ def encode_texts(
         texts (`Sequence[str]`): Texts, in any order.
         encoder (`PreTrainedModel`): Any text encoder of `AutoModel`. Its training or evaluation mode is left as it was.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
-        pooling (`str`): `"cls"` or `"mean"`, see [`pool_tokens`].
+        pooling (`str`, *optional*):
+            As for [`pool_tokens`], and nothing else is done to the token states. Defaults to the `text_head` of the
+            encoder, which a [`UniSRecModel`] and [`load_text_encoder`] give it: pooling, layers behind it and prompt.
         max_length (`int`, *optional*): Longer texts are cut to this many tokens; defaults to [`text_max_length`].
         tokens_per_batch (`int`, *optional*):
             Size of a batch in tokens, padding included; a single text may be longer. Defaults to 2,048 on a CPU, where
@@ -76,24 +68,30 @@ def encode_texts(
         `np.ndarray` of shape `(num_texts, text_embedding_size)`, float32: One row for each text, in the given order.
 
     Raises:
-        ValueError: If `pooling` is neither of the two, the tokenizer has no padding token, or the encoder puts out
-            numbers that are not finite.
+        ValueError: If `pooling` is unknown, the tokenizer has no padding token or makes no token of a text, or the encoder
+            puts out numbers that are not finite.
     """
-    if pooling not in ("cls", "mean"):
-        raise ValueError(f"pooling must be 'cls' or 'mean', got {pooling!r}")
+    head = _find_head(encoder, pooling)
+    size = head.vector_size(encoder.config.hidden_size)
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no padding token; set tokenizer.pad_token, e.g. to tokenizer.eos_token")
 
     distinct, row_of_text = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
-    tokens, offsets = _tokenize(distinct.tolist(), tokenizer, max_length or text_max_length(encoder, tokenizer))
+    prompted = [head.prompt + text for text in distinct]
+    tokens, offsets = _tokenize(prompted, tokenizer, max_length or text_max_length(encoder, tokenizer))
     lengths = np.diff(offsets)
+    if not lengths.all():
+        raise ValueError(
+            f"the tokenizer makes no token of the text {distinct[lengths.argmin()]!r}; leave that item out"
+        )
     order = np.argsort(-lengths, kind="stable")  # longest first: too large a batch fails at once
     device = torch.device(device or encoder.device)
     tokens_per_batch = tokens_per_batch or (2048 if device.type == "cpu" else 16384)
-    features = np.empty((len(distinct), encoder.config.hidden_size), dtype=np.float32)
+    features = np.empty((len(distinct), size), dtype=np.float32)
 
     was_training = encoder.training
     encoder.to(device).eval()
+    head.to(device).eval()
     try:
         with (
             torch.inference_mode(),
@@ -109,7 +107,7 @@ def encode_texts(
                 batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask).long()}
                 batch = {name: tensor.to(device) for name, tensor in batch.items()}
                 states = encoder(**batch).last_hidden_state
-                features[rows] = pool_tokens(states, batch["attention_mask"], pooling).float().cpu().numpy()
+                features[rows] = head(states, batch["attention_mask"]).float().cpu().numpy()
                 start += len(rows)
                 bar.update(len(rows))
     finally:
@@ -118,6 +116,13 @@ def encode_texts(
     if not np.isfinite(features).all():
         text = distinct[np.flatnonzero(~np.isfinite(features).all(axis=1))[0]]
         raise ValueError(f"the encoder's output for {text!r} is not finite; load the encoder in float32 or bfloat16")
+    if len(distinct) > 1 and (features == features[0]).all() and _differ(tokens, offsets):
+        logger.warning(
+            "all %d texts have the same vector by %s pooling: in a causal decoder the first token sees none of the others; "
+            "choose another pooling, lasttoken for a decoder",
+            len(distinct),
+            head.pooling,
+        )
     return features[row_of_text]
 
 
@@ -126,7 +131,7 @@ def load_text_features(
     texts: Sequence[str],
     encoder: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    pooling: str,
+    pooling: str | None = None,
     *,
     word_drop_ratio: float | None = None,
     seed: int = 0,
@@ -138,15 +143,15 @@ def load_text_features(
     Text features of a domain, from the files beside it where they are there, otherwise encoded and kept.
 
     They lie in `text_features/<key>/features.npy`, with a description in `key.json`. The key is a hash of everything
-    the numbers depend on (weights and configuration of the encoder, tokenizer, pooling, length limit, texts after word
-    drop, type of the products), so features of another encoder or of other texts are never taken.
+    the numbers depend on (weights and configuration of the encoder, tokenizer, pooling, prompt, length limit, texts after
+    word drop, type of the products), so features of another encoder or of other texts are never taken.
 
     Args:
         domain_dir (`str` or `os.PathLike`): A domain folder, see [`Domain.save_to_disk`].
         texts (`Sequence[str]`): The item texts of the domain, in catalogue order.
         encoder (`PreTrainedModel`): The text encoder.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
-        pooling (`str`): `"cls"` or `"mean"`.
+        pooling (`str`, *optional*): As for [`encode_texts`].
         word_drop_ratio (`float`, *optional*): If given, the texts are first thinned by [`drop_words`].
         seed (`int`, *optional*, defaults to 0): Seed of the word drop.
         max_length (`int`, *optional*): As for [`encode_texts`].
@@ -167,21 +172,24 @@ def load_text_features(
     if word_drop_ratio is not None:
         texts = drop_words(texts, word_drop_ratio, seed)
     max_length = max_length or text_max_length(encoder, tokenizer)
+    head = _find_head(encoder, pooling)
 
     contents = {
         "encoder": _encoder_hash(encoder),
         "tokenizer": _tokenizer_hash(tokenizer),
         "texts": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
-        "pooling": pooling,
+        "pooling": head.pooling,
         "max_length": max_length,
         "word_drop": None if word_drop_ratio is None else {"ratio": word_drop_ratio, "seed": seed},
     }
+    if head.settings or head.prompt:
+        contents["head"] = [head.settings, head.prompt, head.prompt_tokens, _weights_hash(head)]
     if dtype is not None:
         contents["dtype"] = str(dtype)
     key = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
     folder = domain_dir / "text_features" / key
     path = folder / "features.npy"
-    shape = (len(texts), encoder.config.hidden_size)
+    shape = (len(texts), head.vector_size(encoder.config.hidden_size))
     if (features := _open_features(path, shape)) is not None:
         return features
 
@@ -195,6 +203,21 @@ def load_text_features(
         _write(folder / "key.json", lambda file: file.write(json.dumps(description, indent=2).encode()))
         _write(path, lambda file: np.save(file, features))
     return np.load(path, mmap_mode="r")
+
+
+def _find_head(encoder: PreTrainedModel, pooling: str | None) -> TextHead:
+    """A head of this pooling, or the one that the encoder has."""
+    if pooling is not None:
+        return TextHead(pooling)
+    if not hasattr(encoder, "text_head"):
+        raise ValueError("the encoder has no `text_head`: load it by `load_text_encoder`, or name a pooling")
+    return encoder.text_head
+
+
+def _differ(tokens: np.ndarray, offsets: np.ndarray) -> bool:
+    """Whether two of the texts have different tokens."""
+    first = tokens[: offsets[1]]
+    return any(not np.array_equal(first, tokens[start:end]) for start, end in itertools.pairwise(offsets))
 
 
 def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -214,11 +237,22 @@ def _encoder_hash(encoder: PreTrainedModel) -> str:
     for name in ("_name_or_path", "architectures", "dtype", "transformers_version"):
         config.pop(name, None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
-        if not name.startswith("pooler."):  # absent from many checkpoints, then random, and not used
+    # A pooler is absent from many checkpoints, then random, and not used.
+    _hash_weights(digest, encoder, ("pooler.", "text_head."))
+    return digest.hexdigest()
+
+
+def _weights_hash(module: nn.Module) -> str:
+    """Hash of weights alone."""
+    _hash_weights(digest := hashlib.sha256(), module)
+    return digest.hexdigest()
+
+
+def _hash_weights(digest: "hashlib._Hash", module: nn.Module, without: tuple[str, ...] = ()) -> None:
+    for name, tensor in sorted(module.state_dict().items()):
+        if not name.startswith(without):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -231,12 +265,19 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _open_features(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The features in a file, or None where it cannot be read, is cut short or of another shape."""
-    try:
-        features = np.load(path, mmap_mode="r")
-    except (OSError, EOFError, ValueError):
+    """The features in a file, or None where there is none or it was damaged, so that it is to be written again."""
+    if not path.exists():
         return None
-    return features if features.shape == shape and features.dtype == np.float32 else None
+    try:
+        with reading(path):
+            features = np.load(path, mmap_mode="r")
+        if features.shape == shape and features.dtype == np.float32 and first_row_not_finite(features) is None:
+            return features
+        reason = f"{features.dtype} {features.shape}, not float32 {shape}, or numbers that are not finite"
+    except (EOFError, ValueError) as error:
+        reason = str(error)
+    logger.warning("%s is damaged (%s): the texts are encoded again", path, reason)
+    return None
 
 
 @contextmanager

@@ -1,26 +1,37 @@
 """The model, the processor and the pipeline: what a checkpoint needs to run."""
 
-from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, pool_tokens, unit_vectors
+from .item_catalogue import ItemCatalogue, check_id_rows, lock_catalogue
+from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, unit_vectors
 from .pipeline_unisrec import (
     SequentialRecommendationPipeline,
     best_columns,
+    check_catalogue,
+    check_finite,
     encode_catalogue,
     encode_items,
+    item_tower_state,
     rank_items,
 )
-from .processing_unisrec import ItemCatalogue, UniSRecProcessor
+from .processing_unisrec import UniSRecProcessor
+from .text_pooling import TextHead, pool_tokens
 
 
 __all__ = [
     "ItemCatalogue",
     "SequentialRecommendationPipeline",
+    "TextHead",
     "UniSRecModel",
     "UniSRecModelOutput",
     "UniSRecPreTrainedModel",
     "UniSRecProcessor",
     "best_columns",
+    "check_catalogue",
+    "check_finite",
+    "check_id_rows",
     "encode_catalogue",
     "encode_items",
+    "item_tower_state",
+    "lock_catalogue",
     "pool_tokens",
     "rank_items",
     "unit_vectors",

@@ -194,6 +194,8 @@ def _convert(archive: TorchArchive) -> OfficialConversion:
             tensors[name] = archive.tensor(name, weights[name])
         if tensors[name].shape != shape:
             raise ValueError(f"{name!r} in it is of shape {tuple(tensors[name].shape)}, expected {shape}")
+        if not tensors[name].isfinite().all():
+            raise ValueError(f"{name!r} in it holds NaN or infinity")
 
     state = to_our_weights(tensors, config)
     if is_transductive:
@@ -224,8 +226,11 @@ def _settings(official_config: Any) -> dict[str, tuple[Any, bool]]:
         value, kind = values.get(official) if isinstance(values, dict) else None, type(default)
         if kind is float and type(value) is int:  # dropout: 0
             value = float(value)
-        is_read = type(value) is kind and (value in ACTIVATIONS if kind is str else math.isfinite(value))
-        settings[name] = (value if is_read else default, is_read)
+        if value is not None and not (
+            type(value) is kind and (value in ACTIVATIONS if kind is str else math.isfinite(value))
+        ):
+            raise ValueError(f"its setting {official!r} is {value if kind is str else describe(value)}")
+        settings[name] = (default if value is None else value, value is not None)
     return settings
 
 

@@ -1,7 +1,13 @@
 """UniSRec: universal item vectors from text, universal sequence vectors from items (arXiv 2206.05941, section 2)."""
 
-from collections.abc import Callable
+import importlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,16 +17,18 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ..configuration.configuration_unisrec import UniSRecConfig
+from ..configuration.configuration_unisrec import IS_REMOTE_CODE, UniSRecConfig, text_vector_size
 
 # Not used here: transformers copies what this file imports when it saves a model that was loaded with remote code.
 from .pipeline_unisrec import SequentialRecommendationPipeline  # noqa: F401
+from .text_pooling import TextHead, TextWhitening
 
 
 @dataclass
@@ -46,15 +54,6 @@ class UniSRecModelOutput(ModelOutput):
     item_embeds: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-def pool_tokens(hidden_states: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """One vector for each text, the first token's state (`pooling="cls"`) or the mean of the real ones (`"mean"`):
-    states (U, T, D) and their mask (U, T) in, (U, D) out."""
-    if pooling == "cls":
-        return hidden_states[:, 0]
-    mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
-    return (hidden_states * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
 def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
@@ -94,6 +93,15 @@ def eager_attention_forward(
     return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
 
 
+def _pad_right(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and their mask with the padding on the right, where encoders count positions from the first real token."""
+    length = attention_mask.shape[1]
+    leading = (attention_mask.cumsum(1) == 0).sum(1, keepdim=True)
+    places = torch.arange(length, device=input_ids.device) + leading
+    places = torch.where(places < length, places, places - length)
+    return input_ids.gather(1, places), attention_mask.gather(1, places)
+
+
 class UniSRecAdaptor(nn.Module):
     r"""
     Parametric whitening by `num_experts` experts, mixed by a gate (paper, section 2.1.2).
@@ -106,6 +114,10 @@ class UniSRecAdaptor(nn.Module):
     def __init__(self, config: UniSRecConfig):
         super().__init__()
         text_size, num_experts = config.text_embedding_size, config.num_experts
+        self.whitening = None
+        if config.text_whitening_size is not None:
+            self.whitening = TextWhitening(text_size, config.text_whitening_size)
+            text_size = config.text_whitening_size
         self.noise_floor = config.router_noise
         self.weight = nn.Parameter(torch.empty(text_size, num_experts, config.hidden_size))  # W_k
         self.bias = nn.Parameter(torch.empty(num_experts, text_size)) if config.whitening_bias else None  # b_k
@@ -123,6 +135,8 @@ class UniSRecAdaptor(nn.Module):
         return logits.softmax(dim=-1)
 
     def forward(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        if self.whitening is not None:
+            text_embeds = self.whitening(text_embeds)
         gate = self.gate(text_embeds)  # (U, G)
         # One mask of dropout for all experts (the official code draws one for each), so that one product serves all.
         experts = (self.dropout(text_embeds) @ self.weight.flatten(1)).unflatten(
@@ -246,6 +260,21 @@ class UniSRecSequenceEncoder(nn.Module):
         return hidden_states
 
 
+# Options of `from_pretrained` that say where a file is.
+_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+_ITEM_EMBEDDING = "item_embedding.weight"
+
+
+def _is_no_load_report(record: logging.LogRecord) -> bool:
+    """Filter of the table that transformers logs about missing weights: here it is an error of one line."""
+    return "LOAD REPORT" not in record.getMessage()
+
+
+def _name_first(names: Iterable[str], number: int = 3) -> str:
+    names = sorted(names)
+    return ", ".join(names[:number]) + (f" and {len(names) - number} more" if len(names) > number else "")
+
+
 class UniSRecPreTrainedModel(PreTrainedModel):
     """Weight initialisation and loading, shared by all UniSRec models."""
 
@@ -260,12 +289,13 @@ class UniSRecPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": UniSRecLayer, "attentions": UniSRecAttention}
-    # A full checkpoint opened with `text_config=None` is an embeddings-only model: nothing is missing there.
-    _keys_to_ignore_on_load_unexpected = [r"^text_encoder\."]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
+        if isinstance(module, TextWhitening):
+            init.eye_(module.weight)
+            init.zeros_(module.bias)
         if isinstance(module, UniSRecAdaptor):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
             if module.bias is not None:
@@ -273,6 +303,90 @@ class UniSRecPreTrainedModel(PreTrainedModel):
             init.zeros_(module.router)
             if module.noise_floor is not None:
                 init.zeros_(module.router_noise)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> "UniSRecPreTrainedModel":
+        r"""
+        As the parent's, for weights that are complete; none is filled with random numbers.
+
+        `text_config=None` leaves the text encoder out, and another `num_items` than that of `config.json` makes a new ID
+        embedding or leaves it out. All else that does not fit is an error, also under `AutoModel`.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
+            ignore_mismatched_sizes (`bool`, *optional*, defaults to `False`):
+                Whether weights of another shape are left out and start at random.
+            output_loading_info (`bool`, *optional*, defaults to `False`):
+                Whether to return the report of what is missing too. Nothing is refused then.
+            kwargs: As of `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: If weights are missing, unexpected, of another shape than `config.json` says, or not finite.
+        """
+        name = pretrained_model_name_or_path
+        on_adapters = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")  # the report is then theirs
+        if output_loading_info or on_adapters:
+            return super().from_pretrained(
+                name,
+                *model_args,
+                ignore_mismatched_sizes=ignore_mismatched_sizes,
+                output_loading_info=output_loading_info,
+                **kwargs,
+            )
+        logger = logging.getLogger("transformers.modeling_utils")
+        logger.addFilter(_is_no_load_report)
+        try:
+            model, report = super().from_pretrained(
+                name, *model_args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+            )
+        finally:
+            logger.removeFilter(_is_no_load_report)
+        missing, unexpected = set(report["missing_keys"]), set(report["unexpected_keys"])
+        if model.text_encoder is None:
+            unexpected = {key for key in unexpected if not key.startswith("text_encoder.")}
+        if _ITEM_EMBEDDING in missing | unexpected and name is not None:
+            options = {option: kwargs[option] for option in _DOWNLOAD_OPTIONS if option in kwargs}
+            saved, _ = cls.config_class.get_config_dict(name, **options)
+            if saved.get("num_items") != model.config.num_items:  # so the caller has asked for it
+                missing.discard(_ITEM_EMBEDDING)
+                unexpected.discard(_ITEM_EMBEDDING)
+                model.config.item_ids_hash = None
+        mismatched = [] if ignore_mismatched_sizes else report["mismatched_keys"]
+        shapes = [f"{key} {tuple(found)} instead of {tuple(expected)}" for key, found, expected in mismatched]
+        not_finite = [key for key, weight in model.named_parameters() if not _is_finite(weight)]
+        for keys, what in (
+            (missing, "weights are missing"),
+            (unexpected, "weights are unexpected"),
+            (shapes, "weights are of another shape"),
+            (not_finite, "weights hold NaN or infinity"),
+        ):
+            if keys:
+                raise ValueError(
+                    f"{name}: {len(keys)} {what}: {_name_first(keys)}; take a config.json and *.safetensors that were "
+                    "saved together"
+                )
+        return model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """As the parent's; the weights may be read by whoever may read `config.json`, which safetensors would prevent."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            for file in Path(save_directory).glob("*.safetensors"):
+                shutil.copymode(Path(save_directory) / "config.json", file)
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    """Whether there is neither NaN nor infinity in a weight, in one pass; weights on the disk are not read for it."""
+    if weight.is_meta or not weight.is_floating_point() or weight.numel() == 0:
+        return True
+    return bool(torch.stack(weight.detach().aminmax()).isfinite().all())
 
 
 class UniSRecModel(UniSRecPreTrainedModel):
@@ -289,7 +403,10 @@ class UniSRecModel(UniSRecPreTrainedModel):
 
     def __init__(self, config: UniSRecConfig):
         super().__init__(config)
-        self.text_encoder = None if config.text_config is None else AutoModel.from_config(config.text_config)
+        self.text_encoder = None
+        if config.text_config is not None:
+            self.text_encoder = AutoModel.from_config(config.text_config)
+            self.text_encoder.text_head = TextHead.from_config(config)
         self.adaptor = UniSRecAdaptor(config) if config.item_text else None
         self.item_embedding = None
         if config.num_items is not None:
@@ -303,28 +420,64 @@ class UniSRecModel(UniSRecPreTrainedModel):
         A new model around a trained text encoder: the encoder keeps its weights, all else starts at random.
 
         Args:
-            name_or_path (`str`): Folder or Hub id of any encoder that `AutoModel` loads.
+            name_or_path (`str`):
+                Folder or Hub id of a text encoder, or `"minilm"`. Pooling, layers behind it and prompt are those of its
+                own files, see [`load_text_encoder`].
             **config: Fields of [`UniSRecConfig`], such as `text_pooling="mean"`.
 
         Returns:
             [`UniSRecModel`]: In float32; the text encoder is frozen.
+
+        Raises:
+            OSError: If there is no such encoder.
+            ValueError: If its files ask for what is not supported, or a field does not fit.
         """
-        text_encoder = AutoModel.from_pretrained(name_or_path, dtype=torch.float32)
-        model = cls(UniSRecConfig(text_embedding_size=text_encoder.config.hidden_size, **config))
+        if IS_REMOTE_CODE:
+            raise ImportError("new models are made by the package itself: pip install unisrec.")
+        # No import statement: transformers would look for that file in every checkpoint folder.
+        text_encoders = importlib.import_module(".text_encoders", __package__)
+        text_encoder, _ = text_encoders.load_text_encoder(
+            name_or_path, pooling=config.get("text_pooling"), prompt=config.get("text_prompt")
+        )
+        settings = text_encoder.text_head.to_config(text_encoder.config.hidden_size)
+        model = cls(UniSRecConfig(**(settings | config)))
         model.attach_text_encoder(text_encoder)
         return model
 
     def attach_text_encoder(self, text_encoder: PreTrainedModel) -> None:
-        """Makes `text_encoder` (frozen, in the dtype of the model) part of the model and of its checkpoints. Raises
-        `ValueError` on a width that is not `config.text_embedding_size`."""
-        if text_encoder.config.hidden_size != self.config.text_embedding_size:
+        r"""
+        Makes a text encoder (frozen, in the dtype of the model) part of the model and of its checkpoints.
+
+        Args:
+            text_encoder (`PreTrainedModel`):
+                The encoder. Its token states are pooled as `config` says; layers behind the pooling that have weights
+                are those of its `text_head`, see [`load_text_encoder`].
+
+        Raises:
+            ValueError: If its vectors are not of `config.text_embedding_size` numbers, or such layers are missing.
+        """
+        config, hidden_size = self.config, text_encoder.config.hidden_size
+        size = text_vector_size(hidden_size, config.text_pooling, config.text_layers)
+        if size != config.text_embedding_size:
             raise ValueError(
-                f"The text encoder gives vectors of {text_encoder.config.hidden_size} numbers, the model takes "
-                f"{self.config.text_embedding_size}: use the encoder that the checkpoint was trained with."
+                f"The text encoder gives vectors of {size} numbers, the model takes "
+                f"{config.text_embedding_size}: use the encoder that the checkpoint was trained with."
             )
+        with torch.device("meta"):  # the weights are those of the encoder
+            head = TextHead.from_config(config)
+        own, weights = getattr(text_encoder, "text_head", None), head.state_dict()
+        if weights:
+            if own is None or own.settings != head.settings:
+                raise ValueError(
+                    f"The model has the layers {head.settings} behind the pooling, the text encoder has "
+                    f"{None if own is None else own.settings}: use the encoder that the checkpoint was trained with."
+                )
+            weights = own.state_dict()
+        head.load_state_dict(weights, assign=True)
+        text_encoder.text_head = head
         self.text_encoder = text_encoder.to(self.dtype).requires_grad_(False)
-        self.config.text_config = text_encoder.config
-        self.config.text_config._name_or_path = ""  # a path of one machine has no place in a checkpoint
+        config.text_config = text_encoder.config
+        config.text_config._name_or_path = ""  # a path of one machine has no place in a checkpoint
 
     def detach_text_encoder(self) -> PreTrainedModel | None:
         """Takes the text encoder out, so that training on ready text vectors neither moves nor saves it. Returns it."""
@@ -356,10 +509,12 @@ class UniSRecModel(UniSRecPreTrainedModel):
         Args:
             num_items (`int` or `None`):
                 `None` makes it inductive (text only); a number transductive, with a new ID embedding of that size.
+                `config.item_ids_hash` is then to be set to that of the catalogue.
         """
         if num_items is not None and num_items < 1:
             raise ValueError(f"`num_items` ({num_items}) must be at least 1, or None for a text-only model.")
         self.config.num_items = num_items
+        self.config.item_ids_hash = None
         self.item_embedding = None
         if num_items is not None:
             weight = torch.empty(num_items + 1, self.config.hidden_size, device=self.device, dtype=self.dtype)
@@ -371,16 +526,25 @@ class UniSRecModel(UniSRecPreTrainedModel):
         self.sequence_encoder.position_embedding.requires_grad_(False)
         self.sequence_encoder.layers.requires_grad_(False)
 
-    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
         r"""
         Text vectors x, the input of the adaptor.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(num_items, num_tokens)`): Tokens of the item texts.
-            attention_mask (`torch.LongTensor` of shape `(num_items, num_tokens)`): 1 for real tokens.
+            attention_mask (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*):
+                1 for real tokens; without it all are.
+            kwargs: As of the text encoder, such as `output_hidden_states`.
 
         Returns:
-            `torch.FloatTensor` of shape `(num_items, text_embedding_size)`.
+            `BaseModelOutputWithPooling`: The text vectors `(num_items, text_embedding_size)` as `pooler_output`, and the
+            output of the text encoder.
 
         Raises:
             ValueError: If the model has no text encoder.
@@ -390,19 +554,31 @@ class UniSRecModel(UniSRecPreTrainedModel):
                 "This model has no text encoder (`text_config` is None): give items as `text_embeds`, or add the "
                 "encoder it was trained with by `attach_text_encoder`."
             )
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        input_ids, attention_mask = _pad_right(input_ids, attention_mask)
+        outputs = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs[0],
+            pooler_output=self.text_encoder.text_head(outputs[0], attention_mask),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
+
+    def _text_vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Text vectors `(num_items, text_embedding_size)`, in training without the padding that a batch has."""
         if not self.training:
-            return self._encode_texts(input_ids, attention_mask)
+            return self.get_text_features(input_ids, attention_mask).pooler_output
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        input_ids, attention_mask = _pad_right(input_ids, attention_mask)
         # Texts of like length together: else half of the work of a training step would be padding.
         order = attention_mask.sum(-1).argsort()
         parts = []
         for rows in order.split(128):
             length = attention_mask[rows[-1]].sum()
-            parts.append(self._encode_texts(input_ids[rows, :length], attention_mask[rows, :length]))
+            parts.append(self.get_text_features(input_ids[rows, :length], attention_mask[rows, :length]).pooler_output)
         return torch.cat(parts)[order.argsort()]
-
-    def _encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        states = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)[0]
-        return pool_tokens(states, attention_mask, self.config.text_pooling)
 
     def get_item_features(
         self,
@@ -434,7 +610,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         # The catalogue keeps its vectors in float32, whatever the model runs in.
         parts = [] if text_embeds is None else [text_embeds.to(self.adaptor.weight.dtype)]
         if input_ids is not None:
-            parts.append(self.get_text_features(input_ids, attention_mask))
+            parts.append(self._text_vectors(input_ids, attention_mask).to(self.adaptor.weight.dtype))
         if not parts:
             raise ValueError("Items are missing: give `text_embeds`, or `input_ids` with `attention_mask`.")
         item_embeds = self.adaptor(parts[0] if len(parts) == 1 else torch.cat(parts))
@@ -529,4 +705,4 @@ class UniSRecModel(UniSRecPreTrainedModel):
         return last_hidden_state[torch.arange(last.shape[0], device=last.device), last]
 
 
-__all__ = ["UniSRecModel", "UniSRecModelOutput", "UniSRecPreTrainedModel", "pool_tokens", "unit_vectors"]
+__all__ = ["UniSRecModel", "UniSRecModelOutput", "UniSRecPreTrainedModel", "unit_vectors"]

@@ -1,16 +1,22 @@
 """`pipeline("sequential-recommendation", model=...)`: histories in, ranked items of the catalogue out."""
 
+import copy
+import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
 from transformers import BatchFeature, Pipeline, PreTrainedModel
 
-from .processing_unisrec import ItemCatalogue, UniSRecProcessor
+from .item_catalogue import ItemCatalogue, check_id_rows
+from .processing_unisrec import UniSRecProcessor
 
 
 History = Sequence[str | Mapping[str, str]]
+COMPARED_NUMBERS = 1 << 15  # of a tensor, to see whether it has changed
 
 
 def rank_items(scores: torch.Tensor, seen: Sequence[Sequence[int]], top_k: int) -> list[list[tuple[int, float]]]:
@@ -81,10 +87,69 @@ def encode_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> torch.
     return encode_items(model, catalogue.item_embeddings, catalogue.item_ids_of(torch.arange(len(catalogue))))
 
 
+def check_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> None:
+    r"""
+    Refuses a catalogue that a model cannot rank.
+
+    Raises:
+        ValueError: If it is empty, the ID embedding of a transductive model is not that of the catalogue, or the text
+            vectors have another width than the model takes or are not finite.
+    """
+    config, vectors = model.config, catalogue.item_embeddings
+    if len(catalogue) == 0:
+        raise ValueError("the catalogue has no items to recommend.")
+    check_id_rows(config, catalogue)
+    if vectors is not None and vectors.shape[1:] != (config.text_embedding_size,):
+        raise ValueError(
+            f"the text vectors of the catalogue have {vectors.shape[1]} numbers, the model takes "
+            f"{config.text_embedding_size}: encode the texts by the text encoder of the model."
+        )
+    if vectors is not None and not vectors.isfinite().all():
+        row = int((~vectors.isfinite().all(dim=1)).nonzero()[0])
+        raise ValueError(f"the text vector of item {catalogue.item_ids[row]!r} holds numbers that are not finite.")
+
+
+def check_finite(vectors: torch.Tensor, name: str) -> torch.Tensor:
+    """Returns tensors of a model. Raises `ValueError` if a number is not finite: nothing could be ranked by it."""
+    if not vectors.isfinite().all():
+        raise ValueError(f"the {name} are not all finite: the weights of the model are damaged.")
+    return vectors
+
+
+def tensor_state(tensor: torch.Tensor | None) -> tuple[Any, ...] | None:
+    """What differs once a tensor was replaced, moved, cast or changed in place. Torch does not see changes through NumPy or
+    `.data`; they are seen here if one of some 30,000 evenly spread numbers changed."""
+    if tensor is None:
+        return None
+    flat = tensor.detach().flatten()
+    sample = flat[:: max(1, len(flat) // COMPARED_NUMBERS) | 1].cpu().contiguous().view(torch.uint8).numpy()
+    version = 0 if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), version, tensor.dtype, tensor.device, tensor.shape, hash(sample.tobytes())
+
+
+def item_tower_state(model: PreTrainedModel, catalogue: ItemCatalogue, reads_texts: bool) -> tuple[Any, ...]:
+    """What differs once the item vectors of a catalogue are other ones; `reads_texts` says that its text vectors are made
+    of the texts by the model."""
+    towers = [model.adaptor, model.item_embedding, *([model.text_encoder] if reads_texts else [])]
+    weights = (weight for tower in towers if tower is not None for weight in tower.parameters())
+    texts = hash(tuple(catalogue.texts)) if reads_texts else None
+    return id(catalogue), texts, *map(tensor_state, (catalogue.item_embeddings, catalogue.id_rows, *weights))
+
+
 def _chunks(entries: Iterable[Any], size: int) -> Iterator[list[Any]]:
     entries = iter(entries)
     while chunk := list(islice(entries, size)):
         yield chunk
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """What is ranked, and what it was made from."""
+
+    source: ItemCatalogue  # as the processor has it
+    state: tuple[Any, ...]
+    catalogue: ItemCatalogue  # with text vectors
+    item_embeds: torch.Tensor  # on the device of the model
 
 
 class SequentialRecommendationPipeline(Pipeline):
@@ -94,6 +159,9 @@ class SequentialRecommendationPipeline(Pipeline):
     A history is a list, oldest item first, of item ids and of texts (see [`UniSRecProcessor.parse`]). One history gives
     one list of `{"item_id", "text", "score"}`, best first; a list of histories gives a list of them, `batch_size`
     (default 64) at a time; an iterator gives an iterator. `score` is the cosine of history and item.
+
+    Model and processor may be replaced or changed between two calls: item vectors are computed again where they are not
+    those of the model and catalogue of now.
 
     Args:
         top_k (`int`, *optional*, defaults to 10): How many items, at most the catalogue.
@@ -117,13 +185,8 @@ class SequentialRecommendationPipeline(Pipeline):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.processor is None or self.processor.catalogue is None:
-            raise ValueError(
-                "there is no catalogue to recommend from: take a checkpoint that was saved with one, or set "
-                "`processor=UniSRecProcessor(tokenizer, ItemCatalogue(item_ids, texts))`; reading one takes polars."
-            )
-        self.model.eval()
-        self._item_embeds: torch.Tensor | None = None
+        self._ranked: _Ranked | None = None
+        check_catalogue(self.model, self._catalogue())
 
     def _sanitize_parameters(self, top_k: int | None = None, exclude_seen: bool | None = None):
         ranking = {"top_k": top_k, "exclude_seen": exclude_seen}
@@ -162,23 +225,25 @@ class SequentialRecommendationPipeline(Pipeline):
         return list(ranked) if is_list else ranked
 
     def preprocess(self, histories: Sequence[History]) -> dict[str, Any]:
-        batch = self.processor(histories)
-        parsed = self.processor.parse_histories(histories)
-        return {"batch": dict(batch), "seen": [[row for row, _ in items if row is not None] for items in parsed]}
+        ranked = self._current()
+        processor = copy.copy(self.processor)
+        processor.catalogue = ranked.catalogue
+        parsed = processor.parse_histories(histories)
+        return {
+            "batch": dict(processor(histories)),
+            "seen": [[row for row, _ in items if row is not None] for items in parsed],
+            "ranked": ranked,
+        }
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        if self._item_embeds is None:
-            self._encode_texts()
-            self._item_embeds = encode_catalogue(self.model, self.processor.catalogue)
-        sequence_embeds = self.model(**model_inputs["batch"]).sequence_embeds
-        scores = self.model.similarity(sequence_embeds, self._item_embeds)
-        return {"scores": scores.float(), "seen": model_inputs["seen"]}
+        sequence_embeds = check_finite(self.model(**model_inputs["batch"]).sequence_embeds, "vectors of histories")
+        scores = self.model.similarity(sequence_embeds, model_inputs["ranked"].item_embeds)
+        return {"scores": scores.float(), "seen": model_inputs["seen"], "catalogue": model_inputs["ranked"].catalogue}
 
     def postprocess(
         self, model_outputs: dict[str, Any], top_k: int = 10, exclude_seen: bool = True
     ) -> list[list[dict[str, Any]]]:
-        scores, seen = model_outputs["scores"], model_outputs["seen"]
-        catalogue = self.processor.catalogue
+        scores, seen, catalogue = (model_outputs[name] for name in ("scores", "seen", "catalogue"))
         return [
             [
                 {"item_id": catalogue.item_ids[row], "text": catalogue.texts[row], "score": score}
@@ -187,15 +252,64 @@ class SequentialRecommendationPipeline(Pipeline):
             for items in rank_items(scores, seen if exclude_seen else [], top_k)
         ]
 
-    def _encode_texts(self) -> None:
-        """Text vectors of the catalogue, where it came without."""
-        catalogue, device = self.processor.catalogue, self.model.device
-        if catalogue.item_embeddings is None:
-            parts = [
-                self.model.get_text_features(**BatchFeature(self.processor.tokenize(texts)).to(device)).cpu()
-                for texts in _chunks(catalogue.texts, 64)
-            ]
-            catalogue.item_embeddings = torch.cat(parts)
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """Writes a checkpoint folder of model, processor and the code of both, which loads with and without this package;
+        keyword arguments are those of `PreTrainedModel.save_pretrained`."""
+        repo_id = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+        if push_to_hub:
+            self.push_to_hub(repo_id)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """Uploads what `save_pretrained` writes, without the question whether `catalogue/` is meant to go up."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*about to commit a data file")
+            return super().push_to_hub(repo_id, **kwargs)
+
+    def _catalogue(self) -> ItemCatalogue:
+        """Raises `ValueError` if the processor has none."""
+        if self.processor is None or self.processor.catalogue is None:
+            raise ValueError(
+                "there is no catalogue to recommend from: take a checkpoint that was saved with one, or set "
+                "`processor=UniSRecProcessor(tokenizer, ItemCatalogue(item_ids, texts))`; reading one takes polars."
+            )
+        return self.processor.catalogue
+
+    def _current(self) -> _Ranked:
+        """The catalogue and its vectors as of now. Raises `ValueError` if the model cannot rank it."""
+        source = self._catalogue()
+        self.model.eval()
+        reads_texts = source.item_embeddings is None
+        state = item_tower_state(self.model, source, reads_texts)
+        if reads_texts:
+            processor = self.processor
+            state = *state, id(processor.tokenizer), processor.max_text_length, processor.text_prompt
+        if self._ranked is None or self._ranked.state != state:
+            check_catalogue(self.model, source)
+            catalogue = source
+            if source.item_embeddings is None:
+                catalogue = source.with_embeddings(self._encode_texts(source.texts))
+            item_embeds = check_finite(encode_catalogue(self.model, catalogue), "vectors of items")
+            self._ranked = _Ranked(source, state, catalogue, item_embeds)
+        return self._ranked
+
+    @torch.inference_mode()
+    def _encode_texts(self, texts: list[str]) -> torch.Tensor:
+        """Text vectors `(num_texts, text_embedding_size)`, on the CPU."""
+        if not self.model.config.item_text:
+            return torch.zeros(len(texts), self.model.config.text_embedding_size)
+        batches = (BatchFeature(self.processor.tokenize(part)).to(self.model.device) for part in _chunks(texts, 64))
+        return torch.cat([self.model.get_text_features(**batch).pooler_output.float().cpu() for batch in batches])
 
 
-__all__ = ["SequentialRecommendationPipeline", "best_columns", "encode_catalogue", "encode_items", "rank_items"]
+__all__ = [
+    "SequentialRecommendationPipeline",
+    "best_columns",
+    "check_catalogue",
+    "check_finite",
+    "encode_catalogue",
+    "encode_items",
+    "item_tower_state",
+    "rank_items",
+]

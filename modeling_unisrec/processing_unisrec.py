@@ -1,120 +1,21 @@
 """Processor of UniSRec: tokenizer and item catalogue, which turn histories of ids and texts into a model batch."""
 
-import difflib
-import heapq
 import itertools
 import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
-from transformers.utils import cached_file, logging
+from transformers.utils import TensorType, cached_file, logging
 
 from ..configuration.configuration_unisrec import AUTO_MAP, copy_code
+from .item_catalogue import ItemCatalogue
 
 
 logger = logging.get_logger(__name__)
-
-
-class ItemCatalogue:
-    r"""
-    The items a model recommends, in the order of its item rows.
-
-    Args:
-        item_ids (`Sequence[str]`): Ids of the shop, all different.
-        texts (`Sequence[str]`): Their texts.
-        item_embeddings (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`, *optional*):
-            Their text vectors, the output of [`UniSRecModel.get_text_features`].
-        id_rows (`torch.LongTensor` of shape `(num_items,)`, *optional*):
-            Their rows of the ID embedding of a transductive model, 0 for items that came after training. Without it
-            item k has row k + 1.
-
-    Raises:
-        ValueError: If the lengths differ or an id comes twice.
-    """
-
-    def __init__(
-        self,
-        item_ids: Sequence[str],
-        texts: Sequence[str],
-        item_embeddings: torch.Tensor | None = None,
-        id_rows: torch.Tensor | None = None,
-    ):
-        self.item_ids = list(item_ids)
-        self.texts = list(texts)
-        self.item_embeddings = item_embeddings
-        self.id_rows = id_rows
-        self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
-        if len(self.texts) != len(self.item_ids):
-            raise ValueError(f"{len(self.item_ids)} item ids but {len(self.texts)} texts: give one text for each id.")
-        if len(self._rows) != len(self.item_ids):
-            seen: set[str] = set()
-            twice = next(item_id for item_id in self.item_ids if item_id in seen or seen.add(item_id))
-            raise ValueError(f"Item id {twice!r} comes twice in the catalogue: ids must be different.")
-        if item_embeddings is not None and len(item_embeddings) != len(self.item_ids):
-            raise ValueError(f"{len(self.item_ids)} item ids but {len(item_embeddings)} rows of `item_embeddings`.")
-        if id_rows is not None and len(id_rows) != len(self.item_ids):
-            raise ValueError(f"{len(self.item_ids)} item ids but {len(id_rows)} `id_rows`.")
-
-    def __len__(self) -> int:
-        return len(self.item_ids)
-
-    def __contains__(self, item_id: str) -> bool:
-        return item_id in self._rows
-
-    def row(self, item_id: str) -> int:
-        """Row of an item, from 0. Raises `KeyError` naming the three nearest known ids."""
-        if item_id not in self._rows:
-            name = item_id if len(item_id) <= 80 else item_id[:77] + "..."  # no id of a shop is longer
-            shared = [len(os.path.commonprefix([known, name])) for known in self.item_ids]  # noqa: RUF071 (characters)
-            likely = [self.item_ids[row] for row in heapq.nlargest(1000, range(len(self)), key=shared.__getitem__)]
-            nearest = difflib.get_close_matches(name, likely, n=3, cutoff=0.0)
-            raise KeyError(
-                f"item id {name!r} is not in the catalogue of {len(self)} items; nearest ids: {', '.join(nearest)}. "
-                f"An item that is not in it can be given by its text: {{'text': '...'}} in Python, 'text:...' on the "
-                "command line."
-            )
-        return self._rows[item_id]
-
-    def item_ids_of(self, rows: torch.Tensor) -> torch.Tensor:
-        """The `item_ids` of the model, rows of its ID embedding, for catalogue rows (-1, no item of ours: 0)."""
-        return rows + 1 if self.id_rows is None else self.id_rows[rows].where(rows >= 0, 0)
-
-    def save(self, directory: Path) -> None:
-        """Writes `items.parquet` and, if there are any, `item_embeddings.safetensors`."""
-        directory.mkdir(parents=True, exist_ok=True)
-        polars = _import_polars()
-        columns = {"item_id": self.item_ids, "text": self.texts}
-        if self.id_rows is not None:
-            columns["id_row"] = self.id_rows.tolist()
-        polars.DataFrame(columns).write_parquet(directory / "items.parquet")
-        embeddings_file = directory / "item_embeddings.safetensors"
-        embeddings_file.unlink(missing_ok=True)  # those of another catalogue
-        if self.item_embeddings is not None:
-            save_file(
-                {"item_embeddings": self.item_embeddings.contiguous()}, embeddings_file, metadata={"format": "pt"}
-            )
-
-    @classmethod
-    def load(cls, items_file: str, embeddings_file: str | None) -> "ItemCatalogue":
-        """Reads what `save` wrote."""
-        items = _import_polars().read_parquet(items_file)
-        item_embeddings = None if embeddings_file is None else load_file(embeddings_file)["item_embeddings"]
-        id_rows = torch.tensor(items["id_row"].to_list()) if "id_row" in items.columns else None
-        return cls(items["item_id"].to_list(), items["text"].to_list(), item_embeddings, id_rows)
-
-
-def _import_polars():
-    """polars, which a machine that only runs the model need not have."""
-    try:
-        import polars
-    except ImportError as error:
-        raise ImportError("the item catalogue is a parquet file: `pip install polars` to read or write it.") from error
-    return polars
 
 
 class UniSRecProcessor(ProcessorMixin):
@@ -130,6 +31,11 @@ class UniSRecProcessor(ProcessorMixin):
             Items of a history that count, the latest ones; at most the model's `max_position_embeddings`.
         max_text_length (`int`, *optional*, defaults to 512):
             Tokens of a text that count, the first ones.
+        text_prompt (`str`, *optional*, defaults to `""`):
+            What is put before each text, the `text_prompt` of the model's configuration.
+
+    Raises:
+        ValueError: If a length is no whole number from 1.
 
     Example:
 
@@ -151,12 +57,17 @@ class UniSRecProcessor(ProcessorMixin):
         catalogue: ItemCatalogue | None = None,
         max_history_length: int = 50,
         max_text_length: int = 512,
+        text_prompt: str = "",
     ):
+        for name, value in (("max_history_length", max_history_length), ("max_text_length", max_text_length)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}, expected a whole number from 1.")
         # ProcessorMixin wants every part to be there; ours works without a tokenizer (embeddings-only models).
         self.tokenizer = tokenizer
         self.catalogue = catalogue
         self.max_history_length = max_history_length
         self.max_text_length = max_text_length
+        self.text_prompt = text_prompt
         self.chat_template = None
 
     @property
@@ -167,27 +78,24 @@ class UniSRecProcessor(ProcessorMixin):
         r"""
         What an entry of a history means: `(row, text)`, where the row is `None` for an item given by text.
 
-        A `{"text": ...}` or `{"item_id": ...}` says it outright. A string is an id if the catalogue has it, a text if
-        it holds a blank, and an unknown id otherwise.
+        A string is an id of the catalogue, always. `{"item_id": ...}` says the same; `{"text": ...}` is an item given by
+        its text, whether the catalogue has it or not.
 
         Raises:
-            KeyError: For an unknown id.
+            KeyError: For an unknown id, naming the nearest known ones.
             ValueError: For an empty text, a mapping of another form, or an id or text that is no string.
         """
         if not all(isinstance(value, str) for value in (entry.values() if isinstance(entry, Mapping) else [entry])):
             raise ValueError(f"ids and texts of items are strings, not {entry!r}: write a number as '12'.")
-        if isinstance(entry, Mapping):
-            if set(entry) == {"item_id"}:
-                return self._known(entry["item_id"])
-            if set(entry) != {"text"}:
-                raise ValueError(f"an item is given as {{'item_id': ...}} or {{'text': ...}}, not as {dict(entry)!r}.")
-            entry = entry["text"]
-            if not entry.strip():
-                raise ValueError("the text of an item is empty: give a few words, such as its title.")
-            return None, entry
-        if (self.catalogue is not None and entry in self.catalogue) or not any(map(str.isspace, entry.strip())):
+        if isinstance(entry, str):
             return self._known(entry)
-        return None, entry
+        if set(entry) == {"item_id"}:
+            return self._known(entry["item_id"])
+        if set(entry) != {"text"}:
+            raise ValueError(f"an item is given as {{'item_id': ...}} or {{'text': ...}}, not as {dict(entry)!r}.")
+        if not entry["text"].strip():
+            raise ValueError("the text of an item is empty: give a few words, such as its title.")
+        return None, entry["text"]
 
     def _known(self, item_id: str) -> tuple[int, str]:
         if self.catalogue is None:
@@ -216,13 +124,14 @@ class UniSRecProcessor(ProcessorMixin):
                 raise ValueError(f"history {position} is empty: give at least one item.")
         return [[self.parse(entry) for entry in history] for history in histories]
 
-    def __call__(self, histories: Sequence[Sequence[str | Mapping[str, str]]]) -> BatchFeature:
+    def __call__(self, histories: Sequence[Sequence[str | Mapping[str, str]]], **kwargs) -> BatchFeature:
         r"""
         A model batch for histories.
 
         Args:
             histories (`Sequence` of `Sequence` of `str` or `dict`):
                 Oldest item first; see [`~UniSRecProcessor.parse`] for the forms of an item.
+            kwargs: `return_tensors`, which is `"pt"`.
 
         Returns:
             `BatchFeature`: `item_index` `(batch_size, length)`, `item_ids` `(num_items,)`, and for the items
@@ -231,8 +140,16 @@ class UniSRecProcessor(ProcessorMixin):
 
         Raises:
             KeyError: For an unknown id.
-            ValueError: For an empty history, one that is no list, or a text where there is no tokenizer.
+            TypeError: For another keyword.
+            ValueError: For an empty history, one that is no list, a text where there is no tokenizer, or tensors of another
+                kind.
         """
+        if (kind := kwargs.pop("return_tensors", "pt")) not in (None, "pt", TensorType.PYTORCH):
+            raise ValueError(f"return_tensors is {kind!r}: a batch is of torch tensors, 'pt'.")
+        if kwargs:
+            raise TypeError(
+                f"a batch of histories takes no {', '.join(kwargs)}; set it on the processor or tokenizer."
+            )
         item_index, rows, texts = self.distinct_items(self.parse_histories(histories))
         batch = {"item_index": item_index, "item_ids": rows + 1}
         if self.catalogue is not None:
@@ -282,8 +199,14 @@ class UniSRecProcessor(ProcessorMixin):
                 f"no tokenizer to read {texts[0]!r} with: this checkpoint takes items of its catalogue only; "
                 "set `processor.tokenizer` to the one of its text encoder."
             )
+        # On the right whatever the tokenizer prefers: a training step cuts the columns that are padding in all of its texts.
         encoded = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_text_length, return_tensors="pt"
+            [self.text_prompt + text for text in texts],
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_text_length,
+            return_tensors="pt",
         )
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
@@ -294,6 +217,7 @@ class UniSRecProcessor(ProcessorMixin):
             "processor_class": type(self).__name__,
             "max_history_length": self.max_history_length,
             "max_text_length": self.max_text_length,
+            "text_prompt": self.text_prompt,
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
@@ -302,6 +226,7 @@ class UniSRecProcessor(ProcessorMixin):
         directory.mkdir(parents=True, exist_ok=True)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(directory)
+            _drop_paths(directory / "tokenizer_config.json")
         if self.catalogue is not None:
             self.catalogue.save(directory / "catalogue")
         config_file = directory / "processor_config.json"
@@ -319,8 +244,30 @@ class UniSRecProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "UniSRecProcessor":
-        """Reads a processor from a folder or the Hub; takes the download options of `transformers`."""
-        options = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if kwargs.get(name) is not None}
+        r"""
+        Reads a processor from a folder or the Hub.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
+            kwargs:
+                The download options `cache_dir`, `force_download`, `local_files_only`, `token` and `revision`;
+                `trust_remote_code` for the tokenizer; `max_history_length`, `max_text_length` and `text_prompt` instead of
+                the saved ones; settings of the tokenizer, such as `cls_token`.
+
+        Raises:
+            OSError: If there is no `processor_config.json`, or a file cannot be fetched.
+            TypeError: For another keyword.
+            ValueError: If a file is damaged.
+        """
+        is_pipeline = "_from_pipeline" in kwargs
+        kwargs = {name: value for name, value in kwargs.items() if not name.startswith("_")}  # what Auto classes add
+        options = {name: kwargs.pop(name, None) for name in _DOWNLOAD_OPTIONS}
+        options = {name: value for name, value in options.items() if value is not None}
+        trust = kwargs.pop("trust_remote_code", None)
+        kwargs.pop("code_revision", None)  # the revision of our own code, which is loaded by now
+        given = {name: kwargs.pop(name) for name in _SETTINGS if name in kwargs}
+        if is_pipeline:
+            kwargs = {}  # `pipeline` gives the settings of the model, such as its dtype, to the processor too
         name = str(pretrained_model_name_or_path)
 
         def find(filename: str, subfolder: str = "") -> str | None:
@@ -334,25 +281,40 @@ class UniSRecProcessor(ProcessorMixin):
                 f"{name} has no processor_config.json: save one there by `UniSRecProcessor.save_pretrained`."
             )
         settings = json.loads(Path(config_file).read_text(encoding="utf-8"))
+        if not isinstance(settings, dict) or not settings.keys() >= {"max_history_length", "max_text_length"}:
+            raise ValueError(f"{config_file}: expected max_history_length and max_text_length in it.")
         tokenizer = None
         if find("tokenizer_config.json"):  # it looks into `config.json` too, which names the folder's own code
-            trust = kwargs.get("trust_remote_code")
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust, **options)
+            of_tokenizer = {key: value for key, value in kwargs.items() if key != "subfolder"}
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust, **options, **of_tokenizer)
+            if tokenizer.vocab_size <= len(set(tokenizer.all_special_ids)):  # transformers makes one up
+                raise OSError(
+                    f"{name}: the tokenizer has no vocabulary; tokenizer.json is missing, copy it there again."
+                )
+        if unknown := [key for key in kwargs if not hasattr(tokenizer, key)]:
+            raise TypeError(f"neither the processor nor its tokenizer has a setting {', '.join(unknown)}.")
         catalogue = None
-        if items_file := find("items.parquet", "catalogue"):
-            try:
-                catalogue = ItemCatalogue.load(items_file, find("item_embeddings.safetensors", "catalogue"))
-            except ImportError:  # where only the model runs: items can be given by their text
-                logger.warning("The item catalogue of %s is left out: `pip install polars` to read it.", name)
-        return cls(
-            tokenizer,
-            catalogue,
-            max_history_length=settings["max_history_length"],
-            max_text_length=settings["max_text_length"],
-        )
+        try:
+            catalogue = ItemCatalogue.load(lambda filename: find(filename, "catalogue"))
+        except ImportError:  # where only the model runs: items can be given by their text
+            logger.warning("The item catalogue of %s is left out: `pip install polars` to read it.", name)
+        return cls(tokenizer, catalogue, **{key: settings[key] for key in _SETTINGS if key in settings} | given)
 
 
+_SETTINGS = ("max_history_length", "max_text_length", "text_prompt")
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
 
-__all__ = ["ItemCatalogue", "UniSRecProcessor"]
+def _drop_paths(config_file: Path) -> None:
+    """Leaves out where a tokenizer was read from: a path of one machine, in its own settings or in those it came with."""
+    settings = json.loads(config_file.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in settings.items() if name != "name_or_path" and not _is_path(value)}
+    if kept != settings:
+        config_file.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute())
+
+
+__all__ = ["UniSRecProcessor"]

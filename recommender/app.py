@@ -4,18 +4,23 @@ import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import polars as pl
+from starlette.middleware import Middleware
 
 from ..data import Domain
 from . import page_html
 from .explorer import Explorer, load_recommender
 from .page_events import PageEvents
+from .page_gate import PageGate
 from .side_by_side import Popularity, SideBySide, example_histories, training_counts
 
 
 MAP_COLORS = {"catalogue": "#cbd5e1", "history": "#4f46e5", "results": "#f59e0b"}
+MAX_WAITING = 500  # events in the queue
+MAX_SESSIONS = 1_000  # visitors whose history and products are held; one more, and the oldest starts again
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
 
 
@@ -158,17 +163,35 @@ def load_app(
         popularity = Popularity(training_counts(domain), texts)
         examples = [ids for ids in example_histories(domain) if all(item_id in texts for item_id in ids)]
     elif popularity_file is not None:
-        popularity = Popularity(dict(pl.read_parquet(popularity_file).select("item_id", "count").iter_rows()), texts)
+        popularity = Popularity(
+            dict(pl.read_parquet(popularity_file, glob=False).select("item_id", "count").iter_rows()), texts
+        )
     if name is None:
         name = Path(model).absolute().name if Path(model).is_dir() else str(model)
     return build_app(explorer, SideBySide(explorer, other, popularity), name, examples)
 
 
-def launch(app: gr.Blocks, **options) -> None:
-    """Serves the page, `options` as `gr.Blocks.launch` takes them."""
-    app.queue(default_concurrency_limit=4)
-    style = Path(__file__).with_name("page.css")
-    app.launch(theme=theme(), css_paths=style, footer_links=[], ssr_mode=False, **options)
+def launch(app: gr.Blocks, **options: Any) -> None:
+    r"""
+    Serves the page. Only the routes that it needs are open ([`PageGate`]): visitors upload nothing and read no file.
+
+    Args:
+        app (`gr.Blocks`): What [`build_app`] or [`load_app`] returned.
+        **options: As `gr.Blocks.launch` takes them.
+    """
+    app.queue(default_concurrency_limit=4, max_size=MAX_WAITING)
+    app_kwargs = dict(options.pop("app_kwargs", None) or {})
+    app_kwargs["middleware"] = [Middleware(PageGate), *app_kwargs.get("middleware", ())]
+    defaults = {
+        "theme": theme(),
+        "css_paths": Path(__file__).with_name("page.css"),
+        "footer_links": [],
+        "ssr_mode": False,
+        "run_history": False,  # which would keep each visitor's events in the browser
+        "enable_monitoring": False,
+        "state_session_capacity": MAX_SESSIONS,
+    }
+    app.launch(**(defaults | options), app_kwargs=app_kwargs)
 
 
 __all__ = ["build_app", "launch", "load_app"]

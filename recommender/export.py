@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..data.domain import new_folder
-from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec import UniSRecModel, UniSRecProcessor, check_finite
 
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -40,7 +40,7 @@ class _TextEncoder(_Tower):
     axes = {"input_ids": ("num_items", "num_tokens"), "attention_mask": ("num_items", "num_tokens")}
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"text_embeds": self.model.get_text_features(input_ids, attention_mask)}
+        return {"text_embeds": self.model.get_text_features(input_ids, attention_mask).pooler_output}
 
     def example(self, rows: int, length: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         mask = _padding_mask(rows, length, generator)
@@ -149,13 +149,15 @@ def export_onnx(
     Raises:
         FileExistsError: If the folder holds something.
         ImportError: If a package of `pip install unisrec[onnx]` is missing, or transformers or torch is too old.
-        ValueError: If the model is not in float32 on the CPU, or does not score by the cosine.
+        ValueError: If the model is not in float32 on the CPU, does not score by the cosine, or a weight is not finite.
     """
     check_export_packages()
     if model.dtype != torch.float32 or model.device.type != "cpu":
         raise ValueError(f"the model is in {model.dtype} on {model.device}; export `model.float().cpu()`.")
     if model.config.similarity != "cosine":
         raise ValueError("the towers give vectors of unit length, and the model scores by their plain product.")
+    for name, weight in model.named_parameters():
+        check_finite(weight, f"numbers of the weight {name}")
     from torch.export import Dim
     from transformers.exporters import ExportedModel, OnnxConfig, OnnxExporter
 
@@ -197,7 +199,7 @@ def onnx_differences(model: UniSRecModel, folder: str | os.PathLike) -> dict[str
 
     Returns:
         `dict[str, float]`: For each file the largest difference of a number, as a share of the largest number where
-        that is above 1.
+        that is above 1; infinity where one is not finite, on both sides too.
     """
     from onnxruntime import InferenceSession
 
@@ -211,7 +213,9 @@ def onnx_differences(model: UniSRecModel, folder: str | os.PathLike) -> dict[str
             outputs = session.run(None, {key: value.numpy() for key, value in inputs.items()})
             for output, expected in zip(outputs, tower(**inputs).values(), strict=True):
                 difference = (torch.from_numpy(output) - expected).abs().max() / expected.abs().max().clamp(min=1)
-                differences[f"{name}.onnx"] = max(differences[f"{name}.onnx"], difference.item())
+                # `max` of Python takes the first of two where one is NaN: a number that is none equals nothing.
+                difference = difference.nan_to_num(nan=torch.inf, posinf=torch.inf).item()
+                differences[f"{name}.onnx"] = max(differences[f"{name}.onnx"], difference)
     return differences
 
 

@@ -1,14 +1,17 @@
 """Approximate search by FAISS, with the exact one behind it: an index that is never changed, only followed by another."""
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..data.domain import new_folder
@@ -85,12 +88,14 @@ class FaissIndex:
 
         Raises:
             ImportError: If FAISS is not installed.
-            ValueError: For another kind.
+            ValueError: For another kind, or vectors that are not finite.
         """
         check_faiss()
         import faiss
 
         kind, _ = choose_kind(kind, len(exact))
+        if not (exact.vectors.isfinite().all() and queries.isfinite().all()):
+            raise ValueError("the vectors to build an index of hold numbers that are not finite.")
         vectors = exact.vectors.float().numpy()
         width = vectors.shape[1]
         if kind == "flat":
@@ -172,34 +177,56 @@ class FaissIndex:
         rows = torch.where(self.rows < 0, -1, new_row[self.rows])
         changed = int((rows < 0).sum()) + len(exact) - int((rows >= 0).sum())
         if changed > CHANGED_SHARE * len(rows):
-            sample = torch.linspace(0, len(exact) - 1, min(256, len(exact))).long()
-            return FaissIndex.build(exact, exact.vectors[sample].float(), self.kind)
+            return self.rebuild(exact)
         return FaissIndex(exact, self.kind, self.faiss_index, rows, self.recall)
 
-    def save(self, output_dir: str | os.PathLike) -> None:
-        """Writes `index.faiss`, `index.json` and a few of the vectors, by which the catalogue is known again. Raises
-        `FileExistsError` if the folder holds something."""
+    def rebuild(self, exact: ExactIndex) -> "FaissIndex":
+        """An index of this kind of other vectors."""
+        sample = torch.linspace(0, len(exact) - 1, min(256, len(exact))).long()
+        return FaissIndex.build(ExactIndex(exact.vectors.cpu()), exact.vectors[sample].float().cpu(), self.kind)
+
+    def save(self, output_dir: str | os.PathLike, item_ids: Sequence[str] | None = None) -> None:
+        r"""
+        Writes `index.faiss`, `index.json`, which says what the others are, and `sample.safetensors`, a few of the vectors.
+
+        Args:
+            output_dir (`str` or `os.PathLike`): New or empty folder; it appears when it is complete.
+            item_ids (`Sequence[str]`, *optional*): Ids of the rows, which `load` compares.
+
+        Raises:
+            FileExistsError: If the folder holds something.
+        """
         import faiss
 
+        if not torch.equal(self.rows, torch.arange(len(self))):  # items have come and gone since it was built
+            return self.rebuild(self.exact).save(output_dir, item_ids)
         with new_folder(output_dir) as draft:
             faiss.write_index(self.faiss_index, str(draft / "index.faiss"))
-            facts = {"kind": self.kind, "num_items": len(self), "recall@10": self.recall}
+            facts = {
+                "kind": self.kind,
+                "num_items": len(self),
+                "hidden_size": self.vectors.shape[1],
+                "recall@10": self.recall,
+                "ids_sha256": None if item_ids is None else _hash_of_ids(item_ids),
+                "index_sha256": _hash_of_file(draft / "index.faiss"),
+            }
             (draft / "index.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             save_file({"vectors": _sample(self.vectors)}, draft / "sample.safetensors")
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, exact: ExactIndex) -> "FaissIndex":
+    def load(cls, folder: str | os.PathLike, exact: ExactIndex, item_ids: Sequence[str] | None = None) -> "FaissIndex":
         r"""
-        Reads what `save` wrote.
+        Reads what `save` wrote, and looks whether it is what the folder says and the caller has.
 
         Args:
             folder (`str` or `os.PathLike`): The folder.
             exact ([`ExactIndex`]): The vectors it was built of.
+            item_ids (`Sequence[str]`, *optional*): Ids of the rows.
 
         Raises:
             FileNotFoundError: If the folder holds no index.
             ImportError: If FAISS is not installed.
-            ValueError: If it was built of other vectors.
+            ValueError: If a file is damaged or another one than was saved, or the index was built of other vectors or ids.
         """
         check_faiss()
         import faiss
@@ -209,17 +236,85 @@ class FaissIndex:
             raise FileNotFoundError(
                 f"{folder}: no index there; expected a folder that `unisrec index` wrote, or one of {', '.join(KINDS)}."
             )
-        facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        sample = load_file(folder / "sample.safetensors")["vectors"]
-        vectors = _sample(exact.vectors)
-        # Another machine rounds differently.
-        if facts["num_items"] != len(exact) or vectors.shape != sample.shape or (vectors - sample).abs().max() > 1e-3:
-            raise ValueError(
-                f"{folder}: the index of {facts['num_items']:,} items is not of this checkpoint and catalogue "
-                f"({len(exact):,} items); build it again with `unisrec index`."
-            )
+        facts = _read_facts(folder)
+        another = (
+            f"{folder}: the index of {facts['num_items']:,} items is not of this checkpoint and catalogue "
+            f"({len(exact):,} items); build it again with `unisrec index`."
+        )
+        try:
+            sample = load_file(folder / "sample.safetensors")["vectors"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ValueError(f"{folder}: damaged, sample.safetensors cannot be read ({error}); {_AGAIN}") from error
+        is_same = facts["ids_sha256"] is None or item_ids is None or facts["ids_sha256"] == _hash_of_ids(item_ids)
+        # Before the large file is read.
+        if facts["num_items"] != len(exact) or not is_same or not _are_close(sample, _sample(exact.vectors)):
+            raise ValueError(another)
+        if _hash_of_file(folder / "index.faiss") != facts["index_sha256"]:
+            raise ValueError(f"{folder}: index.faiss is not the file that was saved with index.json; {_AGAIN}")
         index = faiss.read_index(str(folder / "index.faiss"))
+        vectors = _stored_vectors(index, facts["kind"])
+        if vectors is None or facts["hidden_size"] != vectors.shape[1]:
+            raise ValueError(f"{folder}: index.faiss is no {facts['kind']} index as index.json says; {_AGAIN}")
+        if not _are_close(vectors, exact.vectors.float()):
+            raise ValueError(another)
         return cls(exact, facts["kind"], index, recall=facts["recall@10"])
+
+
+_AGAIN = "build it again with `unisrec index`."
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """What `index.json` says. Raises `ValueError` where that is no index of ours."""
+    types = {"kind": str, "num_items": int, "hidden_size": int, "recall@10": (int, float), "index_sha256": str}
+    try:
+        facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        wrong = [name for name, kind in types.items() if not isinstance(facts[name], kind)]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder}: damaged, or of an earlier version (index.json: {error}); {_AGAIN}") from error
+    if wrong or facts["kind"] not in KINDS[1:] or not 0 <= facts["recall@10"] <= 1:
+        raise ValueError(f"{folder}: index.json describes no index ({wrong or facts}); {_AGAIN}")
+    return {"ids_sha256": None} | facts
+
+
+def _stored_vectors(index, kind: str) -> torch.Tensor | None:
+    """The vectors `(num_items, hidden_size)` of a FAISS index in the order of their rows; `None` if it is of another kind
+    or its rows are not 0 to num_items - 1."""
+    import faiss
+
+    kinds = {"flat": faiss.IndexFlat, "hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}
+    if not isinstance(index, kinds[kind]) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        return None
+    if kind != "ivf":
+        flat = faiss.downcast_index(index.storage) if kind == "hnsw" else index
+        return torch.from_numpy(
+            faiss.rev_swig_ptr(flat.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
+        )
+    vectors, rows = np.empty((index.ntotal, index.d), np.float32), []
+    for place in range(index.nlist):
+        size = index.invlists.list_size(place)
+        if size:
+            ids = faiss.rev_swig_ptr(index.invlists.get_ids(place), size).copy()
+            if ids.min() < 0 or ids.max() >= index.ntotal:
+                return None
+            codes = faiss.rev_swig_ptr(index.invlists.get_codes(place), size * index.code_size)
+            vectors[ids] = codes.view(np.float32).reshape(size, index.d)
+            rows.append(ids)
+    rows = np.concatenate(rows) if rows else np.empty(0, np.int64)
+    return torch.from_numpy(vectors) if np.array_equal(np.sort(rows), np.arange(index.ntotal)) else None
+
+
+def _are_close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether vectors are the same but for the rounding of another machine. NaN is not."""
+    return one.shape == other.shape and bool(((one - other).abs() <= 1e-3).all())
+
+
+def _hash_of_ids(item_ids: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(item_ids)).encode()).hexdigest()
+
+
+def _hash_of_file(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def recall(index: FaissIndex, queries: torch.Tensor, top_k: int = 10) -> float:

@@ -52,11 +52,10 @@ class PageEvents:
         return self.explorer.append(history, self.explorer.entry(words, own), own), ""
 
     def pick(self, history: History, own: OwnProducts, event: gr.EventData):
-        return self.explorer.append(history, {"item_id": str(event.key)}, own), ""
+        return self.explorer.append(history, {"item_id": event.key}, own), ""
 
     def remove(self, history: History, event: gr.EventData) -> History:
-        gone = int(event.key)
-        return [entry for place, entry in enumerate(history) if place != gone]
+        return [entry for place, entry in enumerate(history) if str(place) != event.key]
 
     def example(self) -> History:
         if self.examples:

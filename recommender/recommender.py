@@ -1,20 +1,21 @@
 """A checkpoint and its catalogue as a function from histories to ranked items, with items that come and go."""
 
+import dataclasses
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from ..data import Domain
-from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_catalogue, item_tower_state
 from ..trainer.checkpoints import load_checkpoint
 from .faiss_index import KINDS, FaissIndex
 from .search import ExactIndex
-from .snapshot import Recommendation, Snapshot, check_id_rows, with_catalogue
+from .snapshot import Recommendation, Snapshot, with_catalogue
 from .vectors import VectorEncoder
 
 
@@ -30,7 +31,8 @@ class Recommender:
     Ranks a catalogue for histories of item ids and of texts that exist nowhere else.
 
     Any number of threads may ask while another adds or removes items: each call sees the catalogue as it was before or
-    as it is after.
+    as it is after. Where the weights were trained on, moved or cast since, or `processor.catalogue` was replaced, the next
+    call computes the item vectors again.
 
     Args:
         model ([`UniSRecModel`]): The model; it is put into evaluation mode.
@@ -43,7 +45,7 @@ class Recommender:
 
     ```python
     >>> recommender = Recommender.from_pretrained("runs/office")  # doctest: +SKIP
-    >>> recommender.recommend([["B00006IE7J", "label maker tape, black on white"]], top_k=3)  # doctest: +SKIP
+    >>> recommender.recommend([["B00006IE7J", {"text": "label maker tape, black on white"}]], top_k=3)  # doctest: +SKIP
     >>> recommender.add_items({"new-1": "label maker tape, white on red"})  # doctest: +SKIP
 
     ```
@@ -55,17 +57,11 @@ class Recommender:
                 "the checkpoint has no catalogue to recommend from; finetune it on a domain, or name a domain folder "
                 "whose items are to be ranked (--domain on the command line)."
             )
-        check_id_rows(model, processor.catalogue)
-        self.model = model.eval()
+        self._model = model
         # Two, so that nobody who asks waits until many new texts are read.
         self._encoder, self._writers_encoder = VectorEncoder(model, processor), VectorEncoder(model, processor)
-        self._writers_lock = threading.Lock()
-        catalogue = processor.catalogue
-        if catalogue.item_embeddings is None:
-            vectors = self._encoder.texts(catalogue.texts, progress=True)
-            catalogue = ItemCatalogue(catalogue.item_ids, catalogue.texts, vectors, catalogue.id_rows)
-        index = ExactIndex(self._encoder.catalogue(catalogue))
-        self._snapshot = Snapshot(with_catalogue(processor, catalogue), index)
+        self._writers_lock = threading.RLock()
+        self._snapshot = self._make_snapshot(processor)
 
     @classmethod
     def from_pretrained(
@@ -93,15 +89,20 @@ class Recommender:
         return recommender
 
     @property
+    def model(self) -> UniSRecModel:
+        """The model, in evaluation mode. Its weights may be changed; it cannot be replaced."""
+        return self._model
+
+    @property
     def processor(self) -> UniSRecProcessor:
         """The processor, with the catalogue as it is now; a later change of the items makes another one."""
-        return self._snapshot.processor
+        return self._current().processor
 
     @property
     def item_embeds(self) -> np.ndarray:
         """Item vectors `(num_items, hidden_size)` as they are searched, float32: of unit length, unless the model scores
         by the plain product. Their product with [`~Recommender.encode_users`] is the score."""
-        return self._snapshot.index.vectors.float().cpu().numpy()
+        return self._current().index.vectors.float().cpu().numpy()
 
     def recommend(
         self,
@@ -118,7 +119,7 @@ class Recommender:
 
         Args:
             histories (`Sequence` of `Sequence` of `str` or `dict`):
-                Oldest item first, each an id of the catalogue or a text; see [`UniSRecProcessor.parse`].
+                Oldest item first, each an id of the catalogue or `{"text": ...}`; see [`UniSRecProcessor.parse`].
             top_k (`int`, *optional*, defaults to 10): How many, at most the catalogue.
             exclude_seen (`bool`, *optional*, defaults to `True`): Leave out what the history holds.
             allowed (`Iterable[str]`, *optional*): Ids of the only items that may be recommended.
@@ -133,7 +134,7 @@ class Recommender:
             KeyError: For an unknown id, naming the nearest known ones.
             ValueError: For an empty history, a text where there is no text encoder, or a `top_k` below 1.
         """
-        snapshot = self._snapshot
+        snapshot = self._current()
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}; ask for at least one item.")
         candidates = snapshot.candidates(allowed, blocked)
@@ -182,7 +183,7 @@ class Recommender:
         The items nearest to one, whatever the history.
 
         Args:
-            item (`str` or `dict`): An id of the catalogue or a text; see [`UniSRecProcessor.parse`].
+            item (`str` or `dict`): An id of the catalogue or `{"text": ...}`; see [`UniSRecProcessor.parse`].
             top_k (`int`, *optional*, defaults to 10): How many, at most the catalogue.
 
         Returns:
@@ -192,7 +193,7 @@ class Recommender:
             KeyError: For an unknown id.
             ValueError: For a text where there is no text encoder, or a `top_k` below 1.
         """
-        snapshot = self._snapshot
+        snapshot = self._current()
         row, text = snapshot.processor.parse(item)
         if row is None:
             query = self._encoder.items(self._encoder.texts([text]), torch.tensor([0]))
@@ -220,7 +221,7 @@ class Recommender:
             KeyError: For an unknown id.
             ValueError: For an empty history, or a text where there is no text encoder.
         """
-        snapshot = self._snapshot
+        snapshot = self._current()
         parsed = snapshot.processor.parse_histories(histories)
         vectors = np.empty((len(parsed), self.model.config.hidden_size), dtype=np.float32)
         for places, users in self._encoder.users(snapshot.processor, parsed, batch_size):
@@ -261,10 +262,11 @@ class Recommender:
             if not all(isinstance(part, str) and part.strip() for part in pair):
                 raise ValueError(f"an item is an id and a text, neither of them empty; got {pair!r}.")
         with self._writers_lock:
-            known = next((item_id for item_id in items if item_id in self._snapshot.catalogue), None)
+            catalogue = self._current().catalogue
+            known = next((item_id for item_id in items if item_id in catalogue), None)
             if known is not None:
                 raise ValueError(f"item id {known!r} is in the catalogue already; remove it first to change its text.")
-            self._update(torch.arange(len(self._snapshot.catalogue)), items)
+            self._update(torch.arange(len(catalogue)), items)
 
     def remove_items(self, item_ids: Iterable[str]) -> None:
         r"""
@@ -278,8 +280,9 @@ class Recommender:
             ValueError: If no item would be left.
         """
         with self._writers_lock:
-            kept = torch.ones(len(self._snapshot.catalogue), dtype=torch.bool)
-            kept[[self._snapshot.catalogue.row(item_id) for item_id in item_ids]] = False
+            catalogue = self._current().catalogue
+            kept = torch.ones(len(catalogue), dtype=torch.bool)
+            kept[[catalogue.row(item_id) for item_id in item_ids]] = False
             if not kept.any():
                 raise ValueError("no item would be left in the catalogue; add the new ones first.")
             self._update(kept.nonzero()[:, 0], {})
@@ -299,10 +302,10 @@ class Recommender:
         Raises:
             FileNotFoundError: If there is no such folder.
             ImportError: If FAISS is not installed.
-            ValueError: If the folder's index is not of this catalogue.
+            ValueError: If the folder is damaged or its index is not of this catalogue.
         """
         with self._writers_lock:
-            snapshot = self._snapshot
+            snapshot = self._current()
             if index == "exact-bf16":
                 new = ExactIndex(snapshot.index.vectors, torch.bfloat16)
             else:
@@ -311,8 +314,8 @@ class Recommender:
             if index in KINDS:
                 new = FaissIndex.build(new, self._sample_users(), index)
             elif index not in ("exact", "exact-bf16"):
-                new = FaissIndex.load(index, new)
-            self._snapshot = Snapshot(snapshot.processor, new)
+                new = FaissIndex.load(index, new, snapshot.catalogue.item_ids)
+            self._snapshot = dataclasses.replace(snapshot, index=new)
         return new
 
     def _sample_users(self, count: int = 256) -> torch.Tensor:
@@ -333,19 +336,52 @@ class Recommender:
 
     def _update(self, kept: torch.Tensor, added: Mapping[str, str]) -> None:
         """Puts another snapshot into place by one assignment: the rows that are kept, then new items."""
-        snapshot, ids, texts = self._snapshot, list(added), list(added.values())
+        snapshot, ids, texts = self._current(), list(added), list(added.values())
         old, rows = snapshot.catalogue, kept.tolist()
         text_vectors = self._writers_encoder.texts(texts)
+        no_rows = torch.zeros(len(ids), dtype=torch.long)  # the ID embedding has none for an item that it never saw
+        has_rows = self.model.config.num_items is not None
         catalogue = ItemCatalogue(
             [old.item_ids[row] for row in rows] + ids,
             [old.texts[row] for row in rows] + texts,
             torch.cat([old.item_embeddings[kept], text_vectors]),
+            torch.cat([old.item_ids_of(kept), no_rows]) if has_rows else None,
+            old.item_ids_hash if has_rows else None,
         )
-        no_rows = torch.zeros(len(ids), dtype=torch.long)  # the ID embedding has none for an item that it never saw
-        if self.model.config.num_items is not None:
-            catalogue.id_rows = torch.cat([old.item_ids_of(kept), no_rows])
         index = snapshot.index.update(kept, self._writers_encoder.items(text_vectors, no_rows))
-        self._snapshot = Snapshot(with_catalogue(snapshot.processor, catalogue), index)
+        state = self._state(catalogue, snapshot.reads_texts)
+        self._snapshot = Snapshot(with_catalogue(snapshot.processor, catalogue), index, state, snapshot.reads_texts)
+
+    def _current(self) -> Snapshot:
+        """The snapshot, made again where model or catalogue are not those it was made from."""
+        if self._model.training:
+            self._model.eval()
+        snapshot = self._snapshot
+        if snapshot.state != self._state(snapshot.catalogue, snapshot.reads_texts):
+            with self._writers_lock:
+                if self._snapshot is snapshot:  # else another thread has done it
+                    self._snapshot = self._make_snapshot(snapshot.processor, snapshot)
+                return self._snapshot
+        return snapshot
+
+    def _make_snapshot(self, processor: UniSRecProcessor, old: Snapshot | None = None) -> Snapshot:
+        """Vectors and index of the catalogue of a processor, searched as the old one. Raises `ValueError` where the model
+        cannot rank it."""
+        catalogue = processor.catalogue
+        check_catalogue(self._model, catalogue)
+        reads_texts = catalogue.item_embeddings is None
+        if old is not None and old.state[0] == id(catalogue):
+            reads_texts = old.reads_texts and self._model.text_encoder is not None  # else they stay as they were read
+        if reads_texts:
+            catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=True))
+        index = ExactIndex(self._writers_encoder.catalogue(catalogue))
+        if old is not None:
+            index = old.index.rebuild(index)
+        return Snapshot(with_catalogue(processor, catalogue), index, self._state(catalogue, reads_texts), reads_texts)
+
+    def _state(self, catalogue: ItemCatalogue, reads_texts: bool) -> tuple[Any, ...]:
+        """What differs once the vectors of the catalogue are other ones."""
+        return item_tower_state(self._model, catalogue, reads_texts)
 
 
 __all__ = ["Recommendation", "Recommender"]

@@ -33,6 +33,10 @@ class ExactIndex:
         vectors = self.vectors[kept.to(self.vectors.device)]
         return ExactIndex(torch.cat([vectors, added.to(vectors)]), vectors.dtype)
 
+    def rebuild(self, exact: "ExactIndex") -> "ExactIndex":
+        """An index of this kind of other vectors."""
+        return ExactIndex(exact.vectors, self.vectors.dtype)
+
     @torch.inference_mode()
     def search(
         self,

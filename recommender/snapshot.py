@@ -3,10 +3,11 @@
 import copy
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
-from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec import ItemCatalogue, UniSRecProcessor
 from .faiss_index import FaissIndex
 from .search import ExactIndex
 
@@ -30,6 +31,8 @@ class Snapshot:
 
     processor: UniSRecProcessor
     index: ExactIndex | FaissIndex
+    state: tuple[Any, ...]  # of the weights and text vectors that the index was made from
+    reads_texts: bool  # whether the text vectors were made of the texts
 
     @property
     def catalogue(self) -> ItemCatalogue:
@@ -58,18 +61,6 @@ class Snapshot:
         ]
 
 
-def check_id_rows(model: UniSRecModel, catalogue: ItemCatalogue) -> None:
-    """Raises `ValueError` where the ID embedding of a transductive model is not that of the catalogue."""
-    num_items, size = model.config.num_items, len(catalogue)
-    if num_items is None or (catalogue.id_rows is None and size == num_items):
-        return
-    if catalogue.id_rows is None or catalogue.id_rows.max() > num_items:
-        raise ValueError(
-            f"the checkpoint is transductive with {num_items} items, the catalogue has {size}: take the catalogue saved "
-            "with it, or an inductive checkpoint."
-        )
-
-
 def with_catalogue(processor: UniSRecProcessor, catalogue: ItemCatalogue) -> UniSRecProcessor:
     """The same processor on another catalogue."""
     processor = copy.copy(processor)
@@ -77,4 +68,4 @@ def with_catalogue(processor: UniSRecProcessor, catalogue: ItemCatalogue) -> Uni
     return processor
 
 
-__all__ = ["Recommendation", "Snapshot", "check_id_rows", "with_catalogue"]
+__all__ = ["Recommendation", "Snapshot", "with_catalogue"]

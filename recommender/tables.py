@@ -2,20 +2,19 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import torch
 from safetensors.torch import save_file
 
-from ..data.columns import to_ids
+from ..data.domain import writing
 from ..data.table import load_table
-from ..modeling_unisrec import ItemCatalogue
+from ..data.values import place, to_id, to_ids, to_texts
 
 
 if TYPE_CHECKING:
@@ -33,28 +32,29 @@ def read_histories(path: str | os.PathLike) -> tuple[list[str], list[list[str | 
     Args:
         path (`str` or `os.PathLike`):
             File with a column `history`, a list of ids and texts, oldest first (in CSV a JSON list, or ids with blanks
-            between them), and `user_id`.
+            between them), and `user_id`. Numbers are ids, spelled as by [`to_ids`]; strings are taken as they are.
 
     Returns:
         `tuple[list[str], list[list]]`: User ids and histories.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a column is missing or a history is no list; names the row.
+        OSError: If it cannot be read, see [`check_file`].
+        ValueError: If a column is missing, a user is missing, or a history is no list of ids and texts; names the row.
     """
-    table, first_line = load_table(path, ["user_id", "history"])
+    table, first_line = load_table(path, ["user_id", "history"], hub=False)
+    user_ids = to_ids(table["user_id"], str(path), first_line=first_line)
+    if user_ids.null_count():
+        where = place(str(path), int(user_ids.is_null().arg_max()), first_line)
+        raise ValueError(f"{where}: the user_id is empty, expected one for every history.")
     histories = []
     for row, cell in enumerate(table["history"].to_list()):
         try:
-            history = cell
-            if isinstance(cell, str):
-                history = json.loads(cell) if cell.startswith("[") else cell.split()
-            if not isinstance(history, list):
-                raise ValueError(f"expected a list, got {cell!r}")
-        except ValueError as error:
-            raise ValueError(f"{_place(path, row, first_line)}: the history cannot be read ({error}).") from error
-        histories.append([str(entry) if isinstance(entry, int) else entry for entry in history])
-    return to_ids(table["user_id"]).to_list(), histories
+            histories.append(_parse_history(cell))
+        except (TypeError, ValueError, RecursionError) as error:
+            where = place(str(path), row, first_line)
+            raise ValueError(f"{where}: the history cannot be read ({error}).") from error
+    return user_ids.to_list(), histories
 
 
 def read_items(path: str | os.PathLike) -> dict[str, str]:
@@ -65,28 +65,41 @@ def read_items(path: str | os.PathLike) -> dict[str, str]:
         path (`str` or `os.PathLike`): File with columns `item_id` and `text`.
 
     Returns:
-        `dict[str, str]`: Texts by id.
+        `dict[str, str]`: Texts by id, both as [`to_ids`] and [`to_texts`] give them.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a column is missing, an id comes twice, or an id or text is empty; names the row.
+        OSError: If it cannot be read, see [`check_file`].
+        ValueError: If a column is missing, an id comes twice, or an id or text is absent; names the row.
     """
-    table, first_line = load_table(path, ["item_id", "text"])
+    table, first_line = load_table(path, ["item_id", "text"], hub=False)
+    ids = to_ids(table["item_id"], str(path), first_line=first_line)
+    texts = to_texts(table["text"], str(path), first_line=first_line)
     items: dict[str, str] = {}
-    for row, (item_id, text) in enumerate(zip(to_ids(table["item_id"]), table["text"].cast(pl.String), strict=True)):
-        if not item_id or not (text or "").strip():
+    for row, (item_id, text) in enumerate(zip(ids, texts, strict=True)):
+        if item_id is None or text is None:
             raise ValueError(
-                f"{_place(path, row, first_line)}: expected an item_id and a text, neither of them empty."
+                f"{place(str(path), row, first_line)}: expected an item_id and a text, neither of them empty."
             )
         if item_id in items:
-            raise ValueError(f"{_place(path, row, first_line)}: item id {item_id!r} comes twice, expected once.")
+            raise ValueError(f"{place(str(path), row, first_line)}: item id {item_id!r} comes twice, expected once.")
         items[item_id] = text
     return items
 
 
+def read_item_ids(path: str | os.PathLike) -> list[str]:
+    """Ids in the column `item_id` of a CSV, JSON-lines or parquet file; raises as [`read_items`] does."""
+    table, first_line = load_table(path, ["item_id"], hub=False)
+    ids = to_ids(table["item_id"], str(path), first_line=first_line)
+    if ids.null_count():
+        where = place(str(path), int(ids.is_null().arg_max()), first_line)
+        raise ValueError(f"{where}: the item_id is empty, expected one in every row.")
+    return ids.to_list()
+
+
 def check_suffix(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> None:
     """Raises `ValueError` for a file of a kind that cannot be written."""
-    if Path(path).suffix not in formats:
+    if Path(path).suffix.lower() not in formats:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(formats)}.")
 
 
@@ -94,7 +107,9 @@ def write_table(table: "Dataset", path: str | os.PathLike) -> None:
     """Writes a dataset as the file's name says: parquet, CSV or JSON lines. Raises `ValueError` for another name."""
     check_suffix(path)
     with _whole_file(path) as draft:
-        write = {".parquet": table.to_parquet, ".csv": table.to_csv, ".jsonl": table.to_json}[Path(path).suffix]
+        write = {".parquet": table.to_parquet, ".csv": table.to_csv, ".jsonl": table.to_json}[
+            Path(path).suffix.lower()
+        ]
         write(draft)
 
 
@@ -122,7 +137,7 @@ def export_vectors(
     if len(ids) != len(vectors):
         raise ValueError(f"{len(ids)} ids but {len(vectors)} vectors.")
     with _whole_file(path) as draft:
-        if Path(path).suffix == ".safetensors":
+        if Path(path).suffix.lower() == ".safetensors":
             tensors = {"vectors": torch.from_numpy(np.ascontiguousarray(vectors))}
             save_file(tensors, draft, metadata={"format": "pt", "ids": json.dumps(list(ids))})
         else:
@@ -130,41 +145,48 @@ def export_vectors(
             pl.DataFrame({"id": list(ids), **(columns or {}), "vector": array}).write_parquet(draft)
 
 
-def replace_catalogue(folder: str | os.PathLike, catalogue: ItemCatalogue) -> None:
-    """Puts another catalogue into a checkpoint folder, by two renames when it is written. Raises `FileNotFoundError` if
-    it has none."""
-    folder = Path(folder)
-    place, draft, old = (folder / name for name in ("catalogue", f".catalogue.{os.getpid()}", f".old.{os.getpid()}"))
-    if not place.is_dir():
-        raise FileNotFoundError(f"{folder}: no folder with a catalogue to be changed; name a new one by --output.")
-    try:
-        catalogue.save(draft)
-        os.rename(place, old)
-        os.rename(draft, place)
-    except BaseException:
-        if old.exists() and not place.exists():
-            os.rename(old, place)
-        raise
-    finally:
-        for leftover in (draft, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
 @contextmanager
 def _whole_file(path: str | os.PathLike) -> Iterator[str]:
-    """A name beside the file, which takes its place at the end."""
+    """A name beside the file, which takes its place at the end. Raises `OSError` if it cannot be written."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{os.getpid()}.{path.name}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield str(draft)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _parse_history(cell: Any) -> list[str | dict[str, str]]:
+    """Entries of one history; text is parsed once, and only where the file could not hold a list."""
+    if isinstance(cell, str):
+        cell = json.loads(cell) if cell.lstrip().startswith("[") else cell.split()
+    if not isinstance(cell, list):
+        raise TypeError(f"expected a list, got {str(cell)[:80]!r}")
+    return [_parse_entry(entry) for entry in cell]
+
+
+def _parse_entry(entry: Any) -> str | dict[str, str]:
+    if isinstance(entry, str):
+        return entry
+    if isinstance(entry, dict):  # parquet gives every entry every field
+        return {name: value if name == "text" else to_id(value) for name, value in entry.items() if value is not None}
     try:
-        yield str(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+        item_id = to_id(entry)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"an entry is {str(entry)[:80]!r}, {error}, expected an id or a text") from error
+    if item_id is None:
+        raise ValueError(f"an entry is {entry!r}, expected an id or a text")
+    return item_id
 
 
-def _place(path: str | os.PathLike, row: int, first_line: int | None) -> str:
-    return f"{path}, row {row + 1}" if first_line is None else f"{path}, line {first_line + row}"
-
-
-__all__ = ["check_suffix", "export_vectors", "read_histories", "read_items", "replace_catalogue", "write_table"]
+__all__ = [
+    "check_suffix",
+    "export_vectors",
+    "read_histories",
+    "read_item_ids",
+    "read_items",
+    "write_table",
+]

@@ -9,7 +9,14 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..data.text_features import encode_texts, text_max_length
-from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, encode_catalogue, encode_items
+from ..modeling_unisrec import (
+    ItemCatalogue,
+    UniSRecModel,
+    UniSRecProcessor,
+    check_finite,
+    encode_catalogue,
+    encode_items,
+)
 
 
 class VectorEncoder:
@@ -39,18 +46,17 @@ class VectorEncoder:
             )
         with self._lock:
             length = min(self._max_text_length, text_max_length(encoder, self._tokenizer))
-            vectors = encode_texts(
-                texts, encoder, self._tokenizer, pooling=config.text_pooling, max_length=length, progress=progress
-            )
+            vectors = encode_texts(texts, encoder, self._tokenizer, max_length=length, progress=progress)
         return torch.from_numpy(vectors)
 
     def items(self, text_vectors: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
-        """Item vectors `(num_items, hidden_size)` of text vectors and rows of the ID embedding."""
-        return self._searchable(encode_items(self.model, text_vectors, item_ids))
+        """Item vectors `(num_items, hidden_size)` of text vectors and rows of the ID embedding. Raises `ValueError` where a
+        number is not finite."""
+        return self._searchable(encode_items(self.model, text_vectors, item_ids), "items")
 
     def catalogue(self, catalogue: ItemCatalogue) -> torch.Tensor:
         """Item vectors `(num_items, hidden_size)` of a catalogue that has text vectors."""
-        return self._searchable(encode_catalogue(self.model, catalogue))
+        return self._searchable(encode_catalogue(self.model, catalogue), "items")
 
     def users(
         self,
@@ -80,10 +86,12 @@ class VectorEncoder:
     ) -> torch.Tensor:
         batch = {"item_index": item_index, "text_embeds": text_embeds, "item_ids": item_ids}
         batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-        return self._searchable(self.model(**batch).sequence_embeds)
+        return self._searchable(self.model(**batch).sequence_embeds, "histories")
 
-    def _searchable(self, vectors: torch.Tensor) -> torch.Tensor:
-        return F.normalize(vectors.float(), dim=-1) if self.model.config.similarity == "cosine" else vectors.float()
+    def _searchable(self, vectors: torch.Tensor, name: str) -> torch.Tensor:
+        """Raises `ValueError` where a number is not finite."""
+        vectors = check_finite(vectors.float(), f"vectors of {name}")
+        return F.normalize(vectors, dim=-1) if self.model.config.similarity == "cosine" else vectors
 
 
 __all__ = ["VectorEncoder"]

@@ -2,15 +2,20 @@
 
 # ruff: noqa: E402
 
+import ast
 import copy
 import re
+import shutil
 import subprocess
 import sys
+from urllib.request import urlopen
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
+from huggingface_hub import RepoCard
 from torch.nn import functional as F
 
 
@@ -310,17 +315,65 @@ def test_space_has_all_it_needs_and_nothing_of_this_machine(runs, capsys):
         assert str(runs).encode() not in (space / name).read_bytes(), name
         assert "sequences" not in name  # histories stay here
     head = (space / "README.md").read_text().split("---\n")[1]
-    assert f"sdk: gradio\nsdk_version: {gr.__version__}\n" in head
-    assert "app_file: app.py" in head
+    settings = yaml.safe_load(head)
+    assert (settings["title"], settings["sdk"], settings["app_file"]) == ("shop-text", "gradio", "app.py")
+    assert (settings["sdk_version"], settings["python_version"]) == (gr.__version__, "3.12")
     assert "unisrec[demo]==" in (space / "requirements.txt").read_text()
     code = (space / "app.py").read_text()
-    assert 'load_app(here / "model", compare=here / "compare", popularity_file=here / "popularity.parquet", ' in code
+    assert "load_app(here / 'model', compare=here / 'compare', popularity_file=here / 'popularity.parquet', " in code
     assert [path.name for path in runs.glob(".space*")] == []
     with pytest.raises(FileExistsError, match="not an empty folder"):
         export_space(runs / "shop-text", space)
     with pytest.raises(OSError, match="cannot be loaded"):
         export_space(runs / "nothing", runs / "other")
     assert not (runs / "other").exists()
+
+
+ODD_NAMES = [
+    'x"; import os; os._exit(3); "',
+    "x'''\n\"\"\"; raise SystemExit(3)",
+    "office: v2",
+    "2024",
+    "no",
+    "null",
+    "~",
+    "-",
+    "--help",
+    "# pens",
+    "[a, b]",
+    "{a: b}",
+    "&a *b !c",
+    "a\n---\ntitle: b",
+    "Büro 商店 🛒",
+    "{name} %s $x",
+    "<script>alert(1)<",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_names_are_data_in_the_code_and_the_head_of_a_space(runs, tmp_path, name):
+    folder = tmp_path / "odd" / name
+    shutil.copytree(runs / "shop-text", folder)
+    export_space(folder, tmp_path / "space")
+    code = (tmp_path / "space" / "app.py").read_text(encoding="utf-8")
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    (call,) = (call for call in calls if getattr(call.func, "id", None) == "load_app")
+    assert {keyword.arg: keyword.value.value for keyword in call.keywords} == {"name": name}
+    assert len(ast.parse(code).body) == 5  # its docstring, two imports, the folder, the launch
+    card = (tmp_path / "space" / "README.md").read_text(encoding="utf-8")
+    settings = RepoCard(card).data.to_dict()
+    assert settings["title"] == " ".join(name.encode("utf-8", "replace").decode().split())
+    assert (settings["sdk"], settings["app_file"], settings["pinned"]) == ("gradio", "app.py", False)
+
+
+def test_the_name_of_a_checkpoint_is_text_on_the_page(explorer):
+    app = build_app(explorer, SideBySide(explorer), "</title></script><script>alert('hi')</script>")
+    launch(app, prevent_thread_lock=True, quiet=True)
+    try:
+        page = urlopen(app.local_url).read().decode()
+        assert "<script>alert" not in page
+    finally:
+        app.close()
 
 
 @pytest.mark.slow

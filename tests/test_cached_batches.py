@@ -115,6 +115,17 @@ def test_without_dropout_it_is_the_plain_step(make_trainer, sequence_negatives, 
     torch.testing.assert_close(results[2], results[0], rtol=0, atol=1e-10)
 
 
+def test_batches_without_views(make_trainer):
+    results = []
+    for chunk_size in (None, 7):
+        trainer = make_trainer(model=NO_DROPOUT, cache_chunk_size=chunk_size, sequence_loss_weight=0.0)
+        trainer.data_collator.views = False
+        model, batch = trainer.model.double().train(), make_batch(trainer)
+        assert "view_index" not in batch
+        results.append(loss_and_gradients(trainer, trainer.compute_loss(model, batch)))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
 def test_with_dropout_it_is_the_loss_over_the_same_draws(make_trainer, dtype, atol):
     cached, plain = make_trainer(), make_trainer()

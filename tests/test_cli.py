@@ -140,7 +140,7 @@ def test_evaluate_zero_shot_and_refuses_another_catalogue(folders, capsys):
 
 def test_recommend_ids_texts_and_unknown_ids(folders):
     words = ["recommend", "--model", folders / "transductive", "--top-k", 3, "--json", "--history"]
-    done = unisrec(*words, "books-1", "large red kettle", "text:pen")
+    done = unisrec(*words, "books-1", "text:large red kettle", "text:pen")
     assert done.returncode == 0, done.stderr
     items = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(items) == 3
@@ -153,7 +153,7 @@ def test_recommend_ids_texts_and_unknown_ids(folders):
 
 
 def test_pretrained_checkpoint_recommends_from_a_domain(folders, capsys):
-    words = ["recommend", "--model", str(folders / "pretrained"), "--history", "red pen"]
+    words = ["recommend", "--model", str(folders / "pretrained"), "--history", "text:red pen"]
     assert main(words) == 2
     assert "no catalogue to recommend from" in capsys.readouterr().err
     assert main([*words, "--domain", str(folders / "books"), "--top-k", "100"]) == 0

@@ -8,6 +8,9 @@ from unisrec.configuration import UniSRecConfig
 from unisrec.modeling_unisrec import UniSRecModel
 
 
+DENSE = {"type": "dense", "in_features": 16, "out_features": 8, "bias": True, "activation": "Tanh"}
+
+
 def test_defaults_are_those_of_the_paper():
     config = UniSRecConfig()
     expected = {
@@ -44,7 +47,8 @@ def test_default_model_has_the_size_of_the_official_one():
         {"hidden_size": "300"},
         {"hidden_size": 300.0},
         {"num_experts": None},
-        {"text_pooling": "max"},
+        {"text_pooling": 3},
+        {"text_layers": "normalize"},
         {"temperature": "0.07"},
         {"text_config": "bert-base-uncased"},
         {"num_items": 10.5},
@@ -72,11 +76,37 @@ def test_wrong_types_are_refused_by_name(fields):
         ({"adaptor_dropout": 1.5}, r"`adaptor_dropout` \(1.5\) must be in \[0, 1\)"),
         ({"temperature": 0}, r"`temperature` \(0\) must be positive"),
         ({"router_noise": -0.1}, r"`router_noise` \(-0.1\) must not be negative"),
+        ({"layer_norm_eps": 0.0}, r"`layer_norm_eps` \(0.0\) must be in \(0, 1\)"),
+        ({"initializer_range": 0.0}, r"`initializer_range` \(0.0\) must be positive"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(fields, message):
     with pytest.raises(StrictDataclassClassValidationError, match=message):
         UniSRecConfig(**fields)
+
+
+NUMBERS = [
+    "hidden_dropout",
+    "attention_dropout",
+    "adaptor_dropout",
+    "layer_norm_eps",
+    "initializer_range",
+    "temperature",
+    "router_noise",
+]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), -1e-3])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_compute_nothing_are_refused_by_name(name, value):
+    with pytest.raises(StrictDataclassClassValidationError, match=f"`{name}` "):
+        UniSRecConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, "hidden_size", "num_experts", "num_items"])
+def test_truth_values_are_no_numbers(name):
+    with pytest.raises(StrictDataclassFieldValidationError, match=name):
+        UniSRecConfig(**{name: True})
 
 
 def test_text_config_of_unknown_type_is_refused():
@@ -93,6 +123,35 @@ def test_text_embedding_size_follows_the_text_encoder():
         StrictDataclassClassValidationError, match=r"`text_embedding_size` \(32\).*text encoder \(24\)"
     ):
         UniSRecConfig(text_config=BertConfig(hidden_size=24), text_embedding_size=32)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text_pooling": "middle"}, r"unknown text pooling 'middle'; expected one of cls, mean"),
+        ({"text_pooling": "cls+"}, "unknown text pooling ''"),
+        ({"text_layers": [{"type": "conv"}]}, "unknown text layer"),
+        ({"text_layers": [{"type": "normalize", "p": 2}]}, "unknown text layer"),
+        ({"text_layers": [DENSE | {"activation": "Module"}]}, "unknown activation 'Module'"),
+        ({"text_layers": [DENSE | {"in_features": 24}]}, "does not take vectors of 16 numbers"),
+        ({"text_layers": [{"type": "layer_norm", "size": 8}]}, "does not take vectors of 16 numbers"),
+        ({"text_layers": [{"type": "truncate", "size": 17}]}, "does not take vectors of 16 numbers"),
+        ({"text_prompt_tokens": -1}, "`text_prompt_tokens`"),
+        ({"text_max_length": 0}, "`text_max_length`"),
+    ],
+)
+def test_text_fields_that_mean_nothing_are_refused(fields, message):
+    with pytest.raises((StrictDataclassClassValidationError, ValueError), match=message):
+        UniSRecConfig(text_config=BertConfig(hidden_size=16), **fields)
+
+
+def test_text_embedding_size_follows_pooling_and_layers():
+    def size(**fields) -> int:
+        return UniSRecConfig(text_config=BertConfig(hidden_size=16), **fields).text_embedding_size
+
+    assert size(text_pooling="mean+max+cls") == 48
+    assert size(text_layers=[DENSE, {"type": "normalize"}]) == 8
+    assert size(text_layers=[DENSE, {"type": "truncate", "size": 4}]) == 4
 
 
 def test_round_trip_without_text_encoder(make_config, tmp_path):

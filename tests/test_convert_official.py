@@ -84,7 +84,7 @@ def test_every_weight_is_used(convert, official_weights, stage):
 
 def test_settings_come_from_the_file_where_it_has_plain_ones(convert):
     settings = {"n_heads": 3, "hidden_act": "swish", "hidden_dropout_prob": 0.25, "temperature": 1}
-    conversion = convert(settings=settings | {"attn_dropout_prob": "often", "adaptor_dropout_prob": float("nan")})
+    conversion = convert(settings=settings | {"attn_dropout_prob": None, "adaptor_dropout_prob": None})
     config = conversion.model.config
     assert (config.num_attention_heads, config.hidden_act, config.hidden_dropout) == (3, "swish", 0.25)
     assert config.temperature == 1.0
@@ -362,6 +362,38 @@ def test_settings_that_do_not_fit_are_named(convert):
         convert(settings={"hidden_dropout_prob": 10})
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"attn_dropout_prob": "often"},
+        {"adaptor_dropout_prob": float("nan")},
+        {"temperature": float("inf")},
+        {"n_heads": True},
+        {"n_heads": 2.0},
+        {"hidden_act": "leaky"},
+        {"layer_norm_eps": -1e-12},
+    ],
+)
+def test_settings_that_cannot_be_taken_are_refused_by_name(convert, settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"'{name}'|`{name}`"):
+        convert(settings=settings)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "name",
+    ["moe_adaptor.w_gate", "trm_encoder.layer.0.LayerNorm.bias", "item_embedding.weight", "plm_embedding.weight"],
+)
+def test_weights_that_are_no_numbers_are_refused(convert, name, value):
+    def spoil(weights):
+        name_there = next(key for key in weights if key == name or key.endswith(name.split(".", 3)[-1]))
+        weights[name_there].view(-1)[-1] = value
+
+    with pytest.raises(ValueError, match="in it holds NaN or infinity"):
+        convert(spoil, num_items=30, transductive=True)
+
+
 # The command line
 
 
@@ -392,7 +424,7 @@ def test_pretrained_checkpoint_with_text_encoder(official, text_encoder_dir, tmp
     expected = convert_official_checkpoint(path).model
     batch = processor([[{"text": "red pen"}, {"text": "blue kettle"}]])
     with torch.no_grad():
-        x = model.get_text_features(batch["input_ids"], batch["attention_mask"])
+        x = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
         assert torch.equal(
             model(**batch).sequence_embeds, expected(item_index=batch["item_index"], text_embeds=x).sequence_embeds
         )

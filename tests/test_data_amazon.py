@@ -89,6 +89,23 @@ def test_metadata_of_every_year(write, lines, texts):
     assert items.columns == ["item_id", "text", "title", "category", "brand"]
 
 
+def test_missing_values_of_json_lines(write):
+    metadata = [
+        '{"parent_asin": "A1", "title": NaN}',
+        '{"parent_asin": "A2", "title": "pan", "store": NaN, "categories": [null]}',
+        '{"parent_asin": null, "title": "lid"}',
+        '{"parent_asin": 7.0, "title": ["pot", {}]}',
+    ]
+    reviews = [
+        '{"user_id": "u", "parent_asin": "A2", "timestamp": 1}',
+        '{"parent_asin": "A2", "timestamp": 1}',
+        '{"user_id": NaN, "parent_asin": 7, "timestamp": null}',
+    ]
+    interactions, items, _ = read_amazon(write(reviews, "r.jsonl"), write(metadata, "meta.jsonl"))
+    assert items.select("item_id", "text").rows() == [("A1", None), ("A2", "pan"), (None, "lid"), ("7", "pot")]
+    assert interactions.rows() == [("u", "A2", 1), (None, "A2", 1), (None, "7", None)]
+
+
 def test_text_fields(write, metadata):
     ratings = write(["A1,u1,5.0,1"], "r.csv")
     items = read_amazon(ratings, metadata, text_fields=("brand", "description")).items
@@ -97,6 +114,8 @@ def test_text_fields(write, metadata):
         ValueError, match=r"unknown text field 'price', expected some of title, category, brand, description"
     ):
         read_amazon(ratings, metadata, text_fields=("price",))
+    with pytest.raises(ValueError, match=r"text field 'title' is named twice"):
+        read_amazon(ratings, metadata, text_fields=("title", "brand", "title"))
 
 
 @pytest.mark.parametrize(
@@ -106,11 +125,11 @@ def test_text_fields(write, metadata):
         (["A1,u1,5.0"], r"r.csv, line 1: 3 fields, expected 4"),
         (["A1,u1,5.0,1", "A2,u1,5.0,soon"], r"r.csv, line 2: 'timestamp' is 'soon', expected a number"),
         (["user_id,parent_asin,rating,time", "u,A1,5,1"], r"no column 'timestamp', .* did you mean 'time'\?"),
-        (['{"reviewerID": "u", "asin": "A1"}'], r"r.csv, line 1: no column 'unixReviewTime'"),
+        (['{"reviewerID": "u", "asin": "A1"}'], r"r.csv: no column 'unixReviewTime'"),
         (['{"reviewerID": "u", "asin": "A1", "unixReviewTime": 1}', "{"], r"r.csv, line 2: not a JSON object"),
         (
-            ['{"reviewerID": "u", "asin": "A1", "unixReviewTime": 1}', '{"asin": "A1", "unixReviewTime": 1}'],
-            r"r.csv, line 2: 'reviewerID' is empty",
+            ['{"reviewerID": ["u"], "asin": "A1", "unixReviewTime": 1}'],
+            r"r.csv, line 1: 'reviewerID' is \['u'\], a list, expected texts or whole numbers",
         ),
     ],
 )

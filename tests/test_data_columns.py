@@ -1,11 +1,12 @@
 """Checked ids and times."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 
 import polars as pl
 import pytest
 
-from unisrec.data.columns import check_columns, to_ids, to_interactions
+from unisrec.data.columns import check_columns, to_interactions
 
 
 COLUMNS = {"user_id": "user", "item_id": "item", "time": "when"}
@@ -21,11 +22,6 @@ def test_columns_are_renamed_and_ids_are_stripped_strings():
     result = to_interactions(frame, COLUMNS, "x")
     assert result.rows() == [("a", "10", 3), ("b", "20", 4)]
     assert result.columns == ["user_id", "item_id", "time"]
-
-
-def test_float_ids():
-    assert to_ids(pl.Series([13085.0, None])).to_list() == ["13085", None]
-    assert to_ids(pl.Series([1.5, 2.0])).to_list() == ["1.5", "2.0"]
 
 
 @pytest.mark.parametrize(
@@ -67,11 +63,17 @@ def test_other_times():
         (["1", "2", "x3"], r"clicks.csv, line 4: 'when' is 'x3', expected a number or an ISO 8601 date"),
         (["2009-12-01", "2009-13-01"], r"line 3: 'when' is '2009-13-01'"),
         (["1/2/1970 0:00"], r"line 2: 'when' is '1/2/1970 0:00'"),
-        (["1", "nan"], r"line 3: 'when' is 'nan'"),
-        ([1.0, float("inf")], r"line 3: 'when' is inf"),
-        (["1", None], r"line 3: 'when' is empty, expected a user, an item and a time in every row"),
-        (["1", " "], r"line 3: 'when' is empty"),
-        ([True], r"line 2: 'when' is True"),
+        ([1.0, float("inf")], r"line 3: 'when' is 'inf'"),
+        (["1", "1e999"], r"line 3: 'when' is '1e999', expected a number or an ISO 8601 date"),
+        (["1", str(2**63)], rf"line 3: 'when' is '{2**63}', expected a number of at most 64 bits"),
+        (["1.5", str(2**63)], rf"line 3: 'when' is '{2**63}', expected a number of at most 64 bits"),
+        (pl.Series([1, 2**63], dtype=pl.UInt64), rf"line 3: 'when' is '{2**63}', expected a number of at most 64"),
+        ([True], r"clicks.csv: column 'when' is of type Boolean, expected numbers or dates"),
+        ([timedelta(1)], r"column 'when' is of type Duration.*, expected numbers or dates; name another"),
+        ([time(1)], r"column 'when' is of type Time, expected"),
+        ([[1]], r"column 'when' is of type List\(Int64\), expected"),
+        ([{"s": 1}], r"column 'when' is of type Struct.*, expected"),
+        ([b"1"], r"column 'when' is of type Binary, expected"),
     ],
 )
 def test_bad_time_names_the_line(values, message):
@@ -79,13 +81,31 @@ def test_bad_time_names_the_line(values, message):
         times(values, first_line=2)
 
 
-@pytest.mark.parametrize("column", ["user", "item"])
-@pytest.mark.parametrize("empty", [None, "", " "])
-def test_empty_id_names_the_row(column, empty):
-    frame = pl.DataFrame({"user": ["u", "u"], "item": ["i", "i"], "when": [1, 2]})
-    frame = frame.with_columns(pl.Series(column, ["x", empty]))
-    with pytest.raises(ValueError, match=rf"hub/clicks, row 2: '{column}' is empty"):
-        to_interactions(frame, COLUMNS, "hub/clicks")
+@pytest.mark.parametrize("missing", [None, "", " ", "NaN", "nan"])
+def test_missing_values_are_null(missing):
+    frame = pl.DataFrame({"user": ["u", missing, "u"], "item": ["i", "i", missing], "when": ["1", missing, "2"]})
+    assert to_interactions(frame, COLUMNS, "x").rows() == [("u", "i", 1), (None, "i", None), ("u", None, 2)]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["1", "NaT"],
+        [1.0, float("nan")],
+        [Decimal("1"), None],
+        pl.Series([datetime(1970, 1, 1, 0, 0, 0, 1), None]),
+        pl.Series(["1", None], dtype=pl.Categorical),
+        pl.Series([1, None], dtype=pl.UInt64),
+        pl.Series([1, None], dtype=pl.Object),
+        pl.Series(["1", float("nan")], dtype=pl.Object),
+    ],
+)
+def test_missing_times_are_null(values):
+    assert times(values).to_list() == [1, None]
+
+
+def test_decimal_times_keep_their_fraction():
+    assert times([Decimal("1.5"), Decimal("1.25")]).to_list() == [1.5, 1.25]
 
 
 def test_missing_column_names_the_nearest():

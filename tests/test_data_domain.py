@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import polars as pl
 import pytest
 
 from unisrec.data import Domain
-from unisrec.data.domain import check_output_folder
+from unisrec.data.domain import check_output_folder, new_folder
 
 
 HISTORIES = [[0, 1, 2, 1], [2], [1, 0]]
@@ -147,6 +148,39 @@ def break_text(folder: Path):
     pl.read_parquet(folder / "items.parquet").with_columns(text=pl.lit("x")).write_parquet(folder / "items.parquet")
 
 
+def change_items(folder: Path, change):
+    change(pl.read_parquet(folder / "items.parquet")).write_parquet(folder / "items.parquet")
+
+
+def change_sequences(folder: Path, change):
+    change(pl.read_parquet(folder / "sequences.parquet")).write_parquet(folder / "sequences.parquet")
+
+
+def break_order(folder: Path):
+    change_items(folder, lambda items: items.reverse())
+
+
+def break_types(folder: Path):
+    change_sequences(folder, lambda users: users.cast({"item_index": pl.List(pl.Int64)}))
+
+
+def break_range(folder: Path):
+    change_sequences(folder, lambda users: users.with_columns(pl.col("item_index").list.eval(pl.element() + 1)))
+
+
+def break_users(folder: Path):
+    change_sequences(folder, lambda users: users.with_columns(user_id=pl.lit("u1")))
+
+
+def break_rows(folder: Path):
+    change_sequences(folder, lambda users: users.clear())
+
+
+def break_kind(folder: Path):
+    (folder / "items.parquet").unlink()
+    (folder / "items.parquet").mkdir()
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -158,6 +192,12 @@ def break_text(folder: Path):
         (break_parquet, ValueError, "damaged domain folder"),
         (break_counts, ValueError, "2 users, expected 3"),
         (break_text, ValueError, "content hash differs"),
+        (break_order, ValueError, "content hash differs"),
+        (break_types, ValueError, "'item_index' is List\\(Int64\\), expected List\\(UInt32\\)"),
+        (break_range, ValueError, "user 'u1' has item_index 3, expected a row of the 3 items"),
+        (break_users, ValueError, "user_id 'u1' occurs more than once"),
+        (break_rows, ValueError, "sequences.parquet: the file has columns but no rows"),
+        (break_kind, FileNotFoundError, "not a domain folder, items.parquet missing"),
     ],
 )
 def test_damaged_folder(tmp_path, damage, error, message):
@@ -168,6 +208,53 @@ def test_damaged_folder(tmp_path, damage, error, message):
         Domain.load_from_disk(folder)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"format_version": "1"}, "format version '1', expected 1"),
+        ({"name": None}, "'name' in domain.json is None, expected a str"),
+        ({"info": []}, r"'info' in domain.json is \[\], expected a dict"),
+        ({"info": {"steps": [{"step": "read"}]}}, "'steps' in domain.json is no list of steps"),
+        ({"info": {"item_steps": 5}}, "'item_steps' in domain.json is no list of steps"),
+        ({"counts": 3}, "'counts' in domain.json is 3, expected a dict"),
+        ({"counts": {}}, r"3 users, expected None \(domain.json\)"),
+        ({"counts": {"users": "3"}}, r"3 users, expected '3' \(domain.json\)"),
+        ({"content_hash": None}, "'content_hash' in domain.json is None, expected a str"),
+        ({"splits": "leave-one-out"}, "'splits' in domain.json is 'leave-one-out', expected a dict"),
+        ({"splits": {"protocol": "random"}}, "the protocol of 'splits' in domain.json is 'random', expected one of"),
+        ({"given_features": ["../../secret"]}, "'given_features' in domain.json is .*, expected a list of item_emb"),
+        ({"given_features": {"item_embeddings": 1}}, "'given_features' in domain.json is .*, expected a list"),
+    ],
+)
+def test_edited_description(tmp_path, changed, message):
+    make_domain().save_to_disk(tmp_path / "shop")
+    path = tmp_path / "shop" / "domain.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(ValueError, match=rf"shop: damaged domain folder \({message}"):
+        Domain.load_from_disk(tmp_path / "shop")
+
+
+@pytest.mark.parametrize("text", ["[]", "1", "null", "[" * 100_000, "\xff"])
+def test_description_that_is_no_object(tmp_path, text):
+    make_domain().save_to_disk(tmp_path / "shop")
+    (tmp_path / "shop" / "domain.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match="shop: damaged domain folder"):
+        Domain.load_from_disk(tmp_path / "shop")
+
+
+def test_folder_that_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/shop: cannot be written \(Not a directory\)"):
+        make_domain().save_to_disk(tmp_path / "file" / "shop")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(FileExistsError, match=r"link: already exists"):
+        make_domain().save_to_disk(tmp_path / "link")
+    with suppress(KeyboardInterrupt), new_folder(tmp_path / "new" / "parents" / "shop") as draft:
+        (draft / "items.parquet").touch()
+        raise KeyboardInterrupt
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 
 
 @pytest.mark.parametrize(

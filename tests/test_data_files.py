@@ -1,11 +1,21 @@
 """Opening of files: plain and gzipped, and what is said about broken ones."""
 
 import gzip
+import os
+import tempfile
+from pathlib import Path
 
 import polars as pl
 import pytest
 
-from unisrec.data.files import first_line, json_records, line_blocks, read_csv, read_json_lines, read_parquet
+from unisrec.data.files import (
+    first_line,
+    line_blocks,
+    read_csv,
+    read_parquet,
+    reading,
+    suffix_of,
+)
 
 
 @pytest.fixture
@@ -34,7 +44,7 @@ def test_line_blocks(write, packed, block_bytes):
 def test_file_missing_empty_or_blank(write, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent.csv: no such file"):
         read_csv(tmp_path / "absent.csv")
-    with pytest.raises(FileNotFoundError, match=r"no such file"):
+    with pytest.raises(IsADirectoryError, match=r"a folder, expected a file"):
         read_csv(tmp_path)
     for packed in (False, True):
         with pytest.raises(ValueError, match=r"the file is empty"):
@@ -54,7 +64,7 @@ def test_damaged_gzip(tmp_path, damage):
 
 
 def test_first_line(write):
-    assert first_line(write(b"\n\xef\xbb\xbfa,b\r\n1,2\n")) == "a,b"
+    assert first_line(write(b"\xef\xbb\xbf\na,b\r\n1,2\n")) == "a,b"
 
 
 def test_read_csv_keeps_everything_as_text(write):
@@ -73,43 +83,96 @@ def test_read_csv_names_the_line(write):
         read_csv(write(b"1,2\n"), columns=("x", "y", "z"))
 
 
-def test_read_json_lines(write):
-    path = write(b'{"id": "a", "n": 1, "text": ["x"]}\n\n{"id": 5, "more": {}}\n', packed=True)
-    assert read_json_lines(path, ["id", "n"]).rows() == [("a", "1"), ("5", None)]
-
-
-@pytest.mark.parametrize("read", [lambda path: read_json_lines(path, ["a"]), lambda path: list(json_records(path))])
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("content", "message"),
     [
-        (b'{"a": 1', r"data.txt, line 3: not a JSON object \(.* at character \d+\)"),
-        (b"[1]", r"data.txt, line 3: list, expected a JSON object"),
-        (b'{"a": "\xff"}', r"data.txt, line 3: not UTF-8"),
+        (b"a,b\n1,2\n3\n4,5\n", "line 3 has 1 fields, expected 2 as in the first line"),
+        (b'a,b,c\n1,"x,y",2\n3,"x,y"\n', "line 3 has 2 fields, expected 3"),
+        (b'a,b,c\n1,"x,y",2\n3,x\n', "line 3 has 2 fields, expected 3"),
+        (b'a,b\n1,"x\ny"\n\n2\n', "line 5 has 1 fields, expected 2"),
+        (b'a,b\n1,"x\n2,y\n', "line 2: unexpected end of data; are the quotes of each field in pairs"),
+        (b'a,b\n1,x\n2,"x"y\n', "line 3: .* expected after .*; are the quotes of each field in pairs"),
+        (
+            b'a,b\n1,x"y\n2,z\n',
+            "CSV malformed: .*; are the quotes of each field in pairs, and those inside it doubled",
+        ),
+        (b"a,b,a\n1,2,3\n", "line 1: column 'a' comes twice, expected each name once"),
+        (b"a,b\n1,2\n3,\0\n", "line 3: a NUL byte, expected text in UTF-8; convert the file"),
+        ("a,b\n1,2\n".encode("utf-16"), "line 1: a NUL byte, expected text in UTF-8"),
+        ("a,b\n1,“x”\n".encode("cp1252"), "line 2 is not UTF-8"),
+        (b"a,b", "the file has a header line but no rows"),
+        (b"\n\n", "the file holds only blank lines"),
+        (b"\xef\xbb\xbf", "the file holds only blank lines"),
     ],
 )
-def test_broken_json_line(write, read, line, message):
-    with pytest.raises(ValueError, match=message):
-        read(write(b'{"a": 1}\n\n' + line + b'\n{"a": 2}\n'))
+def test_broken_csv(write, content, message):
+    with pytest.raises(ValueError, match=rf"data.txt[:,] {message}"):
+        read_csv(write(content))
 
 
-def test_broken_json_line_in_a_later_block(write, monkeypatch):
-    monkeypatch.setattr(line_blocks, "__defaults__", (16,))
-    path = write(b'{"a": 1}\n' * 50 + b"oops\n")
-    with pytest.raises(ValueError, match=r"line 51: not a JSON object"):
-        read_json_lines(path, ["a"])
+def test_odd_csv_that_can_be_read(write):
+    assert read_csv(write(b"\xef\xbb\xbfa,b\r\n1,\r\n3,4\r\n\r\n")).rows() == [("1", None), ("3", "4")]
+    assert read_csv(write(b"a,b,\n1,2,\n")).rows() == [("1", "2", None)]
+    long = "x" * 200_000
+    assert read_csv(write(f"a,b\n{long},\n".encode())).rows() == [(long, None)]
 
 
-def test_json_records_reads_python_literals(write):
-    path = write(b'{\'asin\': \'x\', \'title\': "Bob\'s"}\n{"asin": "y", "ok": true}\n')
-    assert list(json_records(path)) == [{"asin": "x", "title": "Bob's"}, {"asin": "y", "ok": True}]
+def test_special_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    (tmp_path / "nowhere.csv").symlink_to("absent")
+    for name, message in {
+        "pipe.csv": "pipe.csv: a pipe or a device, expected a regular file",
+        "loop.csv": r"loop.csv: cannot be read \(Too many levels of symbolic links\)",
+        "nowhere.csv": "nowhere.csv: no such file",
+        "pipe.csv/x": "x: no such file",
+        "x" * 300: r"xxx: cannot be read \(File name too long\)",
+    }.items():
+        for read in (read_csv, read_parquet):
+            with pytest.raises(OSError, match=message):
+                read(tmp_path / name)
+
+
+def test_a_file_without_permission_is_not_taken_for_an_absent_one():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "data.csv")
+        path.write_bytes(b"a,b\n1,2\n")
+        path.chmod(0)
+        Path(folder).chmod(0o755)
+        user = os.geteuid()
+        try:
+            if user == 0:  # who may read everything
+                os.seteuid(65534)
+            with pytest.raises(OSError, match=r"data.csv: cannot be read \(Permission denied\)"):
+                read_csv(path)
+        finally:
+            os.seteuid(user)
 
 
 def test_read_parquet(write, tmp_path):
     frame = pl.DataFrame({"a": [1, 2]})
     frame.write_parquet(tmp_path / "ok.parquet")
     assert read_parquet(tmp_path / "ok.parquet").equals(frame)
-    with pytest.raises(ValueError, match=r"not a readable parquet file"):
-        read_parquet(write(b"PAR1 nonsense"))
+    for content in (b"PAR1 nonsense", b"", (tmp_path / "ok.parquet").read_bytes()[:-9]):
+        with pytest.raises(ValueError, match=r"data.txt: not a readable parquet file \(.+\)"):
+            read_parquet(write(content))
+
+
+def test_errors_of_libraries_name_the_file(tmp_path):
+    for error in (
+        pl.exceptions.ComputeError("first\nsecond"),
+        pl.exceptions.PanicException("first"),
+        RecursionError(),
+    ):
+        with (
+            pytest.raises(ValueError, match=r"^x.parquet: not a readable table \((first|RecursionError)\)$"),
+            reading("x.parquet", "table"),
+        ):
+            raise error
+
+
+def test_read_parquet_of_no_file(tmp_path):
+    frame = pl.DataFrame({"a": [1, 2]})
     with pytest.raises(FileNotFoundError, match=r"no such file"):
         read_parquet(tmp_path / "absent.parquet")
     frame[:0].write_parquet(tmp_path / "empty.parquet")
@@ -119,3 +182,10 @@ def test_read_parquet(write, tmp_path):
 
 def test_one_line_without_a_line_break(write):
     assert list(line_blocks(write(b"user,item", "one.csv"))) == [(1, b"user,item")]
+
+
+def test_endings():
+    for name in ("a.csv", "a.CSV", "b/a.csv.gz", "A.Csv.GZ"):
+        assert suffix_of(name) == ".csv"
+    assert suffix_of("a.Parquet") == ".parquet"
+    assert suffix_of("a") == suffix_of(".gz") == ""

@@ -1,6 +1,7 @@
 """k-core against a dict version, and the path from rows to a domain."""
 
 from collections import Counter
+from datetime import date
 
 import numpy as np
 import polars as pl
@@ -194,3 +195,68 @@ def test_info_of_the_reader_comes_first():
     assert domain.info["files"] == ["f.csv"]
     assert domain.info["steps"][0] == info["steps"][0]
     assert len(info["steps"]) == 1
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("column", "missing"),
+    [("user_id", None), ("user_id", " "), ("item_id", ""), ("item_id", "nan"), ("time", None), ("time", NAN)],
+)
+def test_rows_without_user_item_or_time_are_dropped_and_counted(column, missing):
+    rows = [{"user_id": "u", "item_id": "a", "time": 1.0}, {"user_id": "u", "item_id": "b", "time": 2.0}]
+    frame = pl.DataFrame([rows[0], rows[1] | {column: missing}, rows[1]])
+    domain = build(frame, make_items({"a": "mug", "b": "pan"}))
+    assert histories(domain) == {"u": ["a", "b"]}
+    assert domain.info["steps"][0] == {"step": "no user, item or time", "dropped": 1, "left": 2}
+    assert "no user, item or time" not in dropped(build(frame[[0, 2]], make_items({"a": "mug", "b": "pan"})))
+
+
+def test_no_complete_row():
+    items = make_items({"a": "mug"})
+    with pytest.raises(
+        ValueError, match="no interaction has a user, an item and a time: user_id is missing in all of 2"
+    ):
+        build(make_rows([(None, "a", 1), ("", "a", 2)]), items)
+    with pytest.raises(ValueError, match="one of the three is missing in all of 2 rows"):
+        build(make_rows([(None, "a", 1), ("u", "a", None)]), items)
+
+
+@pytest.mark.parametrize("absent", [None, "", " ", "nan", "NaN", "[]", "{}", "[null]"])
+def test_absent_texts_and_item_ids(absent):
+    rows = make_rows([("u", "a", 1), ("u", "b", 2)])
+    items = make_items({"a": "mug", "b": absent, None: "pan", " ": "lid"})
+    with pytest.raises(ValueError, match=r"the first is 'b', which has an empty text"):
+        build(rows, items)
+    domain = build(rows, items, missing_text="drop")
+    assert domain.items["text"].to_list() == ["mug"]
+    assert dropped(domain, "item_steps") == {
+        "no item id": 2,
+        "no text": 1,
+        "repeated item id": 0,
+        "no interaction left": 0,
+    }
+
+
+def test_texts_of_other_types_from_python():
+    rows = make_rows([("u", "a", 1), ("u", "b", 2)])
+    for texts in ([["mug"], [None]], [3.5, NAN], [7, None]):
+        items = pl.DataFrame({"item_id": ["a", "b"], "text": texts})
+        assert build(rows, items, missing_text="drop").num_items == 1
+    with pytest.raises(ValueError, match="column 'text' is of type Binary"):
+        build(rows, pl.DataFrame({"item_id": ["a", "b"], "text": [b"mug", b"pan"]}))
+
+
+def test_ids_of_other_types_from_python():
+    rows = pl.DataFrame(
+        {"user_id": [1.0, 1.0, NAN], "item_id": [7, 8, 7], "time": [date(2024, 1, 2), date(2024, 1, 1), None]}
+    )
+    items = pl.DataFrame({"item_id": [7.0, 8.0], "text": ["mug", "pan"]})
+    assert histories(build(rows, items)) == {"1": ["8", "7"]}
+    with pytest.raises(ValueError, match="interactions: column 'user_id' is of type Boolean"):
+        build(rows.with_columns(user_id=True), items)
+    with pytest.raises(ValueError, match="interactions: no column 'time', the columns are user_id, item_id"):
+        build(rows.drop("time"), items)
+    with pytest.raises(ValueError, match="items: no column 'text', the columns are item_id"):
+        build(rows, items.drop("text"))

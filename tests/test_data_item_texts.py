@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from unisrec.data.item_texts import clean_text, flatten_text, join_texts
+from unisrec.data.item_texts import clean_text, join_texts
 
 
 def clean(texts):
@@ -56,23 +56,3 @@ def test_long_text_is_cut_at_a_word():
     assert join("abcd efgh", max_chars=8) == "abcd"
     assert join("abcd efgh", max_chars=4) == "abcd"
     assert join("abcdefgh", max_chars=3) == "abc"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("Toys", "Toys"),
-        (["Toys", "Games"], "Toys Games"),
-        ([["Toys", "Games"], ["Toys", "Puzzles"]], "Toys Games Puzzles"),
-        (["['An Amazon Brand.']"], "An Amazon Brand."),
-        (["['', '']"], ""),
-        ('["a", "b"]', "a b"),
-        (["['not closed\"]"], "['not closed\"]"),
-        ({"kind": "Toys"}, "Toys"),
-        (None, ""),
-        ([None, ""], ""),
-        (7, "7"),
-    ],
-)
-def test_flatten_text(value, text):
-    assert flatten_text(value) == text

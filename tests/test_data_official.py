@@ -3,13 +3,22 @@
 import argparse
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from unisrec.commands import prepare
-from unisrec.data import Domain, leave_one_out, official_catalogue, official_histories, official_rows, read_recbole
+from unisrec.data import (
+    Domain,
+    given_features,
+    leave_one_out,
+    official_catalogue,
+    official_histories,
+    official_rows,
+    read_recbole,
+)
 from unisrec.data.given_features import given_text_features
 from unisrec.data.official import read_official
 
@@ -180,7 +189,8 @@ def test_items_in_no_history_are_no_candidates(tmp_path):
 
 
 def test_missing_texts(shop):
-    lines = [line.split("\t")[0] if line.startswith(("B003", "B007")) else line for line in shop.lines("text")]
+    lines = [line.split("\t")[0] if line.startswith("B003") else line for line in shop.lines("text")]
+    lines = ["B007\tnan" if line.startswith("B007") else line for line in lines]
     shop.write("text", lines[:-1])
     with pytest.raises(ValueError, match=r"Shop.text: no text for item 'B000', as for 3 of 20; .*--missing-text keep"):
         read_official(shop.path)
@@ -471,16 +481,28 @@ def test_damaged_given_features(shop, tmp_path):
     path = tmp_path / "domain" / "item_embeddings.npy"
     domain.save_to_disk(path.parent)
     whole = path.read_bytes()
-    for content in (b"", whole[:-100], None):
-        path.unlink()
-        if content is not None:
-            path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"damaged domain folder \(item_embeddings.npy is missing or damaged\)"):
+    for content in (b"", whole[:-100]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"damaged domain folder \(item_embeddings.npy is damaged\)"):
             Domain.load_from_disk(path.parent)
-        path.touch()
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"item_embeddings.npy: no such file"):
+        Domain.load_from_disk(path.parent)
     np.save(path, np.zeros((19, WIDTH), dtype=np.float32))
     with pytest.raises(ValueError, match=r"item_embeddings: float32 of shape \(19, 768\), expected .*\(20, text_emb"):
         Domain.load_from_disk(path.parent)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_given_features_that_are_not_finite(make_domain, monkeypatch, value):
+    monkeypatch.setattr(given_features, "_ROWS_PER_CHECK", 8)
+    vectors = np.ones((30, 4), np.float32)
+    domain = replace(make_domain(num_items=30), given_features={"item_embeddings": vectors})
+    assert given_text_features(domain, 4) is vectors
+    vectors[17, 2] = value
+    item = domain.items["item_id"][17]
+    with pytest.raises(ValueError, match=rf"item_embeddings of .*: the vector of item '{item}' is not finite"):
+        given_text_features(domain, 4)
 
 
 def test_invalid_given_features(make_domain):

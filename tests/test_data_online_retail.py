@@ -43,6 +43,23 @@ def test_parquet(tmp_path):
     check(read_online_retail(tmp_path / "retail.parquet"))
 
 
+@pytest.mark.parametrize("name", ["RETAIL.CSV", "retail.Parquet"])
+def test_missing_values_are_dropped_before_invoices_are_counted(tmp_path, name):
+    rows = pl.concat([FRAME, FRAME[:3]]).with_columns(
+        Invoice=pl.Series(["1", "1", "1", "1", "C2", "C2", "3", None, "nan", " "]),
+        Description=pl.Series(["RED MUG", "NaN", "RED MUG", None, "TEA POT", "MUG RED", "RED MUG", "X", "Y", "Z"]),
+    )
+    (rows.write_csv if name.endswith("CSV") else rows.write_parquet)(tmp_path / name)
+    raw = read_online_retail(tmp_path / name)
+    assert [tuple(row.values()) for row in raw.info["steps"]] == [
+        (f"read {name}", 0, 10),
+        ("no user, item or time", 3, 7),
+        ("no description", 2, 5),
+        ("item again in the same invoice", 1, 4),
+    ]
+    assert dict(raw.items.rows()) == {"7A": "red mug", "8": "tea pot"}
+
+
 def test_workbook_with_all_its_sheets(tmp_path):
     workbook = pytest.importorskip("xlsxwriter").Workbook(
         tmp_path / "retail.xlsx", {"default_date_format": "yyyy-mm-dd hh:mm"}

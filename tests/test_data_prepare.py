@@ -2,12 +2,17 @@
 
 import argparse
 import json
+import os
+import re
+import resource
+import signal
 
 import polars as pl
 import pytest
 
+from unisrec.cli import main
 from unisrec.commands import prepare
-from unisrec.data import Domain
+from unisrec.data import Domain, domain
 
 
 @pytest.fixture
@@ -110,6 +115,52 @@ def test_nothing_is_left_after_an_error(run, clicks, tmp_path):
     with pytest.raises(ValueError, match=r"leaves nothing"):
         run("table", "--interactions", clicks, "--output", tmp_path / "shop", "--user-k", 7)
     assert [path.name for path in tmp_path.iterdir()] == ["clicks.csv"]
+
+
+def test_missing_values_are_counted_in_the_report(run, tmp_path, capsys):
+    rows = pl.DataFrame(
+        {"user_id": [1.0, 1.0, float("nan")], "item_id": ["a", "b", "a"], "timestamp": [1, 2, 3], "title": "mug"}
+    )
+    rows.write_parquet(tmp_path / "rows.parquet")
+    options = ["--output", tmp_path / "shop", "--user-k", 1, "--item-k", 1]
+    run("table", "--interactions", tmp_path / "rows.parquet", *options)
+    assert re.search(r"no user, item or time +1 +2\n", capsys.readouterr().out)
+    assert Domain.load_from_disk(tmp_path / "shop").sequences["user_id"].to_list() == ["1"]
+
+
+@pytest.mark.parametrize("fault", ["full disk", "interrupt", "wrong column", "folder", "nothing left"])
+def test_what_fails_gets_one_line_and_leaves_nothing(clicks, tmp_path, monkeypatch, capsys, fault):
+    words = ["prepare", "table", "--interactions", str(clicks), "--output", str(tmp_path / "new" / "shop")]
+    expected = {
+        "full disk": r"new/shop: cannot be written \(.*File too large.*\)",
+        "interrupt": r"interrupted",
+        "wrong column": r"clicks.csv: no column 'kind', the columns are",
+        "folder": r"folder: cannot be loaded as a dataset of the Hub",
+        "nothing left": r"leaves nothing",
+    }[fault]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if fault == "full disk":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    elif fault == "interrupt":  # after both tables are written
+        monkeypatch.setattr(domain, "save_given_features", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    elif fault == "wrong column":
+        words += ["--text-columns", "kind"]
+    elif fault == "folder":
+        (tmp_path / "folder").mkdir()
+        monkeypatch.chdir(tmp_path)
+        words[3] = "folder"
+    else:
+        words += ["--user-k", "7"]
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    try:
+        status = main(words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    captured = capsys.readouterr()
+    assert status == (130 if fault == "interrupt" else 2)
+    assert re.search(expected, captured.err)
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("source", ["amazon", "online-retail", "recbole", "table"])

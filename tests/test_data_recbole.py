@@ -73,3 +73,14 @@ def test_bad_files(write, atomic):
     write("ml.inter", "user_id:token|item_id:token|timestamp:float", "1|10|1", "1|10|x")
     with pytest.raises(ValueError, match=r"ml.inter, line 3: 'timestamp' is 'x'"):
         read_recbole(atomic)
+    write("ml.inter", "user_id:token|item_id:token|item_id:float|timestamp:float", "1|10|10|1")
+    with pytest.raises(ValueError, match=r"ml.inter, line 1: column 'item_id' comes twice, expected each name once"):
+        read_recbole(atomic)
+
+
+def test_missing_values(write, atomic):
+    write("ml.item", "item_id:token|title:token_seq|year:token", "10||nan", "20|Pan|", "|Lid|", "30|[]|NaN")
+    write("ml.inter", "user_id:token|item_id:token|timestamp:float", "1|10|1", "|10|2", "1|20|")
+    raw = read_recbole(atomic)
+    assert raw.items.rows() == [("10", None), ("20", "Pan"), (None, "Lid"), ("30", None)]
+    assert raw.interactions.rows() == [("1", "10", 1), (None, "10", 2), ("1", "20", None)]

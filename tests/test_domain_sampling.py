@@ -130,10 +130,36 @@ def test_processes_share_the_batches_of_one_process(dataset, temperature, num_pr
 
 
 @pytest.mark.parametrize("temperature", [1, 2, UNIFORM])
-def test_a_domain_without_a_target_takes_no_part(make_split, temperature):
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+def test_steps_of_one_domain(dataset, temperature, num_processes):
+    sizes = sampler_of(dataset, temperature).shares
+    counts = []
+    for epoch in range(4):
+        parts = batches_of(dataset, epoch, 40, num_processes, temperature=temperature, one_domain=True)
+        steps = [list(chain(*parts[step : step + num_processes])) for step in range(0, len(parts), num_processes)]
+        assert steps == batches_of(dataset, epoch, 40 * num_processes, temperature=temperature, one_domain=True)
+        domains = [np.unique(dataset.domains_of(step)) for step in steps]
+        assert [len(of_step) for of_step in domains] == [1] * len(steps)
+        order = np.concatenate(domains).tolist()
+        assert order != sorted(order)  # domains take turns
+        counts.append(np.bincount(order).tolist())
+        if temperature == 1:
+            assert sorted(chain(*steps)) == list(range(epoch * len(dataset), (epoch + 1) * len(dataset)))
+    assert counts == [np.ceil(sizes / (40 * num_processes)).tolist()] * 4
+
+
+def test_a_domain_with_too_few_windows_for_the_processes_is_refused(dataset):
+    with pytest.raises(ValueError, match="5 training windows of domain 3 are too few for 6 processes"):
+        TargetBatchSampler(dataset, 40, num_processes=6, one_domain=True)
+
+
+@pytest.mark.parametrize("one_domain", [False, True])
+@pytest.mark.parametrize("temperature", [1, 2, UNIFORM])
+def test_a_domain_without_a_target_takes_no_part(make_split, temperature, one_domain):
     splits = [make_split([[0, 0]] * 6), make_split([[0]]), make_split([[0, 0, 0]]), make_split([[0]])]
     dataset = WindowDataset(splits, [1] * 4, 10)
     for epoch in range(4):
-        batches = batches_of(dataset, epoch, 4, temperature=temperature)
-        assert len(batches) == 2
+        batches = batches_of(dataset, epoch, 4, temperature=temperature, one_domain=one_domain)
+        assert len(batches) == (3 if one_domain and temperature != UNIFORM else 2)  # 6 and 2 targets, or 4 and 4
+        assert set(dataset.domains_of(np.concatenate(batches)).tolist()) == {0, 2}
         assert all(batches)

@@ -42,7 +42,7 @@ def shop(tmp_path_factory, make_model, text_encoder_dir) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(text_encoder_dir)
     encoded = tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
-        vectors = model.get_text_features(encoded["input_ids"], encoded["attention_mask"])
+        vectors = model.get_text_features(encoded["input_ids"], encoded["attention_mask"]).pooler_output
     catalogue = ItemCatalogue([f"i{row}" for row in range(len(TEXTS))], TEXTS, vectors)
     model.save_pretrained(root / "runs" / "office")
     UniSRecProcessor(tokenizer, catalogue, max_history_length=10).save_pretrained(root / "runs" / "office")
@@ -128,7 +128,7 @@ def test_text_encoder_equals_the_model(exports, lengths):
     model, folder = exports["inductive"]
     attention_mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
     tokens = {"input_ids": torch.randint(5, 40, attention_mask.shape), "attention_mask": attention_mask}
-    assert_equal(run(folder, "text_encoder", **tokens), text_embeds=model.get_text_features(**tokens))
+    assert_equal(run(folder, "text_encoder", **tokens), text_embeds=model.get_text_features(**tokens).pooler_output)
 
 
 @needs_onnx

@@ -1,8 +1,12 @@
 """Approximate search: rows that must not be found, items that come and go, files, and what it misses."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
@@ -143,3 +147,64 @@ def test_recommender_with_an_index(make_model, tokenizer, tmp_path):
     index.save(tmp_path / "index")
     with pytest.raises(ValueError, match=r"index of 300 items .* \(299 items\)"):
         recommender.use_index(tmp_path / "index")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_index_of_items_that_came_and_went_is_saved_as_what_it_finds(vectors, kind, tmp_path):
+    index = build(vectors, kind).update(torch.arange(1, 600), F.normalize(torch.randn(3, 8), dim=-1))
+    index.save(tmp_path / "index")
+    again = FaissIndex.load(tmp_path / "index", ExactIndex(index.vectors))
+    assert (len(again), again.faiss_index.ntotal) == (602, 602)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_changed_vector_and_one_changed_id_are_seen(vectors, kind, tmp_path):
+    ids = [f"i{row}" for row in range(600)]
+    build(vectors, kind).save(tmp_path / "index", ids)
+    changed = vectors.clone()
+    changed[5] = -changed[5]  # none of the sample
+    for exact, names in ((ExactIndex(changed), ids), (ExactIndex(vectors), ["other", *ids[1:]])):
+        with pytest.raises(ValueError, match="not of this checkpoint and catalogue"):
+            FaissIndex.load(tmp_path / "index", exact, names)
+    assert len(FaissIndex.load(tmp_path / "index", ExactIndex(vectors), ids)) == 600
+
+
+def test_folder_is_checked_for_what_it_says(vectors, tmp_path):
+    def facts(**changes):
+        def change(folder):
+            file = folder / "index.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+        return change
+
+    def another_index(folder):
+        (folder / "index.faiss").write_bytes((tmp_path / "other" / "index.faiss").read_bytes())
+
+    build(vectors).save(tmp_path / "index")
+    build(vectors.flip(0)).save(tmp_path / "other")
+    sample = torch.full((64, 8), torch.nan)
+    for change, message in {
+        facts(num_items=599): "index of 599 items is not of this checkpoint",
+        facts(num_items="600"): "index.json describes no index",
+        facts(kind="fast"): "index.json describes no index",
+        facts(kind="ivf"): "index.faiss is no ivf index as index.json says",
+        facts(hidden_size=9): "index.faiss is no flat index as index.json says",
+        facts(**{"recall@10": float("nan")}): "index.json describes no index",
+        another_index: "index.faiss is not the file that was saved with index.json",
+        lambda folder: (folder / "index.faiss").write_bytes(b"IxFI"): "index.faiss is not the file that was saved",
+        lambda folder: (folder / "index.json").write_text("[]"): "damaged, or of an earlier version",
+        lambda folder: (folder / "index.json").unlink(): "damaged, or of an earlier version",
+        lambda folder: (folder / "sample.safetensors").unlink(): "sample.safetensors cannot be read",
+        lambda folder: save_file({"vectors": sample}, folder / "sample.safetensors"): "not of this checkpoint",
+    }.items():
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        shutil.copytree(tmp_path / "index", tmp_path / "copy")
+        change(tmp_path / "copy")
+        with pytest.raises(ValueError, match=message):
+            FaissIndex.load(tmp_path / "copy", ExactIndex(vectors))
+
+
+def test_vectors_that_are_not_finite_make_no_index(vectors):
+    vectors[7, 3] = torch.nan
+    with pytest.raises(ValueError, match="hold numbers that are not finite"):
+        FaissIndex.build(ExactIndex(vectors), vectors[:5])

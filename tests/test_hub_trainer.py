@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 from transformers import AutoModel
 
 from unisrec import Recommender
-from unisrec.data.hub import shared_files
+from unisrec.modeling_unisrec.outgoing import shared_files
 
 
 TRAINING = [
@@ -23,7 +24,14 @@ TRAINING = [
 ]
 PICKLES = {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
 STATE = {*PICKLES, "trainer_state.json", "files.json"}
-CODE = {"configuration_unisrec.py", "modeling_unisrec.py", "pipeline_unisrec.py", "processing_unisrec.py"}
+CODE = {
+    "configuration_unisrec.py",
+    "modeling_unisrec.py",
+    "pipeline_unisrec.py",
+    "processing_unisrec.py",
+    "text_pooling.py",
+    "item_catalogue.py",
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +47,7 @@ def runs(hub, make_domain, text_encoder_dir, tmp_path_factory) -> tuple[Path, li
 
     adapt = ["finetune", "--model", "shop/end@main", "--domain", root / "toys", "--setting", "transductive", *TRAINING]
     adapt += ["--lora", "text,sequence", "--learning_rate", 0.01, "--push_to_hub", "--hub_strategy", "every_save"]
+    adapt_here = ["finetune", "--model", root / "end", *adapt[3:]]
     recommend = ["recommend", "--history", "toys-1", "text:red pen", "--json", "--model"]
 
     def into(name: str) -> list[object]:
@@ -54,6 +63,7 @@ def runs(hub, make_domain, text_encoder_dir, tmp_path_factory) -> tuple[Path, li
         [*adapt, *into("adapters")],
         [*recommend, root / "adapters"],
         [*recommend, "shop/adapters"],
+        [*adapt_here, *into("adapters-here")],
         home=tmp_path_factory.mktemp("machine"),
     )
     return root, answers
@@ -153,7 +163,7 @@ def test_a_training_that_may_not_push_does_not_begin(runs):
 
 def test_adapters_go_up_and_are_loaded_on_the_base_that_they_name(hub, runs):
     _, answers = runs
-    adapt, local, pushed = answers[6:]
+    adapt, local, pushed = answers[6:9]
     assert adapt[0] == 0, adapt[2]
     settings = json.loads(hub.read("shop/adapters", "adapter_config.json"))
     assert settings["base_model_name_or_path"] == "shop/end"
@@ -164,3 +174,29 @@ def test_adapters_go_up_and_are_loaded_on_the_base_that_they_name(hub, runs):
     assert local[0] == 0, local[2]
     assert local[1].count("toys-") == 10
     assert pushed[:2] == local[:2], pushed[2]
+
+
+def test_adapters_on_a_folder_of_this_machine_are_not_trained_to_be_pushed(hub, runs):
+    root, answers = runs
+    status, _, err, _ = answers[9]
+    assert status == 2
+    assert f"its adapters are for the folder {root / 'end'}, which nobody else has: push that" in err.splitlines()[-1]
+    assert not list((root / "adapters-here").glob("*"))
+    with pytest.raises(HTTPError):
+        hub.info("shop/adapters-here")
+
+
+def test_no_push_tells_where_it_was_made(hub, runs):
+    root, _ = runs
+    for name, revision in (
+        ("end", "main"),
+        ("slow-shelf", "dev"),
+        ("last", "main"),
+        ("all", "main"),
+        ("adapters", "main"),
+    ):
+        for commit in hub.commits(f"shop/{name}", revision):
+            for file in hub.files(f"shop/{name}", commit["id"]):
+                content = hub.read(f"shop/{name}", file, commit["id"])
+                assert str(root).encode() not in content, (name, file)
+                assert str(Path.home()).encode() not in content or file.endswith((".pt", ".pth")), (name, file)

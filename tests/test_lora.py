@@ -1,5 +1,7 @@
 """Low-rank adapters: what is trained, what is saved, and that peft, transformers and we load the same model."""
 
+import json
+import shutil
 import sys
 
 import pytest
@@ -7,8 +9,10 @@ import torch
 import transformers
 from packaging.version import Version
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
+from unisrec.cli import main
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.recommender import Recommender
 from unisrec.trainer import (
@@ -121,7 +125,7 @@ def test_the_catalogue_is_that_of_the_adapted_encoder(transfer):
     _, _, folder = transfer("both")
     model, processor = load_checkpoint(folder)
     with torch.no_grad():
-        vectors = model.get_text_features(**processor.tokenize(processor.catalogue.texts))
+        vectors = model.get_text_features(**processor.tokenize(processor.catalogue.texts)).pooler_output
     torch.testing.assert_close(processor.catalogue.item_embeddings, vectors, rtol=0, atol=1e-5)
     ((first, *_),) = Recommender.from_pretrained(folder).recommend([["toys-3"]])
     assert first.item_id in processor.catalogue
@@ -175,6 +179,95 @@ def test_adapters_need_a_whole_checkpoint_for_a_base(transfer, root, training_op
     with pytest.raises(ValueError, match="save it with one first"):
         finetune(root / "pretrained", root / "toys", "inductive", arguments, text_encoder=str(text_encoder_dir))
     assert not (tmp_path / "run").exists()
+
+
+# The base, wherever one stands
+
+
+@pytest.fixture
+def moved(transfer, root, tmp_path):
+    """Copies of a base and of adapters beside it, which name the base as `named`."""
+
+    def copy(named: str):
+        shutil.copytree(root / "pretrained", tmp_path / "shelf" / "pretrained")
+        adapters = shutil.copytree(transfer("sequence")[2], tmp_path / "shelf" / "adapters")
+        file = adapters / "adapter_config.json"
+        settings = json.loads(file.read_text())
+        assert settings["base_model_name_or_path"] == str((root / "pretrained").resolve())
+        file.write_text(json.dumps(settings | {"base_model_name_or_path": named}))
+        return adapters
+
+    return copy
+
+
+def test_adapters_name_their_base_by_its_whole_path(make_model, tmp_path, monkeypatch):
+    make_model().save_pretrained(tmp_path / "runs" / "base")
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/base", "./runs/base/", "runs/../runs/base"):
+        adapted = add_lora(UniSRecModel.from_pretrained(name), ["sequence"], rank=2)
+        assert adapted.peft_config["default"].base_model_name_or_path == str((tmp_path / "runs" / "base").resolve())
+
+
+@pytest.mark.parametrize(
+    "named", ["pretrained", "./pretrained", "../pretrained", "/gone/pretrained", "gone/pretrained"]
+)
+def test_adapters_that_were_moved_with_their_base_find_it(moved, transfer, named, tmp_path, monkeypatch, caplog):
+    adapters = moved(named)
+    monkeypatch.chdir(tmp_path)
+    model, _ = load_checkpoint(adapters)
+    assert f"{tmp_path / 'shelf' / 'pretrained'} is taken." in caplog.text
+    expected, _ = load_checkpoint(transfer("sequence")[2])
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight), name
+
+
+def test_a_base_of_the_hub_is_not_a_folder_of_that_name(moved, root, tmp_path, monkeypatch):
+    adapters = moved("shelf/pretrained")
+    file = adapters / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"revision": "0" * 40}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=r"is missing: shelf/pretrained \(a folder of that name hides the repository"):
+        load_checkpoint(adapters)
+    monkeypatch.chdir(tmp_path / "shelf")
+    with pytest.raises(OSError, match="cannot be loaded .their base shelf/pretrained cannot be loaded: "):
+        load_checkpoint(adapters)
+
+
+@pytest.mark.parametrize("named", ["/gone/base", "./base", "~/base", "gone/base"])
+def test_a_base_that_is_missing_is_what_the_message_names(moved, named, tmp_path, monkeypatch, capsys):
+    adapters = moved(named)
+    monkeypatch.chdir(tmp_path)
+    assert main(["recommend", "--model", str(adapters), "--history", "toys-3"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"the base of the adapters {adapters} is missing: {named} (" in line
+    assert f"base_model_name_or_path of {adapters}/adapter_config.json" in line
+
+
+def test_adapters_that_are_not_of_their_base_are_refused(moved, root):
+    adapters = moved(str(root / "pretrained"))
+    weights = load_file(adapters / "adapter_model.safetensors")
+    gone = sorted(weights)[0]
+    file, settings = adapters / "adapter_config.json", json.loads((adapters / "adapter_config.json").read_text())
+    for changed, fields, message in (
+        ({name: weight for name, weight in weights.items() if name != gone}, {}, f"1 weights are missing: {gone}"),
+        (weights | {"strange": torch.ones(1)}, {}, "1 weights are unexpected: strange"),
+        (weights | {gone: torch.full_like(weights[gone], torch.nan)}, {}, f"1 weights are NaN or infinite: {gone}"),
+        (weights, {"r": 3}, "weights are of another shape: .* instead of"),
+        (weights, {"lora_alpha": float("nan")}, "base and adapters together are NaN"),
+        (weights, {"target_modules": ["nothing"]}, "cannot be loaded"),
+        (weights, {"peft_type": "NONE"}, "cannot be (loaded|read)"),
+    ):
+        save_file(changed, adapters / "adapter_model.safetensors", metadata={"format": "pt"})
+        file.write_text(json.dumps(settings | fields))
+        with pytest.raises(OSError, match=message) as raised:
+            load_checkpoint(adapters)
+        assert "\n" not in str(raised.value)
+
+
+def test_adapters_may_be_read_by_those_who_may_read_their_configuration(transfer):
+    _, _, folder = transfer("sequence")
+    modes = {(folder / name).stat().st_mode for name in ("adapter_config.json", "adapter_model.safetensors")}
+    assert len(modes) == 1
 
 
 def test_peft_that_is_not_installed(make_model, transfer, monkeypatch):

@@ -1,5 +1,6 @@
 """The card that every run writes: what it says, that it is valid, that its examples run, that it never stops a run."""
 
+import ast
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from math import sqrt
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 from huggingface_hub import ModelCard
@@ -28,6 +30,8 @@ from unisrec.trainer import (
     model_card,
     pretrain,
 )
+from unisrec.trainer.card_tables import candidates
+from unisrec.trainer.card_use import END, START, UseFacts, replace_use
 from unisrec.trainer.model_card import UniSRecModelCardData
 from unisrec.trainer.plots import plot_run
 from unisrec.trainer.training_log import thin_rows, training_rows
@@ -218,9 +222,126 @@ def test_origin_is_told(root):
     assert "model for books, inductive (text only), adapted from `pretrained`." in card_of(root / "adapted")
     assert "model for books, transductive (text and item ID), trained from scratch." in card_of(root / "scratch")
     assert "pre-trained on toys and books." in card_of(root / "pretrained")
-    assert "The text encoder is `tiny-bert`." in card_of(root / "pretrained")
+    assert "The text encoder is `tiny-bert`, frozen." in card_of(root / "pretrained")
     assert "The two stand side by side above." in card_of(root / "adapted")
     assert "always beat" not in card_of(root / "scratch")
+
+
+FREE_OF_TEXT = (
+    "by its text",
+    "text encoder",
+    "whitening",
+    "cosine",
+    "tokens of a text",
+    '{"text"',
+    "languages",
+    "minilm",
+)
+
+
+def test_a_model_of_ids_alone_by_inner_product_is_described_as_one(root, options, tmp_path):
+    args = UniSRecFinetuneArguments(str(tmp_path / "id"), num_train_epochs=1, **options)
+    fields = {"item_text": False, "similarity": "dot"}
+    finetune(root / "pretrained", root / "books", "transductive", args, from_scratch=True, model_config=fields)
+    card = card_of(tmp_path / "id")
+    assert "\nA sequential model for books, ID only (no text), trained from scratch.\n" in card
+    assert "represents each item by a vector of its ID alone and reads no text" in card
+    assert "the items with the largest inner product to it are recommended." in card
+    assert "among all 20 items, by inner product\n" in card
+    assert "An item that is not in the catalogue cannot be ranked." in card
+    shown = section(card, "Training").split("| setting |")[1]
+    assert not any(name in shown for name in ("num_experts", "text_", "adaptor", "router"))
+    for words in FREE_OF_TEXT:
+        assert words not in card.replace("| `cosine` |", ""), words  # the default beside what was set
+    assert [row[0] for row in tables_of(card)[0][1:]] == ["sequence encoder", "item-ID embedding", "all"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "arguments", "sentences"),
+    [
+        (
+            "transductive",
+            {"num_negatives": 5, "min_id_interactions": 3},
+            [
+                "transductive (text and item ID)",
+                "to which a vector of the item's ID is added",
+                "The text encoder is frozen.",
+                "among the items of its step and 5 drawn from the catalogue (sampled softmax), by cosine similarity",
+                "Items with fewer than 3 interactions in training have no ID embedding",
+            ],
+        ),
+        (
+            "inductive",
+            {"train_text_encoder": True},
+            [
+                "The text encoder is trained with the other parts.",
+                "of each target among the items of its step, by cosine",
+            ],
+        ),
+        (
+            "inductive",
+            {"lora": "text"},
+            ["The text encoder is frozen but for low-rank adapters.", "among the items of its step"],
+        ),
+        (
+            "inductive",
+            {"hold_out": False},
+            ["All interactions were trained on, so none is left to measure the model with.", "among all 20 items"],
+        ),
+        ("inductive", {"teachers": ["scratch"]}, ["; the scores of the teachers are 0.5 of the target\n"]),
+    ],
+)
+def test_a_card_states_how_the_model_was_trained(root, options, tmp_path, setting, arguments, sentences):
+    if "lora" in arguments:
+        pytest.importorskip("peft")
+    if "teachers" in arguments:
+        arguments = {"teachers": [str(root / name) for name in arguments["teachers"]]}
+    args = UniSRecFinetuneArguments(str(tmp_path / "run"), **(options | {"num_train_epochs": 1} | arguments))
+    finetune(root / "pretrained", root / "books", setting, args)
+    card = card_of(tmp_path / "run")
+    for sentence in sentences:
+        assert sentence in card, sentence
+    assert ("evaluations included" in card) == ("hold_out" not in arguments)
+    assert ("## Results" in card) == ("hold_out" not in arguments)
+    assert "ID only" not in card
+
+
+def test_pretraining_states_its_loss(root):
+    text = section(card_of(root / "pretrained"), "Training")
+    assert (
+        "among the items of its step, by cosine similarity over a temperature of 0.07; plus 0.001 times that of"
+        in text
+    )
+    assert "among the augmented views of its step\n" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, "the items of its step"),
+        ({"batch_domains": "one"}, "the items of its step, which are of one domain"),
+        (
+            {"batch_domains": "one", "num_negatives": 70},
+            "the items of its step, which are of one domain, and 70 drawn from the catalogue of that domain",
+        ),
+    ],
+)
+def test_candidates_of_pretraining(options, tmp_path, arguments, expected):
+    assert candidates(UniSRecPretrainArguments(str(tmp_path), **options, **arguments), []) == expected
+
+
+def test_users_are_those_that_were_ranked(root, options, tmp_path, monkeypatch):
+    domain = Domain.load_from_disk(root / "books")
+    shorter = domain.sequences.with_columns(
+        pl.when(pl.int_range(pl.len()) < 15).then(pl.col("item_index").list.head(2)).otherwise(pl.col("item_index"))
+    )
+    Domain("books", domain.items, shorter).save_to_disk(tmp_path / "books")
+    args = UniSRecFinetuneArguments(str(tmp_path / "run"), num_train_epochs=1, **options)
+    trainer, _ = finetune(root / "pretrained", tmp_path / "books", "inductive", args)
+    ranked = len(leave_one_out(Domain.load_from_disk(tmp_path / "books"), "test"))
+    assert ranked < 40
+    assert trainer.card_data.num_test_users == ranked
+    assert f"of each of {ranked} users is" in card_of(tmp_path / "run")
 
 
 def test_card_gives_away_neither_the_machine_nor_the_catalogue(root):
@@ -278,6 +399,46 @@ def test_head_goes_to_the_hub_and_back(root):
         "model-index": head_of(card)["model-index"],
     }
     assert set(head_of(card_of(root / "pretrained"))) == {"library_name", "pipeline_tag", "tags"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        'a"b',
+        "it's",
+        "a`b``c",
+        "a|b",
+        "{{ x }}",
+        "a\nb\n```\nc",
+        "$(id)",
+        "-x",
+        "n\u2028m",
+        "\udcff",
+        "no",
+        "office: v2",
+    ],
+)
+def test_names_break_no_example(make_trainer, name):
+    trainer = make_trainer(UniSRecModelCardData(base_model="/x/" + name))
+    trainer.hub_model_id = name
+    trainer.create_model_card()
+    card = card_of(Path(trainer.args.output_dir))
+    blocks = re.findall(r"^```python\n(.*?)^```$", section(card, "Use"), flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        (call,) = [
+            node
+            for node in ast.walk(ast.parse(block))
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "from_pretrained"
+        ]
+        assert call.args[0].value == name
+    (block,) = re.findall(r"^```bash\n(.*?)^```$", card, flags=re.MULTILINE | re.DOTALL)
+    shown = subprocess.run(
+        ["bash", "-c", f"unisrec() {{ printf '%s' \"$3\"; }}\n{block}"], capture_output=True, check=True
+    )
+    assert os.fsdecode(shown.stdout) == (f"./{name}" if name.startswith("-") else name)
+    assert len(re.findall("^```", card, flags=re.MULTILINE)) == 8
+    assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "transformers"
 
 
 def test_odd_names_break_neither_table_nor_head(make_trainer, make_domain):
@@ -356,6 +517,23 @@ def test_examples_load_the_repository_once_there_is_one(make_trainer):
     assert "\n# unisrec-office\n" in card
 
 
+@pytest.mark.parametrize("name", ["pretrained", "adapted", "scratch"])
+def test_a_folder_says_of_its_examples_what_the_training_said(root, name):
+    card = card_of(root / name)
+    assert replace_use(card, UseFacts.of_folder(root / name, name)) == card
+    pushed = replace_use(card, UseFacts.of_folder(root / name, f"shop/{name}", catalogue=False))
+    assert f'from_pretrained("shop/{name}")' in pushed
+    assert ("The catalogue is not shared here" in pushed) == (name != "pretrained")
+    assert ("must stand in the order of the training" in pushed) == (name == "scratch")
+    assert pushed.split(START)[0] == card.split(START)[0]
+    assert pushed.split(END)[1] == card.split(END)[1]
+
+
+@pytest.mark.parametrize("card", ["# Office\n", START, END, END + START, START + END + START + END])
+def test_a_card_without_the_two_lines_has_no_part_to_replace(card):
+    assert replace_use(card, UseFacts("shop/office", False, True, True, True)) is None
+
+
 # Known and unknown
 
 
@@ -390,7 +568,12 @@ def test_checkpoint_that_goes_up_has_a_card(make_trainer, tmp_path, warnings_of_
     trainer.args.push_to_hub = True
     trainer._push_from_checkpoint = lambda folder: None
     trainer.train()
-    assert "- 3 steps, 1 epoch;" in card_of(tmp_path / "run")
+    card = card_of(tmp_path / "run")
+    assert "- 3 steps, 1 epoch\n" in card
+    assert "is kept" not in card  # which checkpoint that will be is not known yet
+    assert "Its training has not ended: these are the weights after step 3." in card
+    trainer._write_model_card(tmp_path / "run")
+    assert "has not ended" not in card_of(tmp_path / "run")
     assert (tmp_path / "run" / "curves.png").is_file()
     assert warnings_of_ours() == []
 
@@ -505,9 +688,16 @@ def test_bad_run_to_compare_with_is_one_line_before_training(root, tmp_path, cap
     words += ["--use_cpu", "--output_dir", tmp_path / "out", "--compare-with"]
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk" / "test_results.json").write_text('{"test_ndcg@10": 0.1}')
+    for place, change in enumerate(
+        ({"setting": "| <b>"}, {"seed": "1"}, {"from_scratch": "no"}, {"test_ndcg@10": "x"})
+    ):
+        (tmp_path / f"odd{place}").mkdir()
+        found = results_of(root / "scratch") | change
+        (tmp_path / f"odd{place}" / "test_results.json").write_text(json.dumps(found))
     for folder, message in (
         (tmp_path / "none", "no such file to compare with"),
         (tmp_path / "junk", "cannot be compared with"),
+        *((tmp_path / f"odd{place}", "cannot be compared with") for place in range(4)),
         (root / "scratch", "only runs on the same domain can be compared"),
     ):
         assert main([str(word) for word in [*words, folder]]) == 2

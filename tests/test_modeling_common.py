@@ -193,3 +193,23 @@ def test_gradient_checkpointing_runs_each_layer_twice(make_model, make_batch, us
             assert other_gradients[name] is None
         else:
             torch.testing.assert_close(other_gradients[name], gradient, msg=name)
+
+
+# Text vectors
+
+
+@torch.no_grad()
+def test_text_features_are_an_output_of_the_text_encoder(make_model):
+    model = make_model(**SETTINGS["text"], text_pooling="mean", attn_implementation="eager")
+    input_ids = torch.randint(1, 20, (3, 5))
+    output = model.get_text_features(input_ids, output_hidden_states=True, output_attentions=True)
+    assert (output.pooler_output.shape, output.last_hidden_state.shape) == ((3, 16), (3, 5, 16))
+    torch.testing.assert_close(output.pooler_output, output.last_hidden_state.mean(dim=1))
+    assert (len(output.hidden_states), len(output.attentions)) == (2, 1)
+    last, pooled = model.get_text_features(input_ids, return_dict=False)
+    assert torch.equal(last, output.last_hidden_state)
+    assert torch.equal(pooled, output.pooler_output)
+    masked = model.get_text_features(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
+    assert torch.equal(masked.pooler_output, output.pooler_output)
+    with pytest.raises(ValueError, match="has no text encoder"):
+        make_model().get_text_features(input_ids)

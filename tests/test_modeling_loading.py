@@ -2,14 +2,17 @@
 
 import copy
 import json
+import os
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
+from transformers import AutoModel
 
 from unisrec.configuration import UniSRecConfig
 from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.trainer.checkpoints import load_checkpoint
 
 
 TEXT_CONFIG = {
@@ -147,6 +150,139 @@ def test_missing_part_is_initialised_and_the_rest_is_not(make_model, missing, tm
     for name in report["missing_keys"]:
         assert state[name].isfinite().all(), name
         assert name.startswith("text_encoder.") or is_new(name, state[name], 0.02), name
+
+
+# Weights that are not those of the configuration
+
+
+def change_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_config(folder, **fields):
+    settings = json.loads((folder / "config.json").read_text())
+    text_config = fields.pop("text_config", None)
+    settings |= fields
+    if text_config:
+        settings["text_config"] |= text_config
+    (folder / "config.json").write_text(json.dumps(settings))
+
+
+def set_number(weights, name, value):
+    weights[name].view(-1)[-1] = value
+
+
+FAULTS = {
+    "missing": (
+        lambda folder: change_weights(folder, lambda weights: weights.pop("adaptor.router")),
+        "1 weights are missing: adaptor.router;",
+    ),
+    "missing in the text encoder": (
+        lambda folder: change_weights(folder, lambda weights: weights.pop("text_encoder.pooler.dense.bias")),
+        "1 weights are missing: text_encoder.pooler.dense.bias;",
+    ),
+    "unexpected": (
+        lambda folder: change_weights(folder, lambda weights: weights.update({"head.weight": torch.ones(2)})),
+        "1 weights are unexpected: head.weight;",
+    ),
+    "another shape": (
+        lambda folder: change_weights(folder, lambda weights: weights.update({"adaptor.router": torch.ones(16, 4)})),
+        r"adaptor.router \(16, 4\) instead of \(16, 3\)",
+    ),
+    "NaN": (
+        lambda folder: change_weights(folder, lambda weights: set_number(weights, "adaptor.weight", torch.nan)),
+        "1 weights hold NaN or infinity: adaptor.weight;",
+    ),
+    "infinity": (
+        lambda folder: change_weights(folder, lambda weights: set_number(weights, "item_embedding.weight", torch.inf)),
+        "1 weights hold NaN or infinity: item_embedding.weight;",
+    ),
+    "NaN in the text encoder": (
+        lambda folder: change_weights(
+            folder, lambda weights: set_number(weights, "text_encoder.embeddings.LayerNorm.bias", torch.nan)
+        ),
+        "1 weights hold NaN or infinity: text_encoder.embeddings.LayerNorm.bias;",
+    ),
+    "more layers": (
+        lambda folder: change_config(folder, num_hidden_layers=3),
+        "16 weights are missing: sequence_encoder.layers.2.mlp.fc1.bias, .* and 13 more;",
+    ),
+    "fewer layers": (
+        lambda folder: change_config(folder, num_hidden_layers=1),
+        "16 weights are unexpected: sequence_encoder.layers.1.mlp.fc1.bias",
+    ),
+    "more layers of text": (
+        lambda folder: change_config(folder, text_config={"num_hidden_layers": 2}),
+        "16 weights are missing: text_encoder.encoder.layer.1",
+    ),
+    "no layers of text": (
+        lambda folder: change_config(folder, text_config={"num_hidden_layers": 0}),
+        "16 weights are unexpected: text_encoder.encoder.layer.0",
+    ),
+    "more items": (
+        lambda folder: change_config(folder, num_items=7),
+        r"item_embedding.weight \(7, 8\) instead of \(8, 8\)",
+    ),
+    "no items": (
+        lambda folder: change_config(folder, num_items=None),
+        "1 weights are unexpected: item_embedding.weight;",
+    ),
+    "another width": (
+        lambda folder: change_config(folder, intermediate_size=13),
+        "6 weights are of another shape: sequence_encoder.layers.0.mlp.fc1.bias",
+    ),
+}
+
+
+@pytest.mark.parametrize("load", [UniSRecModel.from_pretrained, AutoModel.from_pretrained, load_checkpoint])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_weights_that_do_not_fit_are_refused_by_name(make_model, fault, load, tmp_path, capfd):
+    change, message = FAULTS[fault]
+    make_model(**SETTINGS["text"], num_items=6).save_pretrained(tmp_path)
+    change(tmp_path)
+    with pytest.raises((ValueError, OSError), match=message) as raised:
+        load(tmp_path)
+    assert "\n" not in str(raised.value)
+    assert "LOAD REPORT" not in capfd.readouterr().err
+
+
+def test_a_shard_that_is_not_there(make_model, tmp_path):
+    make_model(**SETTINGS["text"]).save_pretrained(tmp_path, max_shard_size="2KB")
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    shard = index["weight_map"].pop("adaptor.router")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / shard).unlink()
+    with pytest.raises(OSError, match=f"cannot be loaded .*(adaptor.router|{shard})"):
+        load_checkpoint(tmp_path)
+
+
+def test_what_the_caller_asks_for_is_not_missing(make_model, tmp_path):
+    make_model(**SETTINGS["text"], num_items=6, item_ids_hash="of six items").save_pretrained(tmp_path)
+    for load in (UniSRecModel.from_pretrained, AutoModel.from_pretrained):
+        assert load(tmp_path, text_config=None).text_encoder is None
+        inductive = load(tmp_path, num_items=None)
+        assert (inductive.item_embedding, inductive.config.item_ids_hash) == (None, None)
+        with pytest.raises(ValueError, match=r"item_embedding.weight \(7, 8\) instead of \(10, 8\)"):
+            load(tmp_path, num_items=9)
+        assert load(tmp_path, num_items=9, ignore_mismatched_sizes=True).item_embedding.num_embeddings == 10
+        inductive.save_pretrained(tmp_path / "inductive")
+        assert load(tmp_path / "inductive", num_items=4).item_embedding.weight.isfinite().all()
+    _, report = UniSRecModel.from_pretrained(tmp_path / "inductive", num_items=4, output_loading_info=True)
+    assert report["missing_keys"] == {"item_embedding.weight"}
+
+
+def test_weights_may_be_read_by_those_who_may_read_the_configuration(make_model, tmp_path):
+    for mask in (0o022, 0o027, 0o077):
+        before = os.umask(mask)
+        try:
+            folder = tmp_path / oct(mask)
+            make_model().save_pretrained(folder, max_shard_size="2KB")
+        finally:
+            os.umask(before)
+        modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+        assert set(modes.values()) == {0o666 & ~mask}, modes
 
 
 def test_model_on_the_meta_device(make_config):

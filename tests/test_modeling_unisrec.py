@@ -327,7 +327,7 @@ def tokens(tokenizer):
 
 @torch.no_grad()
 def test_tokens_equal_their_text_vectors(text_model, text_encoder, tokens):
-    features = text_model.get_text_features(**tokens)
+    features = text_model.get_text_features(**tokens).pooler_output
     states = text_encoder(**tokens).last_hidden_state  # the encoder has kept its weights
     torch.testing.assert_close(features, pool_tokens(states, tokens["attention_mask"], "mean"))
     by_tokens = text_model(item_index=HISTORIES, **tokens)
@@ -338,7 +338,7 @@ def test_tokens_equal_their_text_vectors(text_model, text_encoder, tokens):
 
 @torch.no_grad()
 def test_text_vectors_come_before_tokens(text_model, tokens):
-    features = text_model.get_text_features(**tokens)
+    features = text_model.get_text_features(**tokens).pooler_output
     rest = {name: tensor[2:] for name, tensor in tokens.items()}
     mixed = text_model(item_index=HISTORIES, text_embeds=features[:2], **rest)
     alone = text_model(item_index=HISTORIES, text_embeds=features)

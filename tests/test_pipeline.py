@@ -29,7 +29,7 @@ def folder(tmp_path, make_model, text_encoder, tokenizer):
     model.attach_text_encoder(text_encoder)
     processor = UniSRecProcessor(tokenizer, ItemCatalogue(IDS, TEXTS), max_history_length=10, max_text_length=32)
     with torch.no_grad():
-        processor.catalogue.item_embeddings = model.get_text_features(**processor.tokenize(TEXTS))
+        processor.catalogue.item_embeddings = model.get_text_features(**processor.tokenize(TEXTS)).pooler_output
     model.save_pretrained(tmp_path / "shop")
     processor.save_pretrained(tmp_path / "shop")
     return tmp_path / "shop"
@@ -86,8 +86,11 @@ def test_top_k_and_exclude_seen_at_call_and_at_construction(recommend, folder):
 def test_texts_that_are_in_no_catalogue(recommend):
     (mixed,) = recommend([["B", {"text": "small wood brush"}]])
     assert {item["item_id"] for item in mixed} == set(IDS) - {"B"}
-    assert recommend(["small wood brush"]) == recommend([{"text": "small wood brush"}])
-    assert recommend(["small wood brush"]) != recommend(["large steel refill"])
+    assert recommend([{"text": "small wood brush"}]) != recommend([{"text": "large steel refill"}])
+    with pytest.raises(
+        KeyError, match=r"'small wood brush' is not in the catalogue .* \{'text': '\.\.\.'\} in Python"
+    ):
+        recommend(["small wood brush"])
 
 
 def test_lists_and_iterators_equal_one_at_a_time_whatever_the_batch(recommend):
@@ -176,3 +179,196 @@ def test_the_pipeline_of_the_folder_itself(folder, recommend, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == recommend(["B", {"text": "red lamp"}])
+
+
+# What changes between two calls
+
+
+def answer(recommend, history=("B", "E")) -> dict[str, float]:
+    return {item["item_id"]: item["score"] for item in recommend(list(history), top_k=100, exclude_seen=False)}
+
+
+def fresh_answer(recommend, history=("B", "E")) -> dict[str, float]:
+    """What a pipeline of the same model and processor says that has kept nothing."""
+    return answer(SequentialRecommendationPipeline(model=recommend.model, processor=recommend.processor), history)
+
+
+@pytest.fixture
+def inductive(make_model, text_encoder, tokenizer):
+    """A pipeline on texts alone that has answered once; its catalogue has text vectors, or none."""
+
+    def make(with_vectors: bool) -> SequentialRecommendationPipeline:
+        model = make_model(text_pooling="mean")
+        model.attach_text_encoder(text_encoder)
+        vectors = torch.randn(len(IDS), 16) if with_vectors else None
+        processor = UniSRecProcessor(tokenizer, ItemCatalogue(IDS, TEXTS, vectors), 10, 32)
+        recommend = SequentialRecommendationPipeline(model=model, processor=processor)
+        answer(recommend)
+        return recommend
+
+    return make
+
+
+def replace_catalogue(recommend):
+    recommend.processor.catalogue = ItemCatalogue(IDS, TEXTS[::-1], torch.randn(len(IDS), 16))
+
+
+def replace_processor(recommend):
+    recommend.processor = UniSRecProcessor(recommend.processor.tokenizer, ItemCatalogue(IDS, TEXTS[::-1]))
+
+
+def replace_vectors(recommend):
+    recommend.processor.catalogue.item_embeddings = torch.randn(len(IDS), 16)
+
+
+def change_vectors_in_place(recommend):
+    recommend.processor.catalogue.item_embeddings[3] += 1
+
+
+def change_vectors_through_numpy(recommend):
+    recommend.processor.catalogue.item_embeddings.numpy()[3] += 1
+
+
+def train(recommend):
+    with torch.no_grad():
+        recommend.model.adaptor.weight.add_(torch.randn_like(recommend.model.adaptor.weight))
+
+
+def change_data(recommend):
+    recommend.model.adaptor.weight.data[2] += 1
+
+
+def load_weights(recommend):
+    state = {name: torch.randn_like(weight) for name, weight in recommend.model.state_dict().items()}
+    recommend.model.load_state_dict(state)
+
+
+def cast(recommend):
+    recommend.model.to(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("with_vectors", "change"),
+    [
+        (True, replace_catalogue),
+        (False, replace_catalogue),
+        (True, replace_processor),
+        (True, replace_vectors),
+        (True, change_vectors_in_place),
+        (True, change_vectors_through_numpy),
+        (True, train),
+        (True, change_data),
+        (True, load_weights),
+        (False, load_weights),
+        (True, cast),
+        (False, cast),
+    ],
+)
+def test_no_vector_outlives_what_it_was_made_from(inductive, with_vectors, change):
+    recommend = inductive(with_vectors)
+    before = answer(recommend)
+    change(recommend)
+    after = answer(recommend)
+    assert after == pytest.approx(fresh_answer(recommend), abs=1e-6)
+    assert after != pytest.approx(before, abs=1e-4)
+
+
+def test_smaller_catalogue_and_texts_changed_in_place(inductive):
+    recommend = inductive(with_vectors=False)
+    recommend.processor.catalogue.texts[3] = "green lamp"
+    assert answer(recommend) == pytest.approx(fresh_answer(recommend), abs=1e-6)
+    recommend.processor.catalogue = ItemCatalogue(["a", "b"], ["red mug", "tent"])
+    assert [item["item_id"] for item in recommend(["a"])] == ["b"]
+    recommend.processor.catalogue = None
+    with pytest.raises(ValueError, match="there is no catalogue to recommend from"):
+        recommend(["a"])
+
+
+def test_catalogue_of_the_caller_gets_no_vectors(inductive):
+    assert inductive(with_vectors=False).processor.catalogue.item_embeddings is None
+
+
+def test_vectors_are_kept_while_nothing_changes(inductive):
+    recommend = inductive(with_vectors=False)
+    kept = recommend._ranked
+    assert answer(recommend) == answer(recommend)
+    assert recommend._ranked is kept
+
+
+def test_model_in_training_mode_answers_without_dropout(inductive):
+    recommend = inductive(with_vectors=True)
+    expected = answer(recommend)
+    recommend.model.train()
+    assert answer(recommend) == expected
+
+
+def test_foreign_catalogue_is_refused_by_a_transductive_model(recommend):
+    recommend(["A"])
+    recommend.processor.catalogue = ItemCatalogue(["a", "b"], ["red mug", "tent"])
+    with pytest.raises(ValueError, match="transductive with 6 items, the catalogue has 2: take the catalogue saved"):
+        recommend(["a"])
+    with pytest.raises(ValueError, match="transductive with 6 items"):
+        SequentialRecommendationPipeline(model=recommend.model, processor=recommend.processor)
+
+
+def test_numbers_that_are_not_finite_are_refused(inductive):
+    recommend = inductive(with_vectors=True)
+    recommend.processor.catalogue.item_embeddings[4, 2] = torch.nan
+    with pytest.raises(ValueError, match="text vector of item 'E' holds numbers that are not finite"):
+        recommend(["A"])
+    for name in ("adaptor.weight", "sequence_encoder.position_embedding.weight"):
+        recommend = inductive(with_vectors=True)
+        with torch.no_grad():
+            recommend.model.get_parameter(name).fill_(torch.nan)
+        with pytest.raises(ValueError, match="are not all finite: the weights of the model are damaged"):
+            recommend(["A"])
+
+
+def test_vectors_of_another_width_are_refused(inductive):
+    recommend = inductive(with_vectors=True)
+    recommend.processor.catalogue.item_embeddings = torch.randn(len(IDS), 12)
+    with pytest.raises(ValueError, match="have 12 numbers, the model takes 16"):
+        recommend(["A"])
+
+
+# Saving
+
+
+LOAD_WITHOUT_THE_PACKAGE = """
+import json, sys
+from transformers import pipeline
+recommend = pipeline(model=sys.argv[1], trust_remote_code=True)
+assert "unisrec" not in sys.modules
+print(json.dumps(recommend(["B", {"text": "red lamp"}])))
+"""
+
+
+def test_saved_pipeline_is_the_folder_it_came_from(recommend, folder, tmp_path):
+    """That loads without the package: see test_the_pipeline_of_the_folder_itself."""
+    recommend.save_pretrained(tmp_path / "saved")
+    # tokenizer_config.json tells where it was read from.
+    for file in (file for file in folder.rglob("*") if file.is_file() and file.name != "tokenizer_config.json"):
+        assert (tmp_path / "saved" / file.relative_to(folder)).read_bytes() == file.read_bytes(), file.name
+    again = pipeline("sequential-recommendation", model=str(tmp_path / "saved"))
+    assert again(["B", {"text": "red lamp"}]) == recommend(["B", {"text": "red lamp"}])
+
+
+PUSH = """
+import json, sys
+import unisrec
+from transformers import pipeline
+recommend = pipeline("sequential-recommendation", model=sys.argv[1])
+recommend.push_to_hub("shop/saved")
+print(json.dumps(recommend(["B", {"text": "red lamp"}])))
+"""
+
+
+@pytest.mark.slow
+def test_pushed_pipeline_is_whole(folder, hub, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    expected = hub.run(PUSH, folder, home=home, HF_TOKEN="hf_shop")
+    assert {"config.json", "processor_config.json", "tokenizer.json", "catalogue/items.parquet"} <= hub.files(
+        "shop/saved"
+    )
+    assert hub.run(LOAD_WITHOUT_THE_PACKAGE, "shop/saved", home=home, HF_TOKEN="hf_shop") == expected

@@ -74,8 +74,8 @@ def assert_equal_weights(left, right):
 # The loss
 
 
-def slow_losses(model, batch, sequence_negatives, duplicate_mask):
-    """Both parts of the loss, pair by pair; every prefix is a history of its own."""
+def slow_losses(model, batch, sequence_negatives, duplicate_mask, drawn=(), drawn_embeds=None):
+    """Both parts of the loss, pair by pair; every prefix is a history of its own. `drawn` are numbers of further items."""
     items = model.get_item_features(batch["text_embeds"])
     originals, augmented = batch["item_index"].chunk(2)
     length = originals.shape[1]
@@ -87,7 +87,10 @@ def slow_losses(model, batch, sequence_negatives, duplicate_mask):
     queries = [state(originals, place) for place in batch["query_index"].tolist()]
     views = [state(augmented, place) for place in batch["view_index"].tolist()]
     next_items = [torch.nn.functional.normalize(items[row], dim=0) for row in batch["target_rows"].tolist()]
-    same_item = batch["target_items"].tolist()
+    same_item = [*batch["target_items"].tolist(), *drawn]
+    candidates = list(next_items)
+    if len(drawn):
+        candidates += torch.nn.functional.normalize(model.get_item_features(drawn_embeds), dim=1)
     same_sequence = batch["target_sequences"].tolist()
 
     def mean_loss(positives, candidates, apart):
@@ -102,7 +105,7 @@ def slow_losses(model, batch, sequence_negatives, duplicate_mask):
             losses.append(-torch.log(torch.exp(query @ positives[i] / 0.07) / denominator))
         return sum(losses) / len(losses)
 
-    sequence_item = mean_loss(next_items, next_items, lambda i, j: same_item[i] == same_item[j])
+    sequence_item = mean_loss(next_items, candidates, lambda i, j: same_item[i] == same_item[j])
     sequence_sequence = mean_loss(
         views,
         queries if sequence_negatives == "original" else views,
@@ -139,7 +142,89 @@ def test_loss_and_gradient_equal_a_loop_over_prefixes(make_trainer, sequence_neg
         )
 
 
+@pytest.mark.parametrize("sequence_loss_weight", [0.3, 0.0])
+@pytest.mark.parametrize("duplicate_mask", ["exclude", "official"])
+def test_loss_with_drawn_negatives_equals_a_loop(make_trainer, tables, duplicate_mask, sequence_loss_weight):
+    trainer = make_trainer(
+        batch_domains="one",
+        num_negatives=30,
+        duplicate_mask=duplicate_mask,
+        sequence_loss_weight=sequence_loss_weight,
+    )
+    trainer.data_collator.features.tables[:] = [table.astype(np.float64) for table in tables]
+    trainer.model.double().eval()
+    first = int(trainer.train_dataset.first_windows[1])  # windows of the second domain
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(first, first + 6)])
+    batch["text_embeds"] = batch["text_embeds"].double()
+    drawn = trainer._negatives.draw(batch["first_window"])
+    assert len(set(drawn.tolist())) == 30
+    assert set(drawn.tolist()) & set(batch["target_items"].tolist())  # false negatives of some targets
+    assert drawn.min() >= len(tables[0])
+    embeds = torch.from_numpy(tables[1][drawn - len(tables[0])]).double()
+    sequence_item, sequence_sequence = slow_losses(
+        trainer.model, batch, "augmented", duplicate_mask, drawn.tolist(), embeds
+    )
+    loss = trainer.compute_loss(trainer.model, batch)
+    torch.testing.assert_close(loss, sequence_item + sequence_loss_weight * sequence_sequence, rtol=0, atol=1e-10)
+
+
+def test_draws_are_uniform_over_the_domain_and_depend_on_seed_and_step(make_trainer, domains):
+    (sampler, *others) = [
+        make_trainer(batch_domains="one", num_negatives=7, seed=seed)._negatives for seed in (3, 3, 4)
+    ]
+    windows = len(sampler.dataset)
+    counts = np.zeros(sum(domain.num_items for domain in domains))
+    for step in range(400):
+        drawn = sampler.draw(step * windows)  # the first window in each pass: a step of the first domain
+        assert len(set(drawn.tolist())) == 7
+        counts[drawn] += 1
+    assert counts[domains[0].num_items :].sum() == 0
+    expected = 400 * 7 / domains[0].num_items
+    assert np.abs(counts[: domains[0].num_items] - expected).max() < 5 * expected**0.5
+    assert [other.draw(5).tolist() == sampler.draw(5).tolist() for other in others] == [True, False]
+    assert sampler.draw(6).tolist() != sampler.draw(5).tolist()
+
+
+def test_a_small_catalogue_is_drawn_as_a_whole(make_trainer, domains):
+    drawn = make_trainer(batch_domains="one", num_negatives=10_000)._negatives.draw(0)
+    assert drawn.tolist() == list(range(domains[0].num_items))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_negatives": 8}, "add --batch_domains one"),
+        ({"num_negatives": -1, "batch_domains": "one"}, "expected 0 or more items"),
+        ({"num_negatives": 8, "batch_domains": "one", "cache_chunk_size": 5}, "does not go with --cache_chunk_size"),
+        ({"num_negatives": 8, "batch_domains": "one", "train_text_encoder": True}, "leave --train_text_encoder out"),
+        ({"early_stopping_patience": 2}, "needs a metric to stop by"),
+        ({"early_stopping_patience": -2}, "expected 0 or more"),
+        ({"zero_shot_domain": "shop", "eval_strategy": "no"}, "set --eval_strategy"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as error:
+        UniSRecPretrainArguments(str(tmp_path), use_cpu=True, **arguments)
+    assert "\n" not in str(error.value)
+
+
 # Training
+
+
+def test_without_the_sequence_loss_no_views_are_encoded(make_trainer):
+    trainers = [make_trainer(sequence_loss_weight=0.0), make_trainer()]
+    trainers[0].data_collator.views = False
+    batches = [trainer.data_collator([trainer.train_dataset[index] for index in (3, 4)]) for trainer in trainers]
+    assert len(batches[0]["item_index"]) == 2
+    for name, value in batches[0].items():
+        whole = batches[1][name]
+        assert torch.equal(value, whole[: len(value)]) if isinstance(value, torch.Tensor) else value == whole, name
+    losses = []
+    for trainer, batch in zip(trainers, batches, strict=True):
+        trainer.compute_loss(trainer.model.eval(), batch)
+        losses.append(trainer._loss_parts["sequence_item_loss"][0])
+    torch.testing.assert_close(*losses)
+    assert "sequence_sequence_loss" not in trainers[0]._loss_parts
 
 
 def test_loss_falls_and_every_weight_moves(make_trainer):
@@ -235,14 +320,17 @@ def test_metrics_of_each_domain_equal_a_slow_full_ranking(make_trainer, domains,
 # Checkpoints
 
 
-def test_resumed_run_equals_the_straight_one(make_trainer, tmp_path):
-    straight = make_trainer("straight", num_train_epochs=3, save_strategy="steps", save_steps=1)
+@pytest.mark.parametrize(
+    "recipe", [{}, {"batch_domains": "one", "num_negatives": 8, "domain_sampling": "2", "lr_scheduler_type": "cosine"}]
+)
+def test_resumed_run_equals_the_straight_one(make_trainer, tmp_path, recipe):
+    straight = make_trainer("straight", num_train_epochs=3, save_strategy="steps", save_steps=1, **recipe)
     steps = len(straight.get_train_dataloader())
     assert steps >= 4
     straight.train()
     losses = logged(straight, "loss")
     for step in (steps - 1, steps, 2 * steps - 2):  # in the first epoch, at its end, in the second one
-        resumed = make_trainer(f"from-{step}", model_seed=5, num_train_epochs=3)
+        resumed = make_trainer(f"from-{step}", model_seed=5, num_train_epochs=3, **recipe)
         resumed.train(resume_from_checkpoint=str(tmp_path / "straight" / f"checkpoint-{step}"))
         assert logged(resumed, "loss") == losses
         assert logged(resumed, "sequence_sequence_loss") == logged(straight, "sequence_sequence_loss")

@@ -95,14 +95,14 @@ def test_forms_of_an_item(processor):
     assert processor.parse("A2") == (1, "blue pen")
     assert processor.parse({"item_id": "A2"}) == (1, "blue pen")
     assert processor.parse("C 3") == (4, "red pen")  # an id with a blank is an id all the same
-    assert processor.parse("green tent") == (None, "green tent")
-    assert processor.parse({"text": "tent"}) == (None, "tent")
+    assert processor.parse({"text": "green tent"}) == (None, "green tent")
     assert processor.parse({"text": "A2"}) == (None, "A2")
 
 
-@pytest.mark.parametrize("entry", ["A3", {"item_id": "A3"}])
+@pytest.mark.parametrize("entry", ["A3", "A 3", "C 4", {"item_id": "A3"}, {"item_id": "A 3"}])
 def test_unknown_id_in_a_history(processor, entry):
-    with pytest.raises(KeyError, match=r"item id 'A3' is not in the catalogue .* nearest ids: A2, A1, C 3.*'text'"):
+    """With a blank in it or without: only what is said to be a text is one."""
+    with pytest.raises(KeyError, match=r"item id '[AC] ?[34]' is not in the catalogue .* nearest ids: .*'text'"):
         processor([["A1"], ["A1", entry]])
 
 
@@ -151,7 +151,12 @@ def test_batch_of_ids(processor, catalogue):
 
 
 def test_batch_of_texts(processor, tokenizer):
-    batch = processor([["green tent", {"text": "lamp"}], [{"text": "lamp"}, "large green tent", "green tent"]])
+    batch = processor(
+        [
+            [{"text": text} for text in texts]
+            for texts in (["green tent", "lamp"], ["lamp", "large green tent", "green tent"])
+        ]
+    )
     assert batch.keys() == {"item_index", "item_ids", "input_ids", "attention_mask"}
     assert batch["item_index"].tolist() == [[1, 2, 0], [2, 3, 1]]
     assert batch["item_ids"].tolist() == [0, 0, 0]
@@ -161,7 +166,7 @@ def test_batch_of_texts(processor, tokenizer):
 
 
 def test_batch_of_ids_and_texts(processor, catalogue, tokenizer):
-    batch = processor([["lamp 2", "B1"], ["A1", "lamp 2", "A1"]])
+    batch = processor([[{"text": "lamp 2"}, "B1"], ["A1", {"text": "lamp 2"}, "A1"]])
     assert batch["item_index"].tolist() == [[3, 2, 0], [1, 3, 1]]
     assert batch["item_ids"].tolist() == [1, 3, 0]
     assert torch.equal(batch["text_embeds"], catalogue.item_embeddings[[0, 2]])
@@ -176,7 +181,7 @@ def test_history_is_cut_to_its_latest_items(processor):
 
 def test_text_is_cut_to_its_first_tokens(tokenizer):
     processor = UniSRecProcessor(tokenizer, max_text_length=4)
-    batch = processor([["red blue green white", "red blue lamp"]])
+    batch = processor([[{"text": "red blue green white"}, {"text": "red blue lamp"}]])
     assert batch["input_ids"].tolist() == tokenizer(["red blue", "red blue"])["input_ids"]
 
 
@@ -184,12 +189,12 @@ def test_text_without_a_tokenizer(catalogue):
     processor = UniSRecProcessor(catalogue=catalogue)
     assert processor([["A1"]])["item_ids"].tolist() == [1]
     with pytest.raises(ValueError, match="no tokenizer to read 'green tent' with"):
-        processor([["A1", "green tent"]])
+        processor([["A1", {"text": "green tent"}]])
 
 
 def test_catalogue_without_vectors_goes_through_the_tokenizer(tokenizer):
     processor = UniSRecProcessor(tokenizer, ItemCatalogue(IDS, TEXTS))
-    batch = processor([["B1", "A2"], ["green tent", "B1"]])
+    batch = processor([["B1", "A2"], [{"text": "green tent"}, "B1"]])
     assert batch.keys() == {"item_index", "item_ids", "input_ids", "attention_mask"}
     assert batch["item_index"].tolist() == [[1, 2], [3, 1]]
     assert batch["item_ids"].tolist() == [3, 2, 0]
@@ -210,15 +215,15 @@ def test_items_of_the_same_text_keep_their_own_ids(tokenizer):
 def test_model_takes_the_batch(text_encoder_dir, processor, tokenizer, num_items):
     model = UniSRecModel.from_text_encoder(str(text_encoder_dir), hidden_size=8, num_items=num_items).eval()
     tokens = processor.tokenize(TEXTS)
-    features = model.get_text_features(**tokens)
+    features = model.get_text_features(**tokens).pooler_output
     processor.catalogue = ItemCatalogue(IDS, TEXTS, features)
-    histories = [["A1", "green tent", "B20"], ["B1"]]
+    histories = [["A1", {"text": "green tent"}, "B20"], ["B1"]]
     sequences = model(**processor(histories)).sequence_embeds
 
     processor.catalogue = ItemCatalogue(IDS, TEXTS)  # the same vectors, computed on the way
     torch.testing.assert_close(model(**processor(histories)).sequence_embeds, sequences)
 
-    new_item = model.get_text_features(**processor.tokenize(["green tent"]))
+    new_item = model.get_text_features(**processor.tokenize(["green tent"])).pooler_output
     items = model.get_item_features(torch.cat([features, new_item]), item_ids=torch.tensor([1, 2, 3, 4, 5, 0]))
     expected = model.get_sequence_features(torch.tensor([[1, 6, 4], [3, 0, 0]]), items)
     torch.testing.assert_close(sequences, expected)
@@ -233,7 +238,7 @@ def test_round_trip(processor, tmp_path):
     loaded = UniSRecProcessor.from_pretrained(tmp_path)
     assert loaded.to_dict() == processor.to_dict()
     assert (loaded.max_history_length, loaded.max_text_length) == (4, 9)
-    histories = [["A1", "green tent", "B20"], ["lamp 1"]]
+    histories = [["A1", {"text": "green tent"}, "B20"], [{"text": "lamp 1"}]]
     batch, expected = loaded(histories), processor(histories)
     assert batch.keys() == expected.keys()
     assert all(torch.equal(batch[name], expected[name]) for name in batch)
@@ -274,6 +279,30 @@ def test_config_file_holds_no_path(processor, text_encoder_dir, tmp_path):
         "processor_class": "UniSRecProcessor",
         "max_history_length": 4,
         "max_text_length": 512,
+        "text_prompt": "",
     }
     for file in tmp_path.glob("*.json"):
         assert str(text_encoder_dir) not in file.read_text(encoding="utf-8"), file.name
+
+
+def test_keywords_of_from_pretrained_are_honoured_or_refused(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    loaded = UniSRecProcessor.from_pretrained(tmp_path, max_history_length=7, cls_token="(CLS)", padding_side="left")
+    assert (loaded.max_history_length, loaded.max_text_length) == (7, processor.max_text_length)
+    assert (loaded.tokenizer.cls_token, loaded.tokenizer.padding_side) == ("(CLS)", "left")
+    assert AutoProcessor.from_pretrained(tmp_path, max_text_length=3).max_text_length == 3
+    for name in ("max_histroy_length", "subfolder", "hidden_size"):
+        with pytest.raises(TypeError, match=f"neither the processor nor its tokenizer has a setting {name}"):
+            UniSRecProcessor.from_pretrained(tmp_path, **{name: 7})
+    for value in (0, -1, 2.5, "7", True, None):
+        with pytest.raises(ValueError, match="max_history_length is .*, expected a whole number from 1"):
+            UniSRecProcessor.from_pretrained(tmp_path, max_history_length=value)
+
+
+def test_tensors_are_those_of_torch(processor):
+    expected = processor([["A1"]])
+    assert processor([["A1"]], return_tensors="pt").keys() == expected.keys()
+    with pytest.raises(ValueError, match="return_tensors is 'np'"):
+        processor([["A1"]], return_tensors="np")
+    with pytest.raises(TypeError, match="takes no padding"):
+        processor([["A1"]], padding=True)

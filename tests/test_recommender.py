@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
 from unisrec.recommender import Recommender
+from unisrec.recommender.snapshot import with_catalogue
 
 
 IDS = [f"i{row}" for row in range(6)]
@@ -23,7 +24,7 @@ def make_recommender(make_model, text_encoder, tokenizer):
         if embeddings:
             with torch.no_grad():
                 encoded = tokenizer(TEXTS, padding=True, return_tensors="pt")
-                vectors = model.get_text_features(encoded["input_ids"], encoded["attention_mask"])
+                vectors = model.get_text_features(encoded["input_ids"], encoded["attention_mask"]).pooler_output
         catalogue = ItemCatalogue(IDS, TEXTS, vectors)
         return Recommender(model, UniSRecProcessor(tokenizer, catalogue, max_history_length=10, max_text_length=32))
 
@@ -68,7 +69,7 @@ def test_catalogue_without_embeddings_is_encoded(make_recommender):
 
 def test_one_history_does_not_depend_on_the_others(make_recommender):
     recommender = make_recommender()
-    histories = [["i0"], ["i1", "i2", "i3"], ["blue pen for kids", "i5"]]
+    histories = [["i0"], ["i1", "i2", "i3"], [{"text": "blue pen for kids"}, "i5"]]
     for alone, together in zip(histories, recommender.recommend(histories, 3), strict=True):
         (expected,) = recommender.recommend([alone], 3)
         assert [item.item_id for item in expected] == [item.item_id for item in together]
@@ -93,7 +94,7 @@ def test_equal_scores_stand_in_catalogue_order(make_recommender, make_model, tok
 
 def test_thousands_of_histories_equal_one_at_a_time_whatever_the_batch(make_recommender):
     recommender = make_recommender(num_items=6)
-    entries = [*IDS, "red pen for kids", {"text": "wood"}, {"item_id": "i0"}]
+    entries = [*IDS, {"text": "red pen for kids"}, {"text": "wood"}, {"item_id": "i0"}]
     generator = torch.Generator().manual_seed(0)
     histories = []
     for length in torch.randint(1, 15, (40,), generator=generator):  # the longest are cut to 10
@@ -126,7 +127,7 @@ def test_allowed_and_blocked(make_recommender):
 @pytest.mark.parametrize("fields", [{}, {"similarity": "dot"}, {"num_items": 6}])
 def test_vectors_of_users_and_items_multiply_to_the_scores(make_recommender, fields):
     recommender = make_recommender(**fields)
-    histories = [["i1", "i4"], ["blue pen for kids"], ["i3"]]
+    histories = [["i1", "i4"], [{"text": "blue pen for kids"}], ["i3"]]
     scores = recommender.encode_users(histories) @ recommender.item_embeds.T
     assert scores.dtype == np.float32
     for row, items in zip(scores, recommender.recommend(histories, 6, exclude_seen=False), strict=True):
@@ -185,7 +186,9 @@ def test_folder_gives_the_same_items(make_recommender, tmp_path):
     recommender.model.save_pretrained(tmp_path)
     recommender.processor.save_pretrained(tmp_path)
     again = Recommender.from_pretrained(tmp_path)
-    assert again.recommend([["i1", "red pen for kids"]]) == recommender.recommend([["i1", "red pen for kids"]])
+    assert again.recommend([["i1", {"text": "red pen for kids"}]]) == recommender.recommend(
+        [["i1", {"text": "red pen for kids"}]]
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,3 +211,72 @@ def test_only_unknown_ids(make_recommender):
         recommender.recommend([["i0"], ["x1", "x2"]])
     with pytest.raises(KeyError, match=r"'x{77}\.\.\.' is not in the catalogue"):
         recommender.recommend([[100_000 * "x"]])
+
+
+# What changes between two calls
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+@pytest.mark.parametrize("index", ["exact", "exact-bf16", "flat"])
+def test_answers_are_those_of_the_weights_and_the_catalogue_of_now(make_recommender, embeddings, index):
+    if index == "flat":
+        pytest.importorskip("faiss")
+
+    def answer(recommender):
+        (items,) = recommender.recommend([["i2", "i3"]], 6, exclude_seen=False)
+        return {item.item_id: item.score for item in items}
+
+    def fresh(recommender):
+        processor = recommender.processor
+        if not embeddings:  # the recommender has read the texts itself
+            processor = with_catalogue(
+                processor, ItemCatalogue(processor.catalogue.item_ids, processor.catalogue.texts)
+            )
+        other = Recommender(recommender.model, processor)
+        other.use_index(index)
+        return answer(other)
+
+    recommender = make_recommender(embeddings)
+    recommender.use_index(index)
+    for change in (
+        lambda: recommender.model.adaptor.weight.data.mul_(torch.randn(16, 1, 1)),
+        lambda: recommender.model.train(),
+        lambda: setattr(recommender.processor, "catalogue", ItemCatalogue(IDS[::-1], TEXTS)),
+        lambda: recommender.model.to(torch.bfloat16),
+    ):
+        change()
+        assert answer(recommender) == pytest.approx(fresh(recommender), abs=2e-2 if "bf16" in index else 1e-5)
+    assert type(recommender._snapshot.index).__name__ == ("FaissIndex" if index == "flat" else "ExactIndex")
+    assert recommender.processor.catalogue.texts[0] == "red pen"
+    assert recommender.processor.catalogue.item_ids[0] == "i5"
+
+
+def test_text_vectors_follow_the_text_encoder_that_made_them(make_recommender):
+    recommender = make_recommender(embeddings=False)
+    before = recommender.item_embeds
+    recommender.recommend([["i1"]])
+    assert recommender._snapshot is recommender._current()
+    with torch.no_grad():
+        recommender.model.text_encoder.embeddings.word_embeddings.weight.add_(torch.randn(16))
+    assert not np.allclose(recommender.item_embeds, before, atol=1e-4)
+    kept = recommender.item_embeds
+    recommender.model.detach_text_encoder()
+    assert np.array_equal(recommender.item_embeds, kept)
+
+
+def test_model_cannot_be_replaced(make_recommender, make_model):
+    with pytest.raises(AttributeError, match="model"):
+        make_recommender().model = make_model()
+
+
+def test_numbers_that_are_not_finite_are_refused(make_recommender):
+    recommender = make_recommender()
+    with torch.no_grad():
+        recommender.model.sequence_encoder.position_embedding.weight.fill_(torch.nan)
+    with pytest.raises(
+        ValueError, match="vectors of histories are not all finite: the weights of the model are damaged"
+    ):
+        recommender.recommend([["i1"]])
+    recommender.processor.catalogue.item_embeddings[2, 1] = torch.inf
+    with pytest.raises(ValueError, match="text vector of item 'i2' holds numbers that are not finite"):
+        recommender.recommend([["i1"]])

@@ -13,7 +13,14 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 
 
-CODE = {"configuration_unisrec.py", "modeling_unisrec.py", "pipeline_unisrec.py", "processing_unisrec.py"}
+CODE = {
+    "configuration_unisrec.py",
+    "modeling_unisrec.py",
+    "pipeline_unisrec.py",
+    "processing_unisrec.py",
+    "text_pooling.py",
+    "item_catalogue.py",
+}
 TEXTS = ["red pen", "small steel kettle", "garden lamp"]
 
 
@@ -27,7 +34,7 @@ def checkpoint(tmp_path, make_model, text_encoder, tokenizer) -> Path:
     catalogue = ItemCatalogue(["A", "B", "C"], TEXTS)
     with torch.no_grad():
         processor = UniSRecProcessor(tokenizer, catalogue, max_history_length=10, max_text_length=32)
-        catalogue.item_embeddings = model.get_text_features(**processor.tokenize(TEXTS))
+        catalogue.item_embeddings = model.get_text_features(**processor.tokenize(TEXTS)).pooler_output
     processor.save_pretrained(folder)
     return folder
 

@@ -1,15 +1,19 @@
 """Vectors for databases, and a catalogue that is replaced whole or not at all."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from safetensors import safe_open
 
-from unisrec.modeling_unisrec import ItemCatalogue
-from unisrec.recommender.tables import export_vectors, replace_catalogue
+from unisrec.recommender.tables import (
+    export_vectors,
+    read_histories,
+    read_item_ids,
+    read_items,
+)
 
 
 def test_vectors_come_back_with_their_ids(tmp_path):
@@ -30,15 +34,79 @@ def test_vectors_come_back_with_their_ids(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["items.parquet", "items.safetensors"]
 
 
-def test_catalogue_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder with a catalogue to be changed"):
-        replace_catalogue(tmp_path, ItemCatalogue(["a"], ["red pen"]))
-    ItemCatalogue(["a", "b"], ["red pen", "blue pen"], torch.randn(2, 4)).save(tmp_path / "catalogue")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "catalogue").iterdir()}
-    broken = ItemCatalogue(["a"], ["red pen"], torch.randn(1, 4).to_sparse())
-    with pytest.raises(RuntimeError, match="memory format"):  # no such tensor can be saved
-        replace_catalogue(tmp_path, broken)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "catalogue").iterdir()} == before
-    replace_catalogue(tmp_path, ItemCatalogue(["c"], ["lamp"]))
-    assert [path.name for path in (tmp_path / "catalogue").iterdir()] == ["items.parquet"]
-    assert [path.name for path in tmp_path.iterdir()] == ["catalogue"]
+ENTRIES = ["C:\\new", "AC\\DC", '"quoted"', "a, b", 7, 7.0, {"text": "red [1] pen"}, {"item_id": 8}]
+PARSED = ["C:\\new", "AC\\DC", '"quoted"', "a, b", "7", "7", {"text": "red [1] pen"}, {"item_id": "8"}]
+
+
+def test_histories_keep_their_strings(tmp_path):
+    (tmp_path / "h.jsonl").write_text(json.dumps({"user_id": 5, "history": ENTRIES}) + "\n")
+    assert read_histories(tmp_path / "h.jsonl") == (["5"], [PARSED])
+    cells = [json.dumps(ENTRIES), "A1  A2", "7"]
+    pl.DataFrame({"user_id": [1.0, 2.0, 3.0], "history": cells}).write_csv(tmp_path / "H.CSV")
+    assert read_histories(tmp_path / "H.CSV") == (["1", "2", "3"], [PARSED, ["A1", "A2"], ["7"]])
+    strings = [entry for entry in ENTRIES if isinstance(entry, str)]
+    pl.DataFrame({"user_id": ["u"], "history": [strings]}).write_parquet(tmp_path / "h.parquet")
+    assert read_histories(tmp_path / "h.parquet") == (["u"], [strings])
+    structs = [[{"text": "red pen", "item_id": None}, {"text": None, "item_id": 3}]]
+    pl.DataFrame({"user_id": ["u"], "history": structs}).write_parquet(tmp_path / "h.parquet")
+    assert read_histories(tmp_path / "h.parquet") == (["u"], [[{"text": "red pen"}, {"item_id": "3"}]])
+    numbers = pl.Series([[1, 2]], dtype=pl.Array(pl.Float64, 2))
+    pl.DataFrame({"user_id": ["u"], "history": numbers}).write_parquet(tmp_path / "h.parquet")
+    assert read_histories(tmp_path / "h.parquet") == (["u"], [["1", "2"]])
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"user_id": "u"}, "no column 'history', the columns are user_id"),
+        ({"user_id": None, "history": ["a"]}, "line 1: the user_id is empty"),
+        ({"user_id": ["u"], "history": ["a"]}, "line 1: 'user_id' is .*, a list, expected"),
+        ({"user_id": "u", "history": 5}, "line 1: the history cannot be read .expected a list, got '5'"),
+        ({"user_id": "u", "history": '["AC\\DC"]'}, "line 1: the history cannot be read .Invalid"),
+        ({"user_id": "u", "history": "[" * 100_000}, "line 1: the history cannot be read"),
+        ({"user_id": "u", "history": [None]}, "line 1: .*an entry is None, expected an id or a text"),
+        ({"user_id": "u", "history": [True]}, "line 1: .*an entry is 'True', a bool, expected an id or a text"),
+        ({"user_id": "u", "history": [["a"]]}, "line 1: .*, a list, expected an id or a text"),
+        ({"user_id": "u", "history": [1e30]}, "line 1: .*an entry is '1e.30', too large a float to be exact"),
+    ],
+)
+def test_bad_histories(tmp_path, record, message):
+    (tmp_path / "h.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(ValueError, match=rf"h.jsonl[:,] {message}") as caught:
+        read_histories(tmp_path / "h.jsonl")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_histories, read_items, read_item_ids])
+def test_what_is_no_file(tmp_path, monkeypatch, read):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("notes.txt").touch()
+    for name, message in {
+        "folder": "folder: a folder, expected a file",
+        "owner/name": "owner/name: no such file",
+        "notes.txt": "notes.txt: unknown ending '.txt', expected .csv",
+    }.items():
+        with pytest.raises((OSError, ValueError), match=message):
+            read(name)
+
+
+def test_items_of_files(tmp_path):
+    (tmp_path / "i.jsonl").write_text('{"item_id": 1.0, "text": ["red", "pen"]}\n{"item_id": "b", "text": 5}\n')
+    assert read_items(tmp_path / "i.jsonl") == {"1": "red pen", "b": "5"}
+    assert read_item_ids(tmp_path / "i.jsonl") == ["1", "b"]
+    (tmp_path / "i.jsonl").write_text('{"item_id": "a", "text": "pen"}\n{"item_id": NaN, "text": "x"}\n')
+    for read in (read_items, read_item_ids):
+        with pytest.raises(ValueError, match=r"i.jsonl, line 2: .*empty"):
+            read(tmp_path / "i.jsonl")
+    (tmp_path / "i.jsonl").write_text('{"item_id": "a", "text": []}\n')
+    with pytest.raises(ValueError, match=r"i.jsonl, line 1: expected an item_id and a text, neither of them empty"):
+        read_items(tmp_path / "i.jsonl")
+
+
+def test_tables_that_cannot_be_written_leave_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"items.parquet: cannot be written"):
+        export_vectors(["a"], np.zeros((1, 4), np.float32), tmp_path / "file" / "items.parquet")
+    export_vectors(["a"], np.zeros((1, 4), np.float32), tmp_path / "ITEMS.PARQUET")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ITEMS.PARQUET", "file"]

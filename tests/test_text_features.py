@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import BertTokenizer
 
-from unisrec.data.text_encoders import find_text_encoder, find_text_pooling, load_text_encoder
 from unisrec.data.text_features import encode_texts, load_text_features
 from unisrec.data.word_drop import drop_words
+from unisrec.modeling_unisrec.text_encoders import find_text_encoder, find_text_pooling, load_text_encoder
 
 
 TEXTS = [
@@ -105,8 +105,10 @@ def test_encode_texts_is_free_of_dropout_and_leaves_the_encoder_as_it_was(encode
 
 
 def test_encode_texts_refuses_what_it_cannot_do(encoder, tokenizer):
-    with pytest.raises(ValueError, match="pooling must be 'cls' or 'mean', got 'max'"):
-        encode_texts(TEXTS, encoder, tokenizer, pooling="max", progress=False)
+    with pytest.raises(ValueError, match="unknown text pooling 'middle'; expected one of cls, mean"):
+        encode_texts(TEXTS, encoder, tokenizer, pooling="middle", progress=False)
+    with pytest.raises(ValueError, match="the encoder has no `text_head`: load it by `load_text_encoder`"):
+        encode_texts(TEXTS, encoder, tokenizer, progress=False)
     encoder.embeddings.word_embeddings.weight.data[5] = torch.inf
     with pytest.raises(ValueError, match=r"red"):
         encode_texts(TEXTS, encoder, tokenizer, pooling="mean", progress=False)
@@ -153,7 +155,7 @@ def test_every_thing_the_numbers_depend_on_is_in_the_key(encoder, tokenizer, dom
     assert len(cached_files(domain_dir)) == 10
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other shape", "other type"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other shape", "other type", "nan"])
 def test_a_damaged_file_is_encoded_again(encoder, tokenizer, domain_dir, damage):
     expected = np.array(load_text_features(domain_dir, TEXTS, encoder, tokenizer, "mean", progress=False))
     (path,) = cached_files(domain_dir)
@@ -163,6 +165,8 @@ def test_a_damaged_file_is_encoded_again(encoder, tokenizer, domain_dir, damage)
         path.write_bytes(b"")
     elif damage == "other shape":
         np.save(path, expected[:-1])
+    elif damage == "nan":
+        np.save(path, np.where(np.arange(len(expected))[:, None] == 1, np.nan, expected).astype(np.float32))
     else:
         np.save(path, expected.astype(np.float64))
     again = load_text_features(domain_dir, TEXTS, encoder, tokenizer, "mean", progress=False)

@@ -95,12 +95,12 @@ def test_texts_of_like_length_are_encoded_together_with_the_same_result(make_mod
     lengths = torch.randint(1, 20, (300,))
     attention_mask = (torch.arange(20) < lengths[:, None]).long()
     input_ids = torch.randint(5, 40, (300, 20)) * attention_mask
-    padded = model.get_text_features(input_ids, attention_mask)
+    padded = model.get_text_features(input_ids, attention_mask).pooler_output
     shapes = []
     text_encoder.embeddings.register_forward_hook(lambda *call: shapes.append(tuple(call[-1].shape)))
     model.train()
     text_encoder.eval()
-    torch.testing.assert_close(model.get_text_features(input_ids, attention_mask), padded, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model._text_vectors(input_ids, attention_mask), padded, rtol=0, atol=1e-5)
     assert [texts for texts, *_ in shapes] == [128, 128, 44]
     assert shapes[0][1] < shapes[1][1] < shapes[2][1]
 

@@ -77,6 +77,7 @@ class UniSRecTrainer(SafeTrainer):
 
     can_return_loss = True
     _sampling_temperature = 1.0  # of domains in an epoch
+    _one_domain = False  # whether a step takes windows of one domain
 
     def __init__(
         self,
@@ -179,7 +180,6 @@ class UniSRecTrainer(SafeTrainer):
             texts,
             model.text_encoder,
             self._processor.tokenizer,
-            pooling=model.config.text_pooling,
             max_length=self._processor.max_text_length,
             device=self.args.device,
             progress=False,
@@ -195,6 +195,7 @@ class UniSRecTrainer(SafeTrainer):
                 self.args.world_size,
                 seed,
                 self._sampling_temperature,
+                self._one_domain,
             ),
             collate_fn=self.data_collator,
             worker_init_fn=outlive_sigterm,
@@ -302,8 +303,9 @@ class UniSRecTrainer(SafeTrainer):
             self._write_model_card(folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: None) -> None:
-        if self.args.push_to_hub:  # what goes up with the checkpoint has a card
-            self.create_model_card()
+        if self.args.push_to_hub and self.is_world_process_zero():
+            # What goes up with the checkpoint has a card, and the frozen text encoder is no part of it.
+            self._write_model_card(Path(self.args.output_dir), text_encoder=None)
         super()._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -362,11 +364,12 @@ class UniSRecTrainer(SafeTrainer):
                 self.args,
                 self.accelerator.unwrap_model(self.model),
                 processor=self._processor,
-                text_encoder=self._text_encoder,
                 best_step=self.state.best_global_step,
+                loaded_step=self.loaded_step,
+                best_is_gone=self.best_is_gone,
                 name=self.hub_model_id,
                 license=license or self.args.card_license,
-                **known,
+                **({"text_encoder": self._text_encoder} | known),
             )
         except Exception as error:  # whatever is wrong with the card, the model is worth more
             logger.warning(f"{folder}: no model card could be written ({type(error).__name__}: {error}).")

@@ -39,7 +39,8 @@ def split_targets(batch: dict[str, torch.Tensor], chunk_size: int) -> list[tuple
     Returns:
         `list[tuple[slice, slice]]`: For each run its windows and its targets.
     """
-    num_windows, length = len(batch["item_index"]) // 2, batch["item_index"].shape[1]
+    length = batch["item_index"].shape[1]
+    num_windows = len(batch["item_index"]) // _num_parts(batch)
     counts = torch.bincount(batch["query_index"] // length, minlength=num_windows).tolist()
     runs, window, target, stop = [], 0, 0, 0
     for place, count in enumerate(counts):
@@ -60,21 +61,27 @@ def take_run(batch: dict[str, torch.Tensor], windows: slice, targets: slice) -> 
         targets (`slice`): Their targets.
 
     Returns:
-        `dict[str, torch.Tensor]`: `item_index`, `query_index`, `view_index`, `target_rows` and the texts of the items.
+        `dict[str, torch.Tensor]`: `item_index`, `query_index`, `view_index` where there are views, `target_rows` and the
+            texts of the items.
     """
-    index = torch.cat([half[windows] for half in batch["item_index"].chunk(2)])
+    index = torch.cat([part[windows] for part in batch["item_index"].chunk(_num_parts(batch))])
     # Padding, 0, is always one of the distinct numbers, and stays 0.
     places = torch.cat([index.new_zeros(1), index.flatten(), batch["target_rows"][targets] + 1])
     distinct, places = torch.unique(places, return_inverse=True)
     items = distinct[1:] - 1
     first = windows.start * index.shape[1]
     texts = ("text_embeds", "input_ids", "attention_mask")
-    return {name: batch[name][items] for name in texts if name in batch} | {
+    run = {name: batch[name][items] for name in texts if name in batch}
+    run |= {name: batch[name][targets] - first for name in ("query_index", "view_index") if name in batch}
+    return run | {
         "item_index": places[1 : 1 + index.numel()].view_as(index),
-        "query_index": batch["query_index"][targets] - first,
-        "view_index": batch["view_index"][targets] - first,
         "target_rows": places[1 + index.numel() :] - 1,
     }
+
+
+def _num_parts(batch: dict[str, torch.Tensor]) -> int:
+    """Parts of `item_index`: the originals and, where there are any, their views."""
+    return 2 if "view_index" in batch else 1
 
 
 __all__ = ["RandomState", "split_targets", "take_run"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from datetime import timedelta
 from math import sqrt
-from pathlib import PurePath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
@@ -15,13 +15,14 @@ from transformers import PreTrainedModel
 from ..configuration import UniSRecConfig
 from ..data import Domain
 from .run_results import RunResults
-from .training_args import UniSRecTrainingArguments
+from .training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
 from .training_log import TrainingRow, loss_name
 
 
 Table = list[list[str]]  # the first row is the header
 
 PROTOCOLS = {"kept": "", "masked": "_seen_masked"}
+SIMILARITIES = {"cosine": "cosine similarity", "dot": "inner product"}
 METRIC_NAMES = {"recall": "Recall", "ndcg": "NDCG"}
 PARTS = {
     "text_encoder": "text encoder",
@@ -29,32 +30,47 @@ PARTS = {
     "sequence_encoder": "sequence encoder",
     "item_embedding": "item-ID embedding",
 }
+# Fields of the configuration that mean nothing to a model without texts.
+TEXT_FIELDS = (
+    "text_embedding_size",
+    "text_pooling",
+    "num_experts",
+    "adaptor_dropout",
+    "whitening_bias",
+    "router_noise",
+)
 # What says where and how a run was done, and not what came out of it.
 NO_HYPER_PARAMETERS = re.compile(
     "output_dir|run_name|project|trackio_|report_to|disable_tqdm|log|save_|hub_|push_to_hub|card_|do_|debug|use_cpu"
     "|local_rank|ddp_|fsdp|deepspeed|parallelism|accelerator|dataloader_(?!drop_last)|torch_empty_cache"
     "|eval_(?!strategy|steps|delay)|per_device_eval|batch_eval|include_|prediction_loss|label_names|length_column"
-    "|skip_memory|enable_jit|resume_|restore_|ignore_data|teachers|greater_is|remove_unused|gradient_checkpointing"
+    "|skip_memory|enable_jit|resume_|restore_|ignore_data|teachers|zero_shot_domain|greater_is|remove_unused|gradient_checkpointing"
 )
 
 
 def to_markdown(table: Table) -> str:
     """A table as Markdown; the cells of columns that hold numbers are set to the right."""
-    header, *rows = [[" ".join(cell.split()).replace("|", r"\|") for cell in row] for row in table]
+    header, *rows = [[one_line(cell).replace("|", r"\|") for cell in row] for row in table]
     columns = zip(*rows, strict=True)
     lines = ["---:" if all(re.fullmatch(r"[-+*\d.,/ ]*", cell) for cell in column) else "---" for column in columns]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, lines, *rows))
 
 
+def one_line(text: str) -> str:
+    """A text on one line, without what cannot be written as UTF-8 (names of files may hold such bytes)."""
+    return " ".join(text.encode("utf-8", "replace").decode().split())
+
+
 def escape(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_\[\]<>#~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>#~&])", r"\\\1", one_line(text))
 
 
 def code(value: Any) -> str:
     """A value as code in a line."""
-    text = " ".join(str(value).split())
-    return f"`` {text} ``" if "`" in text else f"`{text}`"
+    text = one_line(str(value))
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    return f"{'`' * (longest + 1)} {text} {'`' * (longest + 1)}" if longest else f"`{text}`"
 
 
 def join_names(names: Sequence[str]) -> str:
@@ -65,6 +81,34 @@ def join_names(names: Sequence[str]) -> str:
 def number(value: float) -> str:
     """Epochs and the like: two decimals at most."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def setting(config: UniSRecConfig) -> str:
+    """What a model represents an item by."""
+    if not config.item_text:
+        return "ID only (no text)"
+    return "inductive (text only)" if config.num_items is None else "transductive (text and item ID)"
+
+
+def encoder_training(model: nn.Module) -> str:
+    """What training does to the text encoder: `"frozen"`, `"trained"` or `"adapters"`."""
+    trained = [name for name, weight in model.named_parameters() if "text_encoder." in name and weight.requires_grad]
+    if not trained:
+        return "frozen"
+    return "adapters" if all("lora_" in name for name in trained) else "trained"
+
+
+def candidates(args: UniSRecTrainingArguments, domains: Sequence[Domain]) -> str:
+    """The items that a target is trained to be told from."""
+    if isinstance(args, UniSRecPretrainArguments):
+        of_step = "the items of its step" + (", which are of one domain" if args.batch_domains == "one" else "")
+        drawn = f", and {args.num_negatives:,} drawn from the catalogue of that domain" if args.num_negatives else ""
+        return of_step + drawn
+    if not isinstance(args, UniSRecFinetuneArguments) or args.trains_on_texts:
+        return "the items of its step"
+    if args.num_negatives is not None:
+        return f"the items of its step and {args.num_negatives:,} drawn from the catalogue (sampled softmax)"
+    return f"all {domains[0].num_items:,} items" if len(domains) == 1 else "all items"
 
 
 def parts_table(model: nn.Module, text_encoder: PreTrainedModel | None) -> Table:
@@ -80,8 +124,8 @@ def parts_table(model: nn.Module, text_encoder: PreTrainedModel | None) -> Table
     forms = {
         "text_encoder": encoder_config
         and f"{code(encoder_config.model_type)}, vectors of {encoder_config.hidden_size} numbers, {config.text_pooling} pooling",
-        "adaptor": f"{config.num_experts} whitening experts",
-        "sequence_encoder": f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads, vectors of "
+        "adaptor": _count(config.num_experts, "whitening expert"),
+        "sequence_encoder": f"{_count(config.num_hidden_layers, 'layer')}, {_count(config.num_attention_heads, 'head')}, vectors of "
         f"{config.hidden_size} numbers, histories of up to {config.max_position_embeddings} items",
         "item_embedding": f"{config.num_items} items",
     }
@@ -163,7 +207,8 @@ def settings_table(args: UniSRecTrainingArguments, config: UniSRecConfig) -> Tab
     defaults = UniSRecConfig()
     for name in UniSRecConfig.__annotations__:
         value, default = getattr(config, name), getattr(defaults, name)
-        if name not in ("text_config", "training_data") and value != default:
+        used = config.item_text or name not in TEXT_FIELDS
+        if name not in ("text_config", "training_data") and used and value != default:
             table.append([code(name), code(value), code(default)])
     return table
 
@@ -196,9 +241,14 @@ def duration(log: Sequence[Mapping[str, float]]) -> str | None:
     return str(timedelta(seconds=round(seconds[-1]))) if seconds else None
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _without_folder(source: str) -> str:
     """A path of somebody's machine is nobody else's business."""
-    return PurePath(source).name if PurePath(source).is_absolute() else source
+    is_path = PurePosixPath(source).is_absolute() or PureWindowsPath(source).is_absolute()
+    return PureWindowsPath(source).name if is_path else source  # which knows both kinds of slashes
 
 
 def _without_empty_columns(table: Table) -> Table:
@@ -215,8 +265,10 @@ __all__ = [
     "join_names",
     "metric_name",
     "number",
+    "one_line",
     "parts_table",
     "results_table",
+    "setting",
     "settings_table",
     "standard_error",
     "to_markdown",

@@ -8,26 +8,31 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import cached_file, logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..configuration import UniSRecConfig
 from ..data import Domain
 from ..data.given_features import given_text_features
-from ..data.hub import find_model
-from ..data.text_encoders import load_text_encoder
 from ..data.text_features import load_text_features, text_max_length
-from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
-from .lora import load_adapted
-from .safe_folders import clear_drafts, find_damage, is_under_way
+from ..modeling_unisrec import UniSRecModel, UniSRecProcessor, check_id_rows
+from ..modeling_unisrec.hub import find_model
+from ..modeling_unisrec.text_encoders import load_text_encoder
+from .lora import find_base, load_adapted
+from .run_lock import lock_run
+from .safe_folders import DRAFTS, clear_drafts, find_damage, is_under_way
 from .training_args import UniSRecTrainingArguments
+
+
+logger = logging.get_logger(__name__)
 
 
 def check_output_dir(args: UniSRecTrainingArguments) -> None:
     """
-    Raises `OSError` if a run cannot write to its output folder or would mix with what is there. Puts the checkpoint to go
+    Raises `OSError` if a run cannot write to its output folder, another process is writing to it, or it would mix with what
+    is there. Puts the checkpoint to go
     on from in place of `auto` (the last one, if there is one) and `true` (the last one), after clearing up.
     """
     folder = Path(args.output_dir)
@@ -41,6 +46,8 @@ def check_output_dir(args: UniSRecTrainingArguments) -> None:
                 "in it by --resume_from_checkpoint auto."
             )
         return
+    if args.process_index == 0 and is_under_way(folder):  # also by a run that goes on right now
+        lock_run(folder / DRAFTS)
     if resume.lower() in ("auto", "true"):
         with args.main_process_first(local=False, desc="clearing up"):
             if args.should_save and is_under_way(folder):
@@ -52,9 +59,18 @@ def check_output_dir(args: UniSRecTrainingArguments) -> None:
             if folder.is_dir() and any(folder.iterdir()) and not is_under_way(folder):
                 raise FileExistsError(f"{folder}: neither empty nor the folder of a run; name a new --output_dir.")
             return
-    elif not Path(resume).is_dir():
-        raise FileNotFoundError(f"{resume}: no such checkpoint folder to resume from.")
-    if (damage := find_damage(Path(args.resume_from_checkpoint))) is not None:
+    else:
+        args.resume_from_checkpoint = os.path.expanduser(resume)
+        checkpoint = Path(args.resume_from_checkpoint)
+        if not checkpoint.is_dir():
+            raise FileNotFoundError(f"{resume}: no such checkpoint folder to resume from.")
+        is_own = folder.is_dir() and checkpoint.resolve().parent == folder.resolve()
+        if args.should_save and folder.is_dir() and any(folder.iterdir()) and not is_own:
+            raise FileExistsError(
+                f"{folder}: the output folder is not empty, and {resume} is not a checkpoint of it; name a new one with "
+                "--output_dir."
+            )
+    if (damage := find_damage(Path(args.resume_from_checkpoint), contents=True)) is not None:
         raise OSError(f"{args.resume_from_checkpoint}: this checkpoint is incomplete ({damage}); resume from another.")
 
 
@@ -77,13 +93,20 @@ def load_checkpoint(
         text_encoder (`str`, *optional*): A text encoder to add where the checkpoint has none.
 
     Raises:
-        OSError: If there is no checkpoint of ours.
+        OSError: If there is no checkpoint of ours, its weights are not those of its configuration or not finite, the base
+            of its adapters is not there, or its processor cannot be read.
         ValueError: If the text encoder has another width than the checkpoint.
     """
+    advice = "expected a folder that `unisrec pretrain` or `unisrec finetune` wrote, or a Hub id of such a model."
     try:
-        name, options = find_model(name_or_path)
-        if find_adapter_config_file(name, **options) is not None:
-            model = load_adapted(name, options.get("revision", "main"))
+        name, options = find_model(os.path.expanduser(name_or_path))
+        adapters = find_adapter_config_file(name, **options) is not None
+    except (OSError, ValueError) as error:
+        raise OSError(f"model {str(name_or_path)!r} cannot be loaded ({_short(error)}); {advice}") from error
+    base = find_base(name, options.get("revision", "main")) if adapters else None
+    try:
+        if base is not None:
+            model = load_adapted(name, options.get("revision", "main"), base)
         else:
             settings, _ = UniSRecConfig.get_config_dict(name, **options)
             if not settings:
@@ -91,20 +114,49 @@ def load_checkpoint(
             if settings.get("model_type") != UniSRecConfig.model_type:
                 raise ValueError(f"its config.json is of type {settings.get('model_type')!r}, not 'unisrec'")
             model = UniSRecModel.from_pretrained(name, dtype=torch.float32, **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise OSError(
-            f"model {str(name_or_path)!r} cannot be loaded ({' '.join(str(error).splitlines()[:2])}); expected a folder "
-            "that `unisrec pretrain` or `unisrec finetune` wrote, or a Hub id of such a model."
-        ) from error
+    except Exception as error:  # a file from elsewhere can make transformers, torch and safetensors fail in any way
+        raise OSError(f"model {str(name_or_path)!r} cannot be loaded ({_short(error)}); {advice}") from error
     try:
-        processor = UniSRecProcessor.from_pretrained(name, **options)
-    except OSError:  # an intermediate checkpoint of a trainer has the model alone
-        processor = UniSRecProcessor(max_history_length=model.config.max_position_embeddings)
+        processor = _load_processor(name, options, model.config)
+    except Exception as error:
+        raise OSError(
+            f"the processor of {str(name_or_path)!r} cannot be read ({_short(error)}); copy processor_config.json, the "
+            "files of the tokenizer and catalogue/ again from where the checkpoint was saved."
+        ) from error
     if text_encoder is not None:
         encoder, processor.tokenizer = load_text_encoder(text_encoder)
-        processor.max_text_length = text_max_length(encoder, processor.tokenizer)
+        stated = encoder.text_head.to_config(encoder.config.hidden_size)
         model.attach_text_encoder(encoder)
+        if other := [name for name, value in stated.items() if getattr(model.config, name) != value]:
+            logger.warning(
+                "%s: %s as the checkpoint was trained with, not as the files of the text encoder say",
+                text_encoder,
+                ", ".join(f"{name}={getattr(model.config, name)!r}" for name in other),
+            )
+        processor.max_text_length = text_max_length(encoder, processor.tokenizer)
+        processor.text_prompt = model.config.text_prompt
     return model, processor
+
+
+def _load_processor(name: str, options: Mapping[str, Any], config: UniSRecConfig) -> UniSRecProcessor:
+    """The processor beside a model; an empty one where there is none, as in an intermediate checkpoint of a trainer."""
+    file = cached_file(name, "processor_config.json", _raise_exceptions_for_missing_entries=False, **options)
+    if file is None:
+        return UniSRecProcessor(max_history_length=config.max_position_embeddings)
+    processor = UniSRecProcessor.from_pretrained(name, **options)
+    if config.num_items is not None and processor.catalogue is not None:
+        check_id_rows(config, processor.catalogue)
+        if (
+            config.item_ids_hash is None
+        ):  # adapters, and checkpoints from before there was one: the items are their own
+            config.item_ids_hash = processor.catalogue.item_ids_hash
+    return processor
+
+
+def _short(error: Exception) -> str:
+    """An error of another library in one line, with its kind where the message alone says little."""
+    text = " ".join(str(error).splitlines()[:2]).strip()
+    return text if isinstance(error, OSError | ValueError) and text else f"{type(error).__name__}: {text}"
 
 
 def new_config(settings: Mapping[str, Any]) -> UniSRecConfig:
@@ -116,9 +168,18 @@ def new_config(settings: Mapping[str, Any]) -> UniSRecConfig:
 
 
 def untrained_model(model: UniSRecModel, num_items: int | None, changes: Mapping[str, Any]) -> UniSRecModel:
-    """A new model with the settings of another, but for `changes`, around the same text encoder."""
-    fresh = UniSRecModel(new_config(model.config.to_dict() | {"num_items": num_items} | dict(changes)))
+    """A new model with the settings of another, but for `changes`, around the same text encoder. Raises `ValueError` for a
+    change of how texts become vectors, which are those of the other model."""
+    settings = model.config.to_dict()
+    for name in changes:
+        if name.startswith("text_") and changes[name] != settings[name]:
+            raise ValueError(
+                f"{name} is that of the text vectors the model was made with: set it in `unisrec pretrain`."
+            )
+    fresh = UniSRecModel(new_config(settings | {"num_items": num_items} | dict(changes)))
     fresh.text_encoder = model.text_encoder
+    if fresh.adaptor is not None and fresh.adaptor.whitening is not None:  # not trained
+        fresh.adaptor.whitening.load_state_dict(model.adaptor.whitening.state_dict())
     return fresh
 
 
@@ -153,7 +214,6 @@ def domain_features(
             domain.items["text"].to_list(),
             text_encoder,
             tokenizer,
-            config.text_pooling,
             word_drop_ratio=word_drop_ratio,
             seed=args.seed,
             desc=f"Texts of {domain.name}" + ("" if word_drop_ratio is None else ", words dropped"),

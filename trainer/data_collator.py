@@ -111,7 +111,7 @@ class TextFinetuneCollator:
 @dataclass
 class PretrainCollator:
     r"""
-    Windows of mixed domains, each beside an augmented view of itself.
+    Windows of one or several domains, each beside an augmented view of itself unless there are no `views`.
 
     With probability `item_drop_probability` the view has items left out (each but the first with probability
     `item_drop_ratio`), else `word_drop_item_ratio` of its items have words left out of their text. Prefix t of the view
@@ -130,12 +130,15 @@ class PretrainCollator:
         augmentation_draw (`str`, *optional*, defaults to `"sequence"`):
             Whether each `"sequence"` or each `"batch"` (official code) draws its kind of view.
         seed (`int`, *optional*, defaults to 0): Of the draws, with epoch and window.
+        views (`bool`, *optional*, defaults to `True`): Whether to make views, which the sequence-sequence loss needs.
 
     Returns:
         `item_index` `(2 * batch_size, length)`: rows of the items + 1, originals first, then views; `text_embeds`
         `(num_items, text_embedding_size)` or tokens; and for each of the `num_targets` pairs, `query_index` and
         `view_index` (places in the flattened halves of `item_index`), `target_rows` (row of the next item),
-        `target_items` (its number among the items of all domains) and `target_sequences` (number of the history).
+        `target_items` (its number among the items of all domains) and `target_sequences` (number of the history);
+        `first_window` (`int`): the lowest index (with epoch) of the windows, by which negatives are drawn. Without
+        views, `item_index` is `(batch_size, length)` and there is no `view_index`.
     """
 
     features: Callable[[np.ndarray], np.ndarray | list[str]]
@@ -146,39 +149,50 @@ class PretrainCollator:
     augmentation_draw: Literal["sequence", "batch"] = "sequence"
     seed: int = 0
     tokenize: Callable[[list[str]], dict[str, torch.Tensor]] | None = None
+    views: bool = True
 
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor | int]:
         windows = [feature["items"] for feature in features]
         length = max(map(len, windows)) - 1
         items, rows = np.unique(np.concatenate(windows), return_inverse=True)
         row_windows = np.split(rows, np.cumsum([len(window) for window in windows])[:-1])
         inputs = _pad([row[:-1] for row in row_windows], length, -1)
-
-        kept, changed = self._draw([feature["index"] for feature in features], inputs >= 0)
-        last_kept = np.cumsum(kept, axis=1) - 1  # place in the view of the last kept item up to t
-        changed_rows, changed_places = np.unique(inputs[changed], return_inverse=True)
-        viewed = inputs.copy()
-        viewed[changed] = len(items) + changed_places
-        views = np.full_like(inputs, -1)
-        row_of, column_of = np.nonzero(kept)
-        views[row_of, last_kept[row_of, column_of]] = viewed[row_of, column_of]
-
-        texts = [self.features(items)]
-        if len(changed_rows):
-            texts.append(self.word_drop_features(items[changed_rows]))
         query_index = _queries(features, length)
         batch = {
-            "item_index": np.concatenate([inputs, views]) + 1,
+            "item_index": inputs + 1,
             "query_index": query_index,
-            "view_index": (last_kept + np.arange(len(windows))[:, None] * length).ravel()[query_index],
             "target_rows": _targets(features, row_windows),
             "target_items": _targets(features, windows),
             "target_sequences": np.array([feature["sequence"] for feature in features])[query_index // length],
         }
+        texts = [self.features(items)]
+        if self.views:
+            views, view_index, changed_rows = self._views(features, inputs, len(items))
+            batch["item_index"] = np.concatenate([inputs, views]) + 1
+            batch["view_index"] = view_index[query_index]
+            if len(changed_rows):
+                texts.append(self.word_drop_features(items[changed_rows]))
         batch = {name: torch.from_numpy(array) for name, array in batch.items()}
+        batch["first_window"] = min(feature["index"] for feature in features)
         if self.tokenize is None:
-            return batch | {"text_embeds": torch.from_numpy(np.concatenate(texts))}
+            return batch | {"text_embeds": torch.from_numpy(texts[0] if len(texts) == 1 else np.concatenate(texts))}
         return batch | self.tokenize([text for part in texts for text in part])
+
+    def _views(
+        self, features: Sequence[dict[str, Any]], inputs: np.ndarray, num_items: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Views `(batch_size, length)` of the inputs; where the view of each place of the flattened inputs ends; and the
+        rows whose texts have words left out, which the views count from `num_items` on."""
+        kept, changed = self._draw([feature["index"] for feature in features], inputs >= 0)
+        last_kept = np.cumsum(kept, axis=1) - 1  # place in the view of the last kept item up to t
+        changed_rows, changed_places = np.unique(inputs[changed], return_inverse=True)
+        viewed = inputs.copy()
+        viewed[changed] = num_items + changed_places
+        views = np.full_like(inputs, -1)
+        row_of, column_of = np.nonzero(kept)
+        views[row_of, last_kept[row_of, column_of]] = viewed[row_of, column_of]
+        first_places = np.arange(len(inputs))[:, None] * inputs.shape[1]
+        return views, (last_kept + first_places).ravel(), changed_rows
 
     def _draw(self, indices: Sequence[int], real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which inputs the view keeps and which it takes with words left out, `(batch_size, length)` each."""

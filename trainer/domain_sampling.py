@@ -49,6 +49,7 @@ class DomainSampler:
     Attributes:
         shares (`np.ndarray` of shape `(num_domains,)`): Targets of each domain in an epoch, on average.
         least_windows (`int`): No epoch has fewer windows.
+        least_windows_by_domain (`np.ndarray` of shape `(num_domains,)`): No epoch has fewer windows of a domain.
     """
 
     def __init__(self, num_targets: Sequence[np.ndarray], temperature: float = 1.0, seed: int = 0):
@@ -61,10 +62,11 @@ class DomainSampler:
         running = np.cumsum(weights)
         bounds = np.floor(running / running[-1] * self.sizes.sum()).astype(np.int64)
         self.shares = self.sizes if temperature == 1 else np.diff(bounds, prepend=0)
-        self.least_windows = int(self.first_windows[-1])
+        self.least_windows_by_domain = np.diff(self.first_windows)
         if temperature != 1:
             longest = [targets.max(initial=1) for targets in self.num_targets]
-            self.least_windows = int((self.shares // longest).sum())
+            self.least_windows_by_domain = self.shares // longest
+        self.least_windows = int(self.least_windows_by_domain.sum())
 
     def __call__(self, epoch: int) -> np.ndarray:
         """`pass * num_windows + window` of each window of an epoch, `(n,)`; at temperature 1 the pass is the epoch."""

@@ -4,6 +4,7 @@ import os
 from typing import Literal
 
 from ..data import Domain, leave_one_out
+from ..modeling_unisrec import ItemCatalogue
 from .base_trainer import UniSRecTrainer
 from .checkpoints import domain_features, load_checkpoint
 from .datasets import RankingDataset
@@ -42,8 +43,8 @@ def evaluate(
     name, (model, processor) = model, load_checkpoint(model, text_encoder)
     if not allow_seen:
         check_unseen(name, model.config, domain, "take a model that holds out, or look all the same with --allow-seen")
-    known = None if processor.catalogue is None else processor.catalogue.item_ids
-    if model.config.num_items is not None and known != domain.items["item_id"].to_list():
+    items = ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list())
+    if model.config.num_items is not None and model.config.item_ids_hash != items.item_ids_hash:
         raise ValueError(
             f"the checkpoint is transductive: its ID embedding belongs to a catalogue of {model.config.num_items} "
             f"items, which is not that of {domain_dir}; finetune it there, or take an inductive checkpoint."

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import EarlyStoppingCallback
+from transformers.trainer_utils import TrainOutput
 
 from .base_trainer import UniSRecTrainer
 from .chunked_softmax import SoftTargets
@@ -15,6 +16,7 @@ from .data_collator import FinetuneCollator, SampledFinetuneCollator
 from .datasets import catalogue_tensors
 from .distributed import RowGatherer
 from .ensemble import Ensemble, score_candidates, score_queries
+from .interpolation import SHARES, WeightInterpolator, parse_interpolation
 from .losses import catalogue_loss, sampled_softmax_loss
 from .negatives import NegativeSampler
 from .sparse_adam import SparseRowsAdamW, exchange_rows
@@ -34,6 +36,9 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
     target, and the next item the rest (arXiv 1503.02531).
 
     With `min_id_interactions`, items that are rarer in training have no ID embedding: their row of it is 0 and stays so.
+
+    With `interpolate`, the model ends with weights between those it was given and those it was trained to
+    ([`WeightInterpolator`]).
 
     The model decides the setting: with an ID embedding ([`UniSRecModel.reset_item_embedding`]) it is transductive,
     without one inductive.
@@ -90,6 +95,27 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             self.model.freeze_sequence_encoder()
         if self.args.early_stopping_patience and self.eval_dataset is not None and self.args.eval_strategy != "no":
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+        self._interpolator = None if self.args.interpolate is None else WeightInterpolator(self.model)
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        output = super().train(*args, **kwargs)
+        if self._interpolator is not None:
+            share = parse_interpolation(self.args.interpolate)
+            values = self._interpolator.choose(SHARES if share is None else [share], self._validate)
+            self.card_data.interpolation_share = share = next(iter(values))
+            self.log(
+                {"interpolation_share": share}
+                | {f"interpolation_{each:g}": value for each, value in sorted(values.items()) if len(values) > 1}
+            )
+        return output
+
+    def _validate(self) -> float:
+        """The metric of the best model as the model is now, negative where less is better; no evaluation of the training."""
+        metrics = self.predict(self.eval_dataset, metric_key_prefix="eval").metrics
+        name = f"eval_{self.args.metric_for_best_model.removeprefix('eval_')}"
+        if name not in metrics:
+            raise KeyError(f"--metric_for_best_model {name} is none of {', '.join(sorted(metrics))}.")
+        return metrics[name] if self.args.greater_is_better else -metrics[name]
 
     def compute_loss(
         self,

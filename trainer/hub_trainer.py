@@ -11,8 +11,9 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
-from ..data.hub import api, create_repository, shared_files, upload_checkpoint
 from ..modeling_unisrec import UniSRecProcessor
+from ..modeling_unisrec.hub import api, create_repository, upload_checkpoint, upload_state
+from ..modeling_unisrec.outgoing import check_adapter_base, check_outgoing, shared_files
 
 
 logger = logging.get_logger(__name__)
@@ -31,7 +32,10 @@ class HubTrainer(Trainer):
     _processor: UniSRecProcessor | None
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Creates the repository, and its branch `args.hub_revision`, where they are not there yet."""
+        """Creates the repository, and its branch `args.hub_revision`, where they are not there yet. Raises `ValueError` if
+        nobody else could load what is trained: adapters whose base is a folder of this machine."""
+        for adapter in getattr(self.model, "peft_config", {}).values():
+            check_adapter_base(Path(self.args.output_dir), adapter.to_dict())
         if self.is_world_process_zero():
             self.hub_model_id = create_repository(
                 self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
@@ -96,7 +100,7 @@ class HubTrainer(Trainer):
             return api.run_as_future(upload)
         try:
             return upload()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise OSError(f"{error}; the checkpoint is complete: unisrec push {folder} {self.hub_model_id}") from error
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -109,6 +113,11 @@ class HubTrainer(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         # The folder of a checkpoint may be deleted by the next save, while an upload still reads it.
         checkpoint, folder = Path(checkpoint_folder), Path(self.args.output_dir)
+        try:
+            check_outgoing(checkpoint, shared_files(checkpoint))
+        except ValueError as error:
+            logger.warning("a checkpoint was not pushed: %s", error)
+            return
         for name in shared_files(checkpoint):
             if name != "README.md":
                 shutil.copy(checkpoint / name, folder / name)
@@ -119,15 +128,8 @@ class HubTrainer(Trainer):
         jobs = [api.run_as_future(upload_checkpoint, folder, message=message, **target)]
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
-            jobs.append(
-                api.upload_folder(
-                    folder_path=checkpoint,
-                    path_in_repo=place,
-                    commit_message=f"{message}, state of the training",
-                    run_as_future=True,
-                    **target,
-                )
-            )
+            title = f"{message}, state of the training"
+            jobs.append(api.run_as_future(upload_state, checkpoint, place, message=title, **target))
         self.push_in_progress = PushInProgress(jobs)
         if len(jobs) > 1:
             self._finish_current_push()

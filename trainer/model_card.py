@@ -1,12 +1,9 @@
 """The model card of a checkpoint: collected while it trains, written from the template `model_card.md`."""
 
-import json
 import platform
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,24 +11,23 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from jinja2 import Environment, StrictUndefined
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
+from ..configuration import UniSRecConfig
 from ..data import Domain
-from ..data.hub import split_revision
 from ..data.table import DATASET, JSON_LINES, SEPARATORS
-from ..data.text_encoders import PACKAGED_ENCODER, PACKAGED_ENCODER_NAMES
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.hub import split_revision
+from ..modeling_unisrec.text_encoders import PACKAGED_ENCODER, PACKAGED_ENCODER_NAMES
 from . import card_tables
+from .card_use import TEMPLATE, UseFacts, load_template
 from .plots import plot_run
 from .run_results import RunResults
-from .training_args import UniSRecPretrainArguments, UniSRecTrainingArguments
+from .training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
 from .training_log import thin_rows, training_rows
 
 
-# In the root of a checkout, and inside the package of an installation: both are one above this folder.
-TEMPLATE = Path(__file__).parents[1] / "model_card.md"
 CURVES = "curves.png"
 TAGS = ("unisrec", "recommendation", "sequential-recommendation")
 PACKAGES = ("unisrec", "torch", "transformers", "accelerate", "safetensors")
@@ -53,11 +49,17 @@ class UniSRecModelCardData:
         test_metrics (`Mapping[str, float]`, *optional*): Test metrics by the names of [`ranking_metrics`].
         num_test_users (`int`, *optional*): How many users they are the mean of.
         compared ([`RunResults`], *optional*): Another run, shown beside this one.
+        zero_shot_domain (`str`, *optional*): Name of the domain that the model was validated on and not trained on.
 
     > Collected by [`ModelCardCallback`]
 
+        in_training (`bool`): Whether the training is under way.
         log (`list[dict[str, float]]`): What training logged, also before it was resumed.
         resumed (`bool`): Whether it was.
+
+    > Set by [`UniSRecFinetuneTrainer`]
+
+        interpolation_share (`float`, *optional*): Share of the fine-tuned weights beside those before.
     """
 
     domains: Sequence[Domain] = ()
@@ -67,9 +69,12 @@ class UniSRecModelCardData:
     test_metrics: Mapping[str, float] = field(default_factory=dict)
     num_test_users: int | None = None
     compared: RunResults | None = None
+    zero_shot_domain: str | None = None
 
     log: list[dict[str, float]] = field(default_factory=list, init=False)
     resumed: bool = field(default=False, init=False)
+    interpolation_share: float | None = field(default=None, init=False)
+    in_training: bool = field(default=False, init=False)
 
 
 class ModelCardCallback(TrainerCallback):
@@ -82,25 +87,24 @@ class ModelCardCallback(TrainerCallback):
 
     def __init__(self, card_data: UniSRecModelCardData):
         self.card_data = card_data
-        self._in_training = False
 
     def on_train_begin(
         self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.card_data.log = list(state.log_history)
         self.card_data.resumed = state.global_step > 0
-        self._in_training = True
+        self.card_data.in_training = True
 
     def on_log(
         self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._in_training:
+        if self.card_data.in_training:
             self.card_data.log.append(state.log_history[-1])
 
     def on_train_end(
         self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._in_training = False
+        self.card_data.in_training = False
 
 
 def write_model_card(
@@ -112,6 +116,8 @@ def write_model_card(
     processor: UniSRecProcessor | None = None,
     text_encoder: PreTrainedModel | None = None,
     best_step: int | None = None,
+    loaded_step: int | None = None,
+    best_is_gone: bool = False,
     name: str | None = None,
     title: str | None = None,
     **metadata: Any,
@@ -126,42 +132,46 @@ def write_model_card(
         model ([`UniSRecModel`] or `PeftModel`): The model.
         processor ([`UniSRecProcessor`], *optional*): Saved beside it; its catalogue is what the example recommends from.
         text_encoder ([`PreTrainedModel`], *optional*): Encoder of the text vectors where it is no part of `model`.
-        best_step (`int`, *optional*): Step of the best model.
+        best_step (`int`, *optional*): Step of the best model on validation.
+        loaded_step (`int`, *optional*): Step of the checkpoint that the model has its weights from.
+        best_is_gone (`bool`, *optional*): Whether the best model should have been kept and no checkpoint had it.
         name (`str`, *optional*): What the examples load; defaults to the name of the folder.
         title (`str`, *optional*): Title; defaults to the last part of the name.
         **metadata: Fields of `ModelCardData` that are known better than here, such as `license`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = name or folder.absolute().name
-    title = title or name.split("/")[-1]
+    title = card_tables.one_line(title or name.split("/")[-1])
     rows = training_rows(card_data.log)
     has_adapters = not isinstance(model, UniSRecModel)
     is_pretraining = isinstance(args, UniSRecPretrainArguments)
+    is_finetuning = isinstance(args, UniSRecFinetuneArguments)
+    has_text_encoder = text_encoder is not None or model.config.text_config is not None
     metadata = {"library_name": "peft" if has_adapters else "transformers"} | metadata
-    environment = Environment(
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
-    )
-    environment.filters |= {name: getattr(card_tables, name) for name in card_tables.__all__}
-    environment.filters |= {"python": partial(json.dumps, ensure_ascii=False), "shell": shlex.quote}
-    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        metadata=_metadata(card_data, title, metadata).to_yaml(),
+    text = load_template(TEMPLATE).render(
+        metadata=_metadata(card_data, title, metadata, model.config).to_yaml(),
         card=card_data,
-        name=name,
         title=title,
         args=args,
         config=model.config,
         processor=processor,
         base_model=_named(card_data.base_model),
         text_encoder=_named(card_data.text_encoder),
-        has_text_encoder=text_encoder is not None or model.config.text_config is not None,
-        has_adapters=has_adapters,
+        encoder_training=card_tables.encoder_training(model),
+        has_text_encoder=has_text_encoder,
+        use=UseFacts.of_model(name, model.config, processor, has_text_encoder, has_adapters),
         is_pretraining=is_pretraining,
-        teachers=[] if is_pretraining else [_named(teacher) for teacher in args.teachers or ()],
+        is_finetuning=is_finetuning,
+        teachers=[_named(teacher) for teacher in (args.teachers if is_finetuning else None) or ()],
+        candidates=card_tables.candidates(args, card_data.domains),
+        similarity=card_tables.SIMILARITIES[model.config.similarity],
         parts=card_tables.parts_table(model, text_encoder),
         settings=card_tables.settings_table(args, model.config),
         rows=rows,
         shown_rows=thin_rows(rows, MOST_ROWS, best_step),
         best_row=next((row for row in rows if row.step == best_step), None),
+        loaded_row=next((row for row in rows if row.step == loaded_step), None),
+        best_is_gone=best_is_gone,
         curves=CURVES if _plot(card_data.log, best_step, folder / CURVES) else None,
         hardware=card_tables.hardware(args),
         versions={"Python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
@@ -169,10 +179,12 @@ def write_model_card(
     ModelCard(text).save(folder / "README.md")
 
 
-def _metadata(card_data: UniSRecModelCardData, title: str, known: Mapping[str, Any]) -> ModelCardData:
+def _metadata(
+    card_data: UniSRecModelCardData, title: str, known: Mapping[str, Any], config: UniSRecConfig
+) -> ModelCardData:
     """The head of the card; what is `known` from elsewhere goes before what is found out here."""
     found = {
-        "base_model": _hub_id(card_data.base_model) or _hub_id(card_data.text_encoder),
+        "base_model": _hub_id(card_data.base_model) or (_hub_id(card_data.text_encoder) if config.item_text else None),
         "datasets": _hub_datasets(card_data.domains) or None,
         "pipeline_tag": "feature-extraction",
         "tags": [],
@@ -187,7 +199,7 @@ def _metadata(card_data: UniSRecModelCardData, title: str, known: Mapping[str, A
 
 
 def _eval_results(domain: str, metrics: Mapping[str, float]) -> list[EvalResult]:
-    domain = " ".join(domain.split())
+    domain = card_tables.one_line(domain)
     return [
         EvalResult(
             task_type="sequential-recommendation",

@@ -1,4 +1,4 @@
-"""Negatives of sampled softmax: the items of a batch, and items drawn from the catalogue."""
+"""Negatives beside the items of a batch: items drawn uniformly from the catalogue, the same in all processes."""
 
 import numpy as np
 import torch
@@ -55,4 +55,29 @@ class NegativeSampler:
         return torch.log1p(-absent * (1 - self.num_negatives / self.num_items)).float()
 
 
-__all__ = ["NegativeSampler"]
+class DomainNegativeSampler:
+    r"""
+    Draws items uniformly from the catalogue of the one domain that a step trains on.
+
+    Args:
+        dataset ([`WindowDataset`]): Windows of the domains.
+        num_negatives (`int`): Items drawn in a step, without replacement; at most the domain's catalogue.
+        seed (`int`): Random seed of the draws.
+    """
+
+    def __init__(self, dataset: WindowDataset, num_negatives: int, seed: int):
+        self.dataset = dataset
+        self.num_negatives = num_negatives
+        self.seed = seed
+
+    def draw(self, first_window: int) -> np.ndarray:
+        """Item numbers, ascending, of the step whose lowest window (with epoch) is `first_window`."""
+        domain = int(self.dataset.domains_of(first_window))
+        first, stop = self.dataset.first_items[domain : domain + 2].tolist()
+        # The third word of the counter keeps these draws apart from those of the window's view.
+        stream = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 1, first_window]))
+        number = min(self.num_negatives, stop - first)
+        return first + np.sort(stream.choice(stop - first, number, replace=False, shuffle=False))
+
+
+__all__ = ["DomainNegativeSampler", "NegativeSampler"]

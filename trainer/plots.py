@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.atomic import whole_file
 from .training_log import TrainingRow, loss_name, training_losses, training_rows
 
 
@@ -35,7 +36,7 @@ def plot_training_curves(
         epochs = [entry for entry in history if "eval_ndcg@10" in entry]
         style = "--" if "scratch" in name else "-"
         ranking.plot(
-            [entry["epoch"] for entry in epochs], [entry["eval_ndcg@10"] for entry in epochs], style, label=name
+            [entry["epoch"] for entry in epochs], [entry["eval_ndcg@10"] for entry in epochs], style, label=plain(name)
         )
     ranking.set(title="Transfer", xlabel="epoch", ylabel="NDCG@10, validation, seen items kept")
     save_figure(figure, file, whole_numbers=True)
@@ -126,7 +127,8 @@ def save_figure(figure: "Figure", file: Path, whole_numbers: bool = False) -> No
         axes.spines[["top", "right"]].set_visible(False)
         if whole_numbers:
             axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.savefig(file, dpi=150, format="png")
+    with whole_file(file) as draft:
+        figure.savefig(draft, dpi=150, format="png")
 
 
 __all__ = ["new_figure", "plain", "plot_run", "plot_training_curves", "save_figure"]

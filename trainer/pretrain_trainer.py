@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import torch
 from torch import nn
+from transformers import EarlyStoppingCallback
 
 from ..modeling_unisrec import unit_vectors
 from .base_trainer import UniSRecTrainer
@@ -11,6 +12,7 @@ from .cached_batches import RandomState, split_targets, take_run
 from .distributed import RowGatherer
 from .domain_sampling import parse_domain_sampling
 from .losses import contrastive_loss
+from .negatives import DomainNegativeSampler
 from .training_args import UniSRecPretrainArguments
 
 
@@ -22,21 +24,39 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
     whole batch. Sequence-sequence: the same state against the view's state at the end of the same prefix. Pairs with
     the same next item are no negatives of each other, and in the second task neither are prefixes of one history.
 
+    With `num_negatives`, items drawn uniformly from the catalogue of the step's domain are candidates of the first task
+    too, except where they are the next item itself. One draw is shared by all processes; it depends on the seed and the
+    windows of the step, not on workers, resuming or the number of processes.
+
+    A `sequence_loss_weight` of 0 leaves the second task out where the collator makes no views.
+
     Args:
         model ([`UniSRecModel`]):
             Without ID embedding, and without a text encoder (`detach_text_encoder`) unless that is trained too.
         args ([`UniSRecPretrainArguments`]): Arguments.
         train_dataset ([`WindowDataset`]): Histories of all domains.
-        data_collator ([`PretrainCollator`]): Makes the views.
+        data_collator ([`PretrainCollator`]): Makes the views, and has the text vectors of the negatives.
         eval_dataset ([`RankingDataset`] or `dict[str, RankingDataset]`, *optional*): Domains to rank on.
     """
 
     args: UniSRecPretrainArguments
     current_gradient_accumulation_steps = 1  # until training starts
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._negatives: DomainNegativeSampler | None = None
+        if self.args.num_negatives:
+            self._negatives = DomainNegativeSampler(self.train_dataset, self.args.num_negatives, self.args.seed)
+        if self.args.early_stopping_patience and self.eval_dataset is not None and self.args.eval_strategy != "no":
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+
     @property
     def _sampling_temperature(self) -> float:
         return parse_domain_sampling(self.args.domain_sampling)
+
+    @property
+    def _one_domain(self) -> bool:
+        return self.args.batch_domains == "one"
 
     def compute_loss(
         self,
@@ -47,19 +67,38 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
     ) -> torch.Tensor:
         if self.args.cache_chunk_size is not None:
             return self._cached_loss(model, inputs)
+        if self._negatives is not None:
+            inputs = self._with_negatives(inputs)
         return self._loss(model, inputs, *self._vectors(model, inputs))
 
+    def _with_negatives(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch with this process's part of the negatives: their numbers, and their texts behind those of the batch."""
+        first_window, texts = inputs["first_window"], inputs["text_embeds"]
+        if self.args.world_size > 1:  # the lowest index of the windows of all processes
+            own = torch.tensor([first_window], device=texts.device)
+            first_window = int(RowGatherer(1, texts.device)(own).min())
+        drawn = self._negatives.draw(first_window)[self.args.process_index :: self.args.world_size]
+        vectors = torch.from_numpy(self.data_collator.features(drawn)).to(texts, non_blocking=True)
+        items = torch.from_numpy(drawn).to(texts.device, non_blocking=True)
+        return inputs | {"text_embeds": torch.cat([texts, vectors]), "negative_items": items}
+
     @staticmethod
-    def _vectors(model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Normalised states, states of the views and next items, (N, H) each."""
-        # One call of the (wrapped) model for originals, views and next items: gradients are synchronised once.
+    def _vectors(model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Normalised states (N, H), next items and behind them the negatives (N + negatives, H), and where there are views
+        their states (N, H)."""
+        # One call of the (wrapped) model for originals, views and all items: gradients are synchronised once.
         texts = {name: inputs[name] for name in ("text_embeds", "input_ids", "attention_mask") if name in inputs}
         outputs = model(item_index=inputs["item_index"], **texts)
-        originals, views = outputs.last_hidden_state.chunk(2)
-        queries = originals.flatten(0, 1)[inputs["query_index"]]
-        views = views.flatten(0, 1)[inputs["view_index"]]
-        next_items = unit_vectors(outputs.item_embeds)[inputs["target_rows"]]
-        return unit_vectors(queries), unit_vectors(views), next_items
+        rows = inputs["target_rows"]
+        if "negative_items" in inputs:
+            number = len(outputs.item_embeds)
+            first = number - len(inputs["negative_items"])
+            rows = torch.cat([rows, torch.arange(first, number, device=rows.device)])
+        candidates = unit_vectors(outputs.item_embeds)[rows]
+        states = outputs.last_hidden_state.chunk(2 if "view_index" in inputs else 1)
+        places = (inputs[name] for name in ("query_index", "view_index") if name in inputs)
+        queries, *views = (unit_vectors(part.flatten(0, 1)[place]) for part, place in zip(states, places, strict=True))
+        return queries, candidates, *views
 
     def _cached_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The loss, with the gradients of all chunks but the last in the weights already; its own is that of the last."""
@@ -92,26 +131,36 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         model: nn.Module,
         inputs: dict[str, torch.Tensor],
         queries: torch.Tensor,
-        views: torch.Tensor,
-        next_items: torch.Tensor,
+        candidates: torch.Tensor,
+        views: torch.Tensor | None = None,
     ) -> torch.Tensor:
         gather = RowGatherer(len(queries), queries.device)
         labels = torch.arange(len(queries), device=queries.device) + gather.offset
         items, sequences = inputs["target_items"], inputs["target_sequences"]
         all_items, all_sequences = gather(items), gather(sequences)
         temperature = self.accelerator.unwrap_model(model).config.temperature
+        all_candidates, candidate_items = gather(candidates[: len(queries)]), all_items
+        if "negative_items" in inputs:
+            negatives = candidates[len(queries) :]
+            gather_negatives = RowGatherer(len(negatives), negatives.device)
+            all_candidates = torch.cat([all_candidates, gather_negatives(negatives)])
+            candidate_items = torch.cat([all_items, gather_negatives(inputs["negative_items"])])
 
-        def same_item(rows: slice) -> torch.Tensor:  # (rows, all N)
-            return items[rows].unsqueeze(1) == all_items
+        def same_item(rows: slice) -> torch.Tensor:  # (rows, all N + all negatives)
+            return items[rows].unsqueeze(1) == candidate_items
 
-        def same_item_or_sequence(rows: slice) -> torch.Tensor:
-            return same_item(rows) | (sequences[rows].unsqueeze(1) == all_sequences)
+        def same_item_or_sequence(rows: slice) -> torch.Tensor:  # (rows, all N)
+            same = items[rows].unsqueeze(1) == all_items
+            return same | (sequences[rows].unsqueeze(1) == all_sequences)
 
         of_originals = self.args.sequence_negatives == "original"
         with self.accelerator.autocast():  # which else ends with the model's forward pass
             sequence_item = gather.scale * contrastive_loss(
-                queries, gather(next_items), labels, same_item, temperature, duplicate_mask=self.args.duplicate_mask
+                queries, all_candidates, labels, same_item, temperature, duplicate_mask=self.args.duplicate_mask
             )
+            if views is None:
+                self._record(sequence_item_loss=sequence_item)
+                return sequence_item
             sequence_sequence = gather.scale * contrastive_loss(
                 queries,
                 gather(queries if of_originals else views),

@@ -1,8 +1,8 @@
 """Multi-domain pre-training in one call: domain folders and a text encoder in, a checkpoint out."""
 
-import copy
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, Literal
 
 from transformers import set_seed
@@ -10,10 +10,11 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..data import Domain, leave_one_out
 from ..data.given_features import ITEM_EMBEDDINGS
-from ..data.text_encoders import find_text_pooling, load_text_encoder
 from ..data.text_features import text_max_length
+from ..data.whitening import fit_whitening
 from ..data.word_drop import drop_words
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.text_encoders import load_text_encoder
 from .argument_rules import check_arguments, check_metric
 from .checkpoints import check_output_dir, domain_features, new_config
 from .data_collator import PretrainCollator
@@ -28,8 +29,12 @@ def pretrain(
     domain_dirs: Sequence[str | os.PathLike],
     text_encoder: str | None,
     args: UniSRecPretrainArguments,
-    text_pooling: Literal["cls", "mean"] | None = None,
+    text_pooling: str | None = None,
     model_config: Mapping[str, Any] | None = None,
+    text_whitening: Literal["none", "pca"] = "none",
+    text_whitening_size: int | None = None,
+    text_truncate_dim: int | None = None,
+    text_prompt: str | None = None,
 ) -> UniSRecPretrainTrainer:
     r"""
     Multi-domain contrastive pre-training; the checkpoint, with its text encoder, is left in `args.output_dir`.
@@ -37,52 +42,81 @@ def pretrain(
     The last two interactions of each user are held out, so that no checkpoint has seen what it may be tested on; domains
     that hold nothing out (merged folders of the official code) are trained on whole and not ranked.
 
+    With `args.zero_shot_domain`, the validation users of that domain alone are ranked, which is not trained on, and the
+    checkpoint is the best on them.
+
     Args:
         domain_dirs (`Sequence` of `str` or `os.PathLike`): Domain folders.
         text_encoder (`str` or `None`):
             Folder or Hub id of the text encoder, or `"minilm"` for the packaged one. `None` takes the text vectors that
             came with the domains and makes an embeddings-only model.
         args ([`UniSRecPretrainArguments`]): Arguments; they are copied, and stay as they are.
-        text_pooling (`str`, *optional*): `"cls"` or `"mean"`; defaults to what the encoder's folder says, else `"cls"`.
+        text_pooling (`str`, *optional*):
+            As for [`pool_tokens`]. Defaults to what the encoder's files say, and without such files to what suits its kind.
         model_config (`Mapping`, *optional*): Further fields of [`UniSRecConfig`].
+        text_whitening (`str`, *optional*, defaults to `"none"`):
+            `"pca"` whitens text vectors by a fixed linear map, fitted to the catalogues of all domains, see
+            [`fit_whitening`].
+        text_whitening_size (`int`, *optional*): Components that the whitening keeps. Defaults to all.
+        text_truncate_dim (`int`, *optional*): Numbers to keep of each vector of the text encoder (Matryoshka).
+        text_prompt (`str`, *optional*): What is put before each text. Defaults to what the encoder's files say.
 
     Returns:
         [`UniSRecPretrainTrainer`]: After training, with the model and the log.
+
+    Raises:
+        ValueError: If two domains have the same name, the zero-shot domain is one of those trained on or holds nothing
+            out, or there are no text vectors.
+        OSError: If the output folder is not empty, or one of the inputs is not there.
     """
-    args = copy.copy(args)  # what is found out here is not the caller's
+    args, settings = copy(args), dict(model_config or {})
+    of_encoder = {
+        "--text-pooling": text_pooling,
+        "--text-truncate-dim": text_truncate_dim,
+        "--text-prompt": text_prompt,
+    }
+    _check_text_options(text_encoder, of_encoder, args, settings, text_whitening, text_whitening_size)
     check_output_dir(args)
     domains = [Domain.load_from_disk(folder) for folder in domain_dirs]
     if len({domain.name for domain in domains}) < len(domains):
         raise ValueError(f"two domains have the same name: {', '.join(domain.name for domain in domains)}.")
-    _check_evaluations(args, [domain.name for domain in domains if domain.held_out])
+    unseen = None if args.zero_shot_domain is None else _load_unseen(args.zero_shot_domain, domains)
+    _check_evaluations(args, unseen, [domain.name for domain in domains if domain.held_out])
     if text_encoder is None:
         if args.train_text_encoder or not domains[0].given_features:
             raise ValueError(
                 "no text encoder is given, and no text vectors came with the domain: name --text-encoder."
             )
         encoder, tokenizer = None, None
-        pooling, text_size = "cls", domains[0].given_features[ITEM_EMBEDDINGS].shape[1]
+        of_text = {"text_embedding_size": domains[0].given_features[ITEM_EMBEDDINGS].shape[1]}
     else:
-        encoder, tokenizer = load_text_encoder(text_encoder)
-        pooling, text_size = text_pooling or find_text_pooling(text_encoder), encoder.config.hidden_size
+        encoder, tokenizer = load_text_encoder(
+            text_encoder, pooling=text_pooling, prompt=text_prompt, truncate_dim=text_truncate_dim
+        )
+        of_text = encoder.text_head.to_config(encoder.config.hidden_size)
+    if text_whitening == "pca":
+        of_text["text_whitening_size"] = text_whitening_size or of_text["text_embedding_size"]
     set_seed(args.seed)
-    settings = {"text_embedding_size": text_size, "text_pooling": pooling, **(model_config or {})}
-    settings["training_data"] = [training_record(domain, args.train_text_encoder) for domain in domains]
-    model = UniSRecModel(new_config(settings))
+    of_text["training_data"] = [training_record(domain, args.train_text_encoder) for domain in domains]
+    model = UniSRecModel(new_config(of_text | settings))
 
-    processor = UniSRecProcessor(tokenizer, None, model.config.max_position_embeddings)
+    processor = UniSRecProcessor(
+        tokenizer, None, model.config.max_position_embeddings, text_prompt=model.config.text_prompt
+    )
     if encoder is not None:
+        model.attach_text_encoder(encoder)  # from here on it is used as `config` says
         processor.max_text_length = text_max_length(encoder, tokenizer)
-    ratios = [None] if args.item_drop_probability == 1 else [None, args.word_drop_ratio]
+    make_views = args.sequence_loss_weight != 0
+    ratios = [None, args.word_drop_ratio] if make_views and args.item_drop_probability != 1 else [None]
     if args.train_text_encoder:
-        model.attach_text_encoder(encoder)
-        encoder = encoder.requires_grad_(True)
+        encoder.requires_grad_(True)
         catalogues = [domain.items["text"].to_list() for domain in domains]
         views = [
             DomainTexts([texts if ratio is None else drop_words(texts, ratio, args.seed) for texts in catalogues])
             for ratio in ratios
         ]
     else:
+        model.detach_text_encoder()
         tables = [
             [
                 domain_features(folder, domain, encoder, tokenizer, model.config, args, word_drop_ratio=ratio)
@@ -91,6 +125,8 @@ def pretrain(
             for folder, domain in zip(domain_dirs, domains, strict=True)
         ]
         catalogues = [originals for originals, *_ in tables]
+        if text_whitening == "pca":
+            model.adaptor.whitening.load_state_dict(fit_whitening(catalogues, model.config.text_whitening_size))
         views = [DomainFeatures(list(of_all_domains)) for of_all_domains in zip(*tables, strict=True)]
     collator = PretrainCollator(
         *views,
@@ -100,12 +136,19 @@ def pretrain(
         word_drop_item_ratio=args.word_drop_item_ratio,
         augmentation_draw=args.augmentation_draw,
         seed=args.seed,
+        views=make_views,
     )
-    eval_dataset = {
-        domain.name: RankingDataset(leave_one_out(domain, "valid"), catalogue)
-        for domain, catalogue in zip(domains, catalogues, strict=True)
-        if domain.held_out
-    }
+    if unseen is None:
+        eval_dataset = {
+            domain.name: RankingDataset(leave_one_out(domain, "valid"), catalogue)
+            for domain, catalogue in zip(domains, catalogues, strict=True)
+            if domain.held_out
+        }
+    else:
+        catalogue = unseen.items["text"].to_list()
+        if not args.train_text_encoder:
+            catalogue = domain_features(args.zero_shot_domain, unseen, encoder, tokenizer, model.config, args)
+        eval_dataset = RankingDataset(leave_one_out(unseen, "valid"), catalogue)
     trainer = UniSRecPretrainTrainer(
         model,
         args,
@@ -119,7 +162,9 @@ def pretrain(
             args.prefix_rows,
         ),
         eval_dataset=eval_dataset or None,
-        card_data=UniSRecModelCardData(domains, text_encoder),
+        card_data=UniSRecModelCardData(
+            domains, text_encoder, zero_shot_domain=None if unseen is None else unseen.name
+        ),
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
@@ -127,17 +172,58 @@ def pretrain(
     return trainer
 
 
-def _check_evaluations(args: UniSRecPretrainArguments, ranked: Sequence[str]) -> None:
+def _check_evaluations(args: UniSRecPretrainArguments, unseen: Domain | None, ranked: Sequence[str]) -> None:
     """Raises `ValueError` if what the arguments ask of evaluations cannot be had on the domains that are ranked; where
     there are none, turns evaluations off."""
-    if ranked:
-        check_metric(args, ranked)
+    if unseen is not None or ranked:
+        check_metric(args, ranked if unseen is None else None)
         return
     for name in ("load_best_model_at_end", "eval_on_start"):
         if getattr(args, name):
             raise ValueError(f"--{name} needs evaluations, and no domain holds anything out: leave it out.")
     args.eval_strategy = IntervalStrategy.NO
     check_arguments(args)
+
+
+def _check_text_options(
+    text_encoder: str | None,
+    of_encoder: Mapping[str, Any],
+    args: UniSRecPretrainArguments,
+    model_config: Mapping[str, Any],
+    text_whitening: str,
+    text_whitening_size: int | None,
+) -> None:
+    """Raises `ValueError` for options on text vectors that would have no effect, or another one than in `model_config`."""
+    if text_whitening not in ("none", "pca"):
+        raise ValueError(f"--text-whitening takes none or pca, not {text_whitening!r}.")
+    for option, value in of_encoder.items():
+        if text_encoder is None and value is not None:
+            raise ValueError(f"{option} is for the vectors of a text encoder, and none is given: name --text-encoder.")
+        if value is not None and option.strip("-").replace("-", "_") in model_config:
+            raise ValueError(f"{option} is given twice: leave it out of --model-config.")
+    if "text_prompt" in model_config:
+        raise ValueError("text_prompt of --model-config: give it as --text-prompt, so that its tokens are counted.")
+    if text_whitening == "none" and text_whitening_size is not None:
+        raise ValueError("--text-whitening-size needs a whitening: add --text-whitening pca.")
+    if "text_whitening_size" in model_config:
+        raise ValueError("text_whitening_size comes with a whitening: use --text-whitening pca --text-whitening-size.")
+    if text_whitening == "pca" and args.train_text_encoder:
+        raise ValueError(
+            "--text-whitening pca is fitted to vectors that stay as they are: leave out --train_text_encoder."
+        )
+    if text_whitening == "pca" and model_config.get("item_text", True) is False:
+        raise ValueError("--text-whitening pca is for text vectors, and item_text=false leaves them out.")
+
+
+def _load_unseen(folder: str, domains: Sequence[Domain]) -> Domain:
+    """The zero-shot domain, which must hold out targets and not be trained on."""
+    unseen = Domain.load_from_disk(folder)
+    if not unseen.held_out:
+        raise ValueError(f"--zero_shot_domain {folder} holds nothing out to validate on.")
+    for domain in domains:
+        if domain.name == unseen.name or domain.content_hash == unseen.content_hash:
+            raise ValueError(f"--zero_shot_domain {folder} is trained on as {domain.name}: leave it out of --domains.")
+    return unseen
 
 
 __all__ = ["pretrain"]

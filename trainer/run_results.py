@@ -72,7 +72,8 @@ def load_run_results(folder: str | os.PathLike, domain: Domain) -> RunResults:
             found["seed"],
             {name.removeprefix("test_"): value for name, value in found.items() if "@" in name},
         )
-        name, content_hash = found["domain"], found["content_hash"]
+        name, content_hash = str(found["domain"]), str(found["content_hash"])
+        _check_types(results)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{file}: cannot be compared with ({type(error).__name__}: {error}); expected what unisrec finetune "
@@ -84,6 +85,17 @@ def load_run_results(folder: str | os.PathLike, domain: Domain) -> RunResults:
             f"{domain.content_hash[:12]}; only runs on the same domain can be compared."
         )
     return results
+
+
+def _check_types(results: RunResults) -> None:
+    """Raises `ValueError` for values that no transfer writes, which would go into a model card."""
+    if results.setting not in ("inductive", "transductive"):
+        raise ValueError(f"the setting is {results.setting!r}, expected 'inductive' or 'transductive'")
+    if type(results.from_scratch) is not bool or type(results.seed) is not int:
+        raise ValueError("from_scratch must be true or false, and seed a whole number")
+    for name, value in results.metrics.items():
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value!r}, expected a number from 0 to 1")
 
 
 __all__ = ["RunResults", "load_run_results", "run_facts"]

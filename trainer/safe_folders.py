@@ -3,33 +3,41 @@
 import json
 import os
 import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
 from transformers.utils import logging
 
+from .run_lock import LOCK_FILE
+from .run_log import LOG_FILE
+
 
 logger = logging.get_logger(__name__)
 
 DRAFTS = ".saving"  # in the output folder until the run has ended: what is being written
-FILE_LIST = "files.json"  # written last into a checkpoint: the bytes of each of its files
+FILE_LIST = "files.json"  # written last into a checkpoint: bytes and CRC-32 of each of its files
 LAST_FILES = ("config.json", "adapter_config.json")  # without them nothing is loaded from a folder
 
 
 def publish_checkpoint(draft: Path, checkpoint: Path) -> None:
     """Moves the complete folder of a checkpoint to its name, in place of one that is there."""
-    sizes = {}
+    _share_weights(draft)
+    files = {}
     for file in sorted(file for file in draft.rglob("*") if file.is_file()):
         _flush(file)
-        sizes[file.relative_to(draft).as_posix()] = file.stat().st_size
-    (draft / FILE_LIST).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
+        files[file.relative_to(draft).as_posix()] = {"bytes": file.stat().st_size, "crc32": _checksum(file)}
+    (draft / FILE_LIST).write_text(json.dumps(files, indent=2) + "\n", encoding="utf-8")
     _flush(draft / FILE_LIST)
     _replace_folder(draft, checkpoint)
 
 
 def publish_files(draft: Path, folder: Path) -> None:
     """Moves the files of a complete model into the output folder, the one without which it is none as the last."""
+    _share_weights(draft)
     for file in draft.rglob("*"):
         if file.is_file():
             _flush(file)
@@ -43,33 +51,95 @@ def publish_files(draft: Path, folder: Path) -> None:
     draft.rmdir()
 
 
-def delete_checkpoints(folder: Path, limit: int | None, keep: set[Path]) -> None:
-    """Deletes the oldest checkpoints but `limit`, none of `keep`; each is gone at once."""
-    others = [Path(name) for name in sort_checkpoints(str(folder)) if Path(name) not in keep]
+def delete_checkpoints(folder: Path, limit: int | None, keep: set[str]) -> None:
+    """Deletes the oldest checkpoints of an output folder but `limit`, none of those named in `keep`; each is gone at once."""
+    others = [Path(path) for path in sort_checkpoints(str(folder)) if Path(path).name not in keep]
     for checkpoint in others[: max(0, len(others) + len(keep) - limit)] if limit else []:
         os.replace(checkpoint, folder / DRAFTS / f"old-{checkpoint.name}")
         shutil.rmtree(folder / DRAFTS / f"old-{checkpoint.name}")
 
 
-def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words; `None` if each file is there in full."""
+def find_damage(checkpoint: Path, contents: bool = False) -> str | None:
+    """What is wrong with a checkpoint, in a few words; `None` if each file is there in full and, with `contents`, as it was
+    written."""
     try:
-        sizes = json.loads((checkpoint / FILE_LIST).read_text(encoding="utf-8"))
+        files = json.loads((checkpoint / FILE_LIST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"no {FILE_LIST}, which is written last"
-    for name, size in sizes.items():
+    if not isinstance(files, dict):
+        return f"{FILE_LIST} is no list of files"
+    for name, facts in files.items():
         file = checkpoint / name
+        facts = facts if isinstance(facts, dict) else {"bytes": facts}  # bytes alone: from before there were checksums
         if not file.is_file():
             return f"no {name}"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size:,} of {size:,} bytes"
+        if (size := file.stat().st_size) != facts.get("bytes"):
+            return f"{name} has {size:,} of {facts.get('bytes')} bytes"
+        if contents and "crc32" in facts and facts["crc32"] != _checksum(file):
+            return f"{name} has changed since it was written"
     return None
+
+
+def adopt_checkpoint(checkpoint: Path, folder: Path) -> Path:
+    """Copies the checkpoint of another run into an output folder, which then needs the other one no more."""
+    draft, target = folder / DRAFTS / checkpoint.name, folder / checkpoint.name
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(checkpoint, draft)
+    _replace_folder(draft, target)
+    return target
+
+
+def leave_no_trace(folder: Path) -> None:
+    """Removes an output folder into which nothing has been written, after a run that did not come that far."""
+    drafts = folder / DRAFTS
+    if [path.name for path in folder.iterdir()] == [DRAFTS] and {path.name for path in drafts.iterdir()} <= {
+        LOCK_FILE
+    }:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def tidy_failure(folder: Path) -> Iterator[None]:
+    r"""
+    Leaves nothing half-written in the output folder of a run that ends with an exception.
+
+    Drafts are removed, and with them the folder if the run created it and came to no checkpoint and no line of its log.
+    After Ctrl-C and SIGTERM everything stays, and so do the drafts of a run that was there before.
+
+    Args:
+        folder (`Path`): Output folder of the run that goes on inside the context.
+    """
+    if (folder / DRAFTS).exists():
+        yield
+        return
+    existed = folder.is_dir()
+    is_new = not existed or not any(folder.iterdir())
+    before = set(folder.glob("checkpoint-*"))
+    try:
+        yield
+    except (InterruptedError, BlockingIOError):  # SIGTERM; a run of another process
+        raise
+    except Exception:
+        drafts, log = folder / DRAFTS, folder / LOG_FILE
+        for draft in drafts.iterdir() if drafts.is_dir() else ():
+            if draft.is_dir() and find_damage(draft) is not None:
+                shutil.rmtree(draft)
+        has_log = log.is_file() and log.stat().st_size > 0
+        if set(folder.glob("checkpoint-*")) == before and not (is_new and has_log):
+            shutil.rmtree(drafts, ignore_errors=True)
+            if is_new:
+                log.unlink(missing_ok=True)
+                if not existed and folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+        raise
 
 
 def clear_drafts(folder: Path) -> None:
     """Ends what a killed run has left half done in its output folder: drafts and damaged checkpoints are removed, each of
     the latter said in one line; a draft that was complete takes its place."""
     for draft in sorted((folder / DRAFTS).iterdir()):
+        if draft.name == LOCK_FILE:
+            continue
         if draft.name.startswith("checkpoint-") and find_damage(draft) is None:
             _replace_folder(draft, folder / draft.name)
         else:
@@ -101,6 +171,21 @@ def _replace_folder(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
+def _share_weights(draft: Path) -> None:
+    """Lets those read the weights who may read their configuration; safetensors leaves them to the owner alone."""
+    for name in LAST_FILES:
+        for file in draft.glob("*.safetensors") if (draft / name).is_file() else ():
+            shutil.copymode(draft / name, file)
+
+
+def _checksum(file: Path) -> str:
+    value = 0
+    with open(file, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            value = zlib.crc32(chunk, value)
+    return f"{value:08x}"
+
+
 def _flush(file: Path) -> None:
     """Waits until a file is on the disk, so that a machine that dies after a rename keeps what was renamed."""
     with open(file, "rb") as stream:
@@ -109,11 +194,14 @@ def _flush(file: Path) -> None:
 
 __all__ = [
     "DRAFTS",
+    "adopt_checkpoint",
     "clear_drafts",
     "delete_checkpoints",
     "find_damage",
     "has_ended",
     "is_under_way",
+    "leave_no_trace",
     "publish_checkpoint",
     "publish_files",
+    "tidy_failure",
 ]

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from .argument_rules import check_arguments, check_metric, check_setup
 from .distributed import check_launch
 from .domain_sampling import parse_domain_sampling
+from .interpolation import parse_interpolation
 from .lora import parse_lora_parts
 
 
@@ -93,8 +94,50 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
             "domain), or a temperature T of at least 1 (shares by size ** (1 / T))."
         },
     )
+    batch_domains: Literal["mixed", "one"] = field(
+        default="mixed",
+        metadata={
+            "help": "Domains of a step: mixed, as in the paper, or one, so that all negatives are items of the same shop."
+        },
+    )
+    num_negatives: int = field(
+        default=0,
+        metadata={
+            "help": "With batch_domains one: items drawn uniformly from the catalogue of the domain in each step (by all "
+            "processes together), negatives beside the items of the batch."
+        },
+    )
+    zero_shot_domain: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a domain that is not trained on. Its validation users, instead of those of the domains "
+            "trained on, choose the best checkpoint, which is what the run ends with."
+        },
+    )
+    metric_for_best_model: str | None = field(
+        default=None,
+        metadata={"help": "What the best model is best at; with zero_shot_domain ndcg@10 by default."},
+    )
+    load_best_model_at_end: bool | None = field(
+        default=None,
+        metadata={"help": "End with the best model, not the last; by default where there is a zero_shot_domain."},
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluations without a better metric before training stops; 0 never stops. By default 10 with "
+            "zero_shot_domain, and 0 without."
+        },
+    )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "A resumed run goes on counting evaluations without a better metric."}
+    )
     sequence_loss_weight: float = field(
-        default=1e-3, metadata={"help": "Weight (lambda) of the sequence-sequence loss beside the sequence-item loss."}
+        default=1e-3,
+        metadata={
+            "help": "Weight (lambda) of the sequence-sequence loss beside the sequence-item loss; 0 leaves it out, and "
+            "the views with it, which saves a third of a step."
+        },
     )
     sequence_negatives: Literal["augmented", "original"] = field(
         default="augmented",
@@ -129,13 +172,39 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
     )
 
     def __post_init__(self):
+        zero_shot = self.zero_shot_domain is not None
+        if zero_shot and self.eval_strategy == "no":
+            raise ValueError("--zero_shot_domain is evaluated on: set --eval_strategy to epoch or steps.")
+        if self.load_best_model_at_end is None:
+            self.load_best_model_at_end = zero_shot
+        if self.metric_for_best_model is None and zero_shot:
+            self.metric_for_best_model = "ndcg@10"
+        if self.early_stopping_patience is None:
+            self.early_stopping_patience = 10 if zero_shot else 0
         super().__post_init__()
+        if self.early_stopping_patience and not (self.load_best_model_at_end and self.metric_for_best_model):
+            raise ValueError(
+                "--early_stopping_patience needs a metric to stop by: name a --zero_shot_domain, or set "
+                "--load_best_model_at_end true and --metric_for_best_model."
+            )
+        self._check_negatives()
         if self.cache_chunk_size is not None and parse_flag_from_env("ACCELERATE_USE_FSDP"):
             raise ValueError(
                 "--cache_chunk_size does not go with FSDP: processes have different numbers of chunks, and FSDP exchanges "
                 "weights in each; take multi_gpu.yaml instead of fsdp2.yaml."
             )
         parse_domain_sampling(self.domain_sampling)
+
+    def _check_negatives(self) -> None:
+        if self.num_negatives < 0:
+            raise ValueError(f"--num_negatives is {self.num_negatives}, expected 0 or more items.")
+        for wrong, advice in (
+            (self.batch_domains != "one", "draws from the catalogue of one domain: add --batch_domains one"),
+            (self.train_text_encoder, "draws among ready text vectors: leave --train_text_encoder out"),
+            (self.cache_chunk_size is not None, "does not go with --cache_chunk_size: leave one of them out"),
+        ):
+            if self.num_negatives > 0 and wrong:
+                raise ValueError(f"--num_negatives {advice}.")
 
 
 @dataclass
@@ -188,6 +257,14 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
             "torch.optim.SparseAdam, whatever the size of the catalogue."
         },
     )
+    interpolate: str | None = field(
+        default=None,
+        metadata={
+            "help": "After training, weights between the pre-trained and the fine-tuned ones: the share of the latter, from 0 "
+            "to 1, or auto, which takes the best of six shares on the validation users by metric_for_best_model. ID "
+            "embeddings are scaled by the share. Keeps more of the pre-training where few users are trained on."
+        },
+    )
     lora: str | None = field(
         default=None,
         metadata={
@@ -220,12 +297,24 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
                 "--num_negatives draws among ready text vectors: leave it out where the text encoder is trained, there "
                 "the items of the batch are the candidates."
             )
+        if self.interpolate is not None:
+            self._check_interpolation()
         if self.sparse_item_embedding:
             self._check_sparse_item_embedding()
         if "text" in self.lora_parts and self.train_text_encoder:
             raise ValueError(
                 "--lora text and --train_text_encoder exclude each other: choose adapters or all weights."
             )
+
+    def _check_interpolation(self) -> None:
+        share = parse_interpolation(self.interpolate)
+        for wrong, advice in (
+            (share is None and not self.hold_out, "auto chooses on validation users: give a share, or hold out"),
+            (self.lora is not None, "is for weights, not for adapters: leave --lora out"),
+            (parse_flag_from_env("ACCELERATE_USE_FSDP"), "does not go with FSDP: take multi_gpu.yaml"),
+        ):
+            if wrong:
+                raise ValueError(f"--interpolate {advice}.")
 
     def _check_sparse_item_embedding(self) -> None:
         for wrong, advice in (

@@ -11,8 +11,8 @@ import torch
 from transformers import set_seed
 
 from ..data import Domain, leave_one_out
-from ..data.hub import find_model
 from ..modeling_unisrec import ItemCatalogue
+from ..modeling_unisrec.hub import find_model
 from .checkpoints import check_output_dir, domain_features, load_checkpoint, untrained_model
 from .data_collator import TextFinetuneCollator
 from .datasets import RankingDataset, WindowDataset
@@ -55,6 +55,8 @@ def finetune_trainer(
         raise ValueError(f"the setting is {setting!r}, expected 'inductive' or 'transductive'.")
     if from_scratch and args.lora is not None:
         raise ValueError("--lora adapts trained weights and --from-scratch has none: leave one of them out.")
+    if from_scratch and args.interpolate is not None:
+        raise ValueError("--interpolate keeps trained weights and --from-scratch has none: leave one of them out.")
     if text_encoder is not None and args.lora is not None:
         raise ValueError(
             "--lora names the checkpoint as its base, and that has no text encoder: save it with one first."
@@ -110,6 +112,7 @@ def finetune_trainer(
         args.freeze_sequence_encoder = False
     else:
         model.reset_item_embedding(num_items)
+    model.config.item_ids_hash = None if num_items is None else processor.catalogue.item_ids_hash
     if args.lora is not None:
         model = add_lora(model, args.lora_parts, args.lora_rank, None if base is None else base.resolved)
     elif args.train_text_encoder:
@@ -179,11 +182,14 @@ def finetune(
     metrics: dict[str, float] = {}
     if domain.held_out:
         users = RankingDataset(leave_one_out(domain, "test"), trainer.eval_dataset.catalogue)
-        measured = trainer.predict(users).metrics
+        ranked = trainer.predict(users)
+        measured = ranked.metrics
         facts = run_facts(domain, setting, from_scratch, args.seed)
+        if trainer.card_data.interpolation_share is not None:
+            facts["interpolation_share"] = trainer.card_data.interpolation_share
         trainer.save_metrics("test", measured | facts, combined=False)
         metrics = {name.removeprefix("test_"): value for name, value in measured.items() if "@" in name}
-        trainer.card_data.test_metrics, trainer.card_data.num_test_users = metrics, len(users)
+        trainer.card_data.test_metrics, trainer.card_data.num_test_users = metrics, len(ranked.predictions)
     if args.trains_on_texts:
         catalogue = trainer.processing_class.catalogue
         catalogue.item_embeddings = torch.from_numpy(trainer.encode_catalogue(catalogue.texts))

@@ -1,11 +1,35 @@
-"""The front door: public names, registration with the Auto classes of transformers, command line."""
+"""Public names of the package, registration with the Auto classes of transformers, and the command line."""
 
 import importlib
-import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .registration import register, register_lazily
+
+
+if TYPE_CHECKING:
+    from .configuration import UniSRecConfig as UniSRecConfig
+    from .data import Domain as Domain
+    from .data import leave_one_out as leave_one_out
+    from .data import read_amazon as read_amazon
+    from .data import read_official as read_official
+    from .data import read_online_retail as read_online_retail
+    from .data import read_recbole as read_recbole
+    from .data import read_table as read_table
+    from .modeling_unisrec import ItemCatalogue as ItemCatalogue
+    from .modeling_unisrec import SequentialRecommendationPipeline as SequentialRecommendationPipeline
+    from .modeling_unisrec import UniSRecModel as UniSRecModel
+    from .modeling_unisrec import UniSRecModelOutput as UniSRecModelOutput
+    from .modeling_unisrec import UniSRecProcessor as UniSRecProcessor
+    from .recommender import Recommender as Recommender
+    from .trainer import UniSRecFinetuneArguments as UniSRecFinetuneArguments
+    from .trainer import UniSRecFinetuneTrainer as UniSRecFinetuneTrainer
+    from .trainer import UniSRecPretrainArguments as UniSRecPretrainArguments
+    from .trainer import UniSRecPretrainTrainer as UniSRecPretrainTrainer
+    from .trainer import evaluate as evaluate
+    from .trainer import finetune as finetune
+    from .trainer import pretrain as pretrain
 
 __version__ = version("unisrec")
 
@@ -46,7 +70,7 @@ _HOME = {name: folder for folder, names in _EXPORTS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Public names, imported when they are first used: the data half of the package needs no torch."""
+    """Imports a public name when it is first used: the data half of the package needs no torch."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
@@ -56,34 +80,7 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
 
 
-def _is_command_line() -> bool:
-    """Whether Python was started as `unisrec ...` or `python -m unisrec ...`."""
-    return Path(sys.argv[0]).stem == "unisrec" or (sys.argv[0] == "-m" and "unisrec" in sys.orig_argv)
+register_lazily()
 
 
-def register() -> None:
-    """Makes our checkpoints known to the Auto classes and pipelines of transformers, without `trust_remote_code`."""
-    from transformers import AutoConfig, AutoModel, AutoProcessor
-    from transformers.pipelines import PIPELINE_REGISTRY
-
-    from .configuration import UniSRecConfig
-    from .modeling_unisrec import SequentialRecommendationPipeline, UniSRecModel, UniSRecProcessor
-
-    AutoConfig.register(UniSRecConfig.model_type, UniSRecConfig)
-    AutoModel.register(UniSRecConfig, UniSRecModel)
-    AutoProcessor.register(UniSRecConfig, UniSRecProcessor)
-    if "sequential-recommendation" not in PIPELINE_REGISTRY.get_supported_tasks():  # it warns when told twice
-        PIPELINE_REGISTRY.register_pipeline(
-            "sequential-recommendation",
-            pipeline_class=SequentialRecommendationPipeline,
-            pt_model=AutoModel,
-            type="text",
-        )
-
-
-# `import unisrec` is enough for the Auto classes; the command line answers `--help` first, without loading torch.
-if not _is_command_line():
-    register()
-
-
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", "register", *_HOME]

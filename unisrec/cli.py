@@ -1,10 +1,20 @@
-"""Command line: one verb for each step of the main job. Exit status 0, 2 (bad usage or input, one line) or 1 (ours)."""
+"""Command line: one verb for each step of the main job.
+
+Exit status: 0; 2 for bad usage, bad input or what the machine has no room for, one line on stderr; 1 for a fault of
+unisrec, with its traceback; 130 for Ctrl-C, 141 where the reader of the output has left, 143 for SIGTERM.
+"""
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
+from opcode import opname
+from typing import Any, NoReturn, TextIO
 
 
 VERBS = {
@@ -27,10 +37,60 @@ VERBS = {
 
 NO_MODEL = ("prepare", "push", "env")
 
+# Exceptions by which Python reports a mistake in a program. Ours, where they end in our code.
+PROGRAMMING = (AssertionError, AttributeError, IndexError, NameError, TypeError, StopIteration)
+ENOUGH_WORDS = 4  # a message of fewer, such as that of a missing key, does not say what happened
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that takes options by their full names and answers bad usage by one line."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **{"allow_abbrev": False} | options)
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the line and leaves with status 2."""
+        self.exit(2, f"{self.prog}: error: {_shorten(message, 600)}; see {self.prog} --help\n")
+
+
+class OutputError(OSError):
+    """Standard output that cannot be written to: the disk of the file behind it is full."""
+
+
+class Output:
+    """Standard output whose failures are told from those of all other files."""
+
+    def __init__(self, stream: TextIO | None):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As of any stream; nothing where Python has no standard output."""
+        with self._failures():
+            return len(text) if self._stream is None else self._stream.write(text)
+
+    def flush(self) -> None:
+        """As of any stream."""
+        with self._failures():
+            if self._stream is not None:
+                self._stream.flush()
+
+    @staticmethod
+    @contextmanager
+    def _failures() -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror) from error
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs; quick, since verbs import what is heavy when they run."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="unisrec",
         description="Sequential recommendation that transfers: items by their text, checkpoints for transformers.",
         epilog="example: unisrec quickstart",
@@ -42,7 +102,6 @@ def build_parser() -> argparse.ArgumentParser:
             help=what,
             description=f"{verb}: {what}.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
         )
         import_module(f".commands.{verb}", __package__).add_arguments(command)
     return parser
@@ -50,42 +109,141 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; `argv` defaults to the command line. Returns the exit status."""
-    parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
-    command = import_module(f".commands.{args.verb}", __package__)
-    takes_training_arguments = args.verb in ("pretrain", "finetune")
-    if rest and not takes_training_arguments:
-        parser.error(f"{args.verb} does not know {' '.join(rest)}; see unisrec {args.verb} --help")
+    argv = sys.argv[1:] if argv is None else list(argv)
+    name = f"unisrec {argv[0]}" if argv and argv[0] in VERBS else "unisrec"
+    _print_any_text()
+    is_done = False
     try:
-        if args.verb not in NO_MODEL:
-            _prepare_transformers()
-        return command.run(args, rest) if takes_training_arguments else command.run(args)
+        with redirect_stdout(Output(sys.stdout)) as output:
+            try:
+                status = _run(argv)
+                is_done = True
+            finally:
+                output.flush()  # here, where a full disk still gets its line
+        return status
     except KeyboardInterrupt:
-        print(f"unisrec {args.verb}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has left, as in `unisrec recommend ... | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141
     except InterruptedError as error:  # a training has saved a checkpoint on SIGTERM
         if os.environ.get("RANK", "0") == "0":
-            print(f"unisrec {args.verb}: {error}", file=sys.stderr)
+            print(f"{name}: {error}", file=sys.stderr)
         return 143
-    except (ValueError, KeyError, OSError) as error:
-        if os.environ.get("UNISREC_DEBUG"):
+    except OutputError as error:
+        _discard_output()
+        rest = "the work is done" if is_done else "each file that was written is complete"
+        print(f"{name}: error: standard output cannot be written to ({error.strerror}); {rest}", file=sys.stderr)
+        return 2
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of a library in Rust
             raise
-        message = error.args[0] if isinstance(error, KeyError) else error
-        print(f"unisrec {args.verb}: error: {' '.join(str(message).split())}", file=sys.stderr)
+        message = explain(error, ["unisrec", *argv])
+        if message is None:
+            error.add_note("A fault of unisrec: please report it with this traceback and the output of `unisrec env`.")
+            raise
+        if os.environ.get("UNISREC_DEBUG"):
+            traceback.print_exc()
+        print(f"{name}: error: {message}", file=sys.stderr)
         return 2
 
 
+def _run(argv: Sequence[str]) -> int:
+    args, rest = build_parser().parse_known_args(argv)
+    takes_training_arguments = args.verb in ("pretrain", "finetune")
+    if rest and not takes_training_arguments:
+        raise ValueError(f"{args.verb} does not know {_shorten(rest[0], 100)!r}; see unisrec {args.verb} --help")
+    command = import_module(f".commands.{args.verb}", __package__)
+    if args.verb not in NO_MODEL:
+        _prepare_transformers()
+    return command.run(args, rest) if takes_training_arguments else command.run(args)
+
+
+def explain(error: BaseException, command: Sequence[str]) -> str | None:
+    r"""
+    One line about an exception that an input or the machine can cause.
+
+    An exception is a fault of unisrec only if no input can cause it: one of `PROGRAMMING` that ends in our own code. What
+    our code raises by a sentence of its own is told as it is. All else comes from a library or from Python; it is told by
+    the message of its cause, with the command that was run.
+
+    Args:
+        error (`BaseException`): What reached the top.
+        command (`Sequence[str]`): Words of the command.
+
+    Returns:
+        `str` or `None`: The line, without a line break; `None` for a fault of unisrec.
+    """
+    place, is_raised_by_us = _origin(error)
+    message = _message(error)
+    if is_raised_by_us and len(message.split()) >= ENOUGH_WORDS:
+        return message
+    if isinstance(error, PROGRAMMING) and place == __package__:
+        return None
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"cannot access {str(error.filename)!r}: {error.strerror}"
+    cause = error
+    while type(cause).__module__ != "builtins" and cause.__cause__ is not None:
+        cause = cause.__cause__  # a library's own exception often says only that there was one
+    if len(_message(cause).split()) >= ENOUGH_WORDS:
+        message = _message(cause)
+    elif cause is not error:
+        message = f"{message}: {_message(cause)}"
+    library = type(error).__module__.partition(".")[0]
+    library = place if library == "builtins" else library
+    kind = type(cause).__name__ + ("" if library == __package__ else f" of {library}")
+    run = _shorten(" ".join(command), 300)
+    return f"{_shorten(message, 600) or 'no message'} ({kind} while running `{run}`; UNISREC_DEBUG=1 shows where)"
+
+
+def _origin(error: BaseException) -> tuple[str, bool]:
+    """The package whose code an exception comes from, and whether that is ours and raised it by a statement."""
+    step = error.__traceback__
+    while step.tb_next is not None:
+        step = step.tb_next
+    package = step.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+    is_statement = opname[step.tb_frame.f_code.co_code[step.tb_lasti]] == "RAISE_VARARGS"
+    return package, package == __package__ and is_statement
+
+
+def _message(error: BaseException) -> str:
+    """The text of an exception in one line; for one that comes from a worker process, without its traceback."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if "Original Traceback" in text:
+        text = text.strip().splitlines()[-1]
+    return " ".join(text.split())
+
+
+def _shorten(text: str, length: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: length // 2]} ... {text[-length // 2 :]}"
+
+
+def _print_any_text() -> None:
+    """Lets texts through that the terminal has no characters for, such as Japanese in the code page of Windows."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Keeps Python from trying to write the output once more when it leaves."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _prepare_transformers() -> None:
-    """Registers the model, and keeps the bars of weight files from cutting into the bar of the training."""
+    """Registers the model, keeps the bars of weight files from cutting into the bar of the training, and leaves out what
+    libraries tell programmers about their next versions."""
     from transformers.utils import logging
 
     from . import register
 
     register()
     logging.disable_progress_bar()
+    if not sys.warnoptions:
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", kind)
 
 
-__all__ = ["build_parser", "main"]
+__all__ = ["build_parser", "explain", "main"]

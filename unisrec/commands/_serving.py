@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def parse_entry(entry: str) -> str | dict[str, str]:
-    """`text:...` and `id:...` as the processor takes them; all else is left to it."""
+    """An entry of a history as the processor takes it: `text:...` is a text, all else an id, also with `id:` in front."""
     kind, colon, value = entry.partition(":")
     if colon and kind in ("text", "id"):
         return {"text": value} if kind == "text" else {"item_id": value}

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -30,7 +31,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML file of arguments, or one of ours: paper, the paper's recipe; fast (finetune), for large domains; the "
+        help="YAML file of arguments, or one of ours: paper, the paper's recipe; fast (finetune), for large domains; "
+        "transfer (pretrain), for a checkpoint to carry to other shops; the "
         "command line wins over it",
     )
     parser.add_argument("--help-all", action="store_true", help="list every training argument and leave")
@@ -111,6 +113,13 @@ def had_ended(args: "UniSRecTrainingArguments") -> bool:
     if args.process_index == 0:
         print(f"{folder}: this run has ended already; --resume_from_checkpoint true would train on.")
     return True
+
+
+def tidy(args: "UniSRecTrainingArguments") -> AbstractContextManager[None]:
+    """Context of a run that, after an exception, leaves nothing half-written; the main process sees to it."""
+    from ..trainer.safe_folders import tidy_failure
+
+    return tidy_failure(Path(args.output_dir)) if args.process_index == 0 else nullcontext()
 
 
 def parse_model_config(pairs: Sequence[str]) -> dict[str, Any]:

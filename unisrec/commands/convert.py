@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     from ..data import Domain
     from ..data.domain import check_output_folder, new_folder
     from ..data.given_features import given_text_features
-    from ..data.text_encoders import load_text_encoder
     from ..data.text_features import load_text_features, text_max_length
     from ..modeling_unisrec import UniSRecProcessor
     from ..modeling_unisrec.convert_official import convert_official_checkpoint
+    from ..modeling_unisrec.text_encoders import load_text_encoder
 
     check_output_folder(args.output)
     conversion = convert_official_checkpoint(args.official)
@@ -54,14 +54,13 @@ def run(args: argparse.Namespace) -> int:
     processor = UniSRecProcessor(max_history_length=model.config.max_position_embeddings)
     if args.text_encoder:
         encoder, processor.tokenizer = load_text_encoder(args.text_encoder)
-        processor.max_text_length = text_max_length(encoder, processor.tokenizer)
         model.attach_text_encoder(encoder)
+        processor.max_text_length = text_max_length(encoder, processor.tokenizer)
     if args.domain:
         domain = Domain.load_from_disk(args.domain)
         order = official_item_order(conversion, domain)
         if args.text_encoder:
-            texts, pooling = domain.items["text"].to_list(), model.config.text_pooling
-            vectors = load_text_features(args.domain, texts, encoder, processor.tokenizer, pooling)
+            vectors = load_text_features(args.domain, domain.items["text"].to_list(), encoder, processor.tokenizer)
         else:
             vectors = given_text_features(domain, model.config.text_embedding_size)
         processor.catalogue = arrange_items(conversion, domain, order, vectors)
@@ -181,4 +180,7 @@ def arrange_items(
     if conversion.model.item_embedding is not None:
         weight = conversion.model.item_embedding.weight.data
         weight[1:] = weight[1:][row_of_item]
-    return ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list(), embeddings)
+    catalogue = ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list(), embeddings)
+    if conversion.model.item_embedding is not None:
+        conversion.model.config.item_ids_hash = catalogue.item_ids_hash
+    return catalogue

@@ -1,7 +1,9 @@
 """`unisrec demo`: a web page to click through a checkpoint."""
 
 import argparse
+import shlex
 import socket
+import time
 from importlib.util import find_spec
 
 
@@ -45,10 +47,17 @@ def run(args: argparse.Namespace) -> int:
         from ..recommender.space import export_space
 
         export_space(args.model, args.export_space, args.domain, args.compare)
-        print(f"{args.export_space}: ready. To publish: hf upload --repo-type space OWNER/NAME {args.export_space}")
+        folder = shlex.quote(args.export_space)
+        print(f"{args.export_space}: ready. To publish: hf upload --repo-type space OWNER/NAME {folder}")
         return 0
     check_address(args.host, args.port)
     from ..recommender.app import launch, load_app
 
-    launch(load_app(args.model, args.domain, args.compare), server_name=args.host, server_port=args.port)
+    app = load_app(args.model, args.domain, args.compare)
+    launch(app, server_name=args.host, server_port=args.port, prevent_thread_lock=True)
+    try:
+        while app.is_running:
+            time.sleep(0.1)
+    finally:  # Ctrl-C, which Gradio would take for a good end
+        app.close(verbose=False)
     return 0

@@ -3,7 +3,6 @@
 import argparse
 import json
 import tempfile
-from pathlib import Path
 
 from ._tables import metrics_table
 
@@ -36,9 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
+    from ..data.atomic import check_output_file, whole_file
     from ..trainer import UniSRecTrainingArguments, evaluate
     from ..trainer.training_data import SeenInTraining
 
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size is {args.batch_size}, expected at least 1.")
+    if args.json is not None:
+        check_output_file(args.json)
     with tempfile.TemporaryDirectory() as scratch:
         training_args = UniSRecTrainingArguments(
             output_dir=scratch,
@@ -54,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
                 raise
             metrics, row = evaluate(*given, allow_seen=True), f"{args.split}, seen in training"
     if training_args.process_index == 0:
+        if args.json is not None:
+            with whole_file(args.json) as draft:
+                draft.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         print(metrics_table({row: metrics}))
-        if args.json:
-            Path(args.json).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return 0

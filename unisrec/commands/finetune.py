@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from ._tables import metrics_table
-from ._training import add_training_arguments, had_ended, parse_model_config, parse_training_arguments
+from ._training import add_training_arguments, had_ended, parse_model_config, parse_training_arguments, tidy
 
 
 EXAMPLE = """\
@@ -62,16 +62,17 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     )
     if had_ended(training_args):
         return 0
-    trainer, metrics = finetune(
-        args.model,
-        args.domain,
-        args.setting,
-        training_args,
-        args.text_encoder,
-        args.from_scratch,
-        args.compare_with,
-        parse_model_config(args.model_config),
-    )
+    with tidy(training_args):
+        trainer, metrics = finetune(
+            args.model,
+            args.domain,
+            args.setting,
+            training_args,
+            args.text_encoder,
+            args.from_scratch,
+            args.compare_with,
+            parse_model_config(args.model_config),
+        )
     if trainer.is_world_process_zero():
         start = "from scratch" if args.from_scratch else "pre-trained"
         if metrics:

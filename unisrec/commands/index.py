@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"kind    {kind} ({reason})")
     start = time.perf_counter()
     index = recommender.use_index(kind)
-    index.save(args.output)
+    index.save(args.output, recommender.processor.catalogue.item_ids)
     size = (Path(args.output) / "index.faiss").stat().st_size
     print(f"items   {len(index):,}")
     print(f"recall  {index.recall:.3f} of the exact top 10, random histories")

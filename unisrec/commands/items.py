@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 from ._serving import load_recommender
@@ -16,7 +17,8 @@ example:
   unisrec items list runs/office --json
 
 A file (.csv, .jsonl, .parquet) has the columns item_id and text; to remove items, item_id is enough. Without --output the
-catalogue of the folder itself is replaced, once the new one is written.
+catalogue of the folder itself is replaced, at once when the new one is written. Another process that changes the same
+folder waits for up to a minute.
 """
 
 
@@ -49,10 +51,9 @@ def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
     if args.action == "list":
         return list_items(args)
-    from ..data.columns import to_ids
     from ..data.domain import check_output_folder, new_folder
-    from ..data.table import load_table
-    from ..recommender.tables import read_items, replace_catalogue
+    from ..modeling_unisrec import lock_catalogue
+    from ..recommender.tables import read_item_ids, read_items
 
     if args.output is None and not Path(args.model).is_dir():
         raise ValueError(f"{args.model} is no folder here: name a new one for the changed checkpoint by --output.")
@@ -63,18 +64,24 @@ def run(args: argparse.Namespace) -> int:
         if args.item and len(given) < len(args.item):
             raise ValueError("--item: an id comes twice, expected each once.")
     else:
-        given = to_ids(load_table(args.input, ["item_id"])[0]["item_id"]).to_list() if args.input else args.id
-    recommender = load_recommender(args.model)
-    before = len(recommender.processor.catalogue)
-    (recommender.add_items if args.action == "add" else recommender.remove_items)(given)
-    after = len(recommender.processor.catalogue)
-    if args.output is None:
-        replace_catalogue(args.model, recommender.processor.catalogue)
-    else:
+        given = read_item_ids(args.input) if args.input else args.id
+    folder = Path(args.model) / "catalogue"
+    if args.output is None and not folder.is_dir():
+        raise FileNotFoundError(f"{args.model}: no folder with a catalogue to be changed; name a new one by --output.")
+    # From before the catalogue is read until it is replaced, or the items of a process that came between would be lost.
+    with lock_catalogue(folder) if args.output is None else nullcontext():
+        recommender = load_recommender(args.model)
+        before = len(recommender.processor.catalogue)
+        (recommender.add_items if args.action == "add" else recommender.remove_items)(given)
+        catalogue = recommender.processor.catalogue
+        if args.output is None:
+            catalogue.save(folder)
+    if args.output is not None:
         with new_folder(args.output) as draft:
             recommender.save_pretrained(draft)
             if (card := Path(args.model) / "README.md").is_file():
                 shutil.copy(card, draft)
+    after = len(catalogue)
     done = "added" if args.action == "add" else "removed"
     print(f"{abs(after - before):,} items {done}, {after:,} in the catalogue: {args.output or args.model}")
     return 0
@@ -82,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
 
 def list_items(args: argparse.Namespace) -> int:
     """Prints the catalogue."""
-    from ..data.hub import find_model
     from ..modeling_unisrec import UniSRecProcessor
+    from ..modeling_unisrec.hub import find_model
 
     name, options = find_model(args.model)
     catalogue = UniSRecProcessor.from_pretrained(name, **options).catalogue

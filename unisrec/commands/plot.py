@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -54,9 +55,10 @@ def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
     if find_spec("matplotlib") is None:
         raise ValueError('pictures need matplotlib: pip install "unisrec[plots]"')
+    from ..data.atomic import check_output_file
+
     output = Path(args.output)
-    if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{output}: there is no folder {output.parent} to write to.")
+    check_output_file(args.output)
     if args.kind == "curves":
         plot_curves(Path(args.run), output)
     else:
@@ -73,15 +75,36 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plot_curves(folder: Path, output: Path) -> None:
-    """The log that a training left. Raises `ValueError` where there is nothing to draw."""
+    """The log that a training left. Raises `OSError` or `ValueError` where there is nothing to draw."""
     from ..trainer.plots import plot_run
 
     file = folder / "trainer_state.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; name the output folder of a training.")
-    state = json.loads(file.read_text(encoding="utf-8"))
-    if not plot_run(state["log_history"], state.get("best_global_step"), output):
+    if not plot_run(*read_log(file), output):
         raise ValueError(f"{file}: nothing to draw; a curve takes two logged losses or two evaluations.")
+
+
+def read_log(file: Path) -> tuple[list[dict[str, float]], int | None]:
+    """Lines of the log in a `trainer_state.json`, and the step of the best model. Raises `ValueError` for another file."""
+    try:
+        state = json.loads(file.read_bytes())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file}: no such file; name the output folder of a training.") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not a JSON file ({error}); name the output folder of a training.") from error
+    state = state if isinstance(state, dict) else {}
+    log, best_step = state.get("log_history"), state.get("best_global_step")
+    if not isinstance(log, list) or not all(map(_is_log_line, log)) or not isinstance(best_step, int | None):
+        raise ValueError(
+            f"{file}: expected the state of a training: log_history, a list of lines with the numbers step and epoch, "
+            "and best_global_step."
+        )
+    return log, best_step
+
+
+def _is_log_line(line: object) -> bool:
+    if not isinstance(line, dict) or not all(isinstance(value, int | float) for value in line.values()):
+        return False
+    return all(abs(line.get(name, math.nan)) < 1e15 for name in ("step", "epoch"))
 
 
 def plot_domains(

@@ -3,17 +3,20 @@
 import argparse
 from collections.abc import Sequence
 
-from ._training import add_training_arguments, had_ended, parse_model_config, parse_training_arguments
+from ._training import add_training_arguments, had_ended, parse_model_config, parse_training_arguments, tidy
 
 
 EXAMPLE = """\
 example:
   unisrec pretrain --domains domains/beauty domains/toys --text-encoder bert-base-uncased \\
       --output_dir runs/pretrained --num_train_epochs 10
+  unisrec pretrain --config transfer --domains domains/beauty domains/toys domains/grocery --text-encoder minilm \\
+      --zero_shot_domain domains/office --output_dir runs/transfer
   accelerate launch -m unisrec pretrain --config pretrain.yaml
 
-All arguments of transformers.TrainingArguments are taken too, and those of the method: --sequence_loss_weight,
---item_drop_ratio, --word_drop_ratio, --augmentation_draw, ... (--help-all lists them).
+--config transfer is the recipe for a checkpoint to carry to other shops: one domain a step, negatives of its catalogue.
+All arguments of transformers.TrainingArguments are taken too, and those of the method: --batch_domains, --num_negatives,
+--zero_shot_domain, --sequence_loss_weight, --item_drop_ratio, --word_drop_ratio, --augmentation_draw, ... (--help-all lists them).
 """
 
 
@@ -29,8 +32,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--text-pooling",
-        choices=["cls", "mean"],
-        help="how token states become a text vector (default: what the encoder's folder says, else cls)",
+        metavar="POOLING",
+        help="how token states become a text vector: cls, mean, max, mean_sqrt_len, weightedmean, lasttoken, or several "
+        "joined by + (default: what the encoder's files say, else lasttoken for decoders and cls for others)",
+    )
+    parser.add_argument(
+        "--text-prompt",
+        metavar="TEXT",
+        help="what is put before each item text, such as 'passage: ' (default: what the encoder's files say)",
+    )
+    parser.add_argument(
+        "--text-truncate-dim",
+        type=int,
+        metavar="N",
+        help="numbers to keep of each text vector, for encoders trained for that (default: what the encoder's files say)",
+    )
+    parser.add_argument(
+        "--text-whitening",
+        choices=["none", "pca"],
+        default="none",
+        help="fixed linear map in front of the adaptor, fitted to the items of all domains (default: none)",
+    )
+    parser.add_argument(
+        "--text-whitening-size", type=int, metavar="N", help="components that the whitening keeps (default: all)"
     )
     parser.add_argument(
         "--model-config", nargs="+", default=[], metavar="NAME=VALUE", help="fields of UniSRecConfig, hidden_size=64"
@@ -45,9 +69,18 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     training_args = parse_training_arguments(UniSRecPretrainArguments, args, rest, required=["domains", "output_dir"])
     if had_ended(training_args):
         return 0
-    trainer = pretrain(
-        args.domains, args.text_encoder, training_args, args.text_pooling, parse_model_config(args.model_config)
-    )
+    with tidy(training_args):
+        trainer = pretrain(
+            args.domains,
+            args.text_encoder,
+            training_args,
+            args.text_pooling,
+            parse_model_config(args.model_config),
+            text_whitening=args.text_whitening,
+            text_whitening_size=args.text_whitening_size,
+            text_truncate_dim=args.text_truncate_dim,
+            text_prompt=args.text_prompt,
+        )
     if trainer.is_world_process_zero():
         print(f"checkpoint: {training_args.output_dir}")
     return 0

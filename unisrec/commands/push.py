@@ -12,11 +12,6 @@ example:
 Log in before by hf auth login, or set HF_TOKEN. Goes up: weights, configuration, tokenizer, processor, catalogue, code,
 model card and pictures. All else in the folder stays here, above all the state of the training.
 """
-NO_CATALOGUE = """\
-The catalogue is not shared here, and the examples need one: `Recommender.from_pretrained(..., domain_dir)` takes it from a
-domain folder, `processor.catalogue = ItemCatalogue(item_ids, texts)` from lists. The items of an ID embedding must stand
-in the order of the training.
-"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,24 +32,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def hub_card(folder: Path, repo_id: str, catalogue: bool) -> str | None:
-    """The folder's model card, if it has one, with examples that load the repository."""
+    """The folder's model card, if it has one, with examples that load the repository. A card without the two lines around
+    the examples, written by hand, stays as it is; that is said in one line."""
+    from ..trainer.card_use import START, UseFacts, replace_use
+
     file = folder / "README.md"
     if not file.is_file():
         return None
-    card, name = file.read_text(encoding="utf-8"), folder.absolute().name
-    for before, after in (('from_pretrained("', '"'), ('model="', '"'), ("--model ", " ")):
-        card = card.replace(f"{before}{name}{after}", f"{before}{repo_id}{after}")
-    return card if catalogue else card.replace("## Use\n", f"## Use\n\n{NO_CATALOGUE}", 1)
+    card = file.read_text(encoding="utf-8")
+    written = replace_use(card, UseFacts.of_folder(folder, repo_id, catalogue))
+    if written is None:
+        print(
+            f"{file}: goes up as it is; its examples are not between {START.strip()} and its end, so none are written"
+        )
+    return card if written is None else written
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
-    from ..data.hub import check_checkpoint, create_repository, upload_checkpoint
+    from ..modeling_unisrec.hub import check_checkpoint, create_repository, upload_checkpoint
 
-    folder = Path(args.model)
-    check_checkpoint(folder)
+    folder, catalogue = Path(args.model), not args.no_catalogue
+    check_checkpoint(folder, catalogue)
     repo_id = create_repository(args.repo_id, args.private or None, args.revision)
-    catalogue = not args.no_catalogue
     card = hub_card(folder, repo_id, catalogue)
     commit = upload_checkpoint(folder, repo_id, args.message, args.revision, catalogue=catalogue, card=card)
     if args.no_catalogue:

@@ -3,8 +3,13 @@
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from ._serving import load_recommender, parse_entry
+
+
+if TYPE_CHECKING:
+    from ..modeling_unisrec import UniSRecProcessor
 
 
 EXAMPLE = """\
@@ -12,9 +17,10 @@ example:
   unisrec recommend --model runs/office --history 1024 77 "text:label maker tape, black on white" --top-k 5
   unisrec recommend --model runs/office --input histories.jsonl --output tonight.parquet --top-k 50
 
-An entry of a history is an id of the catalogue or a text. A text holds a blank or starts with text:, which also makes a
-text of a single word; id: in front makes an id of anything. A file (.csv, .jsonl, .parquet) has the columns user_id and
-history, a list; in CSV a JSON list, or ids with blanks between them.
+An entry of a history is an id of the catalogue, or text: and the text of an item. An id that itself begins with text: or
+id: takes another id: in front. A file (.csv, .jsonl, .parquet) has the columns user_id and history, a list of such
+entries; in CSV a JSON list, or ids with blanks between them. In JSON, {"text": "..."} and {"item_id": "..."} are entries
+too.
 """
 
 
@@ -23,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     histories = parser.add_mutually_exclusive_group(required=True)
-    histories.add_argument("--history", nargs="+", metavar="ID_OR_TEXT", help="items of one history, oldest first")
+    histories.add_argument("--history", nargs="+", metavar="ID|text:TEXT", help="items of one history, oldest first")
     histories.add_argument("--input", metavar="FILE", help="file of histories; needs --output")
     parser.add_argument(
         "--output", metavar="FILE", help="columns user_id, rank, item_id, score as .parquet, .csv or .jsonl"
@@ -57,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     recommender = load_recommender(args.model, args.domain, args.index)
     history = [parse_entry(entry) for entry in args.history]
     if args.skip_unknown:
-        history = known_entries(recommender, history)
+        history = known_entries(recommender.processor, history)
     (items,) = recommender.recommend([history], args.top_k, exclude_seen=not args.include_seen)
     for rank, item in enumerate(items, start=1):
         print(
@@ -73,17 +79,18 @@ def run_file(args: argparse.Namespace) -> int:
     check_suffix(args.output)
     user_ids, histories = read_histories(args.input)
     recommender = load_recommender(args.model, args.domain, args.index)
+    processor = recommender.processor
     histories = [[parse_entry(entry) if isinstance(entry, str) else entry for entry in items] for items in histories]
     if args.skip_unknown:
         before = sum(map(len, histories))
-        histories = [known_entries(recommender, history) for history in histories]
+        histories = [known_entries(processor, history) for history in histories]
         left = [row for row, history in enumerate(histories) if history]
         dropped, users = before - sum(map(len, histories)), len(user_ids) - len(left)
         print(f"left out: {dropped:,} unknown ids, {users:,} users with nothing else", file=sys.stderr)
         user_ids, histories = [user_ids[row] for row in left], [histories[row] for row in left]
     for row, (user_id, history) in enumerate(zip(user_ids, histories, strict=True)):
         try:
-            recommender.processor.parse_histories([history])
+            processor.parse_histories([history])
         except (KeyError, ValueError) as error:
             reason = error.args[0].replace("history 0", "the history")
             raise ValueError(f"{args.input}, history {row + 1}, user {user_id}: {reason}") from error
@@ -100,12 +107,12 @@ def run_file(args: argparse.Namespace) -> int:
     return 0
 
 
-def known_entries(recommender, history: list) -> list:
+def known_entries(processor: "UniSRecProcessor", history: list) -> list:
     """A history without ids that are not in the catalogue."""
     known = []
     for entry in history:
         try:
-            recommender.processor.parse(entry)
+            processor.parse(entry)
         except KeyError:
             continue
         known.append(entry)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,26 +22,9 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
+from .outgoing import check_outgoing, shared_files
 
-# Of a checkpoint folder; all else in it is the state of one run on one machine.
-SHARED_FILES = (
-    "README.md",
-    "*.png",
-    "*.py",
-    "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "adapter_config.json",
-    "training_data.json",
-    "processor_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "catalogue/*",
-)
+
 # Files of an earlier push which would be loaded beside those of the next one.
 REPLACED_FILES = (
     "*.safetensors",
@@ -72,10 +56,26 @@ def find_model(name_or_path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
         `tuple[str, dict[str, Any]]`: Folder or id, and for an id the options `revision` and `local_files_only`.
 
     Raises:
-        OSError: If there is no such repository or revision, you may not read it, or it is neither reachable nor cached.
+        OSError: If there is no such repository or revision, you may not read it, or it is neither reachable nor cached; if
+            a file of a folder cannot be read.
     """
     name, revision = split_revision(name_or_path)
-    return (name, {}) if Path(name).is_dir() else (name, pin_revision(name, revision))
+    if not Path(name).is_dir():
+        return name, pin_revision(name, revision)
+    _check_readable(Path(name))
+    return name, {}
+
+
+def _check_readable(folder: Path) -> None:
+    """Raises `OSError` where a file of a folder is there but cannot be read: transformers takes it for absent."""
+    for place in (folder, folder / "catalogue"):
+        for file in place.iterdir() if os.path.lexists(place) else ():
+            if file.suffix not in (".json", ".safetensors", ".parquet", ".txt", ".model"):
+                continue
+            if stat.S_ISDIR(file.stat().st_mode):
+                raise IsADirectoryError(f"{file}: a folder, expected a file")
+            if not os.access(file, os.R_OK):
+                raise PermissionError(f"{file}: you may not read this file")
 
 
 def pin_revision(repo_id: str, revision: str | None = None, repo_type: str = "model") -> dict[str, Any]:
@@ -100,33 +100,20 @@ def _answers(repo_id: str, revision: str | None, repo_type: str) -> bool:
     return True
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Raises `ValueError` if a folder is no checkpoint of ours, whole or of adapters, or nobody else has the base of its
-    adapters."""
+def check_checkpoint(folder: Path, catalogue: bool = True) -> None:
+    """Raises `ValueError` if a folder is no checkpoint of ours, whole or of adapters, or what is shared of it does not pass
+    [`check_outgoing`]."""
     try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError):
-        model_type = None
+        model_type = json.loads((folder / "config.json").read_bytes()).get("model_type")
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, RecursionError):
+        model_type = None  # a file that is there but cannot be read is told as such
     is_ours = model_type == "unisrec" or (folder / "adapter_config.json").is_file()
     if not is_ours or not any(folder.glob("*.safetensors")):
         raise ValueError(
             f"{folder}: no checkpoint; expected a folder with config.json of type 'unisrec' and *.safetensors, as "
             "`unisrec pretrain` and `unisrec finetune` write it."
         )
-    if (folder / "adapter_config.json").is_file():
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        if Path(base).is_dir() or Path(base).is_absolute():
-            raise ValueError(
-                f"{folder}: its adapters are for the folder {base}, which nobody else has: push that, and write its "
-                "owner/name for base_model_name_or_path into adapter_config.json."
-            )
-
-
-def shared_files(folder: Path, catalogue: bool = True) -> list[str]:
-    """Files of a checkpoint folder that are shared, `catalogue/` among them or not; relative to it, sorted."""
-    found = {file for pattern in SHARED_FILES for file in folder.glob(pattern) if file.is_file()}
-    names = sorted(file.relative_to(folder).as_posix() for file in found)
-    return [name for name in names if catalogue or not name.startswith("catalogue/")]
+    check_outgoing(folder, shared_files(folder, catalogue))
 
 
 def create_repository(
@@ -188,14 +175,43 @@ def upload_checkpoint(
 
     Raises:
         OSError: If the upload fails.
+        ValueError: If a file does not pass [`check_outgoing`]; nothing is uploaded then.
     """
     names = shared_files(folder, catalogue)
+    replaced = {} if card is None else {"README.md": card.encode()}
+    check_outgoing(folder, names, replaced)
     with _hub_errors(repo_id, revision):
         there = api.list_repo_files(repo_id, revision=revision, token=token)
         old = [name for name in there if name not in names and _matches(name, REPLACED_FILES)]
-        contents = {name: folder / name for name in names} | ({} if card is None else {"README.md": card.encode()})
+        contents = {name: folder / name for name in names} | replaced
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
         operations += [CommitOperationDelete(name) for name in old]
+        return api.create_commit(repo_id, operations, commit_message=message, revision=revision, token=token)
+
+
+def upload_state(
+    checkpoint: Path, place: str, repo_id: str, message: str, revision: str | None = None, token: str | None = None
+) -> CommitInfo:
+    r"""
+    Uploads the state of a training, as the trainer wrote it, into a folder of a repository.
+
+    Args:
+        checkpoint (`Path`): Folder of the state.
+        place (`str`): Folder in the repository.
+        repo_id, message, revision, token: As of [`upload_checkpoint`].
+
+    Returns:
+        `CommitInfo`: The commit.
+
+    Raises:
+        OSError: If the upload fails.
+        ValueError: If a file is a symbolic link or holds a path of this machine; nothing is uploaded then.
+    """
+    names = [file.relative_to(checkpoint).as_posix() for file in checkpoint.rglob("*") if not file.is_dir()]
+    names = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+    check_outgoing(checkpoint, names)
+    operations = [CommitOperationAdd(f"{place}/{name}", checkpoint / name) for name in names]
+    with _hub_errors(repo_id, revision):
         return api.create_commit(repo_id, operations, commit_message=message, revision=revision, token=token)
 
 
@@ -248,7 +264,7 @@ __all__ = [
     "create_repository",
     "find_model",
     "pin_revision",
-    "shared_files",
     "split_revision",
     "upload_checkpoint",
+    "upload_state",
 ]

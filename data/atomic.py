@@ -1,0 +1,87 @@
+"""Files that appear whole or not at all: written under another name, then renamed."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def check_output_file(path: str | os.PathLike) -> None:
+    r"""
+    Refuses a name that no file can be written to, before the work that leads to the file.
+
+    Args:
+        path (`str` or `os.PathLike`): File to be written; one that exists may be replaced.
+
+    Raises:
+        FileNotFoundError: If the folder of the file does not exist.
+        IsADirectoryError: If `path` is a folder.
+        NotADirectoryError: If a part of the path is a file.
+        PermissionError: If the file cannot be created or replaced there.
+        ValueError: If `path` is empty.
+    """
+    if not os.fspath(path):
+        raise ValueError("the name of the output file is empty; name a file.")
+    path = Path(path)
+    folder = path.absolute().parent
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path}: this is a folder; name a file to write.")
+        os.stat(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent} to write to.") from error
+    except NotADirectoryError as error:
+        raise NotADirectoryError(f"{path}: {path.parent} is not a folder; name a file in a folder.") from error
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path}: {path.parent} is not a folder; name a file in a folder.")
+    target = folder if _is_replaceable(path) else path
+    if not os.access(target, os.W_OK):
+        raise PermissionError(f"{path}: {target} cannot be written to; name another file.")
+    if len(os.fsencode(path.name)) > os.pathconf(folder, "PC_NAME_MAX"):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    r"""
+    Writes a file that appears at once or, after an error, not at all; a file that was there before stays until then.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            File to be written, as for [`check_output_file`]. Pipes and devices such as `/dev/stdout` get the complete
+            content, since they cannot be replaced.
+
+    Yields:
+        `Path`: Name to write to, with the suffix of `path`; nothing is there yet.
+
+    Raises:
+        OSError: As [`check_output_file`], or if the disk is full.
+    """
+    path = Path(path)
+    check_output_file(path)
+    replaceable = _is_replaceable(path)
+    target = Path(os.path.realpath(path)) if replaceable else path  # a symbolic link goes on to point to the file
+    place = tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=target.parent if replaceable else None)
+    try:
+        draft = Path(place) / target.name
+        yield draft
+        if replaceable:
+            with open(draft, "rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(draft, target)
+        else:
+            with open(draft, "rb") as source, open(target, "wb") as sink:
+                shutil.copyfileobj(source, sink)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether a rename onto the path does what writing to it would: not for pipes and devices, nor what `/dev` names."""
+    return path.absolute().parts[:2] != ("/", "dev") and (path.is_file() or not path.exists())
+
+
+__all__ = ["check_output_file", "whole_file"]

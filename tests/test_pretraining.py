@@ -1,0 +1,113 @@
+"""`pretrain` validated on a domain that is not trained on, and the packaged recipes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from unisrec.cli import main
+from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.trainer import UniSRecPretrainArguments, UniSRecTrainingArguments, evaluate, pretrain
+
+
+MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 3, "max_position_embeddings": 10}
+RECIPE = {"batch_domains": "one", "num_negatives": 8, "sequence_loss_weight": 0.0, "per_device_train_batch_size": 60}
+
+
+@pytest.fixture(scope="module")
+def root(make_domain, tmp_path_factory):
+    root = tmp_path_factory.mktemp("domains")
+    make_domain("toys", num_users=30, num_items=25).save_to_disk(root / "toys")
+    make_domain("tools", num_users=20, num_items=35, seed=1).save_to_disk(root / "tools")
+    make_domain("shop", num_users=40, num_items=30, seed=2).save_to_disk(root / "shop")
+    return root
+
+
+@pytest.fixture
+def arguments(root, training_options, tmp_path):
+    """Makes arguments of a run that validates on the shop."""
+
+    def make(**changes) -> UniSRecPretrainArguments:
+        evaluation = {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 6, "learning_rate": 1e-2}
+        settings = training_options | evaluation | RECIPE | {"zero_shot_domain": str(root / "shop")} | changes
+        return UniSRecPretrainArguments(str(tmp_path / "run"), **settings)
+
+    return make
+
+
+def pretrain_on(root, arguments, encoder, *names):
+    return pretrain([root / name for name in names or ("toys", "tools")], str(encoder), arguments, "mean", MODEL)
+
+
+def test_the_checkpoint_is_the_best_on_the_unseen_domain(
+    root, arguments, text_encoder_dir, training_options, tmp_path
+):
+    settings = arguments()
+    given = settings.to_dict()
+    trainer = pretrain_on(root, settings, text_encoder_dir)
+    assert settings.to_dict() == given
+    values = [line["eval_ndcg@10"] for line in trainer.state.log_history if "eval_ndcg@10" in line]
+    assert len(values) == 6
+    best = int(np.argmax(values))
+    assert values[best] > values[-1]  # or the last one would do as well
+    assert trainer.state.best_metric == values[best]
+    of_best = UniSRecModel.from_pretrained(trainer.state.best_model_checkpoint)
+    saved = UniSRecModel.from_pretrained(tmp_path / "run")
+    for name, weight in of_best.named_parameters():
+        assert torch.equal(saved.get_parameter(name), weight), name
+    evaluation = UniSRecTrainingArguments(str(tmp_path / "evaluation"), **training_options)
+    metrics = evaluate(tmp_path / "run", root / "shop", "valid", evaluation)
+    assert metrics["ndcg@10"] == pytest.approx(values[best], abs=1e-6)
+
+
+def test_it_stops_the_run(root, arguments, text_encoder_dir):
+    settings = arguments(learning_rate=0.0, early_stopping_patience=2, num_train_epochs=20)
+    trainer = pretrain_on(root, settings, text_encoder_dir)
+    assert trainer.state.epoch == 3
+
+
+def test_by_default_ten_evaluations_are_waited_for_and_without_such_a_domain_none(arguments):
+    with_domain, without = arguments(), arguments(zero_shot_domain=None)
+    assert (with_domain.early_stopping_patience, with_domain.load_best_model_at_end) == (10, True)
+    assert with_domain.metric_for_best_model == "ndcg@10"
+    assert (without.early_stopping_patience, without.load_best_model_at_end) == (0, False)
+    assert arguments(load_best_model_at_end=False, early_stopping_patience=0).load_best_model_at_end is False
+
+
+def test_a_domain_that_is_trained_on_or_holds_nothing_out_is_refused(root, arguments, text_encoder_dir, make_domain):
+    with pytest.raises(ValueError, match="is trained on as shop: leave it out of --domains"):
+        pretrain_on(root, arguments(), text_encoder_dir, "toys", "shop")
+    shop = make_domain("shop", num_users=40, num_items=30, seed=2)
+    replace(shop, name="copy").save_to_disk(root / "copy")
+    with pytest.raises(ValueError, match="is trained on as copy"):
+        pretrain_on(root, arguments(), text_encoder_dir, "toys", "copy")
+    replace(shop, name="whole", held_out=False).save_to_disk(root / "whole")
+    with pytest.raises(ValueError, match="whole holds nothing out to validate on"):
+        pretrain_on(root, arguments(zero_shot_domain=str(root / "whole")), text_encoder_dir)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        pretrain_on(root, arguments(zero_shot_domain=str(root / "nowhere")), text_encoder_dir)
+
+
+@pytest.mark.parametrize("name", ["paper", "transfer"])
+def test_packaged_recipes(root, text_encoder_dir, tmp_path, name):
+    words = [
+        "pretrain",
+        "--config",
+        name,
+        "--domains",
+        root / "toys",
+        root / "tools",
+        "--text-encoder",
+        text_encoder_dir,
+    ]
+    words += ["--output_dir", tmp_path / "run", "--max_steps", 2, "--use_cpu", "--disable_tqdm", "true"]
+    words += ["--model-config", *(f"{field}={value}" for field, value in MODEL.items()), "hidden_dropout=0"]
+    words += ["--logging_steps", 1, "--eval_strategy", "no", "--save_strategy", "no"]
+    assert main([str(word) for word in words]) == 0
+    lines = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
+    assert rates == ([1e-3, 1e-3] if name == "paper" else [1e-3, pytest.approx(5e-4)])
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert ("num_negatives" in card) == (name == "transfer")
