@@ -150,7 +150,7 @@ def item_cases() -> Cases:
     for what, words_ in {
         "no items": ("add", "base/ind"), "an empty id": ("add", "base/ind", "--item", "", "red pen", *OUT),
         "an empty text": ("add", "base/ind", "--item", "n1", "", *OUT), "an id twice": ("add", "base/ind", "--item", "n", "a b", "--item", "n", "c d", *OUT),
-        "an id to remove twice": ("remove", "base/ind", "--id", "0i1", "0i1", *OUT), "an id without text": ("add", "base/ind", "--item", "n1", *OUT),
+        "an id without text": ("add", "base/ind", "--item", "n1", *OUT),
         "an output that exists": ("remove", "base/ind", "--id", "0i1", "--output", "base/shop"),
         "an output below a file": ("remove", "base/ind", "--id", "0i1", "--output", "base/shop.csv/x"),
         "an empty output": ("remove", "base/ind", "--id", "0i1", "--output", ""), "an unknown action": ("change", "base/ind"),
