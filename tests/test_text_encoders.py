@@ -360,7 +360,7 @@ for folder in sys.argv[2:]:
     model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     with torch.no_grad():
-        vectors.append(model.get_text_features(**processor.tokenize(json.loads(sys.argv[1]))).tolist())
+        vectors.append(model.get_text_features(**processor.tokenize(json.loads(sys.argv[1]))).pooler_output.tolist())
 print(json.dumps(vectors))
 """
 
@@ -495,7 +495,7 @@ def test_half_precision_encoders_are_used_in_float32(make_encoder, dtype, tmp_pa
     model = UniSRecModel.from_text_encoder(str(folder), hidden_size=8).to(dtype).eval()
     batch = UniSRecProcessor(tokenizer).tokenize(TEXTS)
     with torch.no_grad():
-        vectors = model.get_text_features(**batch)
+        vectors = model.get_text_features(**batch).pooler_output
         assert model.get_item_features(**batch).dtype == dtype
     exact = encode_texts(TEXTS, encoder, tokenizer, progress=False)
     cosines = torch.cosine_similarity(vectors, torch.from_numpy(exact))
