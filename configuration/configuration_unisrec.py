@@ -172,6 +172,10 @@ class UniSRecConfig(PreTrainedConfig):
             Training sets it; another catalogue is then refused.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights.
+        training_data (`list[dict]`, *optional*):
+            What the model was trained on: for each domain its name (`domain`), its `content_hash`, and in `trained_on` which
+            interactions, `"all"` or `"all but the last two"` of each user. No setting of the model; `evaluate` refuses
+            what was seen in training.
 
     Example:
 
@@ -216,6 +220,7 @@ class UniSRecConfig(PreTrainedConfig):
     num_items: int | None = None
     item_ids_hash: str | None = None
     initializer_range: float = 0.02
+    training_data: list[dict] | None = None
 
     def __post_init__(self, **kwargs):
         if isinstance(self.text_config, dict):

@@ -26,7 +26,13 @@ from .outgoing import check_outgoing, shared_files
 
 
 # Files of an earlier push which would be loaded beside those of the next one.
-REPLACED_FILES = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "catalogue/*")
+REPLACED_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+    "training_data.json",
+    "catalogue/*",
+)
 
 warnings.filterwarnings("ignore", message=r".*about to commit a data file \(catalogue/")  # it belongs to the model
 logger = logging.getLogger(__name__)

@@ -85,7 +85,8 @@ def load_checkpoint(
     name_or_path: str | os.PathLike, text_encoder: str | None = None
 ) -> tuple[UniSRecModel, UniSRecProcessor]:
     r"""
-    Model and processor of a checkpoint: with its text encoder, embeddings-only, or as adapters, which are merged.
+    Model and processor of a checkpoint: with its text encoder, embeddings-only, or as adapters, which are merged. Weights
+    are float32, in whatever type they were saved: that is what training and ranking are exact in.
 
     Args:
         name_or_path (`str` or `os.PathLike`): Folder, or Hub id, also as `owner/name@revision`.
@@ -112,7 +113,7 @@ def load_checkpoint(
                 raise ValueError("no config.json is there")
             if settings.get("model_type") != UniSRecConfig.model_type:
                 raise ValueError(f"its config.json is of type {settings.get('model_type')!r}, not 'unisrec'")
-            model = UniSRecModel.from_pretrained(name, **options)
+            model = UniSRecModel.from_pretrained(name, dtype=torch.float32, **options)
     except Exception as error:  # a file from elsewhere can make transformers, torch and safetensors fail in any way
         raise OSError(f"model {str(name_or_path)!r} cannot be loaded ({_short(error)}); {advice}") from error
     try:
