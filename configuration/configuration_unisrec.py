@@ -20,6 +20,7 @@ AUTO_MAP = {
     "AutoModel": "modeling_unisrec.UniSRecModel",
     "AutoProcessor": "processing_unisrec.UniSRecProcessor",
 }
+MAX_LAYERS = 1000  # more come of a damaged file, and building them would take hours
 CUSTOM_PIPELINES = {
     "sequential-recommendation": {
         "impl": "pipeline_unisrec.SequentialRecommendationPipeline",
@@ -258,6 +259,9 @@ class UniSRecConfig(PreTrainedConfig):
 
     def validate_sizes(self):
         """Sizes that must fit each other."""
+        for name, config in (("num_hidden_layers", self), ("text_config.num_hidden_layers", self.text_config)):
+            if not 1 <= (layers := getattr(config, "num_hidden_layers", 1)) <= MAX_LAYERS:
+                raise ValueError(f"`{name}` ({layers}) must be from 1 to {MAX_LAYERS}.")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "

@@ -58,7 +58,10 @@ def find_model(name_or_path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
     Raises:
         OSError: If there is no such repository or revision, you may not read it, or it is neither reachable nor cached; if
             a file of a folder cannot be read.
+        ValueError: If the name is empty.
     """
+    if not os.fspath(name_or_path):
+        raise ValueError("the name is empty; name a folder or a repository of the Hub")
     name, revision = split_revision(name_or_path)
     if not Path(name).is_dir():
         return name, pin_revision(name, revision)

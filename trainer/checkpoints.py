@@ -19,7 +19,7 @@ from ..data.given_features import given_text_features
 from ..data.text_features import load_text_features, text_max_length
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor, check_id_rows
 from ..modeling_unisrec.hub import find_model
-from ..modeling_unisrec.text_encoders import load_text_encoder
+from ..modeling_unisrec.text_encoders import check_tokenizer, load_text_encoder
 from .lora import find_base, load_adapted
 from .run_lock import lock_run
 from .safe_folders import DRAFTS, clear_drafts, find_damage, is_under_way
@@ -144,6 +144,8 @@ def _load_processor(name: str, options: Mapping[str, Any], config: UniSRecConfig
     if file is None:
         return UniSRecProcessor(max_history_length=config.max_position_embeddings)
     processor = UniSRecProcessor.from_pretrained(name, **options)
+    if processor.tokenizer is not None and config.text_config is not None:
+        check_tokenizer(processor.tokenizer, config.text_config)
     if config.num_items is not None and processor.catalogue is not None:
         check_id_rows(config, processor.catalogue)
         if (
