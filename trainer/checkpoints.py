@@ -20,9 +20,9 @@ from ..data.text_features import load_text_features, text_max_length
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor, check_id_rows
 from ..modeling_unisrec.hub import find_model
 from ..modeling_unisrec.text_encoders import check_tokenizer, load_text_encoder
+from .checkpoint_folders import DRAFTS, clear_drafts, find_damage, is_under_way
 from .lora import find_base, load_adapted
 from .run_lock import lock_run
-from .safe_folders import DRAFTS, clear_drafts, find_damage, is_under_way
 from .training_args import UniSRecTrainingArguments
 
 
