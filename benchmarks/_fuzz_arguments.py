@@ -151,6 +151,7 @@ def training_cases() -> Cases:
     ):  # fmt: skip
         name = words[0].lstrip("-")
         says = rf"{name}|{name.replace('_', '.').replace('-', '.')}|{(words[1:] or ('',))[0][:20] or name}"
+        says = says + "|Hub" if name == "push_to_hub" else says
         for verb, rest in (("pretrain", PRETRAIN), ("finetune", FINETUNE)):
             if verb == "finetune" and name in (
                 "sequence_loss_weight",
