@@ -77,7 +77,12 @@ def config_cases() -> Cases:
     def case(field: str, value: Any, expect: str = REFUSED, *path: str) -> Case:
         shown = repr(value)[:40]
         where = ".".join([*path, field])
-        return edited(f"{where} = {shown}", [set_field(file, *path, field, value=value)], rf"{field}|\bind\b", expect)
+        return edited(
+            f"{where} = {shown}",
+            [set_field(file, *path, field, value=value)],
+            rf"{field}|\bind\b|no text encoder",
+            expect,
+        )
 
     for field in SIZES:
         for value in ("x", [], None, NAN, INF, -1, 0, HUGE, 1.5, {}):

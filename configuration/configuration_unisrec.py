@@ -259,9 +259,10 @@ class UniSRecConfig(PreTrainedConfig):
 
     def validate_sizes(self):
         """Sizes that must fit each other."""
-        for name, config in (("num_hidden_layers", self), ("text_config.num_hidden_layers", self.text_config)):
-            if not 1 <= (layers := getattr(config, "num_hidden_layers", 1)) <= MAX_LAYERS:
-                raise ValueError(f"`{name}` ({layers}) must be from 1 to {MAX_LAYERS}.")
+        for place, config in (("", self), ("text_config.", self.text_config)):
+            for name in ("num_hidden_layers", "num_attention_heads"):
+                if not 1 <= (number := getattr(config, name, 1)) <= MAX_LAYERS:
+                    raise ValueError(f"`{place}{name}` ({number}) must be from 1 to {MAX_LAYERS}.")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
