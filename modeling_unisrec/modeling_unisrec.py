@@ -360,7 +360,7 @@ class UniSRecPreTrainedModel(PreTrainedModel):
                 model.config.item_ids_hash = None
         mismatched = [] if ignore_mismatched_sizes else report["mismatched_keys"]
         shapes = [f"{key} {tuple(found)} instead of {tuple(expected)}" for key, found, expected in mismatched]
-        not_finite = [key for key, weight in model.named_parameters() if not _is_finite(weight)]
+        not_finite = [key for key, weight in model.state_dict().items() if not _is_finite(weight)]
         for keys, what in (
             (missing, "weights are missing"),
             (unexpected, "weights are unexpected"),
