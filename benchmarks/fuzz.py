@@ -254,6 +254,8 @@ def misses_of(case: Case, answer: Answer) -> list[str]:
     changed = {path for path, value in answer.before.items() if answer.after.get(path) != value}
     if answer.status == 130 and case.verb in ("pretrain", "finetune"):
         return found  # the run can go on
+    if case.machine.startswith("files"):  # a scratch folder of Python's cannot be removed then
+        answer.after = {path: value for path, value in answer.after.items() if not path.startswith("tmp/")}
     if drafts := [
         path
         for path in answer.after

@@ -263,6 +263,8 @@ class UniSRecConfig(PreTrainedConfig):
             for name in ("num_hidden_layers", "num_attention_heads"):
                 if not 1 <= (number := getattr(config, name, 1)) <= MAX_LAYERS:
                     raise ValueError(f"`{place}{name}` ({number}) must be from 1 to {MAX_LAYERS}.")
+            if getattr(config, "intermediate_size", 1) == 0:
+                raise ValueError(f"`{place}intermediate_size` (0) must be at least 1.")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
