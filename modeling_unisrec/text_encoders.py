@@ -65,8 +65,8 @@ def load_text_encoder(
     Load a text encoder and its tokenizer, in float32 and in evaluation mode.
 
     What the encoder's own files say is done: pooling, the layers behind it, the prompt for documents, the length limit
-    and the size of the vectors. [`TextHead`], which holds all of it but the limit, is the `text_head` of the encoder; the
-    limit is the `model_max_length` of the tokenizer, which pads on the right.
+    and the size of the vectors. [`TextHead`], the `text_head` of the encoder, holds all of it. The tokenizer pads on the
+    right.
 
     Args:
         name_or_path (`str`): As for [`find_text_encoder`].
@@ -120,6 +120,8 @@ def load_text_encoder(
         files.layers = [layer for layer in files.layers if layer["type"] != "truncate"]
         files.layers.append({"type": "truncate", "size": truncate_dim})
     pooling = pooling or files.pooling or pooling_by_kind(name_or_path, encoder.config)
+    if _is_decoder(encoder.config):
+        encoder.config.use_cache = False  # nothing is generated
     encoder.text_head = _make_head(name_or_path, files, pooling, encoder, tokenizer)
     return encoder.eval(), tokenizer
 
@@ -151,7 +153,7 @@ def find_text_pooling(name_or_path: str) -> str:
 def pooling_by_kind(name: str, config: PreTrainedConfig) -> str:
     """Pooling of an encoder whose files do not say: in a causal decoder the last token alone has seen the whole text; a
     decoder turned bidirectional is averaged; all others give `"cls"`, the paper's. Says so in one line."""
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+    if _is_decoder(config):
         both_ways = (
             getattr(config, "use_bidirectional_attention", False) is True
             or getattr(config, "is_causal", True) is False
@@ -163,6 +165,11 @@ def pooling_by_kind(name: str, config: PreTrainedConfig) -> str:
         "%s: no file says how its token states are pooled; %r is taken for %s.", name, pooling, config.model_type
     )
     return pooling
+
+
+def _is_decoder(config: PreTrainedConfig) -> bool:
+    """Whether models of this kind are made to continue texts; BERT and its kin can be, but are known for filling gaps."""
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
 
 
 def text_max_length(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -193,8 +200,8 @@ def _prepare_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, files: Enc
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None and tokenizer.eos_token is not None:  # many decoders; padding is masked anyway
         tokenizer.pad_token = tokenizer.eos_token
-    if files.max_length is not None:
-        tokenizer.model_max_length = files.max_length
+    if files.max_length is not None:  # a lower limit than the tokenizer's is that of the head
+        tokenizer.model_max_length = max(tokenizer.model_max_length, files.max_length)
     elif files.stated and tokenizer.model_max_length < LARGE_INTEGER:
         files.max_length = tokenizer.model_max_length
     if files.lower_case:

@@ -211,6 +211,8 @@ def test_length_limit_and_truncation(save_sentence_transformer):
 
     encoder, tokenizer = load_text_encoder(str(folder), truncate_dim=3)
     assert text_max_length(encoder, tokenizer) == 4
+    longer = UniSRecModel.from_text_encoder(str(folder), hidden_size=8, text_max_length=7).text_encoder
+    assert text_max_length(longer, tokenizer) == 7
     np.testing.assert_allclose(encode_texts(TEXTS, encoder, tokenizer, progress=False), expected[:, :3], atol=1e-5)
 
 
