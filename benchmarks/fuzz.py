@@ -333,7 +333,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, metavar="N", help="so many, drawn by the seed (all)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of what is drawn (0)")
-    parser.add_argument("--only", metavar="VERB", help="cases of one verb")
+    parser.add_argument("--only", nargs="+", metavar="VERB", help="cases of these verbs")
     parser.add_argument("--match", metavar="REGEX", help="cases whose name matches; prints their answers")
     parser.add_argument(
         "--world", metavar="DIR", help="the sound world of an earlier run, or a new folder for it (built anew)"
@@ -343,7 +343,7 @@ def main() -> int:
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ["OMP_NUM_THREADS"] = "1"
     start = time.monotonic()
-    cases = [case for case in all_cases(args.seed) if args.only in (None, case.verb)]
+    cases = [case for case in all_cases(args.seed) if args.only is None or case.verb in args.only]
     if args.match is not None:
         cases = [case for case in cases if re.search(args.match, case.key)]
     cases = [

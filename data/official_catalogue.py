@@ -1,6 +1,7 @@
 """The items of a dataset processed by the official code: numbers, texts and text vectors."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -63,7 +64,7 @@ def read_official_catalogue(
     """
     endings = ("item2index", "text", *FEATURES.values(), "user2index")
     candidates = {end: [place / f"{name}.{end}" for place in places] for end in endings}
-    paths = {end: next(filter(Path.is_file, paths), None) for end, paths in candidates.items()}
+    paths = {end: next(filter(os.path.lexists, paths), None) for end, paths in candidates.items()}
     if paths["item2index"] is None and (paths["text"] is not None or paths["feat1CLS"] is None):
         wanted = f"{name}.item2index" if paths["text"] else f"{name}.feat1CLS, or {name}.text and {name}.item2index"
         raise FileNotFoundError(f"{' and '.join(map(str, places))}: no {wanted}; put the files of {name} there")
@@ -138,7 +139,7 @@ def _read_texts(
     path: Path, ids: pl.Series, missing_text: Literal["error", "keep"]
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
     """Columns `item_id` and `text` in the order of `ids`."""
-    if path.is_file():
+    if os.path.lexists(path):
         fields = pl.col("text").str.splitn("\t", 2).struct.rename_fields(["item_id", "text"])
         table = pl.concat(list(read_lines(path, TEXT_HEADER))).with_columns(fields).unnest("text")
     else:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -49,10 +50,26 @@ def find_model(name_or_path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
         `tuple[str, dict[str, Any]]`: Folder or id, and for an id the options `revision` and `local_files_only`.
 
     Raises:
-        OSError: If there is no such repository or revision, you may not read it, or it is neither reachable nor cached.
+        OSError: If there is no such repository or revision, you may not read it, or it is neither reachable nor cached; if
+            a file of a folder cannot be read.
     """
     name, revision = split_revision(name_or_path)
-    return (name, {}) if Path(name).is_dir() else (name, pin_revision(name, revision))
+    if not Path(name).is_dir():
+        return name, pin_revision(name, revision)
+    _check_readable(Path(name))
+    return name, {}
+
+
+def _check_readable(folder: Path) -> None:
+    """Raises `OSError` where a file of a folder is there but cannot be read: transformers takes it for absent."""
+    for place in (folder, folder / "catalogue"):
+        for file in place.iterdir() if os.path.lexists(place) else ():
+            if file.suffix not in (".json", ".safetensors", ".parquet", ".txt", ".model"):
+                continue
+            if stat.S_ISDIR(file.stat().st_mode):
+                raise IsADirectoryError(f"{file}: a folder, expected a file")
+            if not os.access(file, os.R_OK):
+                raise PermissionError(f"{file}: you may not read this file")
 
 
 def pin_revision(repo_id: str, revision: str | None = None, repo_type: str = "model") -> dict[str, Any]:
@@ -81,9 +98,9 @@ def check_checkpoint(folder: Path, catalogue: bool = True) -> None:
     """Raises `ValueError` if a folder is no checkpoint of ours, whole or of adapters, or what is shared of it does not pass
     [`check_outgoing`]."""
     try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        model_type = None
+        model_type = json.loads((folder / "config.json").read_bytes()).get("model_type")
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, RecursionError):
+        model_type = None  # a file that is there but cannot be read is told as such
     is_ours = model_type == "unisrec" or (folder / "adapter_config.json").is_file()
     if not is_ours or not any(folder.glob("*.safetensors")):
         raise ValueError(

@@ -109,6 +109,8 @@ def check_adapter_base(folder: Path, adapter_config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If the base is a folder, or a name without a revision.
     """
+    if not isinstance(adapter_config, Mapping):
+        raise ValueError(f"{folder}: adapter_config.json is no JSON object; save the adapters again.")
     base = str(adapter_config.get("base_model_name_or_path"))
     if Path(base).is_dir() or base.startswith((".", "~", "/")) or ABSOLUTE_PATH.fullmatch(base):
         raise ValueError(
@@ -150,7 +152,7 @@ def _local_paths(file: Path, content: bytes | None, own: list[str]) -> Iterator[
 def _read_json(file: Path, content: bytes | None) -> Any:
     try:
         return json.loads(content or file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not a JSON file ({error}); save the model again.") from error
 
 

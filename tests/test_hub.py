@@ -259,6 +259,12 @@ def test_methods_push_a_whole_checkpoint_and_a_text_encoder_has_revisions(hub, o
     )
     for repo in ("shop/methods", "shop/saved"):
         assert hub.files(repo) - {"README.md"} == MODEL | PROCESSOR | CATALOGUE
+        for file in hub.files(repo):
+            content = hub.read(repo, file)
+            assert not any(str(path).encode() in content for path in (office, text_encoder_dir, tmp_path)), (
+                repo,
+                file,
+            )
         for file in ("model.safetensors", "catalogue/item_embeddings.safetensors", "modeling_unisrec.py"):
             assert hub.read(repo, file) == (office / file).read_bytes()
     assert hub.info("shop/methods")["private"]

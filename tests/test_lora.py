@@ -225,6 +225,7 @@ def test_a_base_of_the_hub_is_not_a_folder_of_that_name(moved, root, tmp_path, m
     adapters = moved("shelf/pretrained")
     file = adapters / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"revision": "0" * 40}))
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(OSError, match=r"is missing: shelf/pretrained \(a folder of that name hides the repository"):
         load_checkpoint(adapters)
     monkeypatch.chdir(tmp_path / "shelf")

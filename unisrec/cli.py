@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
@@ -232,13 +233,17 @@ def _discard_output() -> None:
 
 
 def _prepare_transformers() -> None:
-    """Registers the model, and keeps the bars of weight files from cutting into the bar of the training."""
+    """Registers the model, keeps the bars of weight files from cutting into the bar of the training, and leaves out what
+    libraries tell programmers about their next versions."""
     from transformers.utils import logging
 
     from . import register
 
     register()
     logging.disable_progress_bar()
+    if not sys.warnoptions:
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", kind)
 
 
 __all__ = ["build_parser", "explain", "main"]

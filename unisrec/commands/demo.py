@@ -1,6 +1,7 @@
 """`unisrec demo`: a web page to click through a checkpoint."""
 
 import argparse
+import shlex
 import socket
 import time
 from importlib.util import find_spec
@@ -46,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
         from ..recommender.space import export_space
 
         export_space(args.model, args.export_space, args.domain, args.compare)
-        print(f"{args.export_space}: ready. To publish: hf upload --repo-type space OWNER/NAME {args.export_space}")
+        folder = shlex.quote(args.export_space)
+        print(f"{args.export_space}: ready. To publish: hf upload --repo-type space OWNER/NAME {folder}")
         return 0
     check_address(args.host, args.port)
     from ..recommender.app import launch, load_app

@@ -1,6 +1,8 @@
 """`unisrec quickstart`: pre-train, transfer, evaluate and recommend on embedded data."""
 
 import argparse
+import os
+import shutil
 import time
 from pathlib import Path
 
@@ -33,9 +35,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
+    for option, least in (("users", 8), ("pretrain_epochs", 1), ("finetune_epochs", 1), ("seed", 0)):
+        if not least <= (value := getattr(args, option)) < 2**32:
+            raise ValueError(f"--{option.replace('_', '-')} is {value}, expected a number from {least} to 2**32 - 1.")
+    if not args.output:
+        raise ValueError("--output is empty; name a new folder.")
     output = Path(args.output)
-    if output.is_dir() and any(output.iterdir()):
+    existed = os.path.lexists(output)
+    if existed and not output.is_dir():
+        raise FileExistsError(f"{output}: this is no folder; name a new one with --output.")
+    if existed and any(output.iterdir()):
         raise FileExistsError(f"{output}: the output folder is not empty; name a new one with --output.")
+    try:
+        tell_story(args, output)
+    except Exception:  # a full disk; what is there so far cannot be gone on with
+        if not existed:
+            shutil.rmtree(output, ignore_errors=True)
+        raise
+    return 0
+
+
+def tell_story(args: argparse.Namespace, output: Path) -> None:
+    """Makes the domains and the models, evaluates them, and prints what comes of it."""
     print("1. Three invented shops, and the text encoder")
     from ..data import leave_one_out
     from ..data.synthetic import synthetic_domains
@@ -107,4 +128,3 @@ def run(args: argparse.Namespace) -> int:
     for rank, item in enumerate(items, start=1):
         print(f"  {rank}. {item.score:6.3f}  {item.text}")
     print(f"\nCurves: {picture}. Checkpoints and domains: {output}. {time.perf_counter() - start:.0f} s.")
-    return 0
