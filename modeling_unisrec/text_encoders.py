@@ -115,6 +115,7 @@ def load_text_encoder(
         )
     encoder = _text_half(name_or_path, encoder)
     _prepare_tokenizer(name_or_path, tokenizer, files)
+    _try_encoder(name_or_path, encoder.eval(), tokenizer)
     if prompt is not None:
         files.prompt = prompt
     if truncate_dim is not None:
@@ -257,6 +258,37 @@ def _text_half(name: str, model: PreTrainedModel) -> PreTrainedModel:
             "texts, e.g. 'minilm'."
         )
     return half
+
+
+@torch.inference_mode()
+def _try_encoder(name: str, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises `ValueError` unless the encoder reads tokens alone, gives states of its `hidden_size`, and gives the same ones
+    with padding beside them. Convolutions (ConvBERT), Fourier transforms (FNet) and hashing (YOSO) mix padding in."""
+    kind, advice = encoder.config.model_type, "name another encoder, such as 'minilm'"
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"text encoder {name!r}: its tokenizer has no padding token and no end of text; {advice}.")
+    length = text_max_length(encoder, tokenizer)
+    ids = tokenizer("red kettle of steel", truncation=True, max_length=max(1, length // 2))["input_ids"]
+    padding = min(len(ids), length - len(ids))
+    inputs = torch.tensor([[*ids, *padding * [tokenizer.pad_token_id]]])
+    mask = torch.tensor([[*len(ids) * [1], *padding * [0]]])
+    try:
+        padded = encoder(input_ids=inputs, attention_mask=mask, return_dict=True)[0]
+        alone = encoder(input_ids=inputs[:, : len(ids)], attention_mask=mask[:, : len(ids)], return_dict=True)[0]
+    except Exception as error:  # what a model of another modality asks for
+        raise ValueError(
+            f"text encoder {name!r} ({kind}) cannot read a text ({' '.join(str(error).split())}); {advice}."
+        ) from error
+    if alone.shape != (1, len(ids), encoder.config.hidden_size):
+        raise ValueError(
+            f"text encoder {name!r} ({kind}) gives states of shape {tuple(alone.shape[1:])} for {len(ids)} tokens, where "
+            f"one of {encoder.config.hidden_size} numbers for each is expected; {advice}."
+        )
+    if not (padded[:, : len(ids)] - alone).abs().max() <= 1e-4 * alone.abs().max():
+        raise ValueError(
+            f"text encoder {name!r} ({kind}) mixes padding into its states, so that the vector of a text depends on the "
+            f"texts beside it; {advice}."
+        )
 
 
 @contextmanager

@@ -16,14 +16,18 @@ from transformers import (
     AutoProcessor,
     BertConfig,
     CLIPConfig,
+    ConvBertConfig,
+    FNetConfig,
     Gemma3Config,
     Gemma3TextConfig,
     LlamaConfig,
     ModernBertConfig,
     MPNetConfig,
+    OPTConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
     RobertaConfig,
+    ViTConfig,
 )
 
 from unisrec.configuration import UniSRecConfig
@@ -502,6 +506,33 @@ def test_half_precision_encoders_are_used_in_float32(make_encoder, dtype, tmp_pa
     exact = encode_texts(TEXTS, encoder, tokenizer, progress=False)
     cosines = torch.cosine_similarity(vectors, torch.from_numpy(exact))
     assert cosines.min() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ConvBertConfig(**SIZES, embedding_size=16, vocab_size=30), r"\(convbert\) mixes padding into its states"),
+        (FNetConfig(**SIZES, vocab_size=30, pad_token_id=1), r"\(fnet\) mixes padding into its states"),
+        (
+            OPTConfig(
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                ffn_dim=24,
+                word_embed_proj_dim=8,
+                vocab_size=30,
+            ),
+            r"\(opt\) gives states of shape \(6, 8\) for 6 tokens, where one of 16 numbers",
+        ),
+        (ViTConfig(**SIZES, image_size=8, patch_size=4), r"\(vit\) cannot read a text"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_an_encoder_without_one_vector_for_a_text_is_refused(config, message, tmp_path):
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load_text_encoder(str(tmp_path), pooling="mean")
 
 
 def test_a_tokenizer_without_padding_token_pads_by_the_end_of_text(make_encoder, tmp_path):
