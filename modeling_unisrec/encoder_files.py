@@ -1,11 +1,13 @@
-"""What the files beside a text encoder say about its use, as sentence-transformers writes them, in all its versions."""
+"""Settings in the files beside a text encoder, as all versions of sentence-transformers write them."""
 
 import json
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import cached_file
 
@@ -45,7 +47,7 @@ HARMLESS = {
 @dataclass
 class EncoderFiles:
     r"""
-    What the files of a text encoder ask for.
+    Settings that the files of a text encoder ask for.
 
     Args:
         stated (`bool`): Whether there is a file of sentence-transformers at all.
@@ -53,7 +55,7 @@ class EncoderFiles:
         pooling (`str` or `None`): As for [`pool_tokens`]; `None` where no file says.
         layers (`list[dict]`): Layers behind the pooling, see `text_layers` of [`UniSRecConfig`].
         weights (`dict[str, torch.Tensor]`): Their weights, as `layers.0.linear.weight`.
-        prompt (`str`): What is put before each text.
+        prompt (`str`): Text put before each item text.
         include_prompt (`bool`): Whether the tokens of the prompt are pooled.
         max_length (`int` or `None`): Tokens that are read of a text.
         lower_case (`bool`): Whether texts are lower-cased first.
@@ -123,8 +125,17 @@ def read_encoder_files(name: str, source: str, options: dict[str, Any]) -> Encod
         OSError: If a file cannot be fetched.
         ValueError: If a file asks for something that is not supported, or is damaged.
     """
-    reader, files = _Reader(name, source, options), EncoderFiles()
-    modules = reader.json("modules.json")
+    try:
+        return _read(_Reader(name, source, options))
+    except (KeyError, TypeError, AttributeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"text encoder {name!r}: its files are not as sentence-transformers writes them ({error!r}); fetch or save it "
+            "again."
+        ) from error
+
+
+def _read(reader: _Reader) -> EncoderFiles:
+    files, modules = EncoderFiles(), reader.json("modules.json")
     if modules is None:  # a folder put together by hand may have the two files that matter most
         modules = [{"type": "sentence_transformers.models.Transformer", "path": ""}]
         if reader.find("config.json", "1_Pooling"):
@@ -137,6 +148,9 @@ def read_encoder_files(name: str, source: str, options: dict[str, Any]) -> Encod
     for kind, module in zip(kinds, modules, strict=True):
         READ_MODULE[kind](reader, files, module["path"])
     _read_model_settings(reader, files)
+    for key, value in {"max_seq_length": files.max_length, "truncate_dim": files.truncate_dim}.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise ValueError(f"text encoder {reader.name!r}: {key} is {value!r}, expected a number of at least 1.")
     if files.truncate_dim is not None:
         files.layers.append({"type": "truncate", "size": files.truncate_dim})
     return files

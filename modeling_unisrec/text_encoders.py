@@ -63,8 +63,8 @@ def load_text_encoder(
     r"""
     Load a text encoder and its tokenizer, in float32 and in evaluation mode.
 
-    What the encoder's own files say is done: pooling, the layers behind it, the prompt for documents, the length limit
-    and the size of the vectors. [`TextHead`], the `text_head` of the encoder, holds all of it. The tokenizer pads on the
+    Pooling, the layers behind it, the prompt for documents, the length limit and the size of the vectors are those of the
+    encoder's own files. [`TextHead`], the `text_head` of the encoder, holds all of it. The tokenizer pads on the
     right.
 
     Args:
@@ -176,8 +176,8 @@ def _is_decoder(config: PreTrainedConfig) -> bool:
 
 def text_max_length(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     r"""
-    How many tokens of a text are read: what encoder and tokenizer can take, and no more than the encoder's files name; the
-    512 of the paper where they name no limit.
+    Number of tokens that are read of a text: no more than encoder and tokenizer can take, and no more than the encoder's
+    files name, or the 512 of the paper where they name no limit.
 
     Args:
         encoder (`PreTrainedModel`): The text encoder.

@@ -448,6 +448,30 @@ def test_damaged_files_are_named(save_sentence_transformer):
         load_text_encoder(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("file", "contents"),
+    [
+        ("modules.json", "{}"),
+        ("modules.json", "[3]"),
+        ("modules.json", '[{"path": ""}]'),
+        ("1_Pooling/config.json", '{"pooling_mode": 3}'),
+        ("1_Pooling/config.json", "[]"),
+        ("2_Dense/config.json", "{}"),
+        ("2_Dense/model.safetensors", "cut"),
+        ("sentence_bert_config.json", '{"max_seq_length": "many"}'),
+        ("sentence_bert_config.json", '{"max_seq_length": 0}'),
+        ("config_sentence_transformers.json", '{"truncate_dim": -1}'),
+        ("config_sentence_transformers.json", '{"prompts": ["passage"], "default_prompt_name": "a"}'),
+    ],
+)
+def test_files_of_another_form_are_one_line(save_sentence_transformer, file, contents):
+    _, folder = save_sentence_transformer("bert", "mean", st.Dense(16, 8))
+    (folder / file).write_text(contents)
+    with pytest.raises(ValueError, match="text encoder ") as error:
+        load_text_encoder(str(folder))
+    assert "\n" not in str(error.value)
+
+
 def test_adapters_are_refused(make_encoder, tmp_path):
     folder = Path(shutil.copytree(make_encoder("bert"), tmp_path / "encoder"))
     (folder / "adapter_config.json").write_text("{}")
