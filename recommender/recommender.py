@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from ..data import Domain
+from ..data.values import flatten_text, to_id
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_catalogue, item_tower_state
 from ..trainer.checkpoints import load_checkpoint
 from .faiss_index import KINDS, FaissIndex
@@ -259,7 +260,7 @@ class Recommender:
         if not items:
             return
         for pair in items.items():
-            if not all(isinstance(part, str) and part.strip() for part in pair):
+            if not (all(isinstance(part, str) for part in pair) and to_id(pair[0]) and flatten_text(pair[1])):
                 raise ValueError(f"an item is an id and a text, neither of them empty; got {pair!r}.")
         with self._writers_lock:
             catalogue = self._current().catalogue

@@ -164,7 +164,7 @@ def _parse_history(cell: Any) -> list[str | dict[str, str]]:
     if isinstance(cell, str):
         cell = json.loads(cell) if cell.lstrip().startswith("[") else cell.split()
     if not isinstance(cell, list):
-        raise TypeError(f"expected a list, got {str(cell)[:80]!r}")
+        raise TypeError(f"expected a list, got {repr(cell)[:80]}")
     return [_parse_entry(entry) for entry in cell]
 
 
@@ -176,7 +176,7 @@ def _parse_entry(entry: Any) -> str | dict[str, str]:
     try:
         item_id = to_id(entry)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"an entry is {str(entry)[:80]!r}, {error}, expected an id or a text") from error
+        raise ValueError(f"an entry is {repr(entry)[:80]}, {error}, expected an id or a text") from error
     if item_id is None:
         raise ValueError(f"an entry is {entry!r}, expected an id or a text")
     return item_id

@@ -91,7 +91,7 @@ def test_bad_changes_leave_the_catalogue_alone(make_recommender):
     recommender = make_recommender(num_items=6)
     with pytest.raises(ValueError, match="item id 'i2' is in the catalogue already; remove it first"):
         recommender.add_items({"n0": "red lamp", "i2": "blue pen"})
-    for items in ({"n0": " "}, {"": "red pen"}, {"n0": 3}):
+    for items in ({"n0": " "}, {"n0": "nan"}, {"n0": "[]"}, {"": "red pen"}, {"NaN": "red pen"}, {"n0": 3}):
         with pytest.raises(ValueError, match="an item is an id and a text, neither of them empty"):
             recommender.add_items(items)
     with pytest.raises(KeyError, match="'n0' is not in the catalogue of 6 items"):
