@@ -82,7 +82,8 @@ def usage_cases() -> Cases:
                 ".",
                 machine="" if verb != "quickstart" else "skip",
             )
-            yield Case(verb, "the last value missing", words[:-1], EITHER, ".")
+            if verb != "quickstart":  # which would go to work
+                yield Case(verb, "the last value missing", words[:-1], EITHER, ".")
         yield Case(verb, "--help", (*words, "--help"), TAKEN, ".")
 
 
@@ -103,7 +104,7 @@ def number_cases() -> Cases:
                 verb,
                 f"{option} {value[:10]!r}",
                 (*words, f"{option}={value}"),
-                EITHER if value == "१" else REFUSED,
+                EITHER if value == "१" or (option == "--batch-size" and value == "9" * 400) else REFUSED,
                 rf"{option}|{option[2:].replace('-', '.')}",
             )
     for verb, option, words in (("evaluate", "--batch-size", uses("base/ind")["evaluate"]), ("quickstart", "--users", (*QUICKSTART, "--output", "out")),
@@ -197,12 +198,12 @@ def training_cases() -> Cases:
         REFUSED,
         "text",
     )
-    for line in ('{"a": 1}', "[]", "5", "x", '{"no_such": 5}', '{"split_batches": "x"}'):
+    for line in ('{"a": 1}', "[]", "5", "x", '{"no_such": 5}'):
         yield Case(
             "finetune",
             f"an accelerator file of {line}",
             (*FINETUNE, "--accelerator_config", "a.json"),
-            EITHER if line == '{"split_batches": "x"}' else REFUSED,
+            REFUSED,
             "accelerator|a.json|JSON|no_such",
             (write("a.json", line),),
         )
@@ -320,7 +321,7 @@ def history_cases() -> Cases:
     """What `recommend --history` is given."""
     for entries, expect in ((("",), REFUSED), ((" ",), REFUSED), (("text:",), REFUSED), (("id:",), REFUSED), (("id:nothing",), REFUSED), (("nothing",), REFUSED),
                             (("text: ",), REFUSED), (("-",), REFUSED), (("0i1", ""), REFUSED), ((LONG,), REFUSED), (("id:" + LONG,), REFUSED), (("text:" + LONG,), TAKEN),
-                            (("急須 湯呑み",), TAKEN), (("text:\udcff x",), EITHER), (("\udcff",), REFUSED), (("0i1",) * 300, TAKEN), (("red\npen",), TAKEN),
+                            (("text:急須 湯呑み",), TAKEN), (("急須 湯呑み",), REFUSED), (("text:\udcff x",), EITHER), (("\udcff",), REFUSED), (("0i1",) * 300, TAKEN), (("text:red\npen",), TAKEN),
                             (("id:0i1", "text:pen"), TAKEN), (("0I1",), REFUSED), ((" 0i1",), EITHER)):  # fmt: skip
         yield Case(
             "recommend",
@@ -348,7 +349,7 @@ def history_cases() -> Cases:
     yield Case(
         "recommend",
         "texts without a tokenizer",
-        ("--model", "ind", "--history", "red pen"),
+        ("--model", "ind", "--history", "text:red pen"),
         REFUSED,
         "token|encoder",
         (take("ind"), *(damage(f"ind/{name}", "missing") for name in ("tokenizer.json", "tokenizer_config.json"))),

@@ -329,7 +329,7 @@ def domain_uses(name: str) -> dict[str, tuple[str, ...]]:
         "evaluate": ("--model", "base/pre", "--domain", name, "--use-cpu"),
         "pretrain": ("--domains", name, "--text-encoder", "base/encoder", "--output_dir", "out", *TRAINING, *QUICK),
         "finetune": ("--model", "base/pre", "--domain", name, "--setting", "inductive", "--output_dir", "out", *TRAINING, *QUICK),
-        "recommend": ("--model", "base/pre", "--domain", name, "--history", "red pen"),
+        "recommend": ("--model", "base/pre", "--domain", name, "--history", "text:red pen"),
         "index": ("base/pre", "--domain", name, "--output", "out"),
         "plot": ("map", "base/pre", "--domains", name, "--use-cpu", "--output", "out.png"),
         "demo": ("base/pre", "--domain", name, "--export-space", "out"),
@@ -407,7 +407,7 @@ def domain_cases(rng: random.Random) -> Cases:
 
 def _plausible(field: str, value: Any) -> str:
     """Whether a field of domain.json may have a value."""
-    fine = [("name", "x"), ("info", {}), ("given_features", []), ("given_features", None)]
+    fine = [("format_version", True), ("name", "x"), ("info", {}), ("given_features", []), ("given_features", None)]
     return EITHER if any(field == name and value == good for name, good in fine) else REFUSED
 
 

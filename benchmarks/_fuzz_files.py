@@ -124,7 +124,7 @@ def item_cases() -> Cases:
         yield Case(
             "items", f"a file with {what}", words("new.csv"), REFUSED, r"new|0i1|item", (write("new.csv", content),)
         )
-    for what, content in {"an unknown id": "item_id\nnothing\n", "an empty id": "item_id\n\n", "an id twice": "item_id\n0i1\n0i1\n",
+    for what, content in {"an unknown id": "item_id\nnothing\n", "an empty id": "item_id\n\n",
                           "all ids": "item_id\n" + "".join(f"0i{item}\n" for item in range(24))}.items():  # fmt: skip
         yield Case(
             "items",
@@ -150,7 +150,7 @@ def item_cases() -> Cases:
     for what, words_ in {
         "no items": ("add", "base/ind"), "an empty id": ("add", "base/ind", "--item", "", "red pen", *OUT),
         "an empty text": ("add", "base/ind", "--item", "n1", "", *OUT), "an id twice": ("add", "base/ind", "--item", "n", "a b", "--item", "n", "c d", *OUT),
-        "an id to remove twice": ("remove", "base/ind", "--id", "0i1", "0i1", *OUT), "an id without text": ("add", "base/ind", "--item", "n1", *OUT),
+        "an id without text": ("add", "base/ind", "--item", "n1", *OUT),
         "an output that exists": ("remove", "base/ind", "--id", "0i1", "--output", "base/shop"),
         "an output below a file": ("remove", "base/ind", "--id", "0i1", "--output", "base/shop.csv/x"),
         "an empty output": ("remove", "base/ind", "--id", "0i1", "--output", ""), "an unknown action": ("change", "base/ind"),

@@ -20,6 +20,7 @@ AUTO_MAP = {
     "AutoModel": "modeling_unisrec.UniSRecModel",
     "AutoProcessor": "processing_unisrec.UniSRecProcessor",
 }
+MAX_LAYERS = 1000  # more come of a damaged file, and building them would take hours
 CUSTOM_PIPELINES = {
     "sequential-recommendation": {
         "impl": "pipeline_unisrec.SequentialRecommendationPipeline",
@@ -171,6 +172,10 @@ class UniSRecConfig(PreTrainedConfig):
             Training sets it; another catalogue is then refused.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights.
+        training_data (`list[dict]`, *optional*):
+            What the model was trained on: for each domain its name (`domain`), its `content_hash`, and in `trained_on` which
+            interactions, `"all"` or `"all but the last two"` of each user. No setting of the model; `evaluate` refuses
+            what was seen in training.
 
     Example:
 
@@ -215,6 +220,7 @@ class UniSRecConfig(PreTrainedConfig):
     num_items: int | None = None
     item_ids_hash: str | None = None
     initializer_range: float = 0.02
+    training_data: list[dict] | None = None
 
     def __post_init__(self, **kwargs):
         if isinstance(self.text_config, dict):
@@ -253,6 +259,9 @@ class UniSRecConfig(PreTrainedConfig):
 
     def validate_sizes(self):
         """Sizes that must fit each other."""
+        for name, config in (("num_hidden_layers", self), ("text_config.num_hidden_layers", self.text_config)):
+            if not 1 <= (layers := getattr(config, "num_hidden_layers", 1)) <= MAX_LAYERS:
+                raise ValueError(f"`{name}` ({layers}) must be from 1 to {MAX_LAYERS}.")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "

@@ -1,7 +1,7 @@
 """The model, the processor and the pipeline: what a checkpoint needs to run."""
 
 from .item_catalogue import ItemCatalogue, check_id_rows, lock_catalogue
-from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel
+from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, unit_vectors
 from .pipeline_unisrec import (
     SequentialRecommendationPipeline,
     best_columns,
@@ -34,4 +34,5 @@ __all__ = [
     "lock_catalogue",
     "pool_tokens",
     "rank_items",
+    "unit_vectors",
 ]

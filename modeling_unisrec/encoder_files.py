@@ -1,13 +1,11 @@
 """Settings in the files beside a text encoder, as all versions of sentence-transformers write them."""
 
 import json
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import cached_file
 
@@ -91,7 +89,7 @@ class _Reader:
             return None
         try:
             return json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"text encoder {self.name!r}: {_join(folder, file)} is no JSON ({error}); fetch or save it again."
             ) from error
@@ -126,16 +124,19 @@ def read_encoder_files(name: str, source: str, options: dict[str, Any]) -> Encod
         ValueError: If a file asks for something that is not supported, or is damaged.
     """
     try:
-        return _read(_Reader(name, source, options))
-    except (KeyError, TypeError, AttributeError, SafetensorError, pickle.UnpicklingError) as error:
+        return _read_modules(_Reader(name, source, options))
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a field of another type, or a file of weights that is damaged
         raise ValueError(
-            f"text encoder {name!r}: its files are not as sentence-transformers writes them ({error!r}); fetch or save it "
-            "again."
+            f"text encoder {name!r}: the files of its modules are damaged ({type(error).__name__}: {error}); fetch or save "
+            "it again."
         ) from error
 
 
-def _read(reader: _Reader) -> EncoderFiles:
-    files, modules = EncoderFiles(), reader.json("modules.json")
+def _read_modules(reader: _Reader) -> EncoderFiles:
+    files = EncoderFiles()
+    modules = reader.json("modules.json")
     if modules is None:  # a folder put together by hand may have the two files that matter most
         modules = [{"type": "sentence_transformers.models.Transformer", "path": ""}]
         if reader.find("config.json", "1_Pooling"):
@@ -199,6 +200,9 @@ def _read_pooling(reader: _Reader, files: EncoderFiles, folder: str) -> None:
         raise reader.refuse(where, "a pooling that is not stated", "for there is no such file")
     known = {"word_embedding_dimension", "embedding_dimension", "include_prompt", "pooling_mode", *POOLING_FLAGS}
     reader.check_keys(where, settings, known)
+    for flag in POOLING_FLAGS:
+        if not isinstance(settings.get(flag, False), bool):
+            raise reader.refuse(where, f"{flag}={settings[flag]!r}", "where true and false are supported")
     modes = settings.get("pooling_mode")
     if modes is None:
         modes = [mode for flag, mode in POOLING_FLAGS.items() if settings.get(flag)] or ["mean"]

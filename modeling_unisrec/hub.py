@@ -26,7 +26,13 @@ from .outgoing import check_outgoing, shared_files
 
 
 # Files of an earlier push which would be loaded beside those of the next one.
-REPLACED_FILES = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "catalogue/*")
+REPLACED_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+    "training_data.json",
+    "catalogue/*",
+)
 
 warnings.filterwarnings("ignore", message=r".*about to commit a data file \(catalogue/")  # it belongs to the model
 logger = logging.getLogger(__name__)
@@ -52,7 +58,10 @@ def find_model(name_or_path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
     Raises:
         OSError: If there is no such repository or revision, you may not read it, or it is neither reachable nor cached; if
             a file of a folder cannot be read.
+        ValueError: If the name is empty.
     """
+    if not os.fspath(name_or_path):
+        raise ValueError("the name is empty; name a folder or a repository of the Hub")
     name, revision = split_revision(name_or_path)
     if not Path(name).is_dir():
         return name, pin_revision(name, revision)

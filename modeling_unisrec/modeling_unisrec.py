@@ -56,6 +56,24 @@ class UniSRecModelOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
+    """
+    Vectors of length 1, `(..., hidden_size)` in and out; a zero vector stays one, as in `F.normalize`, whose gradient there
+    is 1e12 times that of its output. Here it is that of its output.
+    """
+    norms = vectors.norm(dim=-1, keepdim=True)
+    return vectors / norms.clamp_min(1e-12).masked_fill(norms == 0, 1.0)
+
+
+def stop_constant_rows(hidden_states: torch.Tensor) -> torch.Tensor:
+    """
+    Takes the gradient from rows of equal numbers, whose values stay as they are: the layer normalisation after it, which
+    makes them 0, would multiply their gradient by `layer_norm_eps ** -0.5`, and the next one again, up to infinity.
+    """
+    constant = (hidden_states == hidden_states[..., :1]).all(-1, keepdim=True)
+    return torch.where(constant, hidden_states.detach(), hidden_states)
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -196,6 +214,8 @@ class UniSRecLayer(GradientCheckpointingLayer):
         self.mlp = UniSRecMLP(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
+        # A narrow state may lose all its numbers to dropout, and what is added to it too.
+        self.can_vanish = config.hidden_dropout**config.hidden_size > 1e-12
 
     def forward(
         self,
@@ -204,8 +224,12 @@ class UniSRecLayer(GradientCheckpointingLayer):
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         attention_output, _ = self.self_attn(hidden_states, attention_mask, **kwargs)
-        hidden_states = self.self_attn_norm(hidden_states + self.dropout(attention_output))
-        return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
+        hidden_states = self._add_and_norm(self.self_attn_norm, hidden_states, attention_output)
+        return self._add_and_norm(self.mlp_norm, hidden_states, self.mlp(hidden_states))
+
+    def _add_and_norm(self, norm: nn.LayerNorm, hidden_states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        hidden_states = hidden_states + self.dropout(output)
+        return norm(stop_constant_rows(hidden_states) if self.training and self.can_vanish else hidden_states)
 
 
 class UniSRecSequenceEncoder(nn.Module):
@@ -336,7 +360,7 @@ class UniSRecPreTrainedModel(PreTrainedModel):
                 model.config.item_ids_hash = None
         mismatched = [] if ignore_mismatched_sizes else report["mismatched_keys"]
         shapes = [f"{key} {tuple(found)} instead of {tuple(expected)}" for key, found, expected in mismatched]
-        not_finite = [key for key, weight in model.named_parameters() if not _is_finite(weight)]
+        not_finite = [key for key, weight in model.state_dict().items() if not _is_finite(weight)]
         for keys, what in (
             (missing, "weights are missing"),
             (unexpected, "weights are unexpected"),
@@ -460,6 +484,24 @@ class UniSRecModel(UniSRecPreTrainedModel):
         text_encoder, self.text_encoder, self.config.text_config = self.text_encoder, None, None
         return text_encoder
 
+    def get_input_embeddings(self) -> nn.Module | None:
+        """Embedding of the words, which is the text encoder's; `None` for an embeddings-only model."""
+        return None if self.text_encoder is None else self.text_encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Puts another embedding of the words in the text encoder. Raises `ValueError` for an embeddings-only model."""
+        self._check_text_encoder()
+        self.text_encoder.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As the parent's. Raises `ValueError` for an embeddings-only model."""
+        self._check_text_encoder()
+        return super().resize_token_embeddings(*args, **kwargs)
+
+    def _check_text_encoder(self) -> None:
+        if self.text_encoder is None:
+            raise ValueError("The model has no text encoder, and so no embeddings of words.")
+
     def reset_item_embedding(self, num_items: int | None) -> None:
         r"""
         Takes the model to another setting or catalogue, in place; text adaptor and sequence encoder stay.
@@ -483,14 +525,6 @@ class UniSRecModel(UniSRecPreTrainedModel):
         """Freezes positions and layers, as in the paper's transfer; its input normalisation stays trainable."""
         self.sequence_encoder.position_embedding.requires_grad_(False)
         self.sequence_encoder.layers.requires_grad_(False)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Token table of the text encoder; `NotImplementedError` without one."""
-        return (super() if self.text_encoder is None else self.text_encoder).get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Puts another token table into the text encoder."""
-        self.text_encoder.set_input_embeddings(value)
 
     @can_return_tuple
     def get_text_features(
@@ -601,7 +635,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         """Cosine or product of sequences and items, by `config.similarity`: (B, H) and (U, H) in, (B, U) out."""
         if self.config.similarity == "dot":
             return sequence_embeds @ item_embeds.T
-        return F.normalize(sequence_embeds, dim=-1) @ F.normalize(item_embeds, dim=-1).T
+        return unit_vectors(sequence_embeds) @ unit_vectors(item_embeds).T
 
     def score(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
         """Logits of the next item, cosine over temperature or the plain product: (B, H) and (U, H) in, (B, U) out."""
@@ -671,4 +705,4 @@ class UniSRecModel(UniSRecPreTrainedModel):
         return last_hidden_state[torch.arange(last.shape[0], device=last.device), last]
 
 
-__all__ = ["UniSRecModel", "UniSRecModelOutput", "UniSRecPreTrainedModel"]
+__all__ = ["UniSRecModel", "UniSRecModelOutput", "UniSRecPreTrainedModel", "unit_vectors"]

@@ -20,6 +20,7 @@ SHARED_FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
     "adapter_config.json",
+    "training_data.json",
     "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",

@@ -1,6 +1,8 @@
 """Text encoders: from a name or a folder to an encoder that is used as its authors meant, and its tokenizer."""
 
 import importlib.util
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +26,7 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 from transformers.utils import logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..configuration.configuration_unisrec import text_vector_size
+from ..configuration.configuration_unisrec import MAX_LAYERS, text_vector_size
 from .encoder_files import EncoderFiles, read_encoder_files
 from .hub import find_model
 from .text_pooling import TextHead
@@ -35,6 +37,7 @@ PACKAGED_ENCODER_NAMES = ("minilm", "all-MiniLM-L6-v2", PACKAGED_ENCODER)
 MAX_TOKENS = 512  # of a text, the paper's, where an encoder's files name no limit
 
 logger = logging.get_logger(__name__)
+LAYER = re.compile(r"\.\d+\.")  # the number of a layer in the name of a weight
 
 
 def find_text_encoder(name_or_path: str) -> str:
@@ -96,10 +99,15 @@ def load_text_encoder(
     _refuse_own_code(name_or_path, source, options)
     options = options | {"trust_remote_code": False}
     with _load_errors_explained(name_or_path):
-        encoder, report = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
+        config = AutoConfig.from_pretrained(source, **options)
+        for field in ("num_hidden_layers", "num_attention_heads"):
+            if not 1 <= (number := getattr(config.get_text_config(), field, 1)) <= MAX_LAYERS:
+                raise ValueError(f"its config.json has {field} {number}, expected 1 to {MAX_LAYERS}")
+        encoder, report = AutoModel.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True, **options
+        )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        if tokenizer.vocab_size <= len(set(tokenizer.all_special_ids)):  # transformers makes one up
-            raise ValueError("its tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
+        check_tokenizer(tokenizer, config)
 
     if encoder.config.is_encoder_decoder:
         raise ValueError(
@@ -112,6 +120,12 @@ def load_text_encoder(
         raise ValueError(
             f"text encoder {name_or_path!r} lacks {len(missing)} weights, the first is {missing[0]!r}; expected a "
             f"complete {encoder.config.model_type} checkpoint: save it again from the model it was trained as"
+        )
+    expected = encoder.state_dict().keys()
+    if further := sorted(key for key in report["unexpected_keys"] if LAYER.sub(".0.", key, count=1) in expected):
+        raise ValueError(
+            f"text encoder {name_or_path!r} has weights of more layers than its config.json says, the first is "
+            f"{further[0]!r}; take both from one checkpoint"
         )
     encoder = _text_half(name_or_path, encoder)
     _prepare_tokenizer(name_or_path, tokenizer, files)
@@ -126,6 +140,29 @@ def load_text_encoder(
         encoder.config.use_cache = False  # nothing is generated
     encoder.text_head = _make_head(name_or_path, files, pooling, encoder, tokenizer)
     return encoder.eval(), tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, text_config: PreTrainedConfig) -> None:
+    r"""
+    Checks that a tokenizer can be the one of an encoder.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
+        text_config (`PreTrainedConfig`): Configuration of the encoder.
+
+    Raises:
+        ValueError: If the tokenizer has no vocabulary or one beyond that of the encoder, or its length limit is no number.
+    """
+    if tokenizer.vocab_size <= len(set(tokenizer.all_special_ids)):  # transformers makes one up
+        raise ValueError("the tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise ValueError(f"model_max_length of the tokenizer is {tokenizer.model_max_length!r}, expected a number")
+    added, size = tokenizer.get_added_vocab(), getattr(text_config.get_text_config(), "vocab_size", math.inf)
+    largest = max(number for token, number in tokenizer.get_vocab().items() if token not in added)
+    if largest >= size:
+        raise ValueError(
+            f"the tokenizer has a token {largest}, the encoder has only {size}: they are not of one model"
+        )
 
 
 def find_text_pooling(name_or_path: str) -> str:
@@ -307,4 +344,11 @@ def _load_errors_explained(name: str) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["find_text_encoder", "find_text_pooling", "load_text_encoder", "pooling_by_kind", "text_max_length"]
+__all__ = [
+    "check_tokenizer",
+    "find_text_encoder",
+    "find_text_pooling",
+    "load_text_encoder",
+    "pooling_by_kind",
+    "text_max_length",
+]

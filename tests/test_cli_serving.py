@@ -1,11 +1,15 @@
 """`unisrec recommend`, `items` and `index` on a tiny checkpoint: files in, files out, one line for bad input."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from unisrec.cli import main
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
@@ -184,3 +188,32 @@ def test_duplicate_ids_in_a_stored_catalogue(shop, capsys):
     items = pl.read_parquet(shop / "catalogue" / "items.parquet")
     items.with_columns(item_id=pl.lit("i0")).write_parquet(shop / "catalogue" / "items.parquet")
     assert "Item id 'i0' comes twice in the catalogue" in bad(capsys, "recommend", "--model", shop, "--history", "i0")
+
+
+def test_numbers_that_are_not_finite_are_one_line(shop, tmp_path, capsys):
+    """In the weights, and in the vectors of the catalogue: never an empty list with status 0."""
+    words = ["recommend", "--model", shop, "--history", "i1"]
+    vectors = load_file(shop / "catalogue" / "item_embeddings.safetensors")["item_embeddings"]
+    vectors[2, 3] = torch.nan
+    save_file({"item_embeddings": vectors}, shop / "catalogue" / "item_embeddings.safetensors")
+    for verb in (words, ["items", "list", shop], ["items", "add", shop, "--item", "n", "red lamp"]):
+        assert "item_embeddings.safetensors: expected a table of finite numbers" in bad(capsys, *verb)
+    (shop / "catalogue" / "item_embeddings.safetensors").unlink()
+    assert run(*words) == 0
+    weights = load_file(shop / "model.safetensors")
+    weights["sequence_encoder.position_embedding.weight"][1] = torch.nan
+    save_file(weights, shop / "model.safetensors", {"format": "pt"})
+    assert "NaN" in bad(capsys, *words)
+    assert "NaN" in bad(capsys, "export", shop, "--output", tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_titles_beyond_the_code_page_of_the_terminal(shop, tmp_path):
+    output = tmp_path / "店"
+    assert run("items", "add", shop, "--item", "t-1", "急須 red lamp", "--output", output) == 0
+    command = [sys.executable, "-m", "unisrec", "items", "list", str(output)]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"\u6025\u9808 red lamp" in done.stdout
+    assert UniSRecProcessor.from_pretrained(output).catalogue.texts[-1] == "急須 red lamp"

@@ -6,15 +6,18 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 import torch.distributed as dist
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from safetensors.torch import load_file, save_file
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -34,6 +37,7 @@ from unisrec.trainer import (
 )
 from unisrec.trainer.checkpoints import domain_features
 from unisrec.trainer.datasets import DomainTexts
+from unisrec.trainer.distributed import layers_to_shard
 from unisrec.trainer.ensemble import Ensemble
 
 
@@ -238,11 +242,25 @@ def evaluate(rank, world, folder, sharded=False):
 
 
 def shard(model):
-    """FSDP2 by layer, as accelerate does it for the layers in `_no_split_modules`."""
-    mesh = init_device_mesh("cpu", (NUM_PROCESSES,))
-    for layer in model.sequence_encoder.layers:
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    """FSDP2 as accelerate prepares a model for it. Its `Accelerator` takes no FSDP on CPUs; this holds what is read of it."""
+    mesh = init_device_mesh("cpu", (NUM_PROCESSES,), mesh_dim_names=("fsdp",))
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        cpu_ram_efficient_loading=False,
+        transformer_cls_names_to_wrap=layers_to_shard(model),
+    )
+    accelerator = SimpleNamespace(
+        state=SimpleNamespace(fsdp_plugin=plugin),
+        torch_device_mesh=mesh,
+        parallelism_config=SimpleNamespace(fsdp_dim_names=["fsdp"]),
+        mixed_precision="no",
+        is_main_process=dist.get_rank() == 0,
+        device=torch.device("cpu"),
+    )
+    prepared = fsdp2_prepare_model(accelerator, model)
+    assert all(isinstance(layer, FSDPModule) for layer in prepared.sequence_encoder.layers)
+    return prepared
 
 
 def train_with_checkpoints(rank, world, folder):

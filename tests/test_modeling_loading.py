@@ -342,5 +342,9 @@ def test_resizing_the_vocabulary_resizes_the_text_encoder(make_model, make_batch
 
 
 def test_model_without_text_encoder_has_no_token_embeddings(make_model):
-    with pytest.raises(NotImplementedError, match="get_input_embeddings"):
-        make_model(num_items=6).resize_token_embeddings(25)
+    model = make_model(num_items=6)
+    assert model.get_input_embeddings() is None
+    with pytest.raises(ValueError, match="no embeddings of words"):
+        model.resize_token_embeddings(25)
+    with pytest.raises(ValueError, match="no embeddings of words"):
+        model.set_input_embeddings(torch.nn.Embedding(3, 16))

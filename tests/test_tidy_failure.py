@@ -23,18 +23,15 @@ def fail(folder, error=ValueError, log="", checkpoint=False):
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_run_that_came_to_nothing_leaves_no_trace(tmp_path, exists):
+def test_a_run_that_came_to_no_checkpoint_leaves_no_trace(tmp_path, exists):
     if exists:
         (tmp_path / "out").mkdir()
     with pytest.raises(ValueError, match="the disk is full"):
-        fail(tmp_path / "out")
+        fail(tmp_path / "out", log="{}\n")
     assert tree(tmp_path) == (["out"] if exists else [])
 
 
-def test_a_run_with_a_log_or_a_checkpoint_can_be_gone_on_with_and_has_no_half_drafts(tmp_path):
-    with pytest.raises(ValueError, match="full"):
-        fail(tmp_path / "a", log="{}\n")
-    assert tree(tmp_path / "a") == [DRAFTS, "log.jsonl"]
+def test_a_run_with_a_checkpoint_can_be_gone_on_with_and_has_no_half_drafts(tmp_path):
     with pytest.raises(ValueError, match="full"):
         fail(tmp_path / "b", checkpoint=True)
     assert tree(tmp_path / "b") == [DRAFTS, "checkpoint-1", "log.jsonl"]
@@ -47,7 +44,6 @@ def test_a_complete_draft_stays(tmp_path):
         with tidy_failure(tmp_path / "out"):
             draft.mkdir(parents=True)
             (draft / FILE_LIST).write_text(json.dumps({}))
-            (tmp_path / "out" / "log.jsonl").write_text("{}\n")
             raise ValueError("the disk is full")
 
     with pytest.raises(ValueError, match="full"):

@@ -15,6 +15,7 @@ from .checkpoints import domain_features, load_checkpoint
 from .datasets import RankingDataset
 from .plots import new_figure, plain, save_figure
 from .training_args import UniSRecTrainingArguments
+from .training_data import check_unseen
 
 
 MAP_POINTS = 2_000  # of each domain; more hide each other
@@ -76,6 +77,7 @@ def metrics_of_models(
     found = {}
     for name, model_name in models.items():
         model, processor = load_checkpoint(model_name)
+        check_unseen(model_name, model.config, domain, "take a model that holds out")
         texts = domain_features(domain_dir, domain, model.text_encoder, processor.tokenizer, model.config, args)
         model.detach_text_encoder()
         result = UniSRecTrainer(model, args).predict(RankingDataset(test, texts))

@@ -1,31 +1,36 @@
 """What both trainers share: batches by targets, full-ranking evaluation, exact means over processes, loss parts."""
 
+import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from ..data.text_features import encode_texts
 from ..modeling_unisrec import encode_items
+from .argument_rules import check_arguments, check_metric
 from .data_collator import RankingCollator
 from .datasets import RankingDataset, TargetBatchSampler, catalogue_tensors
-from .distributed import whole_weights
+from .distributed import layers_to_shard, whole_weights
 from .metrics import ranking_metrics, ranks_of_targets
 from .model_card import ModelCardCallback, UniSRecModelCardData, write_model_card
 from .progress import TrainingProgress
 from .run_log import LogFile, SpeedMeter
 from .safe_trainer import SafeTrainer, outlive_sigterm
+from .training_args import UniSRecTrainingArguments
+from .training_data import save_training_data
 
 
 logger = logging.get_logger(__name__)
@@ -35,6 +40,23 @@ def _ranking_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return ranking_metrics(prediction.predictions)
 
 
+class _BestModelCheck(TrainerCallback):
+    """Raises `ValueError` before the first step of a run that is to end with its best model and would never look for it."""
+
+    def on_train_begin(
+        self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
+        if not args.load_best_model_at_end:
+            return
+        last = state.max_steps if args.eval_strategy == "steps" else state.num_train_epochs
+        first = max(args.eval_delay, state.eval_steps if args.eval_strategy == "steps" else 0)
+        if first > last:
+            raise ValueError(
+                f"--load_best_model_at_end needs an evaluation, and the first would come after the end, at {first:g} of "
+                f"{last} {args.eval_strategy.value.rstrip('s')}s: lower --eval_steps or --eval_delay."
+            )
+
+
 class UniSRecTrainer(SafeTrainer):
     r"""
     Base of [`UniSRecPretrainTrainer`] and [`UniSRecFinetuneTrainer`].
@@ -42,6 +64,8 @@ class UniSRecTrainer(SafeTrainer):
     `train_dataset` is a [`WindowDataset`]; `eval_dataset` is a [`RankingDataset`] or a dict of them by name. The
     evaluation ranks each target among the whole catalogue: `eval_recall@10`, `eval_ndcg@10`, ... with seen items kept,
     and the same with `_seen_masked`.
+
+    The arguments are copied: a trainer changes nothing in those it was given.
 
     Args:
         text_encoder ([`PreTrainedModel`], *optional*):
@@ -57,13 +81,21 @@ class UniSRecTrainer(SafeTrainer):
 
     def __init__(
         self,
-        *args,
+        model: PreTrainedModel,
+        args: UniSRecTrainingArguments,
+        *more,
         text_encoder: PreTrainedModel | None = None,
         card_data: UniSRecModelCardData | None = None,
         **kwargs,
     ):
+        check_arguments(args)  # they may have been changed since they were made
         kwargs.setdefault("compute_metrics", _ranking_metrics)
-        super().__init__(*args, **kwargs)
+        super().__init__(model, copy.copy(args), *more, **kwargs)
+        if self.eval_dataset is not None and self.compute_metrics is _ranking_metrics:
+            check_metric(self.args, self.eval_dataset if isinstance(self.eval_dataset, Mapping) else None)
+        self.add_callback(_BestModelCheck())
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap is None:
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = layers_to_shard(self.model)
         self._text_encoder = text_encoder
         self._processor = self.processing_class
         self.label_names = ["labels"]
@@ -90,10 +122,40 @@ class UniSRecTrainer(SafeTrainer):
         finally:
             self.processing_class = self._processor
 
+    def _inner_training_loop(self, batch_size: int, *args, **kwargs) -> TrainOutput:
+        """The parent's; with `auto_find_batch_size` it starts anew with half the targets where memory does not hold them."""
+        if not self.args.auto_find_batch_size:
+            return super()._inner_training_loop(batch_size, *args, **kwargs)
+        weights = {name: weight.detach().cpu().clone() for name, weight in self.model.state_dict().items()}
+        given = self.optimizer, self.lr_scheduler
+        while True:
+            # Of our own copy of the arguments: the model card tells what was used.
+            self.args.per_device_train_batch_size = batch_size
+            try:
+                return super()._inner_training_loop(batch_size, *args, **kwargs)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                reason = " ".join(str(error).split())
+            if batch_size == 1:
+                raise ValueError(f"not even one target a step fits into memory ({reason}).")
+            logger.warning(
+                f"{batch_size} targets a step do not fit into memory; starting anew with {batch_size // 2}."
+            )
+            batch_size //= 2
+            self.model.load_state_dict(weights)
+            self.model.zero_grad()
+            self.optimizer, self.lr_scheduler = given
+            self._loss_parts.clear()
+            torch.manual_seed(self.args.seed + self.args.process_index)
+            clear_device_cache(garbage_collection=True)
+
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         """The parent's optimizer, with the learning rate of the text encoder's weights."""
         optimizer = super().create_optimizer(*args, **kwargs)
         rate = self.args.text_encoder_learning_rate
+        if rate is None and self.args.train_text_encoder:
+            rate = self.args.learning_rate / 20
         if rate is None:
             return optimizer
         of_text = {id(weight) for name, weight in self.model.named_parameters() if "text_encoder." in name}
@@ -129,32 +191,39 @@ class UniSRecTrainer(SafeTrainer):
             self.train_dataset,
             batch_sampler=TargetBatchSampler(
                 self.train_dataset,
-                self.args.per_device_train_batch_size,
+                self._train_batch_size,
                 self.args.world_size,
                 seed,
                 self._sampling_temperature,
                 self._one_domain,
             ),
             collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers,
             worker_init_fn=outlive_sigterm,
+            **self._loader_options(),
         )
         return self.accelerator.prepare(loader)
 
-    def _get_eval_sampler(self, eval_dataset: RankingDataset) -> torch.utils.data.Sampler:
-        return torch.utils.data.SequentialSampler(eval_dataset)
-
     def get_eval_dataloader(self, eval_dataset: RankingDataset | str | None = None) -> DataLoader:
-        training_collator = self.data_collator
-        self.data_collator = RankingCollator(self.model.config.max_position_embeddings)
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = training_collator
+        """Batches of all users of a dataset, in its order, whatever the arguments say of training batches."""
+        if isinstance(eval_dataset, str):
+            eval_dataset = self.eval_dataset[eval_dataset]
+        loader = DataLoader(
+            self.eval_dataset if eval_dataset is None else eval_dataset,
+            self.args.per_device_eval_batch_size,
+            collate_fn=RankingCollator(self.model.config.max_position_embeddings),
+            **self._loader_options(),
+        )
+        return self.accelerator.prepare(loader)
 
     get_test_dataloader = get_eval_dataloader
+
+    def _loader_options(self) -> dict[str, object]:
+        return {
+            "num_workers": self.args.dataloader_num_workers,
+            "pin_memory": self.args.dataloader_pin_memory,
+            "prefetch_factor": self.args.dataloader_prefetch_factor,
+            "multiprocessing_context": self.args.dataloader_multiprocessing_context,
+        }
 
     def evaluation_loop(self, dataloader: DataLoader, *args, **kwargs) -> EvalLoopOutput:
         """The parent's loop, with the item vectors of the catalogue computed once before it."""
@@ -228,6 +297,8 @@ class UniSRecTrainer(SafeTrainer):
             return
         # A pickle has no place in a folder that is shared; `config.json` and the run's own command say what it says.
         (folder / "training_args.bin").unlink(missing_ok=True)
+        if not isinstance(model, PreTrainedModel):
+            save_training_data(model.config, folder)
         if not folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-"):
             self._write_model_card(folder)
 

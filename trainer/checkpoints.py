@@ -19,7 +19,7 @@ from ..data.given_features import given_text_features
 from ..data.text_features import load_text_features, text_max_length
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor, check_id_rows
 from ..modeling_unisrec.hub import find_model
-from ..modeling_unisrec.text_encoders import load_text_encoder
+from ..modeling_unisrec.text_encoders import check_tokenizer, load_text_encoder
 from .lora import find_base, load_adapted
 from .run_lock import lock_run
 from .safe_folders import DRAFTS, clear_drafts, find_damage, is_under_way
@@ -85,7 +85,8 @@ def load_checkpoint(
     name_or_path: str | os.PathLike, text_encoder: str | None = None
 ) -> tuple[UniSRecModel, UniSRecProcessor]:
     r"""
-    Model and processor of a checkpoint: with its text encoder, embeddings-only, or as adapters, which are merged.
+    Model and processor of a checkpoint: with its text encoder, embeddings-only, or as adapters, which are merged. Weights
+    are float32, in whatever type they were saved: that is what training and ranking are exact in.
 
     Args:
         name_or_path (`str` or `os.PathLike`): Folder, or Hub id, also as `owner/name@revision`.
@@ -112,7 +113,7 @@ def load_checkpoint(
                 raise ValueError("no config.json is there")
             if settings.get("model_type") != UniSRecConfig.model_type:
                 raise ValueError(f"its config.json is of type {settings.get('model_type')!r}, not 'unisrec'")
-            model = UniSRecModel.from_pretrained(name, **options)
+            model = UniSRecModel.from_pretrained(name, dtype=torch.float32, **options)
     except Exception as error:  # a file from elsewhere can make transformers, torch and safetensors fail in any way
         raise OSError(f"model {str(name_or_path)!r} cannot be loaded ({_short(error)}); {advice}") from error
     try:
@@ -143,6 +144,8 @@ def _load_processor(name: str, options: Mapping[str, Any], config: UniSRecConfig
     if file is None:
         return UniSRecProcessor(max_history_length=config.max_position_embeddings)
     processor = UniSRecProcessor.from_pretrained(name, **options)
+    if processor.tokenizer is not None and config.text_config is not None:
+        check_tokenizer(processor.tokenizer, config.text_config)
     if config.num_items is not None and processor.catalogue is not None:
         check_id_rows(config, processor.catalogue)
         if (

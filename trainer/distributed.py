@@ -57,6 +57,26 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
             module.reshard()
 
 
+def layers_to_shard(model: nn.Module) -> list[str]:
+    r"""
+    Classes of the layers that FSDP2 shards by themselves, which by default are `_no_split_modules` of the model.
+
+    Left out is what the model does not hold, such as layers of a text encoder that is detached, and what holds the embedding
+    of the words, such as `BertEmbeddings`: accelerate shards that embedding by itself, and no weight can be sharded twice.
+
+    Args:
+        model ([`UniSRecModel`] or `PeftModel`): The model.
+
+    Returns:
+        `list[str]`: Names of classes, sorted.
+    """
+    names = {*model._no_split_modules, *(getattr(model.text_encoder, "_no_split_modules", None) or ())}
+    words = model.get_input_embeddings()
+    found = {type(module).__name__ for module in model.modules()}
+    holders = {type(module).__name__ for module in model.modules() if any(each is words for each in module.modules())}
+    return sorted((names & found) - holders)
+
+
 class _GatherRows(torch.autograd.Function):
     """All-gather of shards of different length; the gradient is summed over processes and sliced."""
 
@@ -111,4 +131,4 @@ class RowGatherer:
         return _GatherRows.apply(rows, self.sizes, self.rank)
 
 
-__all__ = ["RowGatherer", "check_launch", "whole_weights"]
+__all__ = ["RowGatherer", "check_launch", "layers_to_shard", "whole_weights"]

@@ -10,18 +10,18 @@ from torch.nn import functional as F
 
 from ..configuration import UniSRecConfig
 from ..data import Domain
-from ..modeling_unisrec import UniSRecModel, encode_catalogue
+from ..modeling_unisrec import UniSRecModel, encode_catalogue, unit_vectors
 from .checkpoints import load_checkpoint
 
 
 def score_queries(config: UniSRecConfig, sequence_embeds: torch.Tensor) -> torch.Tensor:
     """Vectors whose products with [`score_candidates`] are the scores of a model, [`UniSRecModel.score`]."""
-    return sequence_embeds if config.similarity == "dot" else F.normalize(sequence_embeds, dim=-1) / config.temperature
+    return sequence_embeds if config.similarity == "dot" else unit_vectors(sequence_embeds) / config.temperature
 
 
 def score_candidates(config: UniSRecConfig, item_embeds: torch.Tensor) -> torch.Tensor:
     """The other side of [`score_queries`]."""
-    return item_embeds if config.similarity == "dot" else F.normalize(item_embeds, dim=-1)
+    return item_embeds if config.similarity == "dot" else unit_vectors(item_embeds)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from .base_trainer import UniSRecTrainer
 from .checkpoints import domain_features, load_checkpoint
 from .datasets import RankingDataset
 from .training_args import UniSRecTrainingArguments
+from .training_data import check_unseen
 
 
 def evaluate(
@@ -17,6 +18,7 @@ def evaluate(
     split: Literal["valid", "test"],
     args: UniSRecTrainingArguments,
     text_encoder: str | None = None,
+    allow_seen: bool = False,
 ) -> dict[str, float]:
     r"""
     Full-ranking metrics of a checkpoint on a domain; zero-shot if it has not been adapted to it.
@@ -27,15 +29,20 @@ def evaluate(
         split (`str`): `"valid"` or `"test"`.
         args ([`UniSRecTrainingArguments`]): Device and batch size.
         text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
+        allow_seen (`bool`, *optional*, defaults to `False`):
+            Evaluate on interactions that the checkpoint was trained on, too.
 
     Returns:
         `dict[str, float]`: `recall@10`, `ndcg@10_seen_masked`, ...
 
     Raises:
-        ValueError: If a transductive checkpoint belongs to another catalogue.
+        ValueError: If a transductive checkpoint belongs to another catalogue, or the checkpoint was trained on what it is
+            to be tested on.
     """
     domain = Domain.load_from_disk(domain_dir)
-    model, processor = load_checkpoint(model, text_encoder)
+    name, (model, processor) = model, load_checkpoint(model, text_encoder)
+    if not allow_seen:
+        check_unseen(name, model.config, domain, "take a model that holds out, or look all the same with --allow-seen")
     items = ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list())
     if model.config.num_items is not None and model.config.item_ids_hash != items.item_ids_hash:
         raise ValueError(

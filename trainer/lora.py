@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers.utils import logging
 
 from ..modeling_unisrec import UniSRecModel
 from ..modeling_unisrec.hub import pin_revision
+from .training_data import load_training_data
 from .weight_files import check_weights, not_finite
 
 
@@ -160,7 +162,7 @@ def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> 
 
     base_name, options = base
     try:
-        model = UniSRecModel.from_pretrained(base_name, **options)
+        model = UniSRecModel.from_pretrained(base_name, dtype=torch.float32, **options)
     except (OSError, ValueError) as error:
         raise OSError(f"their base {base_name} cannot be loaded: {' '.join(str(error).split())}") from error
     # The base may be of another setting or catalogue; an ID embedding comes with the adapters.
@@ -175,6 +177,8 @@ def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> 
     model = adapted.merge_and_unload()
     if bad := not_finite(model.state_dict()):  # by the factor in adapter_config.json
         raise ValueError(f"{len(bad)} weights of base and adapters together are NaN or infinite, such as {bad[0]}")
+    if (training_data := load_training_data(name, revision)) is not None:
+        model.config.training_data = training_data
     model.name_or_path = ""  # what it is now is nowhere saved
     return model
 

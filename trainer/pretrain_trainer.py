@@ -4,9 +4,9 @@ from contextlib import nullcontext
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import EarlyStoppingCallback
 
+from ..modeling_unisrec import unit_vectors
 from .base_trainer import UniSRecTrainer
 from .cached_batches import RandomState, split_targets, take_run
 from .distributed import RowGatherer
@@ -94,12 +94,10 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
             number = len(outputs.item_embeds)
             first = number - len(inputs["negative_items"])
             rows = torch.cat([rows, torch.arange(first, number, device=rows.device)])
-        candidates = F.normalize(outputs.item_embeds, dim=-1)[rows]
+        candidates = unit_vectors(outputs.item_embeds)[rows]
         states = outputs.last_hidden_state.chunk(2 if "view_index" in inputs else 1)
         places = (inputs[name] for name in ("query_index", "view_index") if name in inputs)
-        queries, *views = (
-            F.normalize(part.flatten(0, 1)[place], dim=-1) for part, place in zip(states, places, strict=True)
-        )
+        queries, *views = (unit_vectors(part.flatten(0, 1)[place]) for part, place in zip(states, places, strict=True))
         return queries, candidates, *views
 
     def _cached_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -6,6 +6,7 @@ from copy import copy
 from typing import Any, Literal
 
 from transformers import set_seed
+from transformers.trainer_utils import IntervalStrategy
 
 from ..data import Domain, leave_one_out
 from ..data.given_features import ITEM_EMBEDDINGS
@@ -14,12 +15,14 @@ from ..data.whitening import fit_whitening
 from ..data.word_drop import drop_words
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.text_encoders import load_text_encoder
+from .argument_rules import check_arguments, check_metric
 from .checkpoints import check_output_dir, domain_features, new_config
 from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, DomainTexts, RankingDataset, WindowDataset
 from .model_card import UniSRecModelCardData
 from .pretrain_trainer import UniSRecPretrainTrainer
 from .training_args import UniSRecPretrainArguments
+from .training_data import training_record
 
 
 def pretrain(
@@ -47,7 +50,7 @@ def pretrain(
         text_encoder (`str` or `None`):
             Folder or Hub id of the text encoder, or `"minilm"` for the packaged one. `None` takes the text vectors that
             came with the domains and makes an embeddings-only model.
-        args ([`UniSRecPretrainArguments`]): Arguments.
+        args ([`UniSRecPretrainArguments`]): Arguments; they are copied, and stay as they are.
         text_pooling (`str`, *optional*):
             As for [`pool_tokens`]. Defaults to what the encoder's files say, and without such files to what suits its kind.
         model_config (`Mapping`, *optional*): Further fields of [`UniSRecConfig`].
@@ -78,6 +81,7 @@ def pretrain(
     if len({domain.name for domain in domains}) < len(domains):
         raise ValueError(f"two domains have the same name: {', '.join(domain.name for domain in domains)}.")
     unseen = None if args.zero_shot_domain is None else _load_unseen(args.zero_shot_domain, domains)
+    _check_evaluations(args, unseen, [domain.name for domain in domains if domain.held_out])
     if text_encoder is None:
         if args.train_text_encoder or not domains[0].given_features:
             raise ValueError(
@@ -93,6 +97,7 @@ def pretrain(
     if text_whitening == "pca":
         of_text["text_whitening_size"] = text_whitening_size or of_text["text_embedding_size"]
     set_seed(args.seed)
+    of_text["training_data"] = [training_record(domain, args.train_text_encoder) for domain in domains]
     model = UniSRecModel(new_config(of_text | settings))
 
     processor = UniSRecProcessor(
@@ -144,8 +149,6 @@ def pretrain(
         if not args.train_text_encoder:
             catalogue = domain_features(args.zero_shot_domain, unseen, encoder, tokenizer, model.config, args)
         eval_dataset = RankingDataset(leave_one_out(unseen, "valid"), catalogue)
-    if not eval_dataset:
-        args.eval_strategy = "no"
     trainer = UniSRecPretrainTrainer(
         model,
         args,
@@ -167,6 +170,19 @@ def pretrain(
     trainer.save_state()
     trainer.save_model()
     return trainer
+
+
+def _check_evaluations(args: UniSRecPretrainArguments, unseen: Domain | None, ranked: Sequence[str]) -> None:
+    """Raises `ValueError` if what the arguments ask of evaluations cannot be had on the domains that are ranked; where
+    there are none, turns evaluations off."""
+    if unseen is not None or ranked:
+        check_metric(args, ranked if unseen is None else None)
+        return
+    for name in ("load_best_model_at_end", "eval_on_start"):
+        if getattr(args, name):
+            raise ValueError(f"--{name} needs evaluations, and no domain holds anything out: leave it out.")
+    args.eval_strategy = IntervalStrategy.NO
+    check_arguments(args)
 
 
 def _check_text_options(

@@ -103,8 +103,8 @@ def tidy_failure(folder: Path) -> Iterator[None]:
     r"""
     Leaves nothing half-written in the output folder of a run that ends with an exception.
 
-    Drafts are removed, and with them the folder if the run created it and came to no checkpoint and no line of its log.
-    After Ctrl-C and SIGTERM everything stays, and so do the drafts of a run that was there before.
+    Drafts are removed, and with them the folder if the run created it and came to no checkpoint. After Ctrl-C and SIGTERM
+    everything stays, and so do the drafts of a run that was there before.
 
     Args:
         folder (`Path`): Output folder of the run that goes on inside the context.
@@ -120,15 +120,16 @@ def tidy_failure(folder: Path) -> Iterator[None]:
     except (InterruptedError, BlockingIOError):  # SIGTERM; a run of another process
         raise
     except Exception:
-        drafts, log = folder / DRAFTS, folder / LOG_FILE
+        drafts = folder / DRAFTS
         for draft in drafts.iterdir() if drafts.is_dir() else ():
             if draft.is_dir() and find_damage(draft) is not None:
                 shutil.rmtree(draft)
-        has_log = log.is_file() and log.stat().st_size > 0
-        if set(folder.glob("checkpoint-*")) == before and not (is_new and has_log):
+        is_complete = drafts.is_dir() and any(draft.is_dir() for draft in drafts.iterdir())
+        if set(folder.glob("checkpoint-*")) == before and not is_complete:  # nothing new to go on from
             shutil.rmtree(drafts, ignore_errors=True)
             if is_new:
-                log.unlink(missing_ok=True)
+                for name in (LOG_FILE, TRAINER_STATE_NAME, "test_results.json"):
+                    (folder / name).unlink(missing_ok=True)
                 if not existed and folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
         raise

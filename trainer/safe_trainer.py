@@ -138,16 +138,19 @@ class SafeTrainer(HubTrainer):
 
         Raises:
             BlockingIOError: If another process writes into the output folder.
+            FileNotFoundError: If `resume_from_checkpoint` is `True` and there is no checkpoint.
             ValueError: If the checkpoint to resume from is not one of this run: its state files are missing or damaged, its
                 weights are not those of the model.
         """
         folder, writes = Path(self.args.output_dir), self.args.process_index == 0
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+            if resume_from_checkpoint is None:
+                raise FileNotFoundError(f"{folder}: no checkpoint to resume from.")
         if self.args.should_save:
             (folder / DRAFTS).mkdir(parents=True, exist_ok=True)
         if writes:
             lock_run(folder / DRAFTS)
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(folder)
         checkpoint = None if not resume_from_checkpoint else Path(resume_from_checkpoint).resolve()
         self._had_stopped, self.loaded_step, self.best_is_gone = False, None, False
         self._saving.has_begun, self._saving.best_checkpoint = False, None

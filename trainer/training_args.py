@@ -6,6 +6,7 @@ from typing import Literal
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
+from .argument_rules import check_arguments, check_metric, check_setup
 from .distributed import check_launch
 from .domain_sampling import parse_domain_sampling
 from .interpolation import parse_interpolation
@@ -65,12 +66,15 @@ class UniSRecTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        check_arguments(self)
         super().__post_init__()
+        self.do_eval = (
+            False  # which the parent derives, so that a copy with another `eval_strategy` would contradict it
+        )
         check_launch(self.world_size)
+        check_setup(self)
         if self.n_gpu > 1:  # the parent would split a batch by rows, and ours are not all rows of the same thing
             self._n_gpu = 1
-        if self.train_text_encoder and self.text_encoder_learning_rate is None:
-            self.text_encoder_learning_rate = self.learning_rate / 20
         if self.device.type == "cpu":  # pinned memory is for copies to an accelerator
             self.dataloader_pin_memory = False
 
@@ -178,16 +182,12 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
         if self.early_stopping_patience is None:
             self.early_stopping_patience = 10 if zero_shot else 0
         super().__post_init__()
-        if self.early_stopping_patience < 0:
-            raise ValueError(f"--early_stopping_patience is {self.early_stopping_patience}, expected 0 or more.")
         if self.early_stopping_patience and not (self.load_best_model_at_end and self.metric_for_best_model):
             raise ValueError(
                 "--early_stopping_patience needs a metric to stop by: name a --zero_shot_domain, or set "
                 "--load_best_model_at_end true and --metric_for_best_model."
             )
         self._check_negatives()
-        if self.cache_chunk_size is not None and self.cache_chunk_size < 1:
-            raise ValueError(f"--cache_chunk_size is {self.cache_chunk_size}, expected 1 or more targets.")
         if self.cache_chunk_size is not None and parse_flag_from_env("ACCELERATE_USE_FSDP"):
             raise ValueError(
                 "--cache_chunk_size does not go with FSDP: processes have different numbers of chunks, and FSDP exchanges "
@@ -291,17 +291,12 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
                 "--hold_out false leaves no validation to stop at: set --num_train_epochs, such as to the best epoch of a "
                 "run that holds out."
             )
-        if self.num_negatives is not None and self.num_negatives < 0:
-            raise ValueError(f"--num_negatives is {self.num_negatives}, expected 0 or more items.")
+        check_metric(self)
         if self.num_negatives is not None and self.trains_on_texts:
             raise ValueError(
                 "--num_negatives draws among ready text vectors: leave it out where the text encoder is trained, there "
                 "the items of the batch are the candidates."
             )
-        if not 0 <= self.distillation_weight <= 1:
-            raise ValueError(f"--distillation_weight is {self.distillation_weight}, expected a share from 0 to 1.")
-        if self.min_id_interactions < 0:
-            raise ValueError(f"--min_id_interactions is {self.min_id_interactions}, expected 0 or more interactions.")
         if self.interpolate is not None:
             self._check_interpolation()
         if self.sparse_item_embedding:

@@ -1,5 +1,6 @@
 """Transfer to one domain in one call: domain folder and checkpoint in, adapted checkpoint and test metrics out."""
 
+import copy
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +22,7 @@ from .lora import add_lora
 from .model_card import UniSRecModelCardData
 from .run_results import load_run_results, run_facts
 from .training_args import UniSRecFinetuneArguments
+from .training_data import check_unseen, merge_records, training_record
 
 
 def finetune_trainer(
@@ -61,6 +63,7 @@ def finetune_trainer(
         )
     if model_config and not from_scratch:
         raise ValueError("--model-config changes what the weights were trained for: add --from-scratch.")
+    args = copy.copy(args)  # what is found out here is not the caller's
     check_output_dir(args)
     domain = Domain.load_from_disk(domain_dir)
     if not args.hold_out:
@@ -76,7 +79,13 @@ def finetune_trainer(
     )
     set_seed(args.seed)
     base = None if args.lora is None else find_model(model)[1].get("revision")
-    model, processor = load_checkpoint(model, text_encoder)
+    name, (model, processor) = model, load_checkpoint(model, text_encoder)
+    learned = model.config.training_data or []
+    if from_scratch:  # of the checkpoint, only the text encoder is left
+        learned = [record for record in learned if record.get("text_encoder")]
+    model.config.training_data = learned
+    if domain.held_out:
+        check_unseen(name, model.config, domain, "add --hold_out false, or take another checkpoint")
     texts = domain.items["text"].to_list()
     processor.catalogue = ItemCatalogue(domain.items["item_id"].to_list(), texts)
     encoder, text_embeds, catalogue, collator = None, None, texts, TextFinetuneCollator(texts, processor.tokenize)
@@ -89,6 +98,13 @@ def finetune_trainer(
         processor.catalogue.item_embeddings = torch.from_numpy(np.array(text_embeds))
         encoder, collator = model.detach_text_encoder(), None
     teachers = None if args.teachers is None else Ensemble.load(args.teachers, domain, args.device)
+    taught = (
+        [] if teachers is None else [record for each in teachers.models for record in each.config.training_data or ()]
+    )
+    for teacher, each in zip(args.teachers or (), [] if teachers is None else teachers.models, strict=True):
+        if domain.held_out:
+            check_unseen(teacher, each.config, domain, "leave it out, or add --hold_out false")
+    model.config.training_data = merge_records(learned, taught, [training_record(domain, args.trains_on_texts)])
     num_items = domain.num_items if setting == "transductive" else None
     if from_scratch:
         model = untrained_model(model, num_items, model_config or {})
@@ -137,7 +153,7 @@ def finetune(
         model (`str` or `os.PathLike`): Folder or Hub id of a checkpoint.
         domain_dir (`str` or `os.PathLike`): Domain folder.
         setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
-        args ([`UniSRecFinetuneArguments`]): Arguments.
+        args ([`UniSRecFinetuneArguments`]): Arguments; they are copied, and stay as they are.
         text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
         from_scratch (`bool`, *optional*, defaults to `False`):
             Take only the settings of the checkpoint and train new weights, all of them: the row to compare with.
@@ -159,6 +175,7 @@ def finetune(
     trainer = finetune_trainer(
         model, domain_dir, setting, args, text_encoder, from_scratch, compare_with, model_config
     )
+    args = trainer.args
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
     (domain,) = trainer.card_data.domains

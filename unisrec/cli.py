@@ -11,7 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib import import_module
 from opcode import opname
 from typing import Any, NoReturn, TextIO
@@ -155,9 +155,8 @@ def _run(argv: Sequence[str]) -> int:
     if rest and not takes_training_arguments:
         raise ValueError(f"{args.verb} does not know {_shorten(rest[0], 100)!r}; see unisrec {args.verb} --help")
     command = import_module(f".commands.{args.verb}", __package__)
-    if args.verb not in NO_MODEL:
-        _prepare_transformers()
-    return command.run(args, rest) if takes_training_arguments else command.run(args)
+    with nullcontext() if args.verb in NO_MODEL else _transformers():
+        return command.run(args, rest) if takes_training_arguments else command.run(args)
 
 
 def explain(error: BaseException, command: Sequence[str]) -> str | None:
@@ -232,18 +231,27 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _prepare_transformers() -> None:
-    """Registers the model, keeps the bars of weight files from cutting into the bar of the training, and leaves out what
-    libraries tell programmers about their next versions."""
+@contextmanager
+def _transformers() -> Iterator[None]:
+    """The model is registered; bars of weight files do not cut into the bar of the training; what libraries tell programmers
+    stays out of an answer of one line (`TRANSFORMERS_VERBOSITY=warning` and `python -W default` bring it back)."""
     from transformers.utils import logging
 
     from . import register
 
     register()
     logging.disable_progress_bar()
-    if not sys.warnoptions:
-        for kind in (FutureWarning, DeprecationWarning):
-            warnings.simplefilter("ignore", kind)
+    verbosity = logging.get_verbosity()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                for kind in (FutureWarning, DeprecationWarning):
+                    warnings.simplefilter("ignore", kind)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 __all__ = ["build_parser", "explain", "main"]

@@ -3,10 +3,12 @@
 import argparse
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 
 if TYPE_CHECKING:
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
-# Options with several values, which a file may give as one.
-LISTS = ("domains", "model_config")
+# Options of the verb itself that make no sense in a file.
+NOT_IN_FILES = ("help", "help_all", "config")
+# Fields of the model's configuration that follow from the data, or are no setting.
+NOT_IN_MODEL_CONFIG = ("text_config", "num_items", "training_data")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,26 +58,48 @@ def parse_training_arguments(
     """
     from transformers import HfArgumentParser
 
+    hints = get_type_hints(kind)  # before the parser below narrows the types of the fields
     parser = HfArgumentParser(kind, prog=f"unisrec {args.verb}", usage=argparse.SUPPRESS, allow_abbrev=False)
     if args.help_all:
         parser.print_help()
         raise SystemExit(0)
-    settings = {} if args.config is None else _read_settings(_find_settings(args.config, args.verb))
     tokens: list[str] = []
-    for name, value in settings.items():
-        if name not in vars(args):
-            tokens += [f"--{name}", *map(str, value if isinstance(value, list) else [_as_text(value)])]
-        elif not getattr(args, name):
-            setattr(args, name, [value] if name in LISTS and isinstance(value, str) else value)
+    if args.config is not None:
+        file = _find_settings(args.config, args.verb)
+        own = _options_of_verb(args.verb)
+        known = [name for name in (*own, *(field.name for field in fields(kind))) if name not in NOT_IN_FILES]
+        for name, value in _read_settings(file).items():
+            if name not in known:
+                raise ValueError(f"{file}: unknown argument {name!r}; did you mean {_nearest(name, known)}?")
+            if value is None:  # not given
+                continue
+            if name in own:
+                if not getattr(args, name):
+                    setattr(args, name, _own_value(file, own[name], value))
+            elif isinstance(value, dict | list) and not _takes(hints[name], type(value)):
+                raise ValueError(f"{file}: {name} takes one value, got {json.dumps(value)}.")
+            elif isinstance(value, dict) or (
+                isinstance(value, list) and parser._option_string_actions[f"--{name}"].nargs is None
+            ):
+                parser.set_defaults(**{name: value})
+            elif isinstance(value, list):
+                tokens += [f"--{name}", *value]
+            else:
+                switch = {"on": "true", "off": "false"} if _takes(hints[name], bool) else {}
+                tokens.append(f"--{name}={switch.get(value.lower(), value)}")
     for name in required:
         if not getattr(args, name):
             raise ValueError(f"--{name} is missing; see unisrec {args.verb} --help for an example.")
-    tokens += [*rest, "--output_dir", args.output_dir]
-    parsed, unknown = parser.parse_args_into_dataclasses(tokens, return_remaining_strings=True)
+    tokens += [*rest, f"--output_dir={args.output_dir}"]
+    # A file beside the program that happens to be called like it is none of ours.
+    parsed, unknown = parser.parse_args_into_dataclasses(
+        tokens, return_remaining_strings=True, look_for_args_file=False
+    )
     if unknown:
-        known = [option for option in parser._option_string_actions if option.startswith("--")]
-        nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown argument {unknown[0]!r}; did you mean {nearest}? --help-all lists them.")
+        options = [option for option in parser._option_string_actions if option.startswith("--")]
+        raise ValueError(
+            f"unknown argument {unknown[0]!r}; did you mean {_nearest(unknown[0], options)}? --help-all lists them."
+        )
     return parsed
 
 
@@ -102,16 +128,19 @@ def parse_model_config(pairs: Sequence[str]) -> dict[str, Any]:
 
     from ..configuration import UniSRecConfig
 
-    fields = UniSRecConfig.__annotations__
+    known = [name for name in UniSRecConfig.__annotations__ if name not in NOT_IN_MODEL_CONFIG]
     config = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals or name not in fields:
-            nearest = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
+        if not equals or name not in known:
             raise ValueError(
-                f"--model-config takes NAME=VALUE with a field of UniSRecConfig, such as {nearest}; got {pair!r}."
+                "--model-config takes NAME=VALUE with a field of UniSRecConfig, such as "
+                f"{_nearest(name, known)}; got {pair!r}."
             )
-        config[name] = yaml.safe_load(value)
+        try:
+            config[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--model-config {pair}: expected a number, a word, true, false or null.") from error
     return config
 
 
@@ -122,18 +151,69 @@ def _find_settings(name: str, verb: str) -> str:
 
 
 def _read_settings(file: str) -> dict[str, Any]:
+    """
+    Settings of a file by name: a scalar as the text that stands there (`no` is a word, `1e-3` is for the parser to read),
+    null as `None`, a list as texts, a mapping as YAML reads it.
+    """
     import yaml
 
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file}: no such configuration file.")
+    loader = yaml.SafeLoader("")
     try:
-        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        node = yaml.compose(Path(file).read_text(encoding="utf-8"), yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            raise ValueError(f"{file}: expected a mapping of argument names to values.")
+        settings: dict[str, Any] = {}
+        for key, value in node.value:
+            name = str(key.value).replace("-", "_")
+            if name in settings:
+                raise ValueError(f"{file}: {name} stands there twice.")
+            if isinstance(value, yaml.MappingNode):
+                settings[name] = loader.construct_document(value)
+            elif isinstance(value, yaml.SequenceNode):
+                if not all(isinstance(each, yaml.ScalarNode) for each in value.value):
+                    raise ValueError(f"{file}: {name} takes a list of plain values.")
+                settings[name] = [each.value for each in value.value]
+            else:
+                settings[name] = None if value.tag == "tag:yaml.org,2002:null" else value.value
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not a YAML file ({' '.join(str(error).split())}).") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{file}: expected a mapping of argument names to values.")
-    return {name.replace("-", "_"): value for name, value in settings.items()}
+    return settings
 
 
-def _as_text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, dict | bool) else str(value)
+def _options_of_verb(verb: str) -> dict[str, argparse.Action]:
+    """The options that the verb's own parser takes, by name."""
+    parser = argparse.ArgumentParser()
+    import_module(f".{verb}", __package__).add_arguments(parser)
+    return {action.dest: action for action in parser._actions}
+
+
+def _own_value(file: str, option: argparse.Action, value: Any) -> Any:
+    """A setting as the parser of the verb would have read it."""
+    from transformers.hf_argparser import string_to_bool
+
+    name = option.dest
+    if option.nargs == "+":
+        if isinstance(value, dict):
+            return [f"{key}={json.dumps(each)}" for key, each in value.items()]
+        return value if isinstance(value, list) else [value]
+    if not isinstance(value, str):
+        raise ValueError(f"{file}: {name} takes one value, got {json.dumps(value)}.")
+    if option.nargs == 0:
+        try:
+            return string_to_bool({"on": "true", "off": "false"}.get(value.lower(), value))
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"{file}: {name} is {value!r}, expected true or false.") from error
+    if option.choices is not None and value not in option.choices:
+        raise ValueError(f"{file}: {name} is {value!r}, expected one of {', '.join(option.choices)}.")
+    return value
+
+
+def _takes(hint: Any, kind: type) -> bool:
+    """Whether a type, or one of those in a union, is a list or a dict."""
+    return kind in (hint, get_origin(hint)) or any(_takes(part, kind) for part in get_args(hint))
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]

@@ -52,14 +52,14 @@ def run(args: argparse.Namespace) -> int:
     model = conversion.model
     print(report(conversion))
     processor = UniSRecProcessor(max_history_length=model.config.max_position_embeddings)
-    if args.text_encoder:
+    if args.text_encoder is not None:
         encoder, processor.tokenizer = load_text_encoder(args.text_encoder)
         model.attach_text_encoder(encoder)
         processor.max_text_length = text_max_length(encoder, processor.tokenizer)
-    if args.domain:
+    if args.domain is not None:
         domain = Domain.load_from_disk(args.domain)
         order = official_item_order(conversion, domain)
-        if args.text_encoder:
+        if args.text_encoder is not None:
             vectors = load_text_features(args.domain, domain.items["text"].to_list(), encoder, processor.tokenizer)
         else:
             vectors = given_text_features(domain, model.config.text_embedding_size)

@@ -102,7 +102,9 @@ def read_log(file: Path) -> tuple[list[dict[str, float]], int | None]:
 
 
 def _is_log_line(line: object) -> bool:
-    if not isinstance(line, dict) or not all(isinstance(value, int | float) for value in line.values()):
+    if not isinstance(line, dict):
+        return False
+    if not all(isinstance(value, float) or (isinstance(value, int) and abs(value) < 1e300) for value in line.values()):
         return False
     return all(abs(line.get(name, math.nan)) < 1e15 for name in ("step", "epoch"))
 
@@ -128,4 +130,7 @@ def plot_popularity(pairs: Sequence[str], domain: str, output: Path, options: "U
     unnamed = next((pair for pair in pairs if not all(pair.partition("="))), None)
     if unnamed is not None:
         raise ValueError(f"--models {unnamed}: expected NAME=M, such as text=runs/office.")
-    plot_analysis(output, popularity=metrics_of_models(dict(pair.split("=", 1) for pair in pairs), domain, options))
+    models = dict(pair.split("=", 1) for pair in pairs)
+    if len(models) < len(pairs):
+        raise ValueError(f"--models {' '.join(pairs)}: a name comes twice, expected each once.")
+    plot_analysis(output, popularity=metrics_of_models(models, domain, options))

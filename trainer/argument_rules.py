@@ -1,0 +1,466 @@
+"""Which training arguments are refused: wrong types, numbers out of range, and settings that would have no effect."""
+
+import inspect
+import json
+import math
+import multiprocessing
+import numbers
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields
+from enum import Enum
+from functools import cache
+from importlib.util import find_spec
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+from accelerate.utils import TorchDynamoPlugin
+from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.training_args import trainer_log_levels
+
+from .metrics import ranking_metrics
+
+
+METRICS = tuple(ranking_metrics(np.zeros((1, 2))))
+
+# Arguments of `transformers.TrainingArguments` that must keep their default, each with the reason.
+UNSUPPORTED = {
+    "accelerator_config": "batches are made and shared out by the trainer itself",
+    "average_tokens_across_devices": "the loss is always the exact mean over the targets of all processes",
+    "batch_eval_metrics": "the ranks of all users are two numbers each, which memory holds",
+    "bf16_full_eval": "evaluation is in float32, since rounding makes ties",
+    "dataloader_drop_last": "a training batch is never incomplete, and evaluation ranks every user",
+    "dataloader_in_order": "the order of the batches is part of the seed, and resuming counts on it",
+    "dataloader_persistent_workers": "workers do not end by SIGTERM, so that a checkpoint can be saved, and would stay",
+    "ddp_static_graph": "the graph changes with the lengths of the histories",
+    "deepspeed": "launch with `accelerate launch --config_file deepspeed_zero2.yaml` instead",
+    "do_eval": "--eval_strategy says when",
+    "do_predict": "the verb decides what is run",
+    "do_train": "the verb decides what is run",
+    "enable_jit_checkpoint": "SIGTERM saves a checkpoint anyway",
+    "eval_do_concat_batches": "metrics are taken over all users at once",
+    "eval_use_gather_object": "ranks are gathered as tensors",
+    "fp16_full_eval": "evaluation is in float32, since rounding makes ties",
+    "fsdp": "launch with `accelerate launch --config_file fsdp2.yaml` instead",
+    "fsdp_config": "launch with `accelerate launch --config_file fsdp2.yaml` instead",
+    "include_for_metrics": "the metrics need nothing but ranks",
+    "include_num_input_tokens_seen": "a batch holds items, not tokens; the log gives targets per second",
+    "label_names": "the batches have one kind of labels",
+    "label_smoothing_factor": "the losses are not defined for smoothed labels",
+    "length_column_name": "batches are always made of windows of similar length",
+    "liger_kernel_config": "Liger has no kernels for this model",
+    "neftune_noise_alpha": "the inputs are vectors of items, not embeddings of words",
+    "optim_target_modules": "no optimizer that takes it is supported",
+    "parallelism_config": "the model is too small to be split by tensors or sequences",
+    "prediction_loss_only": "evaluation gives ranks, not a loss",
+    "remove_unused_columns": "the collators need all columns",
+    "save_on_each_node": "all machines share the output folder",
+    "train_sampling_strategy": "batches are always made of windows of similar length, in random order",
+    "use_cache": "there is nothing to cache: a history is encoded at once",
+    "use_liger_kernel": "Liger has no kernels for this model",
+}
+
+CHOICES: dict[str, Iterable[str]] = {
+    "eval_strategy": [choice.value for choice in IntervalStrategy],
+    "logging_strategy": [choice.value for choice in IntervalStrategy],
+    "save_strategy": [choice.value for choice in SaveStrategy],
+    "hub_strategy": [choice.value for choice in HubStrategy],
+    "lr_scheduler_type": [choice.value for choice in SchedulerType],
+    "log_level": trainer_log_levels,
+    "log_level_replica": trainer_log_levels,
+    # Those of torch and transformers. In Python, any optimizer can be given to the trainer as `optimizers`.
+    "optim": ["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"],
+    "debug": ["", "underflow_overflow"],
+    "dataloader_multiprocessing_context": multiprocessing.get_all_start_methods(),
+}
+
+# Lowest and highest value; brackets mean that the limit itself is allowed, as in mathematics.
+_COUNT, _MANY = "[1, 2147483647]", "[0, 2147483647]"
+_NOT_NEGATIVE, _POSITIVE, _SHARE, _PART = "[0, inf)", "(0, inf)", "[0, 1]", "[0, 1)"
+RANGES = {
+    "per_device_train_batch_size": _COUNT,
+    "per_device_eval_batch_size": _COUNT,
+    "num_train_epochs": "(0, 1000000]",
+    "learning_rate": _NOT_NEGATIVE,
+    "text_encoder_learning_rate": _NOT_NEGATIVE,
+    "warmup_steps": "[0, 2147483647]",
+    "weight_decay": _NOT_NEGATIVE,
+    "adam_beta1": _PART,
+    "adam_beta2": _PART,
+    "adam_epsilon": _POSITIVE,
+    "gradient_accumulation_steps": _COUNT,
+    "max_grad_norm": _NOT_NEGATIVE,
+    "torch_empty_cache_steps": _COUNT,
+    "logging_steps": "(0, 2147483647]",
+    "eval_steps": "(0, 2147483647]",
+    "save_steps": "(0, 2147483647]",
+    "eval_delay": _NOT_NEGATIVE,
+    "eval_accumulation_steps": _COUNT,
+    "save_total_limit": _COUNT,
+    "seed": "[0, 4294967295]",
+    "data_seed": "[0, 4294967295]",
+    "dataloader_num_workers": "[0, 1024]",
+    "dataloader_prefetch_factor": _COUNT,
+    "ddp_bucket_cap_mb": _COUNT,
+    "ddp_timeout": _COUNT,
+    "sequence_loss_weight": _NOT_NEGATIVE,
+    "item_drop_probability": _SHARE,
+    "item_drop_ratio": _SHARE,
+    "word_drop_ratio": _SHARE,
+    "word_drop_item_ratio": _SHARE,
+    "cache_chunk_size": _COUNT,
+    "num_negatives": _MANY,
+    "distillation_weight": _SHARE,
+    "min_id_interactions": _MANY,
+    "lora_rank": _COUNT,
+    "early_stopping_patience": _MANY,
+}
+
+# What a value may be beside its annotation: it is so in the annotations of transformers, or after `__post_init__`.
+_ALSO = {
+    "accelerator_config": AcceleratorConfig,
+    "fsdp": bool,
+    "resume_from_checkpoint": bool,
+    "include_num_input_tokens_seen": bool,
+    "debug": (list, type(None)),
+    "report_to": tuple,
+    "optim_target_modules": bool,
+}
+
+_IGNORE_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+_IGNORE_KWARGS = ("constant", "constant_with_warmup")
+
+# When an argument without effect, or one that ends in an error later, is refused; `before` anything is set up.
+_CONDITIONS: list[tuple[str, Callable[[Any], bool], str]] = [
+    (
+        "warmup_steps",
+        lambda args: args.warmup_steps > 0 and args.lr_scheduler_type in _IGNORE_WARMUP,
+        "has no effect on --lr_scheduler_type {lr_scheduler_type}: take constant_with_warmup, linear or cosine",
+    ),
+    (
+        "warmup_steps",
+        lambda args: args.warmup_steps > 1 and args.warmup_steps != int(args.warmup_steps),
+        "is {warmup_steps}, expected a whole number of steps, or a share of them below 1",
+    ),
+    (
+        "lr_scheduler_kwargs",
+        lambda args: bool(args.lr_scheduler_kwargs) and args.lr_scheduler_type in _IGNORE_KWARGS,
+        "have no effect on --lr_scheduler_type {lr_scheduler_type}: leave them out",
+    ),
+    (
+        "max_steps",
+        lambda args: args.max_steps != -1 and not 1 <= args.max_steps < 2**31,
+        "is {max_steps}, expected 1 or more",
+    ),
+    (
+        "load_best_model_at_end",
+        lambda args: args.load_best_model_at_end and args.eval_strategy == "no",
+        "needs evaluations: take --eval_strategy epoch, or --load_best_model_at_end false",
+    ),
+    (
+        "load_best_model_at_end",
+        lambda args: (
+            args.load_best_model_at_end
+            and args.eval_strategy == args.save_strategy == "steps"
+            and args.save_steps != (args.eval_steps or args.logging_steps)
+        ),
+        "would lose the best model between two saves: set --save_steps to the --eval_steps",
+    ),
+    (
+        "load_best_model_at_end",
+        lambda args: args.load_best_model_at_end and args.save_strategy not in ("best", args.eval_strategy),
+        "needs a checkpoint for each evaluation: set --save_strategy to the --eval_strategy, or to best",
+    ),
+    (
+        "save_strategy",
+        lambda args: args.save_strategy == "best" and args.eval_strategy == "no",
+        "best needs evaluations: take --eval_strategy epoch",
+    ),
+    (
+        "metric_for_best_model",
+        lambda args: (
+            args.metric_for_best_model is None
+            and (args.load_best_model_at_end or args.save_strategy == "best" or _is_by_metric(args))
+        ),
+        "is missing, such as ndcg@10, or DOMAIN_ndcg@10 in pre-training",
+    ),
+    (
+        "lr_scheduler_type",
+        lambda args: _is_by_metric(args) and args.eval_strategy == "no",
+        "{lr_scheduler_type} needs evaluations: take --eval_strategy epoch",
+    ),
+    (
+        "eval_on_start",
+        lambda args: args.eval_on_start and not getattr(args, "hold_out", True),
+        "has nothing to evaluate on where --hold_out is false: leave it out",
+    ),
+    (
+        "dataloader_prefetch_factor",
+        lambda args: args.dataloader_prefetch_factor is not None and args.dataloader_num_workers == 0,
+        "needs workers: set --dataloader_num_workers",
+    ),
+    (
+        "dataloader_multiprocessing_context",
+        lambda args: args.dataloader_multiprocessing_context is not None and args.dataloader_num_workers == 0,
+        "needs workers: set --dataloader_num_workers",
+    ),
+    (
+        "activation_checkpointing_kwargs",
+        lambda args: (
+            not (getattr(args, "activation_checkpointing", None) or args.gradient_checkpointing)
+            and bool(getattr(args, "activation_checkpointing_kwargs", None) or args.gradient_checkpointing_kwargs)
+        ),
+        "need --activation_checkpointing true",
+    ),
+    (
+        "skip_memory_metrics",
+        lambda args: not args.skip_memory_metrics and find_spec("psutil") is None,
+        "false needs psutil: pip install psutil",
+    ),
+    (
+        "local_rank",
+        lambda args: args.local_rank not in (-1, int(os.environ.get("LOCAL_RANK", -1))),
+        "is set by launchers, together with LOCAL_RANK: leave it out",
+    ),
+    (
+        "ddp_backend",
+        lambda args: args.ddp_backend is not None and not torch.distributed.is_backend_available(args.ddp_backend),
+        "{ddp_backend} is not part of this PyTorch: take gloo on CPUs, nccl on NVIDIA GPUs",
+    ),
+    *(
+        (
+            name,
+            lambda args, name=name: _is_changed(args, name) and "trackio" not in (args.report_to or ()),
+            "is for --report_to trackio: leave it out",
+        )
+        for name in ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
+    ),
+]
+
+# The same where the device and the number of processes must be known.
+_LATE_CONDITIONS: list[tuple[str, Callable[[Any], bool], str]] = [
+    (
+        "fp16",
+        lambda args: args.fp16 and args.device.type == "cpu",
+        "needs an accelerator: take --bf16 true on a CPU",
+    ),
+    (
+        "ddp_timeout",
+        lambda args: args.ddp_timeout != 1800 and args.device.type == "cpu",
+        "has no effect on CPUs: leave it out",
+    ),
+    (
+        "lr_scheduler_kwargs",
+        lambda args: (
+            _is_by_metric(args)
+            and (args.lr_scheduler_kwargs or {}).get("mode", "min") != ("max" if args.greater_is_better else "min")
+        ),
+        'need the direction of the metric for {lr_scheduler_type}, as \'{{"mode": "max"}}\' where higher is better',
+    ),
+    (
+        "auto_find_batch_size",
+        lambda args: args.auto_find_batch_size and args.world_size > 1,
+        "works in one process: find the size there, and set --per_device_train_batch_size",
+    ),
+]
+
+
+def check_arguments(args: TrainingArguments) -> None:
+    r"""
+    Checks types, choices, ranges and combinations, of the command line, a configuration file and Python alike.
+
+    Args:
+        args ([`UniSRecTrainingArguments`]): The arguments, before or after their `__post_init__`.
+
+    Raises:
+        ValueError: If a value is of another type or out of range, or a setting would have no effect.
+    """
+    hints = _type_hints(type(args))
+    for field in fields(args):
+        name, value = field.name, getattr(args, field.name)
+        if not (_fits(value, hints[name]) or isinstance(value, _ALSO.get(name, ()))):
+            raise ValueError(f"--{name} is {value!r}, expected {_words(hints[name])}.")
+        if name in UNSUPPORTED and _is_changed(args, name):
+            raise ValueError(f"--{name} is not supported: {UNSUPPORTED[name]}; leave it out.")
+        if isinstance(value, str) and name.endswith("_kwargs"):
+            _check_json(name, value)
+        if name in CHOICES and not (value is None or _plain(value) in CHOICES[name]):
+            raise ValueError(
+                f"--{name} is {_plain(value)!r}, expected one of {', '.join(filter(None, CHOICES[name]))}."
+            )
+        if name in RANGES and not (value is None or _is_within(value, RANGES[name])):
+            raise ValueError(f"--{name} is {value}, expected a number in {RANGES[name]}.")
+    _check_conditions(args, _CONDITIONS)
+
+
+def check_setup(args: TrainingArguments) -> None:
+    r"""
+    Tries what can only be tried: the optimizer, the course of the learning rate, loggers, the compiler, the device.
+
+    Args:
+        args ([`UniSRecTrainingArguments`]): The arguments, after the `__post_init__` of transformers.
+
+    Raises:
+        ValueError: If one of them cannot be made, as where a package is not installed, or does not take its options.
+    """
+    _check_conditions(args, _LATE_CONDITIONS)
+    for name in args.report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(
+                f"--report_to is {name!r}, expected one of none, all, {', '.join(INTEGRATION_TO_CALLBACK)}."
+            )
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as error:
+            raise ValueError(f"--report_to {name}: {error}") from error
+    if args.torch_compile:
+        _check_compiler(args)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(1, 1))
+        optimizer = kind([{"params": [weight], "weight_decay": args.weight_decay}], **options)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--optim {args.optim.value} cannot be made ({error}); see --optim_args.") from error
+    group = optimizer.param_groups[0]
+    for pair in filter(None, (args.optim_args or "").replace(" ", "").split(",")):
+        name, _, value = pair.partition("=")
+        if name not in group or (str(group[name]).lower() != value.lower() and not _is_number(value, group[name])):
+            raise ValueError(f"--optim_args {pair} has no effect on --optim {args.optim.value}: leave it out.")
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, args.get_warmup_steps(100), 100, args.lr_scheduler_kwargs)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"--lr_scheduler_type {args.lr_scheduler_type.value} cannot be made ({error}); see --lr_scheduler_kwargs."
+        ) from error
+
+
+def check_metric(args: TrainingArguments, domains: Iterable[str] | None = None) -> None:
+    r"""
+    Checks that evaluations will give the metric that the best model is chosen by.
+
+    Args:
+        args ([`UniSRecTrainingArguments`]): The arguments.
+        domains (`Iterable[str]`, *optional*): Names of the domains of pre-training that are ranked.
+
+    Raises:
+        ValueError: If they will not.
+    """
+    if args.metric_for_best_model is None or args.eval_strategy == "no":
+        return
+    prefixes = [""] if domains is None else [f"{name}_" for name in domains]
+    known = [prefix + metric for prefix in prefixes for metric in METRICS]
+    if args.metric_for_best_model.removeprefix("eval_") not in known:
+        raise ValueError(
+            f"--metric_for_best_model is {args.metric_for_best_model!r}, expected one of {', '.join(known)}."
+        )
+
+
+def _check_json(name: str, text: str) -> None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"--{name} is {text!r}, expected a mapping as JSON, such as '{{\"num_cycles\": 2}}'.")
+
+
+def _check_compiler(args: TrainingArguments) -> None:
+    try:
+        TorchDynamoPlugin(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"--torch_compile_backend {args.torch_compile_backend} is not known: take inductor."
+        ) from error
+    modes = list(torch._inductor.list_mode_options()) if args.torch_compile_mode is not None else []
+    if args.torch_compile_mode is not None and args.torch_compile_mode not in modes:
+        raise ValueError(f"--torch_compile_mode is {args.torch_compile_mode!r}, expected one of {', '.join(modes)}.")
+
+
+def _check_conditions(args: TrainingArguments, conditions: list[tuple[str, Callable[[Any], bool], str]]) -> None:
+    for name, is_wrong, advice in conditions:
+        if is_wrong(args):
+            values = {field.name: _plain(getattr(args, field.name)) for field in fields(args)}
+            raise ValueError(f"--{name} {advice.format(**values)}.")
+
+
+def _is_by_metric(args: TrainingArguments) -> bool:
+    return args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+
+
+def _is_changed(args: TrainingArguments, name: str) -> bool:
+    """Whether an argument differs from its default; what `__post_init__` makes of the default does not."""
+    value = getattr(args, name)
+    (field,) = (field for field in fields(args) if field.name == name)
+    default = field.default if field.default is not MISSING else field.default_factory()
+    if isinstance(value, AcceleratorConfig):
+        own, usual = value.to_dict(), AcceleratorConfig().to_dict()
+        return any(own[key] != usual[key] for key in usual if key != "use_configured_state")
+    return value != default and not (_is_empty(value) and _is_empty(default))
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value is False or value == "no" or (isinstance(value, str | list | dict) and not value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return " ".join(str(_plain(each)) for each in value)
+    return value.value if isinstance(value, Enum) else value
+
+
+def _is_within(value: float, interval: str) -> bool:
+    low, high = (float(limit) for limit in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    return math.isfinite(value) and above and below
+
+
+def _is_number(text: str, value: Any) -> bool:
+    try:
+        return float(text) == value
+    except ValueError:
+        return False
+
+
+@cache
+def _type_hints(kind: type) -> Mapping[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type that a field is annotated with; a bool is no number, and a text no list."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin is list:
+        return isinstance(value, list | tuple) and all(_fits(each, parts[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint in (int, float):
+        return isinstance(value, numbers.Integral if hint is int else numbers.Real) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, str | os.PathLike)
+    return inspect.isclass(hint) and isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    """A type in words."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_words(part) for part in parts))
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin is list:
+        return "a list of texts"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "a mapping"}
+    return names.get(origin or hint, "nothing" if hint is type(None) else getattr(hint, "__name__", str(hint)))
+
+
+__all__ = ["CHOICES", "RANGES", "UNSUPPORTED", "check_arguments", "check_metric", "check_setup"]
