@@ -123,7 +123,7 @@ class UniSRecConfig(PreTrainedConfig):
             "size": ...}`; `{"type": "dropout", "p": ...}`; `{"type": "truncate", "size": ...}`. Their weights lie with
             those of the text encoder.
         text_prompt (`str`, *optional*, defaults to `""`):
-            What is put before each item text.
+            Text put before each item text.
         text_prompt_tokens (`int`, *optional*, defaults to 0):
             Leading tokens that the pooling leaves out, those of a prompt that is not to be pooled.
         text_max_length (`int`, *optional*):
