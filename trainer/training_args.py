@@ -196,8 +196,6 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
         parse_domain_sampling(self.domain_sampling)
 
     def _check_negatives(self) -> None:
-        if self.num_negatives < 0:
-            raise ValueError(f"--num_negatives is {self.num_negatives}, expected 0 or more items.")
         for wrong, advice in (
             (self.batch_domains != "one", "draws from the catalogue of one domain: add --batch_domains one"),
             (self.train_text_encoder, "draws among ready text vectors: leave --train_text_encoder out"),

@@ -194,11 +194,11 @@ def test_a_small_catalogue_is_drawn_as_a_whole(make_trainer, domains):
     ("arguments", "message"),
     [
         ({"num_negatives": 8}, "add --batch_domains one"),
-        ({"num_negatives": -1, "batch_domains": "one"}, "expected 0 or more items"),
+        ({"num_negatives": -1, "batch_domains": "one"}, "--num_negatives is -1, expected"),
         ({"num_negatives": 8, "batch_domains": "one", "cache_chunk_size": 5}, "does not go with --cache_chunk_size"),
         ({"num_negatives": 8, "batch_domains": "one", "train_text_encoder": True}, "leave --train_text_encoder out"),
         ({"early_stopping_patience": 2}, "needs a metric to stop by"),
-        ({"early_stopping_patience": -2}, "expected 0 or more"),
+        ({"early_stopping_patience": -2}, "--early_stopping_patience is -2, expected"),
         ({"zero_shot_domain": "shop", "eval_strategy": "no"}, "set --eval_strategy"),
     ],
 )
