@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unisrec.recommender import search
+from unisrec.recommender import exact_index
 from unisrec.recommender.exact_index import ExactIndex
 
 
@@ -20,8 +20,8 @@ def by_sorting(vectors, queries, top_k, hidden, candidates) -> list[list[tuple[f
 @pytest.mark.parametrize("scores_at_a_time", [1, 40, 1 << 24])
 @pytest.mark.parametrize("top_k", [1, 4, 60])
 def test_chunks_equal_a_plain_sort(monkeypatch, scores_at_a_time, top_k):
-    monkeypatch.setattr(search, "SCORES_AT_A_TIME", scores_at_a_time)
-    monkeypatch.setattr(search, "QUERIES_AT_A_TIME", 3)
+    monkeypatch.setattr(exact_index, "SCORES_AT_A_TIME", scores_at_a_time)
+    monkeypatch.setattr(exact_index, "QUERIES_AT_A_TIME", 3)
     vectors = torch.randint(-2, 3, (50, 4)).float()  # whole numbers: many equal scores, and exact ones
     queries = torch.randint(-2, 3, (7, 4)).float()
     hidden = [torch.randint(50, (count,)).tolist() for count in (0, 1, 5, 40, 3, 0, 50)]
