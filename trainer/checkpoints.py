@@ -174,7 +174,7 @@ def untrained_model(model: UniSRecModel, num_items: int | None, changes: Mapping
     change of how texts become vectors, which are those of the other model."""
     settings = model.config.to_dict()
     for name in changes:
-        if name.startswith("text_") and changes[name] != settings[name]:
+        if name.startswith("text_") and name != "text_scale" and changes[name] != settings[name]:
             raise ValueError(
                 f"{name} is that of the text vectors the model was made with: set it in `unisrec pretrain`."
             )
