@@ -12,8 +12,8 @@ import yaml
 from ..data import Domain
 from ..data.domain import check_output_folder
 from ..modeling_unisrec.hub import split_revision
+from ..modeling_unisrec.markdown import escape, one_line
 from ..modeling_unisrec.outgoing import check_outgoing
-from ..reports import card_tables
 from .explorer import load_recommender
 from .side_by_side import training_counts
 
@@ -88,9 +88,9 @@ def export_space(
             table.write_parquet(folder / "popularity.parquet")
             arguments.append("popularity_file=here / 'popularity.parquet'")
         arguments.append(f"name={name!a}")  # ASCII: the name of a folder may be no text at all
-        title = card_tables.one_line(name.rpartition("/")[2].partition("@")[0])
+        title = one_line(name.rpartition("/")[2].partition("@")[0])
         head = _head(title, [hub_id for hub_id in hub_ids if hub_id is not None])
-        readme = README.format(head=head, title=card_tables.escape(title))
+        readme = README.format(head=head, title=escape(title))
         (folder / "README.md").write_text(readme, encoding="utf-8")
         (folder / "app.py").write_text(APP.format(arguments=", ".join(arguments)), encoding="utf-8")
         (folder / "requirements.txt").write_text(REQUIREMENTS.format(version=__version__), encoding="utf-8")

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from unisrec.trainer import FinetuneCollator, PretrainCollator, RankingCollator
+from unisrec.evaluation import RankingCollator
+from unisrec.trainer import FinetuneCollator, PretrainCollator
 
 
 def text_vectors(items):

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from unisrec.trainer import RankingDataset, TargetBatchSampler, WindowDataset
-from unisrec.trainer.datasets import DomainFeatures, catalogue_tensors
+from unisrec.evaluation import RankingDataset
+from unisrec.evaluation.ranking import catalogue_tensors
+from unisrec.trainer import TargetBatchSampler, WindowDataset
+from unisrec.trainer.datasets import DomainFeatures
 
 
 def random_histories(num_histories=60, num_items=40, longest=23, seed=0):
