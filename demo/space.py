@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -68,8 +69,6 @@ def export_space(
         OSError: If a checkpoint or the domain cannot be loaded. Nothing is written then.
         ValueError: If what would be shared does not pass [`check_outgoing`]. Nothing is written then.
     """
-    from .. import __version__
-
     output = Path(output)
     check_output_folder(output)
     domain = None if domain_dir is None else Domain.load_from_disk(domain_dir)
@@ -93,7 +92,7 @@ def export_space(
         readme = README.format(head=head, title=escape(title))
         (folder / "README.md").write_text(readme, encoding="utf-8")
         (folder / "app.py").write_text(APP.format(arguments=", ".join(arguments)), encoding="utf-8")
-        (folder / "requirements.txt").write_text(REQUIREMENTS.format(version=__version__), encoding="utf-8")
+        (folder / "requirements.txt").write_text(REQUIREMENTS.format(version=version("unisrec")), encoding="utf-8")
         check_outgoing(folder, [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()])
         if output.is_dir():
             output.rmdir()

@@ -1,4 +1,4 @@
-"""Several processes: whether they belong together, and their rows as one tensor, with an exact gradient."""
+"""Several processes: their rows as one tensor, with an exact gradient, and weights that are sharded."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
