@@ -1,7 +1,8 @@
-"""Launches of several processes."""
+"""Devices and processes of an evaluation, and launches whose processes do not form a group."""
 
 import os
 
+from accelerate import Accelerator
 from transformers.utils import logging
 
 
@@ -38,4 +39,11 @@ def check_launch(world_size: int) -> None:
         )
 
 
-__all__ = ["check_launch"]
+def make_accelerator(use_cpu: bool = False) -> Accelerator:
+    """The accelerator of this process. Raises `ValueError` as [`check_launch`] does."""
+    accelerator = Accelerator(cpu=use_cpu)
+    check_launch(accelerator.num_processes)
+    return accelerator
+
+
+__all__ = ["check_launch", "make_accelerator"]

@@ -17,7 +17,7 @@ from ..data.domain_features import domain_features
 from ..data.training_data import check_unseen
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, encode_items
 from ..modeling_unisrec.checkpoint import load_checkpoint
-from .launch import check_launch
+from .launch import make_accelerator
 from .metrics import ranking_metrics, ranks_of_targets
 
 
@@ -151,7 +151,7 @@ def rank_targets(
         `np.ndarray` of shape `(num_users, 2)`: Ranks from 0 in the order of `users`, with seen items kept and with seen
         items masked, in every process.
     """
-    accelerator = Accelerator() if accelerator is None else accelerator
+    accelerator = make_accelerator() if accelerator is None else accelerator
     collator = RankingCollator(model.config.max_position_embeddings)
     loader = accelerator.prepare(DataLoader(users, batch_size, collate_fn=collator))
     training = model.training
@@ -198,8 +198,7 @@ def evaluate(
             to be tested on.
         OSError: If the checkpoint or the domain cannot be loaded.
     """
-    accelerator = Accelerator(cpu=use_cpu)
-    check_launch(accelerator.num_processes)
+    accelerator = make_accelerator(use_cpu)
     domain = Domain.load_from_disk(domain_dir)
     name, (model, processor) = model, load_checkpoint(model, text_encoder)
     if not allow_seen:

@@ -13,6 +13,7 @@ from ..data import Domain, leave_one_out
 from ..data.domain_features import domain_features
 from ..data.training_data import check_unseen
 from ..evaluation.analysis import metrics_by_popularity, principal_plane
+from ..evaluation.launch import make_accelerator
 from ..evaluation.ranking import RankingDataset, rank_targets
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.checkpoint import load_checkpoint
@@ -41,7 +42,7 @@ def domain_vectors(
     Raises:
         ValueError: If the model knows items by their ID alone, there is no text encoder, or two domains share a name.
     """
-    accelerator = Accelerator(cpu=use_cpu)
+    accelerator = make_accelerator(use_cpu)
     model, processor = load_checkpoint(model_name)
     if model.adaptor is None:
         raise ValueError(f"{model_name}: this model knows items by their ID alone; it has no adaptor to look at.")
@@ -74,7 +75,7 @@ def metrics_of_models(
     Returns:
         `dict`: What [`metrics_by_popularity`] gives, by name of the model.
     """
-    accelerator = Accelerator(cpu=use_cpu)
+    accelerator = make_accelerator(use_cpu)
     domain = Domain.load_from_disk(domain_dir)
     train, test = leave_one_out(domain, "train"), leave_one_out(domain, "test")
     found = {}
