@@ -219,7 +219,7 @@ FAULTS = {
     ),
     "no layers of text": (
         lambda folder: change_config(folder, text_config={"num_hidden_layers": 0}),
-        "16 weights are unexpected: text_encoder.encoder.layer.0",
+        r"`text_config.num_hidden_layers` \(0\) must be from 1 to",
     ),
     "more items": (
         lambda folder: change_config(folder, num_items=7),

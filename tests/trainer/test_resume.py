@@ -443,5 +443,5 @@ def test_a_trainer_that_is_to_resume_finds_a_checkpoint_or_says_so(root, trainin
 
 def test_a_run_that_does_not_begin_leaves_nothing(root, tmp_path, capsys):
     assert main(command(root, tmp_path / "run", "--learning_rate", -1)) == 2
-    assert "learning rate" in capsys.readouterr().err
+    assert "--learning_rate is -1.0, expected a number in [0, inf)" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
