@@ -104,7 +104,7 @@ def number_cases() -> Cases:
                 verb,
                 f"{option} {value[:10]!r}",
                 (*words, f"{option}={value}"),
-                EITHER if value == "१" or (option == "--batch-size" and value == "9" * 400) else REFUSED,
+                EITHER if value == "१" or (verb == "recommend" and value == "9" * 400) else REFUSED,
                 rf"{option}|{option[2:].replace('-', '.')}",
             )
     for verb, option, words in (("evaluate", "--batch-size", uses("base/ind")["evaluate"]), ("quickstart", "--users", (*QUICKSTART, "--output", "out")),
@@ -147,10 +147,12 @@ def training_cases() -> Cases:
         ("--sequence_loss_weight", "x"), ("--sequence_loss_weight", "nan"), ("--item_drop_ratio", "2"), ("--item_drop_ratio", "nan"), ("--word_drop_ratio", "-1"),
         ("--augmentation_draw", "no-such"), ("--liger_kernel_config", "{"), ("--fsdp_config", "{"), ("--hub_strategy", "no-such"), ("--push_to_hub",),
         ("--max_grad_norm", "nan"), ("--max_grad_norm", "x"), ("--weight_decay", "nan"), ("--label_smoothing_factor", "0.1"), ("--ddp_timeout", "x"), ("--tf32", "true"),
-        ("--fp16",), ("--gradient_checkpointing_kwargs", "{"), ("--metric_for_best_model", "no-such", "--load_best_model_at_end", "--eval_strategy", "epoch", "--save_strategy", "epoch"),
+        ("--fp16",), ("--gradient_checkpointing_kwargs", "{"), ("--metric_for_best_model", "no-such", "--load_best_model_at_end", "true", "--eval_strategy", "epoch", "--save_strategy", "epoch"),
     ):  # fmt: skip
         name = words[0].lstrip("-")
         says = rf"{name}|{name.replace('_', '.').replace('-', '.')}|{(words[1:] or ('',))[0][:20] or name}"
+        says = says + "|Hub" if name == "push_to_hub" else says
+        says = says + "|" + words[1].partition("=")[0] if name == "model-config" and words[1][0] != "=" else says
         for verb, rest in (("pretrain", PRETRAIN), ("finetune", FINETUNE)):
             if verb == "finetune" and name in (
                 "sequence_loss_weight",

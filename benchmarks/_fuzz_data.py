@@ -255,6 +255,7 @@ def table_cases() -> Cases:
 
 # What a row may lack: it is left out and counted.
 ABSENT = {
+    "null",
     "no user",
     "a null user",
     "an empty user",

@@ -247,7 +247,7 @@ def yaml_cases() -> Cases:
         "freeze_sequence_encoder: 5", "train_text_encoder: x", "teachers: nowhere", "teachers: 5", "model_config: 5", "model_config: {hidden_size: 3}",
         "model_config: [5]", "text_encoder: 5", "text_encoder: []", "text_encoder: {}", "help_all: x", "warmup_steps: -1", "warmup_steps: x", "max_grad_norm: -1",
         "max_grad_norm: x", "deepspeed: x", "fsdp: x", "accelerator_config: x", "gradient_accumulation_steps: 0", "gradient_accumulation_steps: x",
-        "dataloader_num_workers: -1", "dataloader_num_workers: x", "report_to: no-such", "hub_model_id: 5", "ddp_backend: x", "half_precision_backend: x",
+        "dataloader_num_workers: -1", "dataloader_num_workers: x", "hub_model_id: 5", "ddp_backend: x", "half_precision_backend: x",
         "1: 2", "null: 1", "true: 1", "[a]: 1", "{a: b}: 1", "from_scratch: x", "compare_with: 5", "compare_with: nowhere", "label_smoothing_factor: 2",
         "neftune_noise_alpha: x", "optim_args: x", "adam_beta1: 2", "adam_epsilon: -1", "torch_compile_backend: x", "run_name: [1]", "verb: x", "config: other.yaml",
         "push_to_hub: x", "resume_from_checkpoint: nowhere", "save_total_limit: x", "temperature: 1", "bf16: x", "use_cpu: maybe", "data_seed: x", "fp16: x",
@@ -286,7 +286,8 @@ def yaml_cases() -> Cases:
                     for word in (f"--{name.replace('_', '-') if name == 'text_encoder' else name}", given[name])
                 ]
                 content = f"{field}: {value}\n"
-                expect = EITHER if (field, value) in {("text_pooling", "null")} else REFUSED
+                is_name = field == "output_dir" and value in ("5", "1.5", "2021-01-01", "true")  # of a new folder
+                expect = TAKEN if is_name else EITHER if (field, value) == ("text_pooling", "null") else REFUSED
                 yield Case(
                     verb,
                     f"YAML with {field}: {value}",
@@ -294,6 +295,7 @@ def yaml_cases() -> Cases:
                     expect,
                     r".",
                     (write("run.yaml", content),),
+                    ("out", value),
                 )
     for name in ("nowhere.yaml", "", "-", "base", "base/clicks.parquet", "paper ", "no-such", "x" * 300):
         yield Case(

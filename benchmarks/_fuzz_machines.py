@@ -18,7 +18,9 @@ def machine_cases(rng: random.Random) -> Cases:
     }  # fmt: skip
     for verb, words in writers.items():
         for size in (0, 300, 2000) if verb != "quickstart" else (0, 2000):
-            expect = EITHER if size == 2000 and verb in ("plot", "evaluate", "index", "recommend") else REFUSED
+            expect = (
+                EITHER if size == 2000 and verb in ("plot", "evaluate", "index", "recommend", "prepare") else REFUSED
+            )
             if verb == "evaluate" and size == 300:
                 expect = EITHER
             yield Case(

@@ -45,7 +45,7 @@ from _fuzz_machines import machine_cases
 from _fuzz_world import build_world, run
 
 
-LONGEST = 30  # seconds a case may take
+LONGEST = 60  # seconds a case may take
 MEMORY = 16 << 30  # bytes of address space; PyTorch alone takes a few
 NOBODY = 65534
 DRAFT = re.compile(r"\.tmp$|^\.saving|\.\d+\.|^\.[0-9a-z_]{8}|^\.old|\.incomplete$|\.lock$")
@@ -254,6 +254,8 @@ def misses_of(case: Case, answer: Answer) -> list[str]:
     changed = {path for path, value in answer.before.items() if answer.after.get(path) != value}
     if answer.status == 130 and case.verb in ("pretrain", "finetune"):
         return found  # the run can go on
+    if case.machine.startswith("files"):  # a scratch folder of Python's cannot be removed then
+        answer.after = {path: value for path, value in answer.after.items() if not path.startswith("tmp/")}
     if drafts := [
         path
         for path in answer.after

@@ -123,7 +123,7 @@ class UniSRecConfig(PreTrainedConfig):
             "size": ...}`; `{"type": "dropout", "p": ...}`; `{"type": "truncate", "size": ...}`. Their weights lie with
             those of the text encoder.
         text_prompt (`str`, *optional*, defaults to `""`):
-            What is put before each item text.
+            Text put before each item text.
         text_prompt_tokens (`int`, *optional*, defaults to 0):
             Leading tokens that the pooling leaves out, those of a prompt that is not to be pooled.
         text_max_length (`int`, *optional*):
@@ -259,9 +259,12 @@ class UniSRecConfig(PreTrainedConfig):
 
     def validate_sizes(self):
         """Sizes that must fit each other."""
-        for name, config in (("num_hidden_layers", self), ("text_config.num_hidden_layers", self.text_config)):
-            if not 1 <= (layers := getattr(config, "num_hidden_layers", 1)) <= MAX_LAYERS:
-                raise ValueError(f"`{name}` ({layers}) must be from 1 to {MAX_LAYERS}.")
+        for place, config in (("", self), ("text_config.", self.text_config)):
+            for name in ("num_hidden_layers", "num_attention_heads"):
+                if not 1 <= (number := getattr(config, name, 1)) <= MAX_LAYERS:
+                    raise ValueError(f"`{place}{name}` ({number}) must be from 1 to {MAX_LAYERS}.")
+            if getattr(config, "intermediate_size", 1) == 0:
+                raise ValueError(f"`{place}intermediate_size` (0) must be at least 1.")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "

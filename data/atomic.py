@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -65,8 +65,8 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     replaceable = _is_replaceable(path)
     target = Path(os.path.realpath(path)) if replaceable else path  # a symbolic link goes on to point to the file
     place = tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=target.parent if replaceable else None)
+    draft = Path(place) / target.name
     try:
-        draft = Path(place) / target.name
         yield draft
         if replaceable:
             with open(draft, "rb") as stream:
@@ -76,7 +76,9 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
             with open(draft, "rb") as source, open(target, "wb") as sink:
                 shutil.copyfileobj(source, sink)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+            os.rmdir(place)  # not `rmtree`, which cannot where too many files are open
 
 
 def _is_replaceable(path: Path) -> bool:

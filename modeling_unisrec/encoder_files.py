@@ -1,4 +1,4 @@
-"""What the files beside a text encoder say about its use, as sentence-transformers writes them, in all its versions."""
+"""Settings in the files beside a text encoder, as all versions of sentence-transformers write them."""
 
 import json
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ HARMLESS = {
 @dataclass
 class EncoderFiles:
     r"""
-    What the files of a text encoder ask for.
+    Settings that the files of a text encoder ask for.
 
     Args:
         stated (`bool`): Whether there is a file of sentence-transformers at all.
@@ -53,7 +53,7 @@ class EncoderFiles:
         pooling (`str` or `None`): As for [`pool_tokens`]; `None` where no file says.
         layers (`list[dict]`): Layers behind the pooling, see `text_layers` of [`UniSRecConfig`].
         weights (`dict[str, torch.Tensor]`): Their weights, as `layers.0.linear.weight`.
-        prompt (`str`): What is put before each text.
+        prompt (`str`): Text put before each item text.
         include_prompt (`bool`): Whether the tokens of the prompt are pooled.
         max_length (`int` or `None`): Tokens that are read of a text.
         lower_case (`bool`): Whether texts are lower-cased first.
@@ -149,6 +149,9 @@ def _read_modules(reader: _Reader) -> EncoderFiles:
     for kind, module in zip(kinds, modules, strict=True):
         READ_MODULE[kind](reader, files, module["path"])
     _read_model_settings(reader, files)
+    for key, value in {"max_seq_length": files.max_length, "truncate_dim": files.truncate_dim}.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise ValueError(f"text encoder {reader.name!r}: {key} is {value!r}, expected a number of at least 1.")
     if files.truncate_dim is not None:
         files.layers.append({"type": "truncate", "size": files.truncate_dim})
     return files

@@ -32,7 +32,7 @@ class UniSRecProcessor(ProcessorMixin):
         max_text_length (`int`, *optional*, defaults to 512):
             Tokens of a text that count, the first ones.
         text_prompt (`str`, *optional*, defaults to `""`):
-            What is put before each text, the `text_prompt` of the model's configuration.
+            Text put before each item text, the `text_prompt` of the model's configuration.
 
     Raises:
         ValueError: If a length is no whole number from 1.

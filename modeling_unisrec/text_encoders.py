@@ -66,9 +66,9 @@ def load_text_encoder(
     r"""
     Load a text encoder and its tokenizer, in float32 and in evaluation mode.
 
-    What the encoder's own files say is done: pooling, the layers behind it, the prompt for documents, the length limit
-    and the size of the vectors. [`TextHead`], which holds all of it but the limit, is the `text_head` of the encoder; the
-    limit is the `model_max_length` of the tokenizer, which pads on the right.
+    Pooling, the layers behind it, the prompt for documents, the length limit and the size of the vectors are those of the
+    encoder's own files. [`TextHead`], the `text_head` of the encoder, holds all of it. The tokenizer pads on the
+    right.
 
     Args:
         name_or_path (`str`): As for [`find_text_encoder`].
@@ -129,12 +129,15 @@ def load_text_encoder(
         )
     encoder = _text_half(name_or_path, encoder)
     _prepare_tokenizer(name_or_path, tokenizer, files)
+    _try_encoder(name_or_path, encoder.eval(), tokenizer)
     if prompt is not None:
         files.prompt = prompt
     if truncate_dim is not None:
         files.layers = [layer for layer in files.layers if layer["type"] != "truncate"]
         files.layers.append({"type": "truncate", "size": truncate_dim})
     pooling = pooling or files.pooling or pooling_by_kind(name_or_path, encoder.config)
+    if _is_decoder(encoder.config):
+        encoder.config.use_cache = False  # nothing is generated
     encoder.text_head = _make_head(name_or_path, files, pooling, encoder, tokenizer)
     return encoder.eval(), tokenizer
 
@@ -189,7 +192,7 @@ def find_text_pooling(name_or_path: str) -> str:
 def pooling_by_kind(name: str, config: PreTrainedConfig) -> str:
     """Pooling of an encoder whose files do not say: in a causal decoder the last token alone has seen the whole text; a
     decoder turned bidirectional is averaged; all others give `"cls"`, the paper's. Says so in one line."""
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+    if _is_decoder(config):
         both_ways = (
             getattr(config, "use_bidirectional_attention", False) is True
             or getattr(config, "is_causal", True) is False
@@ -203,10 +206,15 @@ def pooling_by_kind(name: str, config: PreTrainedConfig) -> str:
     return pooling
 
 
+def _is_decoder(config: PreTrainedConfig) -> bool:
+    """Whether models of this kind are made to continue texts; BERT and its kin can be, but are known for filling gaps."""
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+
+
 def text_max_length(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     r"""
-    How many tokens of a text are read: what encoder and tokenizer can take, and no more than the encoder's files name; the
-    512 of the paper where they name no limit.
+    Number of tokens that are read of a text: no more than encoder and tokenizer can take, and no more than the encoder's
+    files name, or the 512 of the paper where they name no limit.
 
     Args:
         encoder (`PreTrainedModel`): The text encoder.
@@ -231,8 +239,8 @@ def _prepare_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, files: Enc
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None and tokenizer.eos_token is not None:  # many decoders; padding is masked anyway
         tokenizer.pad_token = tokenizer.eos_token
-    if files.max_length is not None:
-        tokenizer.model_max_length = files.max_length
+    if files.max_length is not None:  # a lower limit than the tokenizer's is that of the head
+        tokenizer.model_max_length = max(tokenizer.model_max_length, files.max_length)
     elif files.stated and tokenizer.model_max_length < LARGE_INTEGER:
         files.max_length = tokenizer.model_max_length
     if files.lower_case:
@@ -287,6 +295,37 @@ def _text_half(name: str, model: PreTrainedModel) -> PreTrainedModel:
             "texts, e.g. 'minilm'."
         )
     return half
+
+
+@torch.inference_mode()
+def _try_encoder(name: str, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises `ValueError` unless the encoder reads tokens alone, gives states of its `hidden_size`, and gives the same ones
+    with padding beside them. Convolutions (ConvBERT), Fourier transforms (FNet) and hashing (YOSO) mix padding in."""
+    kind, advice = encoder.config.model_type, "name another encoder, such as 'minilm'"
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"text encoder {name!r}: its tokenizer has no padding token and no end of text; {advice}.")
+    length = text_max_length(encoder, tokenizer)
+    ids = tokenizer("red kettle of steel", truncation=True, max_length=max(1, length // 2))["input_ids"]
+    padding = min(len(ids), length - len(ids))
+    inputs = torch.tensor([[*ids, *padding * [tokenizer.pad_token_id]]])
+    mask = torch.tensor([[*len(ids) * [1], *padding * [0]]])
+    try:
+        padded = encoder(input_ids=inputs, attention_mask=mask, return_dict=True)[0]
+        alone = encoder(input_ids=inputs[:, : len(ids)], attention_mask=mask[:, : len(ids)], return_dict=True)[0]
+    except Exception as error:  # what a model of another modality asks for
+        raise ValueError(
+            f"text encoder {name!r} ({kind}) cannot read a text ({' '.join(str(error).split())}); {advice}."
+        ) from error
+    if alone.shape != (1, len(ids), encoder.config.hidden_size):
+        raise ValueError(
+            f"text encoder {name!r} ({kind}) gives states of shape {tuple(alone.shape[1:])} for {len(ids)} tokens, where "
+            f"one of {encoder.config.hidden_size} numbers for each is expected; {advice}."
+        )
+    if not (padded[:, : len(ids)] - alone).abs().max() <= 1e-4 * alone.abs().max():
+        raise ValueError(
+            f"text encoder {name!r} ({kind}) mixes padding into its states, so that the vector of a text depends on the "
+            f"texts beside it; {advice}."
+        )
 
 
 @contextmanager

@@ -101,7 +101,7 @@ class TextHead(nn.Module):
     Args:
         pooling (`str`, *optional*, defaults to `"cls"`): As for [`pool_tokens`].
         layers (`list[dict]`, *optional*): Layers behind the pooling, see `text_layers` of [`UniSRecConfig`].
-        prompt (`str`, *optional*, defaults to `""`): What is put before each text.
+        prompt (`str`, *optional*, defaults to `""`): Text put before each item text.
         prompt_tokens (`int`, *optional*, defaults to 0): Leading tokens that the pooling leaves out.
         max_length (`int`, *optional*): Tokens that are read of a text.
     """

@@ -201,7 +201,8 @@ class FaissIndex:
         if not torch.equal(self.rows, torch.arange(len(self))):  # items have come and gone since it was built
             return self.rebuild(self.exact).save(output_dir, item_ids)
         with new_folder(output_dir) as draft:
-            faiss.write_index(self.faiss_index, str(draft / "index.faiss"))
+            with open(draft / "index.faiss", "wb") as file:  # by a path, FAISS tells of a full disk on stderr only
+                faiss.write_index(self.faiss_index, faiss.PyCallbackIOWriter(file.write))
             facts = {
                 "kind": self.kind,
                 "num_items": len(self),
@@ -269,7 +270,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         wrong = [name for name, kind in types.items() if not isinstance(facts[name], kind)]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{folder}: damaged, or of an earlier version (index.json: {error}); {_AGAIN}") from error
     if wrong or facts["kind"] not in KINDS[1:] or not 0 <= facts["recall@10"] <= 1:
         raise ValueError(f"{folder}: index.json describes no index ({wrong or facts}); {_AGAIN}")

@@ -271,7 +271,7 @@ def test_bad_input_of_the_training_verbs(folders, tmp_path, text_encoder_dir, ca
     for file in text_encoder_dir.glob("tokenizer*"):
         (tmp_path / "wide" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "setting.yaml").write_text("setting: both\n")
-    assert "the setting is 'both', expected 'inductive' or 'transductive'" in bad(
+    assert "setting is 'both', expected one of inductive, transductive" in bad(
         capsys,
         *finetune[:3],
         "--use_cpu",
@@ -311,3 +311,24 @@ def test_interrupted_run_goes_on(folders, tmp_path):
     first, second = (json.loads((folder / "test_results.json").read_text()) for folder in (straight, broken))
     assert first["test_ndcg@50"] == second["test_ndcg@50"]
     assert (straight / "model.safetensors").read_bytes() == (broken / "model.safetensors").read_bytes()
+
+
+def test_metrics_are_written_whole_or_refused_before_the_work(folders, tmp_path, capsys, monkeypatch):
+    words = ["evaluate", "--model", folders / "inductive", "--domain", folders / "books", "--use-cpu"]
+    for json_file, line in ((tmp_path / "none" / "x.json", "there is no folder"), (tmp_path, "this is a folder")):
+        assert line in bad(capsys, *words[:1], "--model", "nowhere", *words[3:], "--json", json_file)
+    assert "--batch-size is 0" in bad(capsys, *words, "--batch-size", 0)
+    (tmp_path / "old.json").write_text("old")
+    monkeypatch.setattr(json, "dumps", lambda *_, **__: "half\udcff")  # cannot be encoded: fails in the middle
+    assert main([str(word) for word in [*words, "--json", tmp_path / "old.json"]]) == 2
+    assert (tmp_path / "old.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
+
+
+def test_quickstart_checks_its_numbers_before_it_begins(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for option, value in (("--users", 0), ("--pretrain-epochs", 0), ("--finetune-epochs", -1), ("--seed", -1)):
+        assert f"{option} is {value}, expected a number from" in bad(capsys, "quickstart", f"{option}={value}")
+    (tmp_path / "file").write_text("x")
+    assert "file: this is no folder" in bad(capsys, "quickstart", "--output", "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

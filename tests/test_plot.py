@@ -107,6 +107,7 @@ def test_curves_of_a_run(runs, training_options):
         ("map text --domains nowhere --output x.png", "nowhere"),
         ("map text --domains toys --output no/x.png", "there is no folder no"),
         ("popularity --models text --domain toys --output x.png", "--models text: expected NAME=M"),
+        ("popularity --models a=text a=text-id --domain toys --output x.png", "a name comes twice"),
     ],
 )
 def test_refuses_in_one_line(runs, capsys, words, line):
@@ -115,3 +116,30 @@ def test_refuses_in_one_line(runs, capsys, words, line):
     assert error.startswith("unisrec plot: error:")
     assert line in error
     assert not (runs / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "",
+        "[",
+        "[" * 100_000,
+        "[1]",
+        "{}",
+        '{"log_history": 5}',
+        '{"log_history": [5, 6]}',
+        '{"log_history": [{"loss": 1}, {"loss": 2}]}',
+        '{"log_history": [{"loss": 1, "step": 1, "epoch": NaN}, {"loss": 2, "step": 2, "epoch": 2}]}',
+        '{"log_history": [{"loss": "x", "step": 1, "epoch": 1}, {"loss": 2, "step": 2, "epoch": 2}]}',
+        '{"log_history": [{"loss": 1, "step": 1, "epoch": 1}, {"loss": 2, "step": 2, "epoch": 2}], "best_global_step": "x"}',
+    ],
+)
+def test_a_log_of_another_form_is_named_and_nothing_is_written(tmp_path, monkeypatch, capsys, state):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "trainer_state.json").write_text(state)
+    assert main(["plot", "curves", "run", "--output", "run.png"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("unisrec plot: error: run/trainer_state.json: ")
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -16,14 +16,18 @@ from transformers import (
     AutoProcessor,
     BertConfig,
     CLIPConfig,
+    ConvBertConfig,
+    FNetConfig,
     Gemma3Config,
     Gemma3TextConfig,
     LlamaConfig,
     ModernBertConfig,
     MPNetConfig,
+    OPTConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
     RobertaConfig,
+    ViTConfig,
 )
 
 from unisrec.configuration import UniSRecConfig
@@ -211,6 +215,8 @@ def test_length_limit_and_truncation(save_sentence_transformer):
 
     encoder, tokenizer = load_text_encoder(str(folder), truncate_dim=3)
     assert text_max_length(encoder, tokenizer) == 4
+    longer = UniSRecModel.from_text_encoder(str(folder), hidden_size=8, text_max_length=7).text_encoder
+    assert text_max_length(longer, tokenizer) == 7
     np.testing.assert_allclose(encode_texts(TEXTS, encoder, tokenizer, progress=False), expected[:, :3], atol=1e-5)
 
 
@@ -442,6 +448,30 @@ def test_damaged_files_are_named(save_sentence_transformer):
         load_text_encoder(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("file", "contents"),
+    [
+        ("modules.json", "{}"),
+        ("modules.json", "[3]"),
+        ("modules.json", '[{"path": ""}]'),
+        ("1_Pooling/config.json", '{"pooling_mode": 3}'),
+        ("1_Pooling/config.json", "[]"),
+        ("2_Dense/config.json", "{}"),
+        ("2_Dense/model.safetensors", "cut"),
+        ("sentence_bert_config.json", '{"max_seq_length": "many"}'),
+        ("sentence_bert_config.json", '{"max_seq_length": 0}'),
+        ("config_sentence_transformers.json", '{"truncate_dim": -1}'),
+        ("config_sentence_transformers.json", '{"prompts": ["passage"], "default_prompt_name": "a"}'),
+    ],
+)
+def test_files_of_another_form_are_one_line(save_sentence_transformer, file, contents):
+    _, folder = save_sentence_transformer("bert", "mean", st.Dense(16, 8))
+    (folder / file).write_text(contents)
+    with pytest.raises(ValueError, match="text encoder ") as error:
+        load_text_encoder(str(folder))
+    assert "\n" not in str(error.value)
+
+
 def test_adapters_are_refused(make_encoder, tmp_path):
     folder = Path(shutil.copytree(make_encoder("bert"), tmp_path / "encoder"))
     (folder / "adapter_config.json").write_text("{}")
@@ -500,6 +530,33 @@ def test_half_precision_encoders_are_used_in_float32(make_encoder, dtype, tmp_pa
     exact = encode_texts(TEXTS, encoder, tokenizer, progress=False)
     cosines = torch.cosine_similarity(vectors, torch.from_numpy(exact))
     assert cosines.min() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ConvBertConfig(**SIZES, embedding_size=16, vocab_size=30), r"\(convbert\) mixes padding into its states"),
+        (FNetConfig(**SIZES, vocab_size=30, pad_token_id=1), r"\(fnet\) mixes padding into its states"),
+        (
+            OPTConfig(
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                ffn_dim=24,
+                word_embed_proj_dim=8,
+                vocab_size=30,
+            ),
+            r"\(opt\) gives states of shape \(6, 8\) for 6 tokens, where one of 16 numbers",
+        ),
+        (ViTConfig(**SIZES, image_size=8, patch_size=4), r"\(vit\) cannot read a text"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_an_encoder_without_one_vector_for_a_text_is_refused(config, message, tmp_path):
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load_text_encoder(str(tmp_path), pooling="mean")
 
 
 def test_a_tokenizer_without_padding_token_pads_by_the_end_of_text(make_encoder, tmp_path):

@@ -59,7 +59,7 @@ def pretrain(
             [`fit_whitening`].
         text_whitening_size (`int`, *optional*): Components that the whitening keeps. Defaults to all.
         text_truncate_dim (`int`, *optional*): Numbers to keep of each vector of the text encoder (Matryoshka).
-        text_prompt (`str`, *optional*): What is put before each text. Defaults to what the encoder's files say.
+        text_prompt (`str`, *optional*): Text put before each item text. Defaults to what the encoder's files say.
 
     Returns:
         [`UniSRecPretrainTrainer`]: After training, with the model and the log.

@@ -171,6 +171,8 @@ def _read_settings(file: str) -> dict[str, Any]:
                 raise ValueError(f"{file}: {name} stands there twice.")
             if isinstance(value, yaml.MappingNode):
                 settings[name] = loader.construct_document(value)
+                if not isinstance(settings[name], dict):  # `!!set`
+                    raise ValueError(f"{file}: {name} takes plain values, lists or mappings.")
             elif isinstance(value, yaml.SequenceNode):
                 if not all(isinstance(each, yaml.ScalarNode) for each in value.value):
                     raise ValueError(f"{file}: {name} takes a list of plain values.")

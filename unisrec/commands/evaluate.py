@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from ..trainer import UniSRecTrainingArguments, evaluate
     from ..trainer.training_data import SeenInTraining
 
-    if args.batch_size < 1:
-        raise ValueError(f"--batch-size is {args.batch_size}, expected at least 1.")
+    if not 1 <= args.batch_size < 2**31:
+        raise ValueError(f"--batch-size is {args.batch_size}, expected a number from 1 to 2**31 - 1.")
     if args.json is not None:
         check_output_file(args.json)
     with tempfile.TemporaryDirectory() as scratch:

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-prompt",
         metavar="TEXT",
-        help="what is put before each item text, such as 'passage: ' (default: what the encoder's files say)",
+        help="text put before each item text, such as 'passage: ' (default: what the encoder's files say)",
     )
     parser.add_argument(
         "--text-truncate-dim",
