@@ -17,9 +17,9 @@ import torch
 
 import unisrec
 from unisrec.data import Domain, leave_one_out
+from unisrec.evaluation.analysis import alignment, gate_use, mean_cosine, uniformity
+from unisrec.reports.analysis_plots import metrics_of_models, plot_analysis
 from unisrec.trainer import UniSRecTrainingArguments
-from unisrec.trainer.analysis import alignment, gate_use, mean_cosine, uniformity
-from unisrec.trainer.analysis_plots import metrics_of_models, plot_analysis
 from unisrec.trainer.checkpoints import domain_features, load_checkpoint
 from unisrec.trainer.datasets import catalogue_tensors
 

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 import unisrec
 from unisrec.data import Domain
+from unisrec.evaluation.metrics import ranking_metrics, target_ranks
 from unisrec.recommender import Recommender
 from unisrec.trainer import UniSRecFinetuneArguments, finetune
-from unisrec.trainer.metrics import ranking_metrics, target_ranks
 
 
 MODELS: dict[str, dict[str, Any]] = {

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from _kill_verbs import kill_verbs
 
-from unisrec.trainer.safe_folders import DRAFTS, find_damage
+from unisrec.trainer.checkpoint_folders import DRAFTS, find_damage
 
 
 TEXT_SIZE = 32

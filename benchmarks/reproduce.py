@@ -24,8 +24,8 @@ import yaml
 import unisrec
 from unisrec.data import Domain, leave_one_out
 from unisrec.data.text_features import load_text_features
+from unisrec.evaluation.baselines import popularity_metrics, random_metrics, text_neighbour_metrics
 from unisrec.trainer import UniSRecFinetuneArguments, UniSRecTrainingArguments, evaluate, finetune
-from unisrec.trainer.baselines import popularity_metrics, random_metrics, text_neighbour_metrics
 from unisrec.trainer.checkpoints import load_checkpoint
 
 

@@ -128,6 +128,10 @@ class UniSRecConfig(PreTrainedConfig):
             Leading tokens that the pooling leaves out, those of a prompt that is not to be pooled.
         text_max_length (`int`, *optional*):
             Tokens that are read of a text, at most those that the text encoder has positions for. Defaults to 512.
+        text_scale (`float`, *optional*, defaults to 1.0):
+            Factor of text vectors on their way into the adaptor. New models on an encoder that normalises have
+            `sqrt(text_embedding_size) / 4`, about the length that such vectors have before, since vectors of length 1
+            are short beside the ID embedding.
         text_whitening_size (`int`, *optional*):
             Width of the text vectors behind a fixed linear map in front of the adaptor, the PCA whitening of the texts
             that the model was pre-trained on. `None` takes them as they are.
@@ -200,6 +204,7 @@ class UniSRecConfig(PreTrainedConfig):
     text_prompt: str = ""
     text_prompt_tokens: int = 0
     text_max_length: int | None = None
+    text_scale: float | int = 1.0
     text_whitening_size: int | None = None
     hidden_size: int = 300
     num_hidden_layers: int = 2
@@ -289,7 +294,7 @@ class UniSRecConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` ({getattr(self, name)}) must be in [0, 1).")
         if not 0 < self.layer_norm_eps < 1:
             raise ValueError(f"`layer_norm_eps` ({self.layer_norm_eps}) must be in (0, 1).")
-        for name in ("temperature", "initializer_range"):
+        for name in ("temperature", "initializer_range", "text_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` ({getattr(self, name)}) must be positive and finite.")
         if self.router_noise is not None and not 0 <= self.router_noise < math.inf:

@@ -1,13 +1,13 @@
 """Raw files -> domain: readers, filters, splits, text features, synthetic domains; knows the model, not the trainer."""
 
-from .amazon import read_amazon
 from .domain import Domain
 from .interactions import build_domain
-from .official import read_official
-from .online_retail import read_online_retail
-from .recbole import read_recbole
+from .readers.amazon import read_amazon
+from .readers.official import read_official
+from .readers.online_retail import read_online_retail
+from .readers.recbole import read_recbole
+from .readers.table import read_table
 from .splits import Split, leave_one_out
-from .table import read_table
 
 
 __all__ = [

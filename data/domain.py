@@ -16,8 +16,8 @@ import numpy as np
 import polars as pl
 from safetensors import SafetensorError
 
-from .files import read_parquet, reading
 from .given_features import GIVEN_FEATURES, check_given_features, load_given_features, save_given_features
+from .readers.files import read_parquet, reading
 from .splits import ALL_TRAIN, LEAVE_ONE_OUT, MIN_INTERACTIONS
 
 

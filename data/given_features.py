@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .files import check_file
+from .readers.files import check_file
 
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from .columns import check_columns, to_interactions
 from .domain import Domain
-from .values import to_ids, to_texts
+from .readers.columns import check_columns, to_interactions
+from .readers.values import to_ids, to_texts
 
 
 INTERACTIONS = {name: name for name in ("user_id", "item_id", "time")}

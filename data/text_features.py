@@ -19,8 +19,8 @@ from transformers.utils import logging
 
 from ..modeling_unisrec import TextHead
 from ..modeling_unisrec.text_encoders import text_max_length
-from .files import reading
 from .given_features import first_row_not_finite
+from .readers.files import reading
 from .word_drop import drop_words
 
 

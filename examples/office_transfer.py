@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import unisrec
+from unisrec.evaluation.baselines import popularity_metrics
 from unisrec.trainer import UniSRecFinetuneArguments, UniSRecTrainingArguments
-from unisrec.trainer.baselines import popularity_metrics
 
 
 METRICS = [

@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration.configuration_unisrec import UniSRecConfig
 from .modeling_unisrec import UniSRecModel
-from .read_official import DICT, DTYPES, TENSOR, Inert, TorchArchive, describe, parse_pickle
+from .official_pickle import DICT, DTYPES, TENSOR, Inert, TorchArchive, describe, parse_pickle
 
 
 # Settings that no tensor shows: their name in the official configuration, ours, and the value of the paper.

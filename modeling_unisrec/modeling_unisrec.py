@@ -56,6 +56,17 @@ class UniSRecModelOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+class UniSRecTextFeatures(BaseModelOutputWithPooling):
+    r"""
+    Output of [`UniSRecModel.get_text_features`], whose text vectors are `pooler_output`.
+
+    An integer gives the vector of one text: `features[0]` is that of the first text, not `last_hidden_state`.
+    """
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        return self.pooler_output[key] if isinstance(key, int) else super().__getitem__(key)
+
+
 def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
     """
     Vectors of length 1, `(..., hidden_size)` in and out; a zero vector stays one, as in `F.normalize`, whose gradient there
@@ -106,14 +117,15 @@ class UniSRecAdaptor(nn.Module):
     r"""
     Parametric whitening by `num_experts` experts, mixed by a gate (paper, section 2.1.2).
 
-    With text vector x, `v = sum_k g_k (dropout(x) - b_k) W_k` and `g = softmax(x W_2 + delta)`, where in training
-    `delta = normal * (softplus(x W_3) + router_noise)`. The official code runs the experts one after the other; here
+    With x the text vector times `text_scale`, `v = sum_k g_k (dropout(x) - b_k) W_k` and `g = softmax(x W_2 + delta)`,
+    where in training `delta = normal * (softplus(x W_3) + router_noise)`. The official code runs the experts one after the other; here
     they are one product, and `b_k W_k` is folded into one `(num_experts, hidden_size)` table a call.
     """
 
     def __init__(self, config: UniSRecConfig):
         super().__init__()
         text_size, num_experts = config.text_embedding_size, config.num_experts
+        self.scale = config.text_scale
         self.whitening = None
         if config.text_whitening_size is not None:
             self.whitening = TextWhitening(text_size, config.text_whitening_size)
@@ -127,21 +139,27 @@ class UniSRecAdaptor(nn.Module):
         self.dropout = nn.Dropout(config.adaptor_dropout)
 
     def gate(self, text_embeds: torch.Tensor) -> torch.Tensor:
-        """Weights of the experts for each text: (U, D) in, (U, G) out; rows sum to 1."""
-        logits = text_embeds @ self.router
+        """Weights of the experts for each text vector: (U, D) in, (U, G) out; rows sum to 1."""
+        return self._gate(self._inputs(text_embeds))
+
+    def _inputs(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        """Text vectors as the experts and the router take them."""
+        if self.scale != 1:
+            text_embeds = text_embeds * self.scale
+        return text_embeds if self.whitening is None else self.whitening(text_embeds)
+
+    def _gate(self, inputs: torch.Tensor) -> torch.Tensor:
+        logits = inputs @ self.router
         if self.training and self.noise_floor is not None:
-            scale = F.softplus(text_embeds @ self.router_noise) + self.noise_floor
+            scale = F.softplus(inputs @ self.router_noise) + self.noise_floor
             logits = logits + torch.randn_like(logits) * scale
         return logits.softmax(dim=-1)
 
     def forward(self, text_embeds: torch.Tensor) -> torch.Tensor:
-        if self.whitening is not None:
-            text_embeds = self.whitening(text_embeds)
-        gate = self.gate(text_embeds)  # (U, G)
+        inputs = self._inputs(text_embeds)
+        gate = self._gate(inputs)  # (U, G)
         # One mask of dropout for all experts (the official code draws one for each), so that one product serves all.
-        experts = (self.dropout(text_embeds) @ self.weight.flatten(1)).unflatten(
-            -1, self.weight.shape[1:]
-        )  # (U, G, H)
+        experts = (self.dropout(inputs) @ self.weight.flatten(1)).unflatten(-1, self.weight.shape[1:])  # (U, G, H)
         item_embeds = torch.bmm(gate.unsqueeze(1), experts).squeeze(1)
         if self.bias is None:
             return item_embeds
@@ -333,13 +351,17 @@ class UniSRecPreTrainedModel(PreTrainedModel):
         name = pretrained_model_name_or_path
         on_adapters = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")  # the report is then theirs
         if output_loading_info or on_adapters:
-            return super().from_pretrained(
+            loaded = super().from_pretrained(
                 name,
                 *model_args,
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
                 output_loading_info=output_loading_info,
                 **kwargs,
             )
+            if output_loading_info and loaded[0].text_encoder is None:  # it was not asked for
+                keys = loaded[1]["unexpected_keys"]
+                loaded[1]["unexpected_keys"] = {key for key in keys if not key.startswith("text_encoder.")}
+            return loaded
         logger = logging.getLogger("transformers.modeling_utils")
         logger.addFilter(_is_no_load_report)
         try:
@@ -439,7 +461,8 @@ class UniSRecModel(UniSRecPreTrainedModel):
         text_encoder, _ = text_encoders.load_text_encoder(
             name_or_path, pooling=config.get("text_pooling"), prompt=config.get("text_prompt")
         )
-        settings = text_encoder.text_head.to_config(text_encoder.config.hidden_size)
+        head, hidden_size = text_encoder.text_head, text_encoder.config.hidden_size
+        settings = head.to_config(hidden_size) | {"text_scale": head.new_scale(hidden_size)}
         model = cls(UniSRecConfig(**(settings | config)))
         model.attach_text_encoder(text_encoder)
         return model
@@ -532,7 +555,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         input_ids: torch.LongTensor,
         attention_mask: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
+    ) -> UniSRecTextFeatures:
         r"""
         Text vectors x, the input of the adaptor.
 
@@ -543,8 +566,8 @@ class UniSRecModel(UniSRecPreTrainedModel):
             kwargs: As of the text encoder, such as `output_hidden_states`.
 
         Returns:
-            `BaseModelOutputWithPooling`: The text vectors `(num_items, text_embedding_size)` as `pooler_output`, and the
-            output of the text encoder.
+            [`UniSRecTextFeatures`]: The text vectors `(num_items, text_embedding_size)` as `pooler_output`, and the output
+            of the text encoder.
 
         Raises:
             ValueError: If the model has no text encoder.
@@ -558,7 +581,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         input_ids, attention_mask = _pad_right(input_ids, attention_mask)
         outputs = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
-        return BaseModelOutputWithPooling(
+        return UniSRecTextFeatures(
             last_hidden_state=outputs[0],
             pooler_output=self.text_encoder.text_head(outputs[0], attention_mask),
             hidden_states=outputs.get("hidden_states"),

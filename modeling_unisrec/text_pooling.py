@@ -1,5 +1,7 @@
 """From token states to text vectors: pooling, and the layers that an encoder's authors put behind it."""
 
+from math import sqrt
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -143,6 +145,11 @@ class TextHead(nn.Module):
             "text_max_length": self.max_length,
             "text_embedding_size": self.vector_size(hidden_size),
         }
+
+    def new_scale(self, hidden_size: int) -> float:
+        """`text_scale` of a new model behind this head: more than 1 where it gives vectors of length 1."""
+        is_normalised = bool(self.settings) and self.settings[-1]["type"] == "normalize"
+        return sqrt(self.vector_size(hidden_size)) / 4 if is_normalised else 1.0
 
     def vector_size(self, hidden_size: int) -> int:
         """Width of the text vectors behind an encoder of the given width."""

@@ -1,9 +1,9 @@
 """Checkpoint and catalogue -> ranked items, their search, and exported towers."""
 
-from .export import export_onnx
+from .exact_index import ExactIndex
 from .faiss_index import FaissIndex
+from .onnx_export import export_onnx
 from .recommender import Recommender
-from .search import ExactIndex
 from .snapshot import Recommendation
 from .tables import export_vectors
 

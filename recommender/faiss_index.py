@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..data.domain import new_folder
-from .search import ExactIndex
+from .exact_index import ExactIndex
 
 
 KINDS = ("auto", "flat", "ivf", "hnsw")

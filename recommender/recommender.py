@@ -11,11 +11,11 @@ import torch
 from torch.nn import functional as F
 
 from ..data import Domain
-from ..data.values import flatten_text, to_id
+from ..data.readers.values import flatten_text, to_id
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_catalogue, item_tower_state
 from ..trainer.checkpoints import load_checkpoint
+from .exact_index import ExactIndex
 from .faiss_index import KINDS, FaissIndex
-from .search import ExactIndex
 from .snapshot import Recommendation, Snapshot, with_catalogue
 from .vectors import VectorEncoder
 

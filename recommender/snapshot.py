@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..modeling_unisrec import ItemCatalogue, UniSRecProcessor
+from .exact_index import ExactIndex
 from .faiss_index import FaissIndex
-from .search import ExactIndex
 
 
 @dataclass(frozen=True)

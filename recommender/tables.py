@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from ..data.domain import writing
-from ..data.table import load_table
-from ..data.values import place, to_id, to_ids, to_texts
+from ..data.readers.table import load_table
+from ..data.readers.values import place, to_id, to_ids, to_texts
 
 
 if TYPE_CHECKING:

@@ -1,5 +1,7 @@
 """Losses, batches, trainers and ranking evaluation: how a model is made and measured."""
 
+from ..evaluation.metrics import ranking_metrics, ranks_of_targets, target_ranks
+from ..reports.model_card import UniSRecModelCardData
 from .base_trainer import UniSRecTrainer
 from .data_collator import (
     FinetuneCollator,
@@ -13,8 +15,6 @@ from .distributed import RowGatherer
 from .evaluation import evaluate
 from .finetune_trainer import UniSRecFinetuneTrainer
 from .losses import catalogue_loss, contrastive_loss, sampled_softmax_loss
-from .metrics import ranking_metrics, ranks_of_targets, target_ranks
-from .model_card import UniSRecModelCardData
 from .negatives import NegativeSampler
 from .pretrain_trainer import UniSRecPretrainTrainer
 from .pretraining import pretrain

@@ -23,7 +23,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import trainer_log_levels
 
-from .metrics import ranking_metrics
+from ..evaluation.metrics import ranking_metrics
 
 
 METRICS = tuple(ranking_metrics(np.zeros((1, 2))))

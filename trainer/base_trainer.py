@@ -19,16 +19,16 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, Tr
 from transformers.utils import logging
 
 from ..data.text_features import encode_texts
+from ..evaluation.metrics import ranking_metrics, ranks_of_targets
 from ..modeling_unisrec import encode_items
+from ..reports.model_card import ModelCardCallback, UniSRecModelCardData, write_model_card
 from .argument_rules import check_arguments, check_metric
+from .checkpoint_trainer import SafeTrainer, outlive_sigterm
 from .data_collator import RankingCollator
 from .datasets import RankingDataset, TargetBatchSampler, catalogue_tensors
 from .distributed import layers_to_shard, whole_weights
-from .metrics import ranking_metrics, ranks_of_targets
-from .model_card import ModelCardCallback, UniSRecModelCardData, write_model_card
 from .progress import TrainingProgress
 from .run_log import LogFile, SpeedMeter
-from .safe_trainer import SafeTrainer, outlive_sigterm
 from .training_args import UniSRecTrainingArguments
 from .training_data import save_training_data
 

@@ -20,9 +20,9 @@ from ..data.text_features import load_text_features, text_max_length
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor, check_id_rows
 from ..modeling_unisrec.hub import find_model
 from ..modeling_unisrec.text_encoders import check_tokenizer, load_text_encoder
+from .checkpoint_folders import DRAFTS, clear_drafts, find_damage, is_under_way
 from .lora import find_base, load_adapted
 from .run_lock import lock_run
-from .safe_folders import DRAFTS, clear_drafts, find_damage, is_under_way
 from .training_args import UniSRecTrainingArguments
 
 
@@ -174,7 +174,7 @@ def untrained_model(model: UniSRecModel, num_items: int | None, changes: Mapping
     change of how texts become vectors, which are those of the other model."""
     settings = model.config.to_dict()
     for name in changes:
-        if name.startswith("text_") and changes[name] != settings[name]:
+        if name.startswith("text_") and name != "text_scale" and changes[name] != settings[name]:
             raise ValueError(
                 f"{name} is that of the text vectors the model was made with: set it in `unisrec pretrain`."
             )

@@ -8,9 +8,9 @@ from transformers import EarlyStoppingCallback
 
 from ..modeling_unisrec import unit_vectors
 from .base_trainer import UniSRecTrainer
-from .cached_batches import RandomState, split_targets, take_run
 from .distributed import RowGatherer
 from .domain_sampling import parse_domain_sampling
+from .gradient_cache import RandomState, split_targets, take_run
 from .losses import contrastive_loss
 from .negatives import DomainNegativeSampler
 from .training_args import UniSRecPretrainArguments

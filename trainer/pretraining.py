@@ -15,11 +15,11 @@ from ..data.whitening import fit_whitening
 from ..data.word_drop import drop_words
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.text_encoders import load_text_encoder
+from ..reports.model_card import UniSRecModelCardData
 from .argument_rules import check_arguments, check_metric
 from .checkpoints import check_output_dir, domain_features, new_config
 from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, DomainTexts, RankingDataset, WindowDataset
-from .model_card import UniSRecModelCardData
 from .pretrain_trainer import UniSRecPretrainTrainer
 from .training_args import UniSRecPretrainArguments
 from .training_data import training_record
@@ -94,6 +94,7 @@ def pretrain(
             text_encoder, pooling=text_pooling, prompt=text_prompt, truncate_dim=text_truncate_dim
         )
         of_text = encoder.text_head.to_config(encoder.config.hidden_size)
+        of_text["text_scale"] = encoder.text_head.new_scale(encoder.config.hidden_size)
     if text_whitening == "pca":
         of_text["text_whitening_size"] = text_whitening_size or of_text["text_embedding_size"]
     set_seed(args.seed)

@@ -13,14 +13,14 @@ from transformers import set_seed
 from ..data import Domain, leave_one_out
 from ..modeling_unisrec import ItemCatalogue
 from ..modeling_unisrec.hub import find_model
+from ..reports.model_card import UniSRecModelCardData
+from ..reports.run_results import load_run_results, run_facts
 from .checkpoints import check_output_dir, domain_features, load_checkpoint, untrained_model
 from .data_collator import TextFinetuneCollator
 from .datasets import RankingDataset, WindowDataset
 from .ensemble import Ensemble
 from .finetune_trainer import UniSRecFinetuneTrainer
 from .lora import add_lora
-from .model_card import UniSRecModelCardData
-from .run_results import load_run_results, run_facts
 from .training_args import UniSRecFinetuneArguments
 from .training_data import check_unseen, merge_records, training_record
 

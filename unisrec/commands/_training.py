@@ -105,7 +105,7 @@ def parse_training_arguments(
 
 def had_ended(args: "UniSRecTrainingArguments") -> bool:
     """Whether the run that is to be resumed by `--resume_from_checkpoint auto` has come to its end; says so."""
-    from ..trainer.safe_folders import has_ended
+    from ..trainer.checkpoint_folders import has_ended
 
     folder = Path(args.output_dir)
     if str(args.resume_from_checkpoint).lower() != "auto" or not has_ended(folder):
@@ -117,7 +117,7 @@ def had_ended(args: "UniSRecTrainingArguments") -> bool:
 
 def tidy(args: "UniSRecTrainingArguments") -> AbstractContextManager[None]:
     """Context of a run that, after an exception, leaves nothing half-written; the main process sees to it."""
-    from ..trainer.safe_folders import tidy_failure
+    from ..trainer.checkpoint_folders import tidy_failure
 
     return tidy_failure(Path(args.output_dir)) if args.process_index == 0 else nullcontext()
 

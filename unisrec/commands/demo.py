@@ -44,14 +44,14 @@ def run(args: argparse.Namespace) -> int:
     if find_spec("gradio") is None:
         raise ValueError('the web page needs gradio: pip install "unisrec[demo]"')
     if args.export_space is not None:
-        from ..recommender.space import export_space
+        from ..demo.space import export_space
 
         export_space(args.model, args.export_space, args.domain, args.compare)
         folder = shlex.quote(args.export_space)
         print(f"{args.export_space}: ready. To publish: hf upload --repo-type space OWNER/NAME {folder}")
         return 0
     check_address(args.host, args.port)
-    from ..recommender.app import launch, load_app
+    from ..demo.app import launch, load_app
 
     app = load_app(args.model, args.domain, args.compare)
     launch(app, server_name=args.host, server_port=args.port, prevent_thread_lock=True)

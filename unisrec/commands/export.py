@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
     from ..data.domain import check_output_folder
-    from ..recommender.export import check_export_packages, export_onnx
+    from ..recommender.onnx_export import check_export_packages, export_onnx
     from ..trainer.checkpoints import load_checkpoint
 
     try:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 def report(model: "UniSRecModel", folder: Path) -> int:
     """Prints sizes of the files and how far they are from the model. Returns the exit status."""
-    from ..recommender.export import onnx_differences
+    from ..recommender.onnx_export import onnx_differences
 
     differences = onnx_differences(model, folder)
     width = max(map(len, differences))

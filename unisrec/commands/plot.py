@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 def plot_curves(folder: Path, output: Path) -> None:
     """The log that a training left. Raises `OSError` or `ValueError` where there is nothing to draw."""
-    from ..trainer.plots import plot_run
+    from ..reports.plots import plot_run
 
     file = folder / "trainer_state.json"
     if not plot_run(*read_log(file), output):
@@ -113,7 +113,7 @@ def plot_domains(
     kind: str, model: str, folders: Sequence[str], output: Path, options: "UniSRecTrainingArguments"
 ) -> None:
     """Map or use of the experts."""
-    from ..trainer.analysis_plots import domain_vectors, plot_analysis, plot_catalogue_map
+    from ..reports.analysis_plots import domain_vectors, plot_analysis, plot_catalogue_map
 
     found = domain_vectors(model, folders, options)
     if kind == "gates":
@@ -125,7 +125,7 @@ def plot_domains(
 
 def plot_popularity(pairs: Sequence[str], domain: str, output: Path, options: "UniSRecTrainingArguments") -> None:
     """Recall of checkpoints, each given as NAME=M."""
-    from ..trainer.analysis_plots import metrics_of_models, plot_analysis
+    from ..reports.analysis_plots import metrics_of_models, plot_analysis
 
     unnamed = next((pair for pair in pairs if not all(pair.partition("="))), None)
     if unnamed is not None:

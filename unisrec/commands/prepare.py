@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the domain folder and print what became of the rows."""
     from ..data import build_domain
     from ..data.domain import check_output_folder
-    from ..data.official import find_official
+    from ..data.readers.official import find_official
 
     output = Path(args.output)
     check_output_folder(output)
@@ -124,7 +124,7 @@ def _run_official(args: argparse.Namespace, output: Path) -> int:
     from dataclasses import replace
 
     from ..data.domain import new_folder
-    from ..data.official import read_official
+    from ..data.readers.official import read_official
 
     ignored = {"--user-k": args.user_k, "--item-k": args.item_k, "--text-columns": args.text_columns}
     if given := [option for option, value in ignored.items() if value is not None]:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def hub_card(folder: Path, repo_id: str, catalogue: bool) -> str | None:
     """The folder's model card, if it has one, with examples that load the repository. A card without the two lines around
     the examples, written by hand, stays as it is; that is said in one line."""
-    from ..trainer.card_use import START, UseFacts, replace_use
+    from ..reports.card_use import START, UseFacts, replace_use
 
     file = folder / "README.md"
     if not file.is_file():

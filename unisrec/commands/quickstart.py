@@ -60,8 +60,10 @@ def tell_story(args: argparse.Namespace, output: Path) -> None:
     print("1. Three invented shops, and the text encoder")
     from ..data import leave_one_out
     from ..data.synthetic import synthetic_domains
+    from ..evaluation.baselines import popularity_metrics, random_metrics
     from ..modeling_unisrec.text_encoders import load_text_encoder
     from ..recommender import Recommender
+    from ..reports.plots import plot_training_curves
     from ..trainer import (
         UniSRecFinetuneArguments,
         UniSRecPretrainArguments,
@@ -70,8 +72,6 @@ def tell_story(args: argparse.Namespace, output: Path) -> None:
         finetune,
         pretrain,
     )
-    from ..trainer.baselines import popularity_metrics, random_metrics
-    from ..trainer.plots import plot_training_curves
 
     start = time.perf_counter()
     load_text_encoder(args.text_encoder)  # where it cannot be had, say so before anything is written

@@ -1,0 +1,96 @@
+"""Reader of the UCI "Online Retail" and "Online Retail II" tables: an invoice is a user, as in the paper."""
+
+import os
+from pathlib import Path
+
+import polars as pl
+
+from ..interactions import RawData, count_step, drop_incomplete
+from .columns import check_columns, to_interactions
+from .files import check_file, read_csv, read_parquet, reading, suffix_of
+from .item_texts import join_texts
+from .values import to_texts
+
+
+# The two tables name the first column differently.
+INVOICE_COLUMNS = ("Invoice", "InvoiceNo")
+# How CSV copies of the first table write times: month first, no leading zeros, no seconds.
+TIME_FORMATS = ("%m/%d/%Y %H:%M",)
+
+
+def read_online_retail(path: str | os.PathLike) -> RawData:
+    """
+    Read an Online Retail table.
+
+    Rows without description are dropped, and so are further lines of an item in the same invoice. The text of an item
+    is its most frequent description in lower case, of equally frequent ones the first in the alphabet.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            `.xlsx` as published (all sheets; needs the extra `unisrec[excel]`), `.csv`, `.csv.gz` or `.parquet`, with
+            the columns `Invoice` or `InvoiceNo`, `StockCode`, `Description` and `InvoiceDate`.
+
+    Returns:
+        `RawData`: Invoices as users, stock codes as items.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file has another ending, cannot be read (workbooks: also without `fastexcel`), or lacks a
+            column.
+    """
+    path = Path(path)
+    is_csv = suffix_of(path) == ".csv"
+    frame = read_csv(path) if is_csv else _read_binary(path)
+    invoice = next((name for name in INVOICE_COLUMNS if name in frame.columns), INVOICE_COLUMNS[0])
+    columns = {"user_id": invoice, "item_id": "StockCode", "time": "InvoiceDate"}
+    check_columns(frame.columns, [*columns.values(), "Description"], str(path))
+    rows = to_interactions(frame, columns, str(path), first_line=2 if is_csv else None, time_formats=TIME_FORMATS)
+    descriptions = to_texts(frame["Description"], str(path), first_line=2 if is_csv else None).str.to_lowercase()
+    rows = rows.with_columns(text=descriptions).with_columns(text=join_texts([pl.col("text")]))
+
+    complete, incomplete = drop_incomplete(rows)
+    described = complete.drop_nulls("text")
+    # A long invoice is typed in over minutes: another time does not make a further line of an item another purchase.
+    interactions = described.unique(["user_id", "item_id"], keep="first", maintain_order=True)
+    items = (
+        described.group_by("item_id", "text")
+        .len()
+        .sort("item_id", "len", "text", descending=[False, True, False])
+        .unique("item_id", keep="first", maintain_order=True)
+        .select("item_id", "text")
+    )
+    info = {
+        "files": [path.name],
+        "steps": [
+            count_step(f"read {path.name}", rows.height, rows.height),
+            *incomplete,
+            count_step("no description", complete.height, described.height),
+            count_step("item again in the same invoice", described.height, interactions.height),
+        ],
+        "item_steps": [count_step("stock codes with a description", items.height, items.height)],
+    }
+    return RawData(interactions.select("user_id", "item_id", "time"), items, info)
+
+
+def _read_binary(path: Path) -> pl.DataFrame:
+    suffix = suffix_of(path)
+    if suffix == ".parquet":
+        return read_parquet(path)
+    if suffix != ".xlsx":
+        raise ValueError(f"{path}: unknown ending {suffix!r}, expected .xlsx, .csv, .csv.gz or .parquet")
+    check_file(path)
+    try:
+        import fastexcel
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{path}: workbooks need fastexcel; `pip install unisrec[excel]`, or save it as CSV first"
+        ) from error
+    try:
+        # As text: invoices and stock codes are numbers in some rows and words in others.
+        with reading(path, "workbook"):
+            return pl.concat(pl.read_excel(path, sheet_id=0, infer_schema_length=0).values())
+    except fastexcel.FastExcelError as error:
+        raise ValueError(f"{path}: not a readable workbook ({str(error).splitlines()[0]})") from error
+
+
+__all__ = ["read_online_retail"]

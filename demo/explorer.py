@@ -1,0 +1,204 @@
+"""What the page answers: search, ranking with a reason, a new product's place, other rankings beside it, a map.
+
+Nothing here changes once made: history and own products of a visitor come in as arguments, so visitors never meet.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import torch
+from torch.nn import functional as F
+
+from ..data import Domain
+from ..evaluation.analysis import principal_plane
+from ..modeling_unisrec import ItemCatalogue
+from ..recommender.recommender import Recommender
+from ..trainer.checkpoints import load_checkpoint
+from .cards import MAX_ID, MAX_OWN, MAX_TEXT, Card, Entry, History, OwnProducts, Placement, clean
+
+
+def load_recommender(model: str | os.PathLike, domain: Domain | None) -> Recommender:
+    """A checkpoint on the items of a domain if it knows items by their text alone, else on its own catalogue."""
+    network, processor = load_checkpoint(model)
+    if domain is not None and network.config.num_items is None:
+        items = ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list())
+        own = processor.catalogue
+        if own is None or (own.item_ids, own.texts) != (items.item_ids, items.texts):  # else its vectors are ready
+            processor.catalogue = items
+    return Recommender(network, processor)
+
+
+class Explorer:
+    r"""
+    Answers for the page from one checkpoint.
+
+    Args:
+        recommender ([`Recommender`]): Checkpoint and catalogue.
+
+    Attributes:
+        reads_text (`bool`): Whether products can be given by text: there is a text encoder.
+    """
+
+    def __init__(self, recommender: Recommender):
+        self.recommender = recommender
+        self.model, self.processor = recommender.model, recommender.processor
+        self.catalogue = recommender.processor.catalogue
+        readable = self.model.config.item_text and self.model.text_encoder is not None
+        self.reads_text = readable and self.processor.tokenizer is not None
+        self.items = torch.from_numpy(recommender.item_embeds)
+        self.unit_items = F.normalize(self.items, dim=-1)
+        self.mean, self.axes = principal_plane(self.unit_items)
+        pairs = zip(self.catalogue.item_ids, self.catalogue.texts, strict=True)
+        self._searched = [f"{text} {item_id}".casefold() for item_id, text in pairs]
+        self._vector = lru_cache(maxsize=4096)(self._encode)
+
+    @property
+    def kind(self) -> str:
+        """What the checkpoint knows an item by."""
+        if not self.model.config.item_text:
+            return "ID only"
+        return "Text only" if self.model.config.num_items is None else "Text + ID"
+
+    def title(self, entry: Entry, own: OwnProducts) -> str:
+        """Text of an entry of a history."""
+        if "text" in entry:
+            return entry["text"]
+        item_id = entry["item_id"]
+        return own[item_id] if item_id in own else self.catalogue.texts[self.catalogue.row(item_id)]
+
+    def entry(self, words: str, own: OwnProducts) -> Entry:
+        r"""
+        What typed words mean: the product that has them for its id or text, or a free text.
+
+        Raises:
+            ValueError: If they are empty or too long, or free text for a model that reads none.
+        """
+        words = clean(words)
+        if words in own or words in self.catalogue:
+            return {"item_id": words}
+        for item_id, text in [*own.items(), *zip(self.catalogue.item_ids, self.catalogue.texts, strict=True)]:
+            if text.casefold() == words.casefold():
+                return {"item_id": item_id}
+        if not self.reads_text:
+            raise ValueError("This checkpoint has no text encoder: pick a product of the list instead of free text.")
+        return {"text": words}
+
+    def append(self, history: History, entry: Entry, own: OwnProducts) -> list[Entry]:
+        r"""
+        The history with one more entry.
+
+        Raises:
+            KeyError: For an id that is neither the catalogue's nor the visitor's.
+            ValueError: If the history is as long as the model reads.
+        """
+        self.title(entry, own)
+        if len(history) >= self.processor.max_history_length:
+            raise ValueError(f"The history is full: the model reads {len(history)} products. Remove one first.")
+        return [*history, entry]
+
+    def search(self, words: str, own: OwnProducts, limit: int = 8) -> list[Card]:
+        """Products whose text or id holds all the words, own ones first, then those that start with them."""
+        wanted = words.casefold().split()[:20]
+        if not wanted or len(words) > MAX_TEXT:
+            return []
+        found = [
+            Card(item_id, text, 0.0, own=True)
+            for item_id, text in own.items()
+            if all(word in f"{text} {item_id}".casefold() for word in wanted)
+        ]
+        rows = [row for row, line in enumerate(self._searched) if all(word in line for word in wanted)]
+        rows.sort(key=lambda row: not self._searched[row].startswith(wanted[0]))
+        found += [Card(self.catalogue.item_ids[row], self.catalogue.texts[row], 0.0) for row in rows[:limit]]
+        return found[:limit]
+
+    def recommend(self, history: History, own: OwnProducts, top_k: int) -> list[Card]:
+        """The best products for a history, own ones among them, each with the item of the history next to it."""
+        if not history:
+            return []
+        entries = self._resolve(history, own)
+        (items,) = self.recommender.recommend([entries], top_k)
+        seen = {entry.get("item_id") for entry in history}
+        unseen = {item_id: text for item_id, text in own.items() if item_id not in seen}
+        cards = [Card(item.item_id, item.text, item.score) for item in items]
+        if unseen:
+            scores = self._vectors(unseen.values()) @ self._user(entries)
+            cards += [
+                Card(*pair, score, own=True) for pair, score in zip(unseen.items(), scores.tolist(), strict=True)
+            ]
+        cards.sort(key=lambda card: -card.score)  # stable: equal scores in the order of the catalogue
+        return self._with_reasons(cards[:top_k], history, own)
+
+    def place(self, history: History, own: OwnProducts, item_id: str, text: str, neighbours: int = 5) -> Placement:
+        r"""
+        Where a new product lands.
+
+        Raises:
+            ValueError: If id or text is empty or too long, the id is taken, or there are too many own products.
+        """
+        item_id, text = clean(item_id, "id", MAX_ID), clean(text)
+        if item_id in self.catalogue or item_id in own:
+            taken = self.title({"item_id": item_id}, own)
+            raise ValueError(f"The id {item_id!r} is taken by {taken[:80]!r}. Choose another one.")
+        if len(own) >= MAX_OWN:
+            raise ValueError(f"You have added {MAX_OWN} products, which is the most. Reload the page to start again.")
+        near = self.neighbours({"text": text}, neighbours)
+        if not history:
+            return Placement(item_id, text, None, len(self.catalogue) + len(own) + 1, None, near)
+        user = self._user(self._resolve(history, own))
+        seen = {entry.get("item_id") for entry in history}
+        others = torch.cat([self.items, self._vectors(own.values())]) @ user
+        unseen = torch.tensor([each not in seen for each in [*self.catalogue.item_ids, *own]])
+        score = self._vector(text) @ user
+        rank = int((others[unseen] > score).sum()) + 1
+        return Placement(item_id, text, rank, int(unseen.sum()) + 1, score.item(), near)
+
+    def neighbours(self, entry: Entry, top_k: int) -> list[Card]:
+        """Products of the catalogue by their cosine with a product or text."""
+        items = self.recommender.similar_items(entry, top_k)
+        return [Card(item.item_id, item.text, item.score) for item in items]
+
+    def positions(self, history: History, own: OwnProducts) -> torch.Tensor:
+        """Places of a history on the map, `(len(history), 2)`."""
+        return self.project(self._history_vectors(history, own))
+
+    def project(self, unit_vectors: torch.Tensor) -> torch.Tensor:
+        """Places of unit vectors on the map: `(num_vectors, hidden_size)` in, `(num_vectors, 2)` out."""
+        return (unit_vectors - self.mean) @ self.axes
+
+    def _resolve(self, history: History, own: OwnProducts) -> list[Entry]:
+        """Own products as their texts, which is how the model knows them."""
+        return [{"text": own[entry["item_id"]]} if entry.get("item_id") in own else entry for entry in history]
+
+    def _encode(self, text: str) -> torch.Tensor:
+        return torch.from_numpy(self.recommender.encode_items([text]))[0]
+
+    def _vectors(self, texts: Iterable[str]) -> torch.Tensor:
+        """Item vectors of texts, `(num_texts, hidden_size)`."""
+        vectors = [self._vector(text) for text in texts]
+        return torch.stack(vectors) if vectors else self.items[:0]
+
+    def _user(self, entries: History) -> torch.Tensor:
+        """Vector of a history, `(hidden_size,)`; its product with item vectors is the score."""
+        return torch.from_numpy(self.recommender.encode_users([entries]))[0]
+
+    def _history_vectors(self, history: History, own: OwnProducts) -> torch.Tensor:
+        vectors = [
+            self.unit_items[self.catalogue.row(entry["item_id"])]
+            if "item_id" in entry
+            else F.normalize(self._vector(entry["text"]), dim=-1)
+            for entry in self._resolve(history, own)
+        ]
+        return torch.stack(vectors) if vectors else self.unit_items[:0]
+
+    def _with_reasons(self, cards: Sequence[Card], history: History, own: OwnProducts) -> list[Card]:
+        shown = self._history_vectors([{"item_id": card.item_id} for card in cards], own)
+        cosines, nearest = (shown @ self._history_vectors(history, own).T).max(dim=1)
+        titles = [self.title(entry, own) for entry in history]
+        return [
+            Card(card.item_id, card.text, card.score, titles[place], cosine, card.own)
+            for card, place, cosine in zip(cards, nearest.tolist(), cosines.tolist(), strict=True)
+        ]
+
+
+__all__ = ["Explorer", "load_recommender"]

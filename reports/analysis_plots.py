@@ -1,0 +1,159 @@
+"""Pictures of what a model has learnt: catalogue map, use of the experts, recall by popularity of the item."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..data import Domain, leave_one_out
+from ..evaluation.analysis import metrics_by_popularity, principal_plane
+from ..trainer.base_trainer import UniSRecTrainer
+from ..trainer.checkpoints import domain_features, load_checkpoint
+from ..trainer.datasets import RankingDataset
+from ..trainer.training_args import UniSRecTrainingArguments
+from ..trainer.training_data import check_unseen
+from .plots import new_figure, plain, save_figure
+
+
+MAP_POINTS = 2_000  # of each domain; more hide each other
+
+
+@torch.inference_mode()
+def domain_vectors(
+    model_name: str | os.PathLike, folders: Sequence[str | os.PathLike], args: UniSRecTrainingArguments
+) -> dict[str, tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
+    r"""
+    What the adaptor of a checkpoint makes of the catalogues of domains.
+
+    Args:
+        model_name (`str` or `os.PathLike`): Folder or Hub id.
+        folders (`Sequence` of `str` or `os.PathLike`): Domain folders.
+        args ([`UniSRecTrainingArguments`]): Say where to compute.
+
+    Returns:
+        `dict`: By name of the domain: text vectors `(num_items, text_embedding_size)`, item vectors without an ID
+        embedding `(num_items, hidden_size)`, mean weight of each expert `(num_experts,)`.
+
+    Raises:
+        ValueError: If the model knows items by their ID alone, there is no text encoder, or two domains share a name.
+    """
+    model, processor = load_checkpoint(model_name)
+    if model.adaptor is None:
+        raise ValueError(f"{model_name}: this model knows items by their ID alone; it has no adaptor to look at.")
+    model.eval().to(args.device)
+    found: dict[str, tuple[torch.Tensor, torch.Tensor, np.ndarray]] = {}
+    for folder in folders:
+        domain = Domain.load_from_disk(folder)
+        if domain.name in found:
+            raise ValueError(f"{folder}: another domain is called {domain.name!r} too; give each domain once.")
+        texts = domain_features(folder, domain, model.text_encoder, processor.tokenizer, model.config, args)
+        texts = torch.from_numpy(np.array(texts, dtype=np.float32))
+        parts = [part.to(model.device, model.adaptor.weight.dtype) for part in texts.split(8192)]
+        items = torch.cat([model.adaptor(part).float().cpu() for part in parts])
+        gates = torch.cat([model.adaptor.gate(part).float().cpu() for part in parts])
+        found[domain.name] = texts, items, gates.mean(0).numpy()
+    return found
+
+
+def metrics_of_models(
+    models: Mapping[str, str], domain_dir: str | os.PathLike, args: UniSRecTrainingArguments
+) -> dict[str, dict[str, dict[str, float]]]:
+    r"""
+    Test metrics of checkpoints on one domain, for each bucket of targets by their training interactions.
+
+    Args:
+        models (`Mapping[str, str]`): Folders or Hub ids by the name to show.
+        domain_dir (`str` or `os.PathLike`): Domain folder.
+        args ([`UniSRecTrainingArguments`]): Arguments of the evaluation.
+
+    Returns:
+        `dict`: What [`metrics_by_popularity`] gives, by name of the model.
+    """
+    domain = Domain.load_from_disk(domain_dir)
+    train, test = leave_one_out(domain, "train"), leave_one_out(domain, "test")
+    found = {}
+    for name, model_name in models.items():
+        model, processor = load_checkpoint(model_name)
+        check_unseen(model_name, model.config, domain, "take a model that holds out")
+        texts = domain_features(domain_dir, domain, model.text_encoder, processor.tokenizer, model.config, args)
+        model.detach_text_encoder()
+        result = UniSRecTrainer(model, args).predict(RankingDataset(test, texts))
+        found[name] = metrics_by_popularity(result.predictions, result.label_ids, train, domain.num_items)
+    return found
+
+
+def plot_analysis(
+    file: Path,
+    gates: Mapping[str, np.ndarray] | None = None,
+    popularity: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
+) -> None:
+    r"""
+    Use of the experts by domain, and recall by popularity of the target, whichever are given, as one PNG.
+
+    Args:
+        file (`Path`): Where to write.
+        gates (`Mapping[str, np.ndarray]`, *optional*): Mean weight of each expert, by domain.
+        popularity (`Mapping`, *optional*): What [`metrics_by_popularity`] gives, by model.
+
+    Raises:
+        ImportError: Without matplotlib (`pip install unisrec[plots]`).
+    """
+    figure, panels = new_figure((gates is not None) + (popularity is not None))
+    if gates is not None:
+        axes = panels[0]
+        experts = np.arange(len(next(iter(gates.values()))))
+        width = 0.8 / len(gates)
+        for place, (name, use) in enumerate(gates.items()):
+            axes.bar(experts + (place - (len(gates) - 1) / 2) * width, use, width, label=plain(name))
+        axes.axhline(1 / len(experts), color="0.6", linewidth=0.8, linestyle="--", label="even use")
+        axes.set(xlabel="expert", ylabel="mean gate weight", title="Use of the experts", xticks=experts)
+    if popularity is not None:
+        axes = panels[-1]
+        for name, buckets in popularity.items():
+            recall = [bucket["recall@10"] for bucket in buckets.values()]
+            ticks = [f"{interactions}\n{bucket['num_users']:,}" for interactions, bucket in buckets.items()]
+            axes.plot(ticks, recall, marker="o", label=plain(name))
+        axes.set(xlabel="training interactions of the target, users", ylabel="R@10, test, seen items kept")
+        axes.set_title("Recall by popularity of the target")
+        axes.set_ylim(bottom=0)
+    save_figure(figure, file)
+
+
+def plot_catalogue_map(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], file: Path) -> None:
+    r"""
+    Catalogues coloured by domain, before and after the adaptor, each in the plane in which they spread most.
+
+    Args:
+        before (`Mapping[str, torch.Tensor]`): Text vectors `(num_items, text_embedding_size)`, by domain.
+        after (`Mapping[str, torch.Tensor]`): Item vectors `(num_items, hidden_size)`, by domain.
+        file (`Path`): Where to write.
+
+    Raises:
+        ImportError: Without matplotlib (`pip install unisrec[plots]`).
+    """
+    figure, panels = new_figure(2)
+    for axes, title, vectors in zip(panels, ("Text vectors", "Behind the adaptor"), (before, after), strict=True):
+        drawn = [_thin(F.normalize(each, dim=-1)) for each in vectors.values()]
+        points = torch.cat(drawn)
+        mean, plane = principal_plane(points)
+        places = ((points - mean) @ plane).numpy()
+        colors = np.repeat(np.arange(len(drawn)), [len(each) for each in drawn])
+        order = np.random.default_rng(0).permutation(len(places))  # no domain lies on top of the others
+        axes.scatter(*places[order].T, s=5, c=[f"C{color}" for color in colors[order]], alpha=0.6, linewidths=0)
+        for color, name in enumerate(vectors):
+            axes.scatter([], [], s=20, c=f"C{color}", label=plain(name))
+        share = np.square(places).sum() / (points - mean).square().sum().item()
+        axes.set(title=f"{title} ({share:.0%} of the variance)", xticks=[], yticks=[])
+        axes.set_aspect("equal", adjustable="datalim")
+    save_figure(figure, file)
+
+
+def _thin(vectors: torch.Tensor) -> torch.Tensor:
+    """Evenly spread rows, as many as are drawn."""
+    return vectors[torch.linspace(0, len(vectors) - 1, min(len(vectors), MAP_POINTS)).long()]
+
+
+__all__ = ["domain_vectors", "metrics_of_models", "plot_analysis", "plot_catalogue_map"]

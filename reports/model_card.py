@@ -1,0 +1,259 @@
+"""The model card of a checkpoint: collected while it trains, written from the template `model_card.md`."""
+
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
+
+from ..configuration import UniSRecConfig
+from ..data import Domain
+from ..data.readers.table import DATASET, JSON_LINES, SEPARATORS
+from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.hub import split_revision
+from ..modeling_unisrec.text_encoders import PACKAGED_ENCODER, PACKAGED_ENCODER_NAMES
+from ..trainer.training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
+from . import card_tables
+from .card_use import TEMPLATE, UseFacts, load_template
+from .plots import plot_run
+from .run_results import RunResults
+from .training_log import thin_rows, training_rows
+
+
+CURVES = "curves.png"
+TAGS = ("unisrec", "recommendation", "sequential-recommendation")
+PACKAGES = ("unisrec", "torch", "transformers", "accelerate", "safetensors")
+MOST_ROWS = 20
+
+
+@dataclass
+class UniSRecModelCardData:
+    r"""
+    What a model card tells beside what model and arguments say themselves. What is not known stays out of the card.
+
+    > Given by the calls of the main job or the user
+
+    Args:
+        domains (`Sequence[Domain]`, *optional*): What the model was trained on.
+        text_encoder (`str`, *optional*): Name or path that the text encoder was loaded by.
+        base_model (`str`, *optional*): Name or path of the checkpoint that the training started from.
+        from_scratch (`bool`, *optional*): Whether no trained weights were taken.
+        test_metrics (`Mapping[str, float]`, *optional*): Test metrics by the names of [`ranking_metrics`].
+        num_test_users (`int`, *optional*): How many users they are the mean of.
+        compared ([`RunResults`], *optional*): Another run, shown beside this one.
+        zero_shot_domain (`str`, *optional*): Name of the domain that the model was validated on and not trained on.
+
+    > Collected by [`ModelCardCallback`]
+
+        in_training (`bool`): Whether the training is under way.
+        log (`list[dict[str, float]]`): What training logged, also before it was resumed.
+        resumed (`bool`): Whether it was.
+
+    > Set by [`UniSRecFinetuneTrainer`]
+
+        interpolation_share (`float`, *optional*): Share of the fine-tuned weights beside those before.
+    """
+
+    domains: Sequence[Domain] = ()
+    text_encoder: str | None = None
+    base_model: str | None = None
+    from_scratch: bool | None = None
+    test_metrics: Mapping[str, float] = field(default_factory=dict)
+    num_test_users: int | None = None
+    compared: RunResults | None = None
+    zero_shot_domain: str | None = None
+
+    log: list[dict[str, float]] = field(default_factory=list, init=False)
+    resumed: bool = field(default=False, init=False)
+    interpolation_share: float | None = field(default=None, init=False)
+    in_training: bool = field(default=False, init=False)
+
+
+class ModelCardCallback(TrainerCallback):
+    r"""
+    Collects what a training logs. Evaluations before and after it are none of its metrics.
+
+    Args:
+        card_data ([`UniSRecModelCardData`]): Where to.
+    """
+
+    def __init__(self, card_data: UniSRecModelCardData):
+        self.card_data = card_data
+
+    def on_train_begin(
+        self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.card_data.log = list(state.log_history)
+        self.card_data.resumed = state.global_step > 0
+        self.card_data.in_training = True
+
+    def on_log(
+        self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.card_data.in_training:
+            self.card_data.log.append(state.log_history[-1])
+
+    def on_train_end(
+        self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.card_data.in_training = False
+
+
+def write_model_card(
+    folder: Path,
+    card_data: UniSRecModelCardData,
+    args: UniSRecTrainingArguments,
+    model: nn.Module,
+    *,
+    processor: UniSRecProcessor | None = None,
+    text_encoder: PreTrainedModel | None = None,
+    best_step: int | None = None,
+    loaded_step: int | None = None,
+    best_is_gone: bool = False,
+    name: str | None = None,
+    title: str | None = None,
+    **metadata: Any,
+) -> None:
+    r"""
+    Writes `README.md` into a checkpoint folder, and `curves.png` where matplotlib is installed.
+
+    Args:
+        folder (`Path`): The checkpoint folder.
+        card_data ([`UniSRecModelCardData`]): What only the training knows.
+        args ([`UniSRecTrainingArguments`]): How it was trained.
+        model ([`UniSRecModel`] or `PeftModel`): The model.
+        processor ([`UniSRecProcessor`], *optional*): Saved beside it; its catalogue is what the example recommends from.
+        text_encoder ([`PreTrainedModel`], *optional*): Encoder of the text vectors where it is no part of `model`.
+        best_step (`int`, *optional*): Step of the best model on validation.
+        loaded_step (`int`, *optional*): Step of the checkpoint that the model has its weights from.
+        best_is_gone (`bool`, *optional*): Whether the best model should have been kept and no checkpoint had it.
+        name (`str`, *optional*): What the examples load; defaults to the name of the folder.
+        title (`str`, *optional*): Title; defaults to the last part of the name.
+        **metadata: Fields of `ModelCardData` that are known better than here, such as `license`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = name or folder.absolute().name
+    title = card_tables.one_line(title or name.split("/")[-1])
+    rows = training_rows(card_data.log)
+    has_adapters = not isinstance(model, UniSRecModel)
+    is_pretraining = isinstance(args, UniSRecPretrainArguments)
+    is_finetuning = isinstance(args, UniSRecFinetuneArguments)
+    has_text_encoder = text_encoder is not None or model.config.text_config is not None
+    metadata = {"library_name": "peft" if has_adapters else "transformers"} | metadata
+    text = load_template(TEMPLATE).render(
+        metadata=_metadata(card_data, title, metadata, model.config).to_yaml(),
+        card=card_data,
+        title=title,
+        args=args,
+        config=model.config,
+        processor=processor,
+        base_model=_named(card_data.base_model),
+        text_encoder=_named(card_data.text_encoder),
+        encoder_training=card_tables.encoder_training(model),
+        has_text_encoder=has_text_encoder,
+        use=UseFacts.of_model(name, model.config, processor, has_text_encoder, has_adapters),
+        is_pretraining=is_pretraining,
+        is_finetuning=is_finetuning,
+        teachers=[_named(teacher) for teacher in (args.teachers if is_finetuning else None) or ()],
+        candidates=card_tables.candidates(args, card_data.domains),
+        similarity=card_tables.SIMILARITIES[model.config.similarity],
+        parts=card_tables.parts_table(model, text_encoder),
+        settings=card_tables.settings_table(args, model.config),
+        rows=rows,
+        shown_rows=thin_rows(rows, MOST_ROWS, best_step),
+        best_row=next((row for row in rows if row.step == best_step), None),
+        loaded_row=next((row for row in rows if row.step == loaded_step), None),
+        best_is_gone=best_is_gone,
+        curves=CURVES if _plot(card_data.log, best_step, folder / CURVES) else None,
+        hardware=card_tables.hardware(args),
+        versions={"Python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+    )
+    ModelCard(text).save(folder / "README.md")
+
+
+def _metadata(
+    card_data: UniSRecModelCardData, title: str, known: Mapping[str, Any], config: UniSRecConfig
+) -> ModelCardData:
+    """The head of the card; what is `known` from elsewhere goes before what is found out here."""
+    found = {
+        "base_model": _hub_id(card_data.base_model) or (_hub_id(card_data.text_encoder) if config.item_text else None),
+        "datasets": _hub_datasets(card_data.domains) or None,
+        "pipeline_tag": "feature-extraction",
+        "tags": [],
+    } | {name: value for name, value in known.items() if value}
+    found["tags"] = [*TAGS, *([found["tags"]] if isinstance(found["tags"], str) else found["tags"])]
+    if card_data.test_metrics and len(card_data.domains) == 1:
+        found |= {
+            "model_name": title,
+            "eval_results": _eval_results(card_data.domains[0].name, card_data.test_metrics),
+        }
+    return ModelCardData(**found)
+
+
+def _eval_results(domain: str, metrics: Mapping[str, float]) -> list[EvalResult]:
+    domain = card_tables.one_line(domain)
+    return [
+        EvalResult(
+            task_type="sequential-recommendation",
+            task_name="Sequential recommendation",
+            dataset_type=re.sub(r"\W+", "-", domain.lower()).strip("-") or "unnamed",
+            dataset_name=domain,
+            dataset_split="test",
+            metric_type=name,
+            metric_name=f"{card_tables.metric_name(name.removesuffix(suffix))}, seen items {protocol}",
+            metric_value=round(value, 6),
+        )
+        for protocol, suffix in card_tables.PROTOCOLS.items()
+        for name, value in metrics.items()
+        if name.endswith("_seen_masked") == bool(suffix)
+    ]
+
+
+def _hub_id(name: str | None) -> str | None:
+    """The id on the Hub that a model or dataset was loaded by, `None` if that was a local folder."""
+    if name is None or Path(name).exists():
+        return None
+    name = PACKAGED_ENCODER if name in PACKAGED_ENCODER_NAMES else split_revision(name)[0]
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
+
+
+def _hub_datasets(domains: Sequence[Domain]) -> list[str]:
+    """Datasets of the Hub among what `read_table` says that it has read."""
+    names = [str(name) for domain in domains for name in domain.info.get("files", [])]
+    files = (*SEPARATORS, *JSON_LINES, ".parquet", ".gz")
+    matches = [DATASET.fullmatch(name) for name in names if "/" in name and not name.endswith(files)]
+    return list(dict.fromkeys(filter(None, (_hub_id(match["path"]) for match in matches if match))))
+
+
+def _named(name: str | None) -> str | None:
+    """A model in a sentence: a link to the Hub, or the name of its folder."""
+    if name is None:
+        return None
+    hub_id = _hub_id(name)
+    return (
+        card_tables.code(Path(name).absolute().name)
+        if hub_id is None
+        else f"[{hub_id}](https://huggingface.co/{hub_id})"
+    )
+
+
+def _plot(log: Sequence[Mapping[str, float]], best_step: int | None, file: Path) -> bool:
+    try:
+        return plot_run(log, best_step, file)
+    except ImportError:  # matplotlib is an extra
+        return False
+
+
+__all__ = ["CURVES", "TEMPLATE", "ModelCardCallback", "UniSRecModelCardData", "write_model_card"]

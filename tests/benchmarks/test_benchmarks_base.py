@@ -1,0 +1,89 @@
+"""`benchmarks/base.py` on tiny tables: domains, checkpoint with and without text encoder, a second start."""
+
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.trainer import UniSRecPretrainArguments
+
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def start(make_domain, text_encoder_dir, tmp_path):
+    """Starts the script on the tables of three domains, of which the third is left out of the training."""
+    for seed, name in enumerate(("toys", "tools", "shop")):
+        domain = make_domain(name, num_users=30, num_items=25, seed=seed)
+        folder = tmp_path / "raw data" / "domains" / name
+        folder.mkdir(parents=True)
+        domain.items.rename({"text": "title"}).write_parquet(folder / "items.parquet")
+        rows = domain.sequences.explode("item_index").select(
+            "user_id",
+            item_id=name + "-" + pl.col("item_index").cast(pl.String),
+            timestamp=pl.int_range(pl.len()).over("user_id"),
+        )
+        rows.write_parquet(folder / "interactions.parquet")
+    recipe = yaml.safe_load((BENCHMARKS / "base.yaml").read_text())
+    table = "table {tables} --user-k 1 --item-k 1"
+    recipe |= {"domains": {"toys": table, "tools": table}, "zero_shot_domain": {"shop": table}}
+    recipe["pretrain"] |= {
+        "text_encoder": str(text_encoder_dir),
+        "model_config": ["hidden_size=8", "num_experts=2", "hidden_dropout=0"],
+        "max_steps": 4,
+        "eval_steps": 2,
+        "save_steps": 2,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+    def start(*words: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, BENCHMARKS / "base.py", "--raw", "raw data", "--output", "out"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [*command, "--recipe", "recipe.yaml", *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+        )
+
+    return start
+
+
+@pytest.mark.slow
+def test_it_prepares_pretrains_and_goes_on(start, tmp_path):
+    done = start("--learning_rat", "1")
+    assert done.returncode == 2
+    assert "did you mean --learning_rate?" in done.stderr
+    done = start("--num_negatives", "9")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("'eval_ndcg@10_seen_masked'") == 2
+    out = tmp_path / "out"
+    assert {folder.name for folder in (out / "domains").iterdir()} == {"toys", "tools", "shop"}
+    card = (out / "pretrained" / "README.md").read_text()
+    assert "validated zero-shot on shop, which was not trained on" in card
+    assert "| `num_negatives` | `9` |" in card
+    whole, bare = (UniSRecModel.from_pretrained(out / name) for name in ("pretrained", "unisrec-base"))
+    assert whole.text_encoder is not None
+    assert bare.text_encoder is None
+    assert bare.config.text_config is None
+    again = start()
+    assert again.returncode == 0, again.stderr
+    assert "this run has ended already" in again.stdout
+
+
+def test_the_recipe_names_arguments_that_exist():
+    recipe = yaml.safe_load((BENCHMARKS / "base.yaml").read_text())
+    known = {each.name for each in fields(UniSRecPretrainArguments)} | {"text_encoder", "text_pooling", "model_config"}
+    assert set(recipe["pretrain"]) <= known
+    assert len(recipe["domains"]) == 15
+    assert not set(recipe["domains"]) & set(recipe["zero_shot_domain"])

@@ -1,0 +1,56 @@
+"""The benchmarks of serving: nothing held out is trained on, and the search table is written."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def cold_start():
+    spec = importlib.util.spec_from_file_location("cold_start", BENCHMARKS / "cold_start.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_held_out_items_are_nowhere_in_training(cold_start, make_domain):
+    domain = make_domain(num_users=60)
+    warm, left = cold_start.hold_out(domain, 0.2, seed=1)
+    ids = np.array(domain.items["item_id"])
+    assert warm.items["item_id"].to_list() == ids[left].tolist()
+    assert (~left).sum() == 6
+    for user, row in zip(warm.sequences["user_id"], warm.sequences["item_index"], strict=True):
+        place = domain.sequences["user_id"].to_list().index(user)
+        history = domain.flat[domain.offsets[place] : domain.offsets[place + 1]]
+        assert [warm.items["item_id"][item] for item in row] == [ids[item] for item in history if left[item]]
+        assert len(row) >= 3
+
+
+def test_ranks_of_held_out_targets(cold_start, make_domain):
+    domain = make_domain(num_users=60)
+    _, left = cold_start.hold_out(domain, 0.2, seed=1)
+    users = cold_start.Users(domain, left)
+    last = domain.flat[domain.offsets[1:] - 1]
+    assert users.targets.tolist() == last[~left[last]].tolist()
+    scores = np.zeros((len(users.targets), domain.num_items), dtype=np.float32)
+    scores[np.arange(len(scores)), users.targets] = 1
+    assert users.metrics(scores)["ndcg@10"] == 1
+    assert users.metrics(-scores)["recall@10"] == 0
+
+
+def test_search_table():
+    pytest.importorskip("faiss")
+    command = [sys.executable, BENCHMARKS / "search.py", "--items", "500", "--queries", "20", "--calls", "10"]
+    command += ["--width", "16", "--kinds", "exact", "exact-bf16", "auto"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    rows = {line.split("|")[1].strip(): line.split("|")[6].strip() for line in done.stdout.splitlines()[4:]}
+    assert list(rows) == ["encoding of 50 items", "exact", "exact-bf16", "FAISS flat"]
+    assert (rows["exact"], rows["FAISS flat"]) == ("1.000", "1.000")

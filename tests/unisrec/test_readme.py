@@ -1,0 +1,43 @@
+"""The examples of the README run as printed, on tiny data."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from unisrec.cli import VERBS
+from unisrec.data import Domain
+
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_python_examples_run(tmp_path, monkeypatch, make_domain, text_encoder_dir, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("beauty", "toys"):
+        make_domain(name).save_to_disk(Path("domains") / name)
+    rows = [f"u{user},sku-{(user + 2 * step) % 20},{step}\n" for user in range(60) for step in range(7)]
+    Path("clicks.csv").write_text("user_id,item_id,timestamp\n" + "".join(rows))
+    products = [f"sku-{item},{['red', 'blue'][item % 2]} pen {item % 10},acme\n" for item in range(20)]
+    Path("products.csv").write_text("item_id,title,brand\n" + "".join(products))
+
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
+    assert len(blocks) == 3
+    code = "\n".join(blocks).replace('"minilm"', repr(str(text_encoder_dir)))
+    code = code.replace("num_train_epochs=10", "num_train_epochs=1, use_cpu=True, disable_tqdm=True")
+    code = code.replace('("runs/shop"))', '("runs/shop", num_train_epochs=1, use_cpu=True, disable_tqdm=True))')
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert Domain.load_from_disk("domains/shop").num_interactions == 420
+    assert names["output"].sequence_embeds.shape == (1, 300)
+    assert "Recommendation(item_id='sku-" in capsys.readouterr().out
+
+
+def test_table_of_verbs_is_complete():
+    listed = re.findall(r"^\| `(\w+)", README.read_text(), flags=re.M)
+    assert listed[1 : len(VERBS) + 1] == list(VERBS)
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README.read_text()))
+def test_links_lead_somewhere(target):
+    assert target.startswith("https://") or (README.parent / target).exists()
