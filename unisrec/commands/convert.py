@@ -25,7 +25,6 @@ ENOUGH = 0.99
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument(
         "--official", required=True, metavar="FILE", help="checkpoint of the official code, a .pth file"
@@ -38,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     from ..data import Domain
     from ..data.domain import check_output_folder, new_folder
     from ..data.given_features import given_text_features

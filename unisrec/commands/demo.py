@@ -19,7 +19,6 @@ Needs pip install "unisrec[demo]".
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--domain", metavar="DIR", help="domain folder: example histories and popularity")
@@ -40,7 +39,6 @@ def check_address(host: str, port: int) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     if find_spec("gradio") is None:
         raise ValueError('the web page needs gradio: pip install "unisrec[demo]"')
     if args.export_space is not None:

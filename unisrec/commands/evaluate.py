@@ -17,7 +17,6 @@ candidates (official UniSRec) and with them masked (S3-Rec, HSTU, RecTools).
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--domain", required=True, metavar="DIR", help="domain folder, written by unisrec prepare")
@@ -34,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     from ..data.atomic import check_output_file, whole_file
     from ..trainer import UniSRecTrainingArguments, evaluate
     from ..trainer.training_data import SeenInTraining

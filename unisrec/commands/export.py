@@ -25,7 +25,6 @@ TOLERANCE = 1e-4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the files")
@@ -33,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     from ..data.domain import check_output_folder
     from ..recommender.onnx_export import check_export_packages, export_onnx
     from ..trainer.checkpoints import load_checkpoint

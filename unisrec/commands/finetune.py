@@ -23,7 +23,6 @@ All arguments of transformers.TrainingArguments are taken too, and --freeze_sequ
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--domain", metavar="DIR", help="domain folder, written by unisrec prepare")
@@ -54,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Runs the verb."""
     from ..trainer import UniSRecFinetuneArguments, finetune
 
     training_args = parse_training_arguments(

@@ -23,7 +23,6 @@ folder waits for up to a minute.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     actions = parser.add_subparsers(dest="action", metavar="list|add|remove", required=True)
     for action, what in {
@@ -48,7 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     if args.action == "list":
         return list_items(args)
     from ..data.domain import check_output_folder, new_folder

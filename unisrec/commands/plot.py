@@ -52,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     if find_spec("matplotlib") is None:
         raise ValueError('pictures need matplotlib: pip install "unisrec[plots]"')
     from ..data.atomic import check_output_file

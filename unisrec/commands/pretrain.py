@@ -21,7 +21,6 @@ All arguments of transformers.TrainingArguments are taken too, and those of the 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("--domains", nargs="+", metavar="DIR", help="domain folders, written by unisrec prepare")
     parser.add_argument(
@@ -63,7 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Runs the verb."""
     from ..trainer import UniSRecPretrainArguments, pretrain
 
     training_args = parse_training_arguments(UniSRecPretrainArguments, args, rest, required=["domains", "output_dir"])

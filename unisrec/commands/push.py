@@ -15,7 +15,6 @@ model card and pictures. All else in the folder stays here, above all the state 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="DIR", help="checkpoint folder")
     parser.add_argument(
@@ -49,7 +48,6 @@ def hub_card(folder: Path, repo_id: str, catalogue: bool) -> str | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     from ..modeling_unisrec.hub import check_checkpoint, create_repository, upload_checkpoint
 
     folder, catalogue = Path(args.model), not args.no_catalogue

@@ -22,7 +22,6 @@ HISTORY = ("Fjellora Forest Green Tent 2-Person", "Fjellora Carry Case for Tent,
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("--output", default="quickstart", metavar="DIR", help="new folder for everything (quickstart)")
     parser.add_argument("--text-encoder", default="minilm", metavar="NAME_OR_PATH", help="text encoder (minilm)")
@@ -34,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     for option, least in (("users", 8), ("pretrain_epochs", 1), ("finetune_epochs", 1), ("seed", 0)):
         if not least <= (value := getattr(args, option)) < 2**32:
             raise ValueError(f"--{option.replace('_', '-')} is {value}, expected a number from {least} to 2**32 - 1.")
