@@ -47,7 +47,7 @@ def check_output_file(path: str | os.PathLike) -> None:
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     r"""
-    Writes a file atomically: it appears complete or, after an error, not at all, and replaces an existing file only then.
+    Writes a file atomically: it replaces `path` when it is complete or, after an error, leaves it unchanged.
 
     Args:
         path (`str` or `os.PathLike`):

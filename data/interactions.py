@@ -141,7 +141,7 @@ def build_domain(
     interactions, incomplete = drop_incomplete(to_interactions(interactions, INTERACTIONS, "interactions"))
     steps += incomplete
 
-    # Ids become integers once, and all further steps work on integers. Users take longest and get a thread of their own.
+    # Ids become integers once, and all further steps work on integers. The users, the slowest part, get a thread.
     times = interactions["time"].to_numpy()
     with ThreadPoolExecutor(2) as pool:
         numbered = pool.map(_numbers, (interactions["user_id"], interactions["item_id"]))
@@ -215,7 +215,7 @@ def _numbers(ids: pl.Series) -> tuple[pl.Series, np.ndarray]:
 
 
 def _stable_order(values: np.ndarray) -> np.ndarray:
-    """Returns `np.argsort(values, kind="stable")`; faster for integers, which are sorted with their rows packed into the low bits."""
+    """Returns `np.argsort(values, kind="stable")`; sorts integers faster, with their rows packed into the low bits."""
     row_bits = max(len(values) - 1, 0).bit_length()
     if not len(values) or values.dtype.kind not in "iu":
         return np.argsort(values, kind="stable")

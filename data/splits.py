@@ -87,7 +87,7 @@ def leave_one_out(domain: Domain, split: Literal["train", "valid", "test", "all"
     kept = np.where(evaluated, lengths - HELD_OUT[split], lengths)[users]
     starts = domain.offsets[:-1][users]
     offsets = np.concatenate(([0], np.cumsum(kept)))
-    # One byte per interaction, where a list of positions would take eight: 1 from the start of a history, 0 after its kept part.
+    # One byte per interaction, not eight as in a list of positions: 1 from the start of a history, 0 after its end.
     steps = np.zeros(len(domain.flat) + 1, dtype=np.int8)
     steps[starts] = 1
     steps[starts + kept] -= 1
