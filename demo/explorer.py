@@ -1,6 +1,6 @@
-"""What the page answers: search, ranking with a reason, a new product's place, other rankings beside it, a map.
+"""Answers of the page: search, ranking with reasons, placement of a new product, and a map.
 
-Nothing here changes once made: history and own products of a visitor come in as arguments, so visitors never meet.
+Objects are immutable: the history and products of a visitor are arguments, so visitors are isolated from each other.
 """
 
 import os

@@ -157,7 +157,7 @@ def place(source: str, row: int, first_line: int | None = None) -> str:
 
 def _leaves(value: Any) -> Iterator[str]:
     """Returns all non-missing leaves of a value, in order."""
-    pending = [value]  # not recursive: files may nest as deep as they like
+    pending = [value]  # iterative, because files may be nested arbitrarily deep
     while pending:
         value = pending.pop()
         if isinstance(value, str):
