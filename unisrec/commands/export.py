@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(model: "UniSRecModel", folder: Path) -> int:
-    """Prints sizes of the files and how far they are from the model. Returns the exit status."""
+    """Prints the file sizes and their deviations from the model. Returns the exit status."""
     from ..recommender.onnx_export import onnx_differences
 
     differences = onnx_differences(model, folder)
@@ -72,7 +72,7 @@ def report(model: "UniSRecModel", folder: Path) -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what the exporters say about their own insides off the terminal: the files are checked instead."""
+    """Hides the internal messages of the exporters; the files are verified instead."""
     from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
     torch_logger = logging.getLogger("torch.onnx")

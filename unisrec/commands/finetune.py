@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from-scratch",
         action="store_true",
-        help="take only the settings of the checkpoint and train all weights anew, the row to compare with",
+        help="take only the settings of the checkpoint and train all weights from random values, as a baseline",
     )
     parser.add_argument(
         "--model-config",
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare-with",
         metavar="DIR",
-        help="output folder of another run on this domain, shown beside this one in the model card",
+        help="output folder of another run on this domain, compared with this one in the model card",
     )
     parser.add_argument(
         "--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has none: the one it was trained with"

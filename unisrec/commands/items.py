@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.model) / "catalogue"
     if args.output is None and not folder.is_dir():
         raise FileNotFoundError(f"{args.model}: no folder with a catalogue to be changed; name a new one by --output.")
-    # From before the catalogue is read until it is replaced, or the items of a process that came between would be lost.
+    # Locked from reading to replacing the catalogue, so that changes by other processes are not lost.
     with lock_catalogue(folder) if args.output is None else nullcontext():
         recommender = load_recommender(args.model)
         before = len(recommender.processor.catalogue)

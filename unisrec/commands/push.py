@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def hub_card(folder: Path, repo_id: str, catalogue: bool) -> str | None:
-    """The folder's model card, if it has one, with examples that load the repository. A card without the two lines around
-    the examples, written by hand, stays as it is; that is said in one line."""
+    """Returns the model card of the folder, if any, with examples that load the repository. A handwritten card without
+    the two marker lines around the examples is returned unchanged, with a one-line notice."""
     from ..reports.card_use import START, UseFacts, replace_use
 
     file = folder / "README.md"

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_file(args: argparse.Namespace) -> int:
-    """Recommendations for a file of histories."""
+    """Writes recommendations for a file of histories."""
     from ..recommender.tables import check_suffix, read_histories, write_table
 
     check_suffix(args.output)
@@ -106,7 +106,7 @@ def run_file(args: argparse.Namespace) -> int:
 
 
 def known_entries(processor: "UniSRecProcessor", history: list) -> list:
-    """A history without ids that are not in the catalogue."""
+    """Removes ids that are not in the catalogue from a history."""
     known = []
     for entry in history:
         try:
