@@ -10,7 +10,7 @@ from .explorer import Explorer
 
 
 def training_counts(domain: Domain) -> dict[str, int]:
-    """How often each item was bought in the training histories, by its id: what is held out stays unseen."""
+    """Counts the interactions of each item in the training histories, by item id, without held-out ones."""
     counts = np.bincount(leave_one_out(domain, "train").flat, minlength=domain.num_items).tolist()
     return dict(zip(domain.items["item_id"].to_list(), counts, strict=True))
 

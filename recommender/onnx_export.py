@@ -91,7 +91,7 @@ class _SequenceTower(_Tower):
 
 
 def _padding_mask(rows: int, length: int, generator: torch.Generator) -> torch.Tensor:
-    """Returns a mask with 1 for real positions and 0 for right padding; the first row is full, the others have random lengths."""
+    """Returns a mask, 1 for real positions and 0 for right padding; one full row, the others of random lengths."""
     lengths = torch.randint(1, length + 1, (rows, 1), generator=generator)
     lengths[0] = length
     return (torch.arange(length) < lengths).long()

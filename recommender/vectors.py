@@ -89,7 +89,7 @@ class VectorEncoder:
         return self._searchable(self.model(**batch).sequence_embeds, "histories")
 
     def _searchable(self, vectors: torch.Tensor, name: str) -> torch.Tensor:
-        """Returns its input. Raises `ValueError` if a number is not finite."""
+        """Returns vectors ready for search, normalised if the model scores by the cosine. Raises `ValueError`."""
         vectors = check_finite(vectors.float(), f"vectors of {name}")
         return F.normalize(vectors, dim=-1) if self.model.config.similarity == "cosine" else vectors
 
