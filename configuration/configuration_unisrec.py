@@ -251,7 +251,7 @@ class UniSRecConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
-        """Writes `config.json` and the code that loads it where this package is not installed. Every way of saving or
+        """Writes `config.json` and the code that loads it without this package. Every way of saving or
         pushing a model comes through here."""
         super().save_pretrained(save_directory)
         folder = Path(save_directory)
