@@ -24,7 +24,10 @@ def load_recommender(model: str | os.PathLike, domain: Domain | None) -> Recomme
     if domain is not None and network.config.num_items is None:
         items = ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list())
         own = processor.catalogue
-        if own is None or (own.item_ids, own.texts) != (items.item_ids, items.texts):  # otherwise its vectors are stored
+        if own is None or (own.item_ids, own.texts) != (
+            items.item_ids,
+            items.texts,
+        ):  # otherwise its vectors are stored
             processor.catalogue = items
     return Recommender(network, processor)
 

@@ -34,7 +34,9 @@ class Popularity:
 
     def __init__(self, counts: Mapping[str, int], texts: Mapping[str, str]):
         self.counts = {item_id: count for item_id, count in counts.items() if item_id in texts and count > 0}
-        order = sorted(self.counts, key=lambda item_id: -self.counts[item_id])  # stable sort: ties in the order of the domain
+        order = sorted(
+            self.counts, key=lambda item_id: -self.counts[item_id]
+        )  # stable sort: ties in the order of the domain
         self._cards = [Card(item_id, texts[item_id], self.counts[item_id]) for item_id in order]
 
     def recommend(self, history: History, top_k: int) -> list[Card]:

@@ -349,7 +349,9 @@ class UniSRecPreTrainedModel(PreTrainedModel):
             ValueError: If weights are missing, unexpected, of another shape than `config.json` says, or not finite.
         """
         name = pretrained_model_name_or_path
-        on_adapters = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")  # the caller then handles the report
+        on_adapters = (kwargs.get("adapter_kwargs") or {}).get(
+            "_adapter_model_path"
+        )  # the caller then handles the report
         if output_loading_info or on_adapters:
             loaded = super().from_pretrained(
                 name,

@@ -340,7 +340,9 @@ class Recommender:
         snapshot, ids, texts = self._current(), list(added), list(added.values())
         old, rows = snapshot.catalogue, kept.tolist()
         text_vectors = self._writers_encoder.texts(texts)
-        no_rows = torch.zeros(len(ids), dtype=torch.long)  # the ID embedding has no row for an item added after training
+        no_rows = torch.zeros(
+            len(ids), dtype=torch.long
+        )  # the ID embedding has no row for an item added after training
         has_rows = self.model.config.num_items is not None
         catalogue = ItemCatalogue(
             [old.item_ids[row] for row in rows] + ids,

@@ -1,4 +1,4 @@
-"""Losses, batches, trainers and ranking evaluation: how a model is made and measured."""
+"""Training of models: losses, batches, trainers and training arguments."""
 
 from ..evaluation.metrics import ranking_metrics, ranks_of_targets, target_ranks
 from ..reports.model_card import UniSRecModelCardData

@@ -39,7 +39,9 @@ def _register_pipeline() -> None:
 
     from .modeling_unisrec import SequentialRecommendationPipeline
 
-    if "sequential-recommendation" not in PIPELINE_REGISTRY.get_supported_tasks():  # registering twice would log a warning
+    if (
+        "sequential-recommendation" not in PIPELINE_REGISTRY.get_supported_tasks()
+    ):  # registering twice would log a warning
         PIPELINE_REGISTRY.register_pipeline(
             "sequential-recommendation",
             pipeline_class=SequentialRecommendationPipeline,

@@ -142,7 +142,9 @@ def _load_dataset(source: str) -> pl.DataFrame:
             revision = pin_revision(path, revision, "dataset")["revision"]
         dataset = load_dataset(path, match["config"], revision=revision, split=match["split"] or "train")
         return dataset.to_polars()
-    except Exception as error:  # damaged files make datasets, pyarrow, pandas, fsspec or polars raise errors of any type
+    except (
+        Exception
+    ) as error:  # damaged files make datasets, pyarrow, pandas, fsspec or polars raise errors of any type
         # the message of datasets is generic, whereas errors of the Hub are already one clear line
         cause = error if isinstance(error, OSError) else error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
