@@ -246,7 +246,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _without_folder(source: str) -> str:
-    """A path of somebody's machine is nobody else's business."""
+    """Replaces a local absolute path by its last part, since model cards are public."""
     is_path = PurePosixPath(source).is_absolute() or PureWindowsPath(source).is_absolute()
     return PureWindowsPath(source).name if is_path else source  # which knows both kinds of slashes
 

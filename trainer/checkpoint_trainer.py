@@ -1,4 +1,4 @@
-"""A trainer that loses nothing when its process dies: complete checkpoints or none, and a way to leave in time."""
+"""A crash-safe trainer: checkpoints are complete or absent, and SIGTERM ends a run with a checkpoint."""
 
 import copy
 import logging
@@ -39,7 +39,7 @@ logger = get_logger(__name__)
 
 
 class TrainingInterrupted(InterruptedError):
-    """A training has saved a checkpoint and left because it was asked to by SIGTERM."""
+    """Raised after a training has saved a checkpoint and stopped because of SIGTERM."""
 
 
 class SavingCallback(TrainerCallback):
@@ -67,7 +67,7 @@ class SavingCallback(TrainerCallback):
         self.received = self.saving = self._put_off = False
         self.has_begun = True
         state.best_model_checkpoint = None if self.best_checkpoint is None else str(self.best_checkpoint)
-        if threading.current_thread() is threading.main_thread():  # Python has signals nowhere else
+        if threading.current_thread() is threading.main_thread():  # Python handles signals only in the main thread
             self._handler = signal.signal(signal.SIGTERM, self._receive)
 
     def on_step_end(
@@ -116,7 +116,7 @@ def outlive_sigterm(worker: int) -> None:
 
 class SafeTrainer(HubTrainer):
     r"""
-    `Trainer` that survives its process.
+    `Trainer` whose checkpoints survive a crash of its process.
 
     Checkpoints, and the model at the end, are written under a temporary name in the output folder and moved into place
     when they are complete. SIGTERM ends the training with a checkpoint and [`TrainingInterrupted`]. A loss that is not
@@ -339,7 +339,7 @@ class SafeTrainer(HubTrainer):
         state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
     def _check_weights(self, model: nn.Module) -> None:
-        """A checkpoint of weights that are no numbers would take the place of a good one."""
+        """Checks that the weights are finite, because a checkpoint with NaN would replace a good one."""
         self._check_finite([self._tr_loss, *(weight for weight in model.parameters() if weight.requires_grad)])
 
     def _check_finite(self, tensors: Iterable[torch.Tensor]) -> None:

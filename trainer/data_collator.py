@@ -9,7 +9,7 @@ import torch
 
 
 def _pad(rows: Sequence[np.ndarray], length: int, value: int) -> np.ndarray:
-    """Rows of integers as one matrix, filled up on the right."""
+    """Stacks rows of integers into one matrix, padded on the right."""
     matrix = np.full((len(rows), length), value, dtype=np.int64)
     for place, row in enumerate(rows):
         matrix[place, : len(row)] = row
@@ -25,7 +25,7 @@ def _queries(features: Sequence[dict[str, Any]], length: int) -> np.ndarray:
 
 
 def _targets(features: Sequence[dict[str, Any]], windows: Sequence[np.ndarray]) -> np.ndarray:
-    """What stands in windows at the places of the targets."""
+    """Returns the items of windows at the positions of the targets."""
     return np.concatenate(
         [window[feature["first_target"] :] for feature, window in zip(features, windows, strict=True)]
     )

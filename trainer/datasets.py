@@ -111,7 +111,7 @@ class TargetBatchSampler(Sampler[list[int]]):
         dataset ([`WindowDataset`]): Gives lengths and epoch.
         targets_per_batch (`int`): Most targets on average in the batch of one process.
         num_processes (`int`, *optional*, defaults to 1): Processes that share the batches of a step.
-        seed (`int`, *optional*, defaults to 0): Of the order.
+        seed (`int`, *optional*, defaults to 0): Random seed for the shuffle.
         temperature (`float`, *optional*, defaults to 1):
             How domains share an epoch, see [`DomainSampler`]. Batches take windows by their length, so the shares hold
             for the epoch, and for a batch where the histories of the domains are alike.

@@ -18,7 +18,7 @@ _LAUNCH_ON_CPUS = "on CPUs: accelerate launch --multi_gpu --num_processes N -m u
 
 def check_launch(world_size: int) -> None:
     r"""
-    Tells who started several processes that do not train together.
+    Detects launches whose processes do not form a process group.
 
     `accelerate launch --cpu --num_processes 2` starts one process, which is said in a warning: nothing is wrong but the
     size of the batch. `accelerate launch --multi_gpu` without `--use_cpu` starts several where there is no GPU, each of

@@ -1,4 +1,4 @@
-"""A trainer that shares checkpoints on the Hugging Face Hub: what is shared of them, and nothing of the run."""
+"""A trainer that pushes checkpoints to the Hugging Face Hub without the private files of the run."""
 
 import shutil
 from concurrent.futures import Future

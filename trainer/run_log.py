@@ -1,4 +1,4 @@
-"""What a script can read while a model trains: `log.jsonl`, speed and memory."""
+"""Machine-readable training log: `log.jsonl`, speed and memory."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     if sys.platform == "win32":
-        return 0.0  # Windows has no `resource`
+        return 0.0  # Windows has no `resource` module
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
