@@ -113,10 +113,10 @@ class UniSRecConfig(PreTrainedConfig):
         text_embedding_size (`int`, *optional*):
             Width of a text vector. Defaults to that of the text encoder, and to 768 without one.
         text_pooling (`str`, *optional*, defaults to `"cls"`):
-            Pooling of token states into one text vector: `"cls"` takes the first token, `"lasttoken"` the last, `"mean"`
-            averages, `"mean_sqrt_len"` divides the sum by the root of the number of tokens, `"weightedmean"` weights
-            each token by its position, `"max"` takes the maximum of each component. Several joined by `+`, as in
-            `"cls+mean"`, are concatenated.
+            Pooling of token states into one text vector: `"cls"` takes the first token, `"lasttoken"` the last,
+            `"mean"` averages, `"mean_sqrt_len"` divides the sum by the root of the number of tokens, `"weightedmean"`
+            weights each token by its position, `"max"` takes the maximum of each component. Several joined by `+`, as
+            in `"cls+mean"`, are concatenated.
         text_layers (`list[dict]`, *optional*):
             Layers applied after the pooling, in order: `{"type": "normalize"}`; `{"type": "dense", "in_features": ...,
             "out_features": ..., "bias": ..., "activation": "Tanh", "residual": False}`; `{"type": "layer_norm",
@@ -133,8 +133,8 @@ class UniSRecConfig(PreTrainedConfig):
             `sqrt(text_embedding_size) / 4`, about the length of such vectors before normalisation, because vectors of
             length 1 are small compared with the ID embedding.
         text_whitening_size (`int`, *optional*):
-            Output width of a fixed linear map in front of the adaptor, the PCA whitening of the texts that the model was
-            pre-trained on. `None` disables whitening.
+            Output width of a fixed linear map in front of the adaptor, the PCA whitening of the texts that the model
+            was pre-trained on. `None` disables whitening.
         hidden_size (`int`, *optional*, defaults to 300):
             Width of item and sequence vectors.
         num_hidden_layers (`int`, *optional*, defaults to 2):
@@ -169,17 +169,17 @@ class UniSRecConfig(PreTrainedConfig):
             Whether the text of an item is part of its vector. `False` uses the ID embedding alone, which with
             `similarity="dot"` is SASRec (arXiv 1808.09781).
         num_items (`int`, *optional*):
-            Number of rows of the item-ID embedding (without padding) of a transductive model. `None` gives an inductive
-            model, which uses text only.
+            Number of rows of the item-ID embedding (without padding) of a transductive model. `None` gives an
+            inductive model, which uses text only.
         item_ids_hash (`str`, *optional*):
             [`ItemCatalogue.item_ids_hash`] of the items that the ID embedding of a transductive model was trained for.
             Training sets it; another catalogue is then refused.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights.
         training_data (`list[dict]`, *optional*):
-            Training data of the model: for each domain its name (`domain`), its `content_hash`, and in `trained_on` the
-            interactions of each user, `"all"` or `"all but the last two"`. It does not affect the model; `evaluate`
-            refuses interactions that were seen in training.
+            Training data of the model: for each domain its name (`domain`), its `content_hash`, and in `trained_on`
+            the interactions of each user, `"all"` or `"all but the last two"`. It does not affect the model;
+            `evaluate` refuses interactions that were seen in training.
 
     Example:
 

@@ -51,8 +51,8 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
     Args:
         path (`str` or `os.PathLike`):
-            File to be written, as for [`check_output_file`]. Pipes and devices such as `/dev/stdout` cannot be replaced
-            and receive the complete content instead.
+            File to be written, as for [`check_output_file`]. Pipes and devices such as `/dev/stdout` cannot be
+            replaced and receive the complete content instead.
 
     Yields:
         `Path`: Temporary file name with the suffix of `path`; the file does not exist yet.

@@ -337,7 +337,7 @@ def _check_ids(table: str, ids: pl.Series) -> None:
 
 
 def _hash_strings(digest, column: pl.Series) -> None:
-    """Hashes a column of strings: the lengths first, then the bytes, so that different columns give different streams."""
+    """Hashes a column of strings: first the lengths, then the bytes, so that different columns have different input."""
     digest.update(column.str.len_bytes().to_numpy().astype("<u4").tobytes())
     # In slices, so that the joined string stays small.
     for part in column.to_frame().iter_slices(100_000):

@@ -28,7 +28,8 @@ def given_text_features(domain: Domain, text_embedding_size: int, *, word_drop: 
     Args:
         domain (`Domain`): The domain.
         text_embedding_size (`int`): Width of the text vectors that the model expects.
-        word_drop (`bool`, *optional*, defaults to `False`): Whether to return the vectors of the texts after word drop.
+        word_drop (`bool`, *optional*, defaults to `False`):
+            Whether to return the vectors of the texts after word drop.
 
     Returns:
         `np.ndarray` of shape `(num_items, text_embedding_size)`, float32: A read-only memory map if the domain was
@@ -80,8 +81,8 @@ def save_given_features(folder: Path, given: Mapping[str, np.ndarray]) -> None:
 
 
 def load_given_features(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Opens the files written by [`save_given_features`] as memory maps. Raises `OSError` for a file that is missing or
-    cannot be read, and `ValueError` for a truncated file."""
+    """Opens the files written by [`save_given_features`] as memory maps. Raises `OSError` for a file that is missing
+    or cannot be read, and `ValueError` for a truncated file."""
     given = {}
     for name in names:
         check_file(folder / f"{name}.npy")

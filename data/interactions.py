@@ -104,15 +104,17 @@ def build_domain(
     info: dict[str, Any] | None = None,
 ) -> Domain:
     """
-    Filter interactions, order them and put them together with the item texts.
+    Filter and order interactions, and join them with the item texts.
 
-    In this order: rows without a user, an item or a time are dropped, repeated `(user, item, time)` rows are dropped, items without text are refused or dropped, the k-core
-    is taken, items without interactions are dropped. Users and items of the domain are sorted by id, so the order of
-    the input rows does not show; histories are in time order, and ties keep the order of the input rows.
+    In this order: rows without a user, an item or a time are dropped, repeated `(user, item, time)` rows are dropped,
+    items without text are refused or dropped, the k-core is taken, items without interactions are dropped. Users and
+    items of the domain are sorted by id, independent of the order of the input rows; histories are in time order,
+    and ties keep the order of the input rows.
 
     Args:
         interactions (`pl.DataFrame`):
-            Columns `user_id`, `item_id` and `time`, of what [`to_ids`] and [`to_times`] take; further ones do not matter.
+            Columns `user_id`, `item_id` and `time`, of what [`to_ids`] and [`to_times`] take; others are
+            ignored.
         items (`pl.DataFrame`):
             Columns `item_id` and `text`, of types accepted by [`to_ids`] and [`to_texts`]; others are kept. If an id
             occurs several times, its first row with a text is used.
@@ -129,8 +131,8 @@ def build_domain(
         `Domain`: With `info["source"]`, `info["filters"]`, `info["steps"]` and `info["item_steps"]` filled in.
 
     Raises:
-        ValueError: If a column is missing or of a wrong type, if an item has no text and `missing_text` is `"error"`, if nothing is left after a step, or if an
-            argument is out of its range.
+        ValueError: If a column is missing or of a wrong type, if an item has no text and `missing_text` is `"error"`,
+            if nothing is left after a step, or if an argument is out of its range.
     """
     if missing_text not in ("error", "drop", "keep"):
         raise ValueError(f"unknown missing_text {missing_text!r}, expected 'error', 'drop' or 'keep'")

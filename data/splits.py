@@ -1,4 +1,4 @@
-"""Leave-one-out splits of a domain: each user's last interaction is the test target, the one before it the validation target."""
+"""Leave-one-out splits of a domain: the last interaction of a user is for test, the one before it for validation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def leave_one_out(domain: Domain, split: Literal["train", "valid", "test", "all"
             `"train"`: everything but the last two interactions; users with fewer than three keep all of theirs.
             `"valid"`: the same histories, target the last but one. `"test"`: everything but the last interaction,
             which is the target. `"all"`: whole histories without targets, for pre-training. Users with fewer than
-            three interactions are in `"train"` and `"all"` only. Where `domain.held_out` is false, `"train"` is `"all"`.
+            three interactions are in `"train"` and `"all"` only. Where `domain.held_out` is false, `"train"` is
+            `"all"`.
 
     Returns:
         `Split`: Histories in the order of `domain.sequences`.

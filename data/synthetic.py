@@ -1,14 +1,15 @@
 """
 Synthetic domains for tests and demos: two shops for pre-training (kitchen, garden), one to transfer to (camping).
 
-A catalogue is a sample of all combinations of brand, style, product and kind (`KINDS`). A user has a favourite brand and
-a favourite style and buys 4 to 20 different items. After each item the next one is drawn in one of three ways:
+A catalogue is a sample of all combinations of brand, style, product and kind (`KINDS`). A user has a favourite brand
+and a favourite style and buys 4 to 20 different items. After each item the next one is drawn in one of three ways:
 
 - *Next step* (70 %). A pattern visible in the titles and shared by all three shops: first the small version of a
   product, then a case for it, spare parts, a care kit, the large version, then the small version of the next product
-  of the same line. Among the items that fit a step, those of the favourite brand and style are likelier, and so are popular ones.
-- *Bought together* (20 %). A pattern invisible in the titles: the items of a shop are randomly put into groups of three,
-  and a user who buys one item of a group buys the next one of it.
+  of the same line. Among the items that fit a step, those of the favourite brand and style are likelier, and so are
+  popular ones.
+- *Bought together* (20 %). A pattern invisible in the titles: the items of a shop are randomly put into groups of
+  three, and a user who buys one item of a group buys the next one of it.
 - *Chance* (10 %). Any item, by popularity.
 
 Brands, products and all users and items are invented.
@@ -106,8 +107,8 @@ def synthetic_domains(
     num_target_items: int = 1000,
 ) -> dict[str, Domain]:
     r"""
-    Generates three small shops with shared buying patterns but no common item: `kitchen` and `garden` for pre-training,
-    `camping` to transfer to.
+    Generates three small shops with shared buying patterns but no common item: `kitchen` and `garden` for
+    pre-training, `camping` to transfer to.
 
     Args:
         seed (`int`, *optional*, defaults to 0): The same seed gives the same domains.

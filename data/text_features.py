@@ -49,8 +49,8 @@ def encode_texts(
         encoder (`PreTrainedModel`): Any text encoder of `AutoModel`. Its training or evaluation mode is restored.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
         pooling (`str`, *optional*):
-            Pooling of the token states without any further layer, as for [`pool_tokens`]. Defaults to the `text_head` of
-            the encoder, set by [`UniSRecModel`] and [`load_text_encoder`]: pooling, layers after it and prompt.
+            Pooling of the token states without any further layer, as for [`pool_tokens`]. Defaults to the `text_head`
+            of the encoder, set by [`UniSRecModel`] and [`load_text_encoder`]: pooling, layers after it and prompt.
         max_length (`int`, *optional*): Longer texts are cut to this many tokens; defaults to [`text_max_length`].
         tokens_per_batch (`int`, *optional*):
             Size of a batch in tokens, padding included; a single text may be longer. Defaults to 2,048 on a CPU, where
@@ -142,9 +142,9 @@ def load_text_features(
     r"""
     Loads the text features of a domain from its folder, or encodes the texts and saves the features there.
 
-    The features are stored in `text_features/<key>/features.npy`, with a description in `key.json`. The key is a hash of
-    everything they depend on (weights and configuration of the encoder, tokenizer, pooling, prompt, length limit, texts
-    after word drop, autocast type), so features of another encoder or of other texts are never used.
+    The features are stored in `text_features/<key>/features.npy`, with a description in `key.json`. The key is a hash
+    of everything they depend on (weights and configuration of the encoder, tokenizer, pooling, prompt, length limit,
+    texts after word drop, autocast type), so features of another encoder or of other texts are never used.
 
     Args:
         domain_dir (`str` or `os.PathLike`): A domain folder, see [`Domain.save_to_disk`].

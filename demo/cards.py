@@ -28,7 +28,8 @@ class Card:
 
 @dataclass(frozen=True)
 class Placement:
-    """Placement of a new product: its rank among `total` products for a history (`None` without one) and its neighbours."""
+    """Placement of a new product: its rank among `total` products for a history (`None` without one) and its
+    neighbours."""
 
     item_id: str
     text: str

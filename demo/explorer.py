@@ -101,7 +101,8 @@ class Explorer:
         return [*history, entry]
 
     def search(self, words: str, own: OwnProducts, limit: int = 8) -> list[Card]:
-        """Finds products whose text or id contains all words: the visitor's own first, then those that start with the words."""
+        """Finds products whose text or id contains all words: the visitor's own first, then those that start with the
+        words."""
         wanted = words.casefold().split()[:20]
         if not wanted or len(words) > MAX_TEXT:
             return []
@@ -116,7 +117,8 @@ class Explorer:
         return found[:limit]
 
     def recommend(self, history: History, own: OwnProducts, top_k: int) -> list[Card]:
-        """Returns the best products for a history, including the visitor's own, each with the nearest item of the history."""
+        """Returns the best products for a history, including the visitor's own, each with the nearest item of the
+        history."""
         if not history:
             return []
         entries = self._resolve(history, own)

@@ -41,8 +41,8 @@ class PageGate:
     r"""
     ASGI middleware that filters requests to the page. Refused requests reach neither Gradio nor the log.
 
-    It answers 404 for other routes, 413 for bodies over `MAX_BODY` bytes, 422 for events whose values are not of the types
-    of their components, and 503 while `MAX_REQUESTS` requests are in progress.
+    It answers 404 for other routes, 413 for bodies over `MAX_BODY` bytes, 422 for events whose values are not of the
+    types of their components, and 503 while `MAX_REQUESTS` requests are in progress.
 
     Args:
         app (`ASGIApp`): The wrapped application.

@@ -54,8 +54,8 @@ def export_space(
     r"""
     Writes the folder of a Space.
 
-    A checkpoint on the Hub is referenced by name; a local one is copied into the folder with its catalogue. Of a domain,
-    only the items and their interaction counts are copied, never user histories.
+    A checkpoint on the Hub is referenced by name; a local one is copied into the folder with its catalogue. Of a
+    domain, only the items and their interaction counts are copied, never user histories.
 
     Args:
         model (`str` or `os.PathLike`): Folder or Hub id.
@@ -119,7 +119,8 @@ def _head(title: str, hub_ids: Sequence[str]) -> str:
 
 
 def _put(folder: Path, place: str, model: str | os.PathLike, domain: Domain | None) -> str:
-    """Returns a Python expression for a checkpoint in the Space; copies the checkpoint unless the Hub has the same one."""
+    """Returns a Python expression for a checkpoint in the Space; copies the checkpoint unless the Hub has the same
+    one."""
     recommender = load_recommender(model, domain)
     if _hub_id(model, domain) is not None:
         return repr(str(model))

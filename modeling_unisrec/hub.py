@@ -56,8 +56,8 @@ def find_model(name_or_path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
         `tuple[str, dict[str, Any]]`: Folder or id, and for an id the options `revision` and `local_files_only`.
 
     Raises:
-        OSError: If the repository or revision does not exist, is not accessible, or is neither reachable nor cached; or
-            if a file of a folder cannot be read.
+        OSError: If the repository or revision does not exist, is not accessible, or is neither reachable nor cached;
+            or if a file of a folder cannot be read.
         ValueError: If the name is empty.
     """
     if not os.fspath(name_or_path):
@@ -82,8 +82,8 @@ def _check_readable(folder: Path) -> None:
 
 
 def pin_revision(repo_id: str, revision: str | None = None, repo_type: str = "model") -> dict[str, Any]:
-    """Returns download options: `revision`, resolved to its current commit, and `local_files_only`, which is set if the Hub
-    cannot be reached, to avoid a timeout for every file. Raises `OSError` as [`find_model`] does."""
+    """Returns download options: `revision`, resolved to its current commit, and `local_files_only`, which is set if
+    the Hub cannot be reached, to avoid a timeout for every file. Raises `OSError` as [`find_model`] does."""
     with _hub_errors(repo_id, revision):
         reachable = not is_offline_mode() and _answers(repo_id, revision, repo_type)
         pinned = api.resolve_revision(repo_id, revision=revision, repo_type=repo_type, local_files_only=not reachable)
@@ -104,8 +104,8 @@ def _answers(repo_id: str, revision: str | None, repo_type: str) -> bool:
 
 
 def check_checkpoint(folder: Path, catalogue: bool = True) -> None:
-    """Raises `ValueError` if a folder is no checkpoint of ours, whole or of adapters, or what is shared of it does not pass
-    [`check_outgoing`]."""
+    """Raises `ValueError` if a folder is no checkpoint of ours, whole or of adapters, or what is shared of it does not
+    pass [`check_outgoing`]."""
     try:
         model_type = json.loads((folder / "config.json").read_bytes()).get("model_type")
     except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, RecursionError):
@@ -161,8 +161,8 @@ def upload_checkpoint(
     card: str | None = None,
 ) -> CommitInfo:
     r"""
-    Uploads the shared files of a checkpoint folder as one commit. Weights and catalogue of an earlier push that are not
-    in the folder are deleted.
+    Uploads the shared files of a checkpoint folder as one commit. Weights and catalogue of an earlier push that are
+    not in the folder are deleted.
 
     Args:
         folder (`Path`): The checkpoint folder.

@@ -109,15 +109,16 @@ class ItemCatalogue:
         return catalogue
 
     def content_hash(self) -> str:
-        """SHA-256 of ids and texts in their order. It is stored with the text vectors, which belong to no other items."""
+        """SHA-256 of ids and texts in their order. It is stored with the text vectors, which belong to no other
+        items."""
         return hashlib.sha256(json.dumps([self.item_ids, self.texts]).encode()).hexdigest()
 
     def save(self, directory: str | os.PathLike) -> None:
         r"""
         Writes `items.parquet` and, if present, `item_embeddings.safetensors`, replacing an existing catalogue.
 
-        One rename of the new `items.parquet` replaces the old catalogue, so that concurrent readers and killed processes
-        see or leave either the old catalogue or the new one.
+        One rename of the new `items.parquet` replaces the old catalogue, so that concurrent readers and killed
+        processes see or leave either the old catalogue or the new one.
 
         Args:
             directory (`str` or `os.PathLike`): Folder, made if need be.
@@ -220,8 +221,8 @@ class ItemCatalogue:
 
 
 def _read_embeddings(file: str, expected: str) -> dict[str | None, torch.Tensor | None]:
-    """Text vectors by the hash of the items they belong to (`None` where it is not stored); they are read if that can be
-    the hash `expected`. Raises `ValueError`."""
+    """Text vectors by the hash of the items they belong to (`None` where it is not stored); they are read if that can
+    be the hash `expected`. Raises `ValueError`."""
     before = os.stat(file)
     try:
         with safe_open(file, "pt") as stored:

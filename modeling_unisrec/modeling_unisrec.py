@@ -69,8 +69,8 @@ class UniSRecTextFeatures(BaseModelOutputWithPooling):
 
 def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
     """
-    Normalises vectors `(..., hidden_size)` to unit length. A zero vector stays zero, as in `F.normalize`, but its gradient
-    is that of the output instead of 1e12 times as large.
+    Normalises vectors `(..., hidden_size)` to unit length. A zero vector stays zero, as in `F.normalize`, but its
+    gradient is that of the output instead of 1e12 times as large.
     """
     norms = vectors.norm(dim=-1, keepdim=True)
     return vectors / norms.clamp_min(1e-12).masked_fill(norms == 0, 1.0)
@@ -78,8 +78,8 @@ def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
 
 def stop_constant_rows(hidden_states: torch.Tensor) -> torch.Tensor:
     """
-    Stops the gradient of rows of equal numbers and keeps their values. Each following layer normalisation, which maps such
-    rows to 0, would multiply the gradient by `layer_norm_eps ** -0.5`, up to infinity.
+    Stops the gradient of rows of equal numbers and keeps their values. Each following layer normalisation, which maps
+    such rows to 0, would multiply the gradient by `layer_norm_eps ** -0.5`, up to infinity.
     """
     constant = (hidden_states == hidden_states[..., :1]).all(-1, keepdim=True)
     return torch.where(constant, hidden_states.detach(), hidden_states)
@@ -118,8 +118,8 @@ class UniSRecAdaptor(nn.Module):
     Parametric whitening by `num_experts` experts, mixed by a gate (paper, section 2.1.2).
 
     With x the text vector times `text_scale`, `v = sum_k g_k (dropout(x) - b_k) W_k` and `g = softmax(x W_2 + delta)`,
-    where in training `delta = normal * (softplus(x W_3) + router_noise)`. The official code runs the experts one after the other; here
-    they are one product, and `b_k W_k` is folded into one `(num_experts, hidden_size)` table a call.
+    where in training `delta = normal * (softplus(x W_3) + router_noise)`. The official code runs the experts one after
+    the other; here they are one product, and `b_k W_k` is folded into one `(num_experts, hidden_size)` table a call.
     """
 
     def __init__(self, config: UniSRecConfig):
@@ -334,8 +334,8 @@ class UniSRecPreTrainedModel(PreTrainedModel):
         r"""
         Loads a model as the parent method does, but requires complete weights and initialises none at random.
 
-        `text_config=None` drops the text encoder, and another `num_items` than in `config.json` creates or drops the ID
-        embedding. Any other mismatch is an error, also with `AutoModel`.
+        `text_config=None` drops the text encoder, and another `num_items` than in `config.json` creates or drops the
+        ID embedding. Any other mismatch is an error, also with `AutoModel`.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
@@ -475,8 +475,8 @@ class UniSRecModel(UniSRecPreTrainedModel):
 
         Args:
             text_encoder (`PreTrainedModel`):
-                The encoder. Its token states are pooled according to `config`; layers with weights after the pooling are
-                taken from its `text_head`, see [`load_text_encoder`].
+                The encoder. Its token states are pooled according to `config`; layers with weights after the pooling
+                are taken from its `text_head`, see [`load_text_encoder`].
 
         Raises:
             ValueError: If the width of its vectors is not `config.text_embedding_size`, or such layers are missing.
@@ -505,7 +505,8 @@ class UniSRecModel(UniSRecPreTrainedModel):
         config.text_config._name_or_path = ""  # a local path does not belong in a checkpoint
 
     def detach_text_encoder(self) -> PreTrainedModel | None:
-        """Removes and returns the text encoder, so that training on precomputed text vectors neither moves nor saves it."""
+        """Removes and returns the text encoder, so that training on precomputed text vectors neither moves nor saves
+        it."""
         text_encoder, self.text_encoder, self.config.text_config = self.text_encoder, None, None
         return text_encoder
 
@@ -568,8 +569,8 @@ class UniSRecModel(UniSRecPreTrainedModel):
             kwargs: Options of the text encoder, such as `output_hidden_states`.
 
         Returns:
-            [`UniSRecTextFeatures`]: The text vectors `(num_items, text_embedding_size)` as `pooler_output`, and the output
-            of the text encoder.
+            [`UniSRecTextFeatures`]: The text vectors `(num_items, text_embedding_size)` as `pooler_output`, and the
+            output of the text encoder.
 
         Raises:
             ValueError: If the model has no text encoder.
@@ -657,7 +658,8 @@ class UniSRecModel(UniSRecPreTrainedModel):
         return self._last_item_state(self._encode_histories(item_index, item_embeds), item_index)
 
     def similarity(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
-        """Returns the cosine or dot product (`config.similarity`) of sequences and items: (B, H) and (U, H) in, (B, U) out."""
+        """Returns the cosine or dot product (`config.similarity`) of sequences and items: (B, H) and (U, H) in, (B, U)
+        out."""
         if self.config.similarity == "dot":
             return sequence_embeds @ item_embeds.T
         return unit_vectors(sequence_embeds) @ unit_vectors(item_embeds).T

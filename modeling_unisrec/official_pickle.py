@@ -1,7 +1,7 @@
 """Safe reading of `torch.save` files that contain objects of other packages, without running any code.
 
-A `.pth` file is a zip archive of raw tensors and a pickle, and unpickling runs arbitrary code. Nothing is unpickled here:
-[`parse_pickle`] reads the opcodes as data, and represents imports and calls by names.
+A `.pth` file is a zip archive of raw tensors and a pickle, and unpickling runs arbitrary code. Nothing is unpickled
+here: [`parse_pickle`] reads the opcodes as data, and represents imports and calls by names.
 """
 
 import math

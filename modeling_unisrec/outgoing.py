@@ -74,8 +74,8 @@ def check_outgoing(folder: Path, names: list[str], replaced: Mapping[str, bytes]
         replaced (`Mapping[str, bytes]`, *optional*): Contents uploaded instead of those in the folder.
 
     Raises:
-        ValueError: If a file is or is below a symbolic link, contains a local path, or belongs to adapters whose base is
-            not available to others.
+        ValueError: If a file is or is below a symbolic link, contains a local path, or belongs to adapters whose base
+            is not available to others.
     """
     replaced = replaced or {}
     for name in names:
@@ -100,8 +100,8 @@ def check_adapter_base(folder: Path, adapter_config: Mapping[str, Any]) -> None:
     r"""
     Checks that others can load the base of adapters.
 
-    A name such as `runs/pretrained` may be a folder here and a stranger's repository on the Hub. The base is one of the Hub
-    if it comes with a revision: training on a base from the Hub records the commit.
+    A name such as `runs/pretrained` may be a folder here and a stranger's repository on the Hub. The base is one of
+    the Hub if it comes with a revision: training on a base from the Hub records the commit.
 
     Args:
         folder (`Path`): Folder of the adapters, for the message.

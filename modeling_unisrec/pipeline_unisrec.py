@@ -71,8 +71,8 @@ def best_columns(scores: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.
 def encode_items(
     model: PreTrainedModel, text_embeds: torch.Tensor, item_ids: torch.Tensor, rows_at_a_time: int = 1024
 ) -> torch.Tensor:
-    """Returns item vectors `(num_items, hidden_size)`, on the device of the model, from text vectors and rows of the ID
-    embedding. Works in chunks: the outputs of the experts take 10 GB for a million rows."""
+    """Returns item vectors `(num_items, hidden_size)`, on the device of the model, from text vectors and rows of the
+    ID embedding. Works in chunks: the outputs of the experts take 10 GB for a million rows."""
     parts = zip(text_embeds.split(rows_at_a_time), item_ids.split(rows_at_a_time), strict=True)
     return torch.cat(
         [
@@ -83,7 +83,8 @@ def encode_items(
 
 
 def encode_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> torch.Tensor:
-    """Returns item vectors of a catalogue with text vectors, `(num_items, hidden_size)`, on the device of the model."""
+    """Returns item vectors of a catalogue with text vectors, `(num_items, hidden_size)`, on the device of the
+    model."""
     return encode_items(model, catalogue.item_embeddings, catalogue.item_ids_of(torch.arange(len(catalogue))))
 
 
@@ -128,8 +129,8 @@ def tensor_state(tensor: torch.Tensor | None) -> tuple[Any, ...] | None:
 
 
 def item_tower_state(model: PreTrainedModel, catalogue: ItemCatalogue, reads_texts: bool) -> tuple[Any, ...]:
-    """Returns a state that changes if the item vectors of a catalogue change; `reads_texts` says that its text vectors are
-    computed from the texts by the model."""
+    """Returns a state that changes if the item vectors of a catalogue change; `reads_texts` says that its text vectors
+    are computed from the texts by the model."""
     towers = [model.adaptor, model.item_embedding, *([model.text_encoder] if reads_texts else [])]
     weights = (weight for tower in towers if tower is not None for weight in tower.parameters())
     texts = hash(tuple(catalogue.texts)) if reads_texts else None
@@ -156,9 +157,9 @@ class SequentialRecommendationPipeline(Pipeline):
     r"""
     Recommends the next items for histories.
 
-    A history is a list, oldest item first, of item ids and of texts (see [`UniSRecProcessor.parse`]). One history gives
-    one list of `{"item_id", "text", "score"}`, best first; a list of histories gives a list of them, `batch_size`
-    (default 64) at a time; an iterator gives an iterator. `score` is the cosine of history and item.
+    A history is a list, oldest item first, of item ids and of texts (see [`UniSRecProcessor.parse`]). One history
+    gives one list of `{"item_id", "text", "score"}`, best first; a list of histories gives a list of them,
+    `batch_size` (default 64) at a time; an iterator gives an iterator. `score` is the cosine of history and item.
 
     Model and processor may be replaced or changed between two calls: item vectors are recomputed if the model or the
     catalogue has changed.
@@ -253,8 +254,8 @@ class SequentialRecommendationPipeline(Pipeline):
         ]
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
-        """Writes a checkpoint folder of model, processor and the code of both, which loads with and without this package;
-        keyword arguments are those of `PreTrainedModel.save_pretrained`."""
+        """Writes a checkpoint folder of model, processor and the code of both, which loads with and without this
+        package; keyword arguments are those of `PreTrainedModel.save_pretrained`."""
         repo_id = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)

@@ -78,8 +78,8 @@ class UniSRecProcessor(ProcessorMixin):
         r"""
         Parses an entry of a history to `(row, text)`; the row is `None` for an item given by text.
 
-        A string is an id of the catalogue, always. `{"item_id": ...}` says the same; `{"text": ...}` is an item given by
-        its text, whether the catalogue has it or not.
+        A string is an id of the catalogue, always. `{"item_id": ...}` says the same; `{"text": ...}` is an item given
+        by its text, whether the catalogue has it or not.
 
         Raises:
             KeyError: For an unknown id, naming the nearest known ones.
@@ -141,8 +141,8 @@ class UniSRecProcessor(ProcessorMixin):
         Raises:
             KeyError: For an unknown id.
             TypeError: For another keyword.
-            ValueError: For an empty history, one that is no list, a text where there is no tokenizer, or tensors of another
-                kind.
+            ValueError: For an empty history, one that is no list, a text where there is no tokenizer, or tensors of
+                another kind.
         """
         if (kind := kwargs.pop("return_tensors", "pt")) not in (None, "pt", TensorType.PYTORCH):
             raise ValueError(f"return_tensors is {kind!r}: a batch is of torch tensors, 'pt'.")
@@ -221,7 +221,8 @@ class UniSRecProcessor(ProcessorMixin):
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Writes `processor_config.json`, the tokenizer files, `catalogue/` and the code; uploads them with `push_to_hub`."""
+        """Writes `processor_config.json`, the tokenizer files, `catalogue/` and the code; uploads them with
+        `push_to_hub`."""
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         if self.tokenizer is not None:
@@ -251,8 +252,8 @@ class UniSRecProcessor(ProcessorMixin):
             pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
             kwargs:
                 The download options `cache_dir`, `force_download`, `local_files_only`, `token` and `revision`;
-                `trust_remote_code` for the tokenizer; `max_history_length`, `max_text_length` and `text_prompt` instead of
-                the saved ones; settings of the tokenizer, such as `cls_token`.
+                `trust_remote_code` for the tokenizer; `max_history_length`, `max_text_length` and `text_prompt`
+                instead of the saved ones; settings of the tokenizer, such as `cls_token`.
 
         Raises:
             OSError: If there is no `processor_config.json`, or a file cannot be fetched.

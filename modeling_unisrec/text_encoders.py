@@ -66,8 +66,8 @@ def load_text_encoder(
     r"""
     Load a text encoder and its tokenizer, in float32 and in evaluation mode.
 
-    Pooling, further layers, the prompt for documents, the length limit and the vector size are read from the files of the
-    encoder and stored in its `text_head`, a [`TextHead`]. The tokenizer pads on the right.
+    Pooling, further layers, the prompt for documents, the length limit and the vector size are read from the files of
+    the encoder and stored in its `text_head`, a [`TextHead`]. The tokenizer pads on the right.
 
     Args:
         name_or_path (`str`): As for [`find_text_encoder`].
@@ -80,8 +80,8 @@ def load_text_encoder(
 
     Raises:
         OSError: If there is no such folder or model, it cannot be fetched, or it is not a complete checkpoint.
-        ValueError: If the checkpoint is no text encoder, lacks weights of the encoder, or its files ask for what is not
-            supported.
+        ValueError: If the checkpoint is no text encoder, lacks weights of the encoder, or its files ask for what is
+            not supported.
     """
     if pooling is not None:
         text_vector_size(1, pooling)  # report a misspelt pooling before anything is loaded
@@ -150,7 +150,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, text_config: PreTrainedC
         text_config (`PreTrainedConfig`): Configuration of the encoder.
 
     Raises:
-        ValueError: If the vocabulary is missing or larger than that of the encoder, or the length limit is not a number.
+        ValueError: If the vocabulary is missing or larger than that of the encoder, or the length limit is not a
+            number.
     """
     if tokenizer.vocab_size <= len(set(tokenizer.all_special_ids)):  # transformers makes one up
         raise ValueError("the tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
@@ -189,8 +190,9 @@ def find_text_pooling(name_or_path: str) -> str:
 
 
 def pooling_by_kind(name: str, config: PreTrainedConfig) -> str:
-    """Returns the default pooling of an encoder whose files name none, and logs it: `"lasttoken"` for causal decoders, where
-    only the last token has seen the whole text; the mean for bidirectional decoders; otherwise `"cls"`, as in the paper."""
+    """Returns the default pooling of an encoder whose files name none, and logs it: `"lasttoken"` for causal decoders,
+    where only the last token has seen the whole text; the mean for bidirectional decoders; otherwise `"cls"`, as in
+    the paper."""
     if _is_decoder(config):
         both_ways = (
             getattr(config, "use_bidirectional_attention", False) is True
@@ -206,14 +208,15 @@ def pooling_by_kind(name: str, config: PreTrainedConfig) -> str:
 
 
 def _is_decoder(config: PreTrainedConfig) -> bool:
-    """Returns whether models of this kind are decoders. BERT and similar models, which can also be decoders, are not."""
+    """Returns whether models of this kind are decoders. BERT and similar models, which can also be decoders, are
+    not."""
     return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
 
 
 def text_max_length(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     r"""
-    Returns the maximum number of tokens of a text: the smallest of the limits of encoder, tokenizer and the files of the
-    encoder, which default to 512 as in the paper.
+    Returns the maximum number of tokens of a text: the smallest of the limits of encoder, tokenizer and the files of
+    the encoder, which default to 512 as in the paper.
 
     Args:
         encoder (`PreTrainedModel`): The text encoder.
@@ -298,8 +301,8 @@ def _text_half(name: str, model: PreTrainedModel) -> PreTrainedModel:
 
 @torch.inference_mode()
 def _try_encoder(name: str, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises `ValueError` unless the encoder takes only tokens, returns states of its `hidden_size`, and is invariant to
-    padding. Convolutions (ConvBERT), Fourier transforms (FNet) and hashing (YOSO) mix padding in."""
+    """Raises `ValueError` unless the encoder takes only tokens, returns states of its `hidden_size`, and is invariant
+    to padding. Convolutions (ConvBERT), Fourier transforms (FNet) and hashing (YOSO) mix padding in."""
     kind, advice = encoder.config.model_type, "name another encoder, such as 'minilm'"
     if tokenizer.pad_token_id is None:
         raise ValueError(f"text encoder {name!r}: its tokenizer has no padding token and no end of text; {advice}.")

@@ -13,7 +13,8 @@ def pool_tokens(
     hidden_states: torch.Tensor, attention_mask: torch.Tensor, pooling: str, prompt_tokens: int = 0
 ) -> torch.Tensor:
     r"""
-    Pools token states into one vector per text, as in sentence-transformers. Sums in float32; padding may be on any side.
+    Pools token states into one vector per text, as in sentence-transformers. Sums in float32; padding may be on any
+    side.
 
     Args:
         hidden_states (`torch.FloatTensor` of shape `(num_texts, num_tokens, hidden_size)`): Token states.
@@ -97,8 +98,8 @@ LAYERS = {
 
 class TextHead(nn.Module):
     r"""
-    Turns the token states of a text encoder into text vectors. It is kept as `text_head` of the encoder, so that both are
-    saved, moved and trained together.
+    Turns the token states of a text encoder into text vectors. It is kept as `text_head` of the encoder, so that both
+    are saved, moved and trained together.
 
     Args:
         pooling (`str`, *optional*, defaults to `"cls"`): As for [`pool_tokens`].
@@ -156,7 +157,8 @@ class TextHead(nn.Module):
         return text_vector_size(hidden_size, self.pooling, self.settings)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Token states `(num_texts, num_tokens, hidden_size)` and their mask in, `(num_texts, text_embedding_size)` out."""
+        """Token states `(num_texts, num_tokens, hidden_size)` and their mask in, `(num_texts, text_embedding_size)`
+        out."""
         vectors = pool_tokens(hidden_states, attention_mask, self.pooling, self.prompt_tokens)
         for layer in self.layers:
             weight = next(layer.parameters(), None)  # of the type of the encoder, which may be half precision

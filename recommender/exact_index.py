@@ -19,7 +19,8 @@ class ExactIndex:
     Args:
         vectors (`torch.FloatTensor` of shape `(num_items, hidden_size)`): Item vectors; their device runs the search.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            `torch.bfloat16` halves the memory; vectors are then rounded to 8 bits, products are still summed in float32.
+            `torch.bfloat16` halves the memory; vectors are then rounded to 8 bits, products are still summed in
+            float32.
     """
 
     def __init__(self, vectors: torch.Tensor, dtype: torch.dtype = torch.float32):
@@ -52,7 +53,8 @@ class ExactIndex:
             queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`): Query vectors.
             top_k (`int`): Number of rows to return, at most `num_items`.
             hidden (`Sequence[Sequence[int]]`, *optional*): Rows to exclude for each query.
-            candidates (`torch.BoolTensor` of shape `(num_items,)`, *optional*): `False` for rows excluded for all queries.
+            candidates (`torch.BoolTensor` of shape `(num_items,)`, *optional*):
+                `False` for rows excluded for all queries.
 
         Returns:
             `tuple[torch.FloatTensor, torch.LongTensor]` of shape `(num_queries, min(top_k, num_items))`: Scores, best

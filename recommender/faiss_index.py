@@ -49,8 +49,8 @@ class FaissIndex:
     r"""
     Approximate search over item vectors by FAISS.
 
-    A search retrieves more rows than requested and drops excluded ones; if too few remain, it falls back to exact search.
-    Items added after the index was built are searched exactly, and once a tenth of the items has changed,
+    A search retrieves more rows than requested and drops excluded ones; if too few remain, it falls back to exact
+    search. Items added after the index was built are searched exactly, and once a tenth of the items has changed,
     [`~FaissIndex.update`] rebuilds the index. Scores are exact, so the only error is a missing row.
 
     Args:
@@ -85,7 +85,8 @@ class FaissIndex:
 
         Args:
             exact ([`ExactIndex`]): Exact index on the CPU.
-            queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`): Typical queries, used to measure recall.
+            queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`):
+                Typical queries, used to measure recall.
             kind (`str`, *optional*, defaults to `"auto"`): `"flat"`, `"ivf"`, `"hnsw"`, or `"auto"` to choose by size.
 
         Raises:
@@ -280,8 +281,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 
 
 def _stored_vectors(index, kind: str) -> torch.Tensor | None:
-    """The vectors `(num_items, hidden_size)` of a FAISS index in the order of their rows; `None` if it is of another kind
-    or its rows are not 0 to num_items - 1."""
+    """The vectors `(num_items, hidden_size)` of a FAISS index in the order of their rows; `None` if it is of another
+    kind or its rows are not 0 to num_items - 1."""
     import faiss
 
     kinds = {"flat": faiss.IndexFlat, "hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}

@@ -52,7 +52,8 @@ class _TextEncoder(_Tower):
 
 
 class _ItemTower(_Tower):
-    """Item tower: raw and unit-length item vectors from text vectors and, if transductive, rows of the ID embedding."""
+    """Item tower: raw and unit-length item vectors from text vectors and, if transductive, rows of the ID
+    embedding."""
 
     axes = {"text_embeds": ("num_items",), "item_ids": ("num_items",)}
 
@@ -191,15 +192,16 @@ def _clean(program, axes: dict[str, tuple[str, ...]]) -> None:
 @torch.inference_mode()
 def onnx_differences(model: UniSRecModel, folder: str | os.PathLike) -> dict[str, float]:
     r"""
-    Compares exported files, run by ONNX Runtime, with the model, on one row of length 1 and on several long padded rows.
+    Compares exported files, run by ONNX Runtime, with the model, on one row of length 1 and on several long padded
+    rows.
 
     Args:
         model ([`UniSRecModel`]): Exported model.
         folder (`str` or `os.PathLike`): Folder written by [`export_onnx`].
 
     Returns:
-        `dict[str, float]`: Largest absolute difference for each file, relative to the largest number if that is above 1;
-        infinity if any number is not finite, even in both.
+        `dict[str, float]`: Largest absolute difference for each file, relative to the largest number if that is above
+        1; infinity if any number is not finite, even in both.
     """
     from onnxruntime import InferenceSession
 

@@ -31,9 +31,9 @@ class Recommender:
     r"""
     Ranks a catalogue for histories of item ids and of free texts.
 
-    Thread-safe: while one thread adds or removes items, calls from other threads see the catalogue either before or after
-    the change. If the weights were trained, moved or cast, or `processor.catalogue` was replaced, the next call recomputes
-    the item vectors.
+    Thread-safe: while one thread adds or removes items, calls from other threads see the catalogue either before or
+    after the change. If the weights were trained, moved or cast, or `processor.catalogue` was replaced, the next call
+    recomputes the item vectors.
 
     Args:
         model ([`UniSRecModel`]): The model; it is set to evaluation mode.
@@ -46,8 +46,8 @@ class Recommender:
 
     ```python
     >>> recommender = Recommender.from_pretrained("runs/office")  # doctest: +SKIP
-    >>> recommender.recommend([["B00006IE7J", {"text": "label maker tape, black on white"}]], top_k=3)  # doctest: +SKIP
-    >>> recommender.add_items({"new-1": "label maker tape, white on red"})  # doctest: +SKIP
+    >>> recommender.recommend([["B00006IE7J", {"text": "label maker tape, black on white"}]], top_k=3)  # doctest:
+    +SKIP >>> recommender.add_items({"new-1": "label maker tape, white on red"})  # doctest: +SKIP
 
     ```
     """
@@ -160,7 +160,8 @@ class Recommender:
             options: As for `recommend`.
 
         Returns:
-            `datasets.Dataset`: A row for each recommended item, with `user_id`, `rank` (from 1), `item_id` and `score`.
+            `datasets.Dataset`: A row for each recommended item, with `user_id`, `rank` (from 1), `item_id` and
+            `score`.
 
         Raises:
             ValueError: If the numbers of user ids and histories differ, and as for `recommend`.
@@ -215,8 +216,8 @@ class Recommender:
             batch_size (`int`, *optional*, defaults to 256): Histories per batch.
 
         Returns:
-            `np.ndarray` of shape `(num_histories, hidden_size)`, float32: Vectors of unit length, unless the model scores
-            by the plain product.
+            `np.ndarray` of shape `(num_histories, hidden_size)`, float32: Vectors of unit length, unless the model
+            scores by the plain product.
 
         Raises:
             KeyError: For an unknown id.
@@ -298,7 +299,8 @@ class Recommender:
                 `"hnsw"` or, by the size of the catalogue, `"auto"`; or the folder of an index that was saved.
 
         Returns:
-            [`ExactIndex`] or [`FaissIndex`]: The index; `recall` of a FAISS index is the share of the exact top 10 it finds.
+            [`ExactIndex`] or [`FaissIndex`]: The index; `recall` of a FAISS index is the share of the exact top 10 it
+            finds.
 
         Raises:
             FileNotFoundError: If there is no such folder.
@@ -330,7 +332,8 @@ class Recommender:
         return torch.from_numpy(users)
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
-        """Saves the model and the current catalogue as a checkpoint folder for `from_pretrained` and the Auto classes."""
+        """Saves the model and the current catalogue as a checkpoint folder for `from_pretrained` and the Auto
+        classes."""
         processor = self.processor
         self.model.save_pretrained(save_directory)
         processor.save_pretrained(save_directory)
@@ -368,8 +371,8 @@ class Recommender:
         return snapshot
 
     def _make_snapshot(self, processor: UniSRecProcessor, old: Snapshot | None = None) -> Snapshot:
-        """Vectors and index of the catalogue of a processor, searched as the old one. Raises `ValueError` where the model
-        cannot rank it."""
+        """Vectors and index of the catalogue of a processor, searched as the old one. Raises `ValueError` where the
+        model cannot rank it."""
         catalogue = processor.catalogue
         check_catalogue(self._model, catalogue)
         reads_texts = catalogue.item_embeddings is None

@@ -27,7 +27,8 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """State read by one call from beginning to end: a processor with its catalogue, and the index of its item vectors."""
+    """State read by one call from beginning to end: a processor with its catalogue, and the index of its item
+    vectors."""
 
     processor: UniSRecProcessor
     index: ExactIndex | FaissIndex

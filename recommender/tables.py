@@ -31,8 +31,8 @@ def read_histories(path: str | os.PathLike) -> tuple[list[str], list[list[str | 
 
     Args:
         path (`str` or `os.PathLike`):
-            File with the columns `user_id` and `history`, a list of ids and texts, oldest first (in CSV a JSON list, or
-            ids separated by spaces). Numbers are ids, converted by [`to_ids`]; strings are used unchanged.
+            File with the columns `user_id` and `history`, a list of ids and texts, oldest first (in CSV a JSON list,
+            or ids separated by spaces). Numbers are ids, converted by [`to_ids`]; strings are used unchanged.
 
     Returns:
         `tuple[list[str], list[list]]`: User ids and histories.
@@ -104,7 +104,8 @@ def check_suffix(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> N
 
 
 def write_table(table: "Dataset", path: str | os.PathLike) -> None:
-    """Writes a dataset as parquet, CSV or JSON lines, depending on the suffix. Raises `ValueError` for other suffixes."""
+    """Writes a dataset as parquet, CSV or JSON lines, depending on the suffix. Raises `ValueError` for other
+    suffixes."""
     check_suffix(path)
     with _whole_file(path) as draft:
         write = {".parquet": table.to_parquet, ".csv": table.to_csv, ".jsonl": table.to_json}[
@@ -126,8 +127,8 @@ def export_vectors(
         ids (`Sequence[str]`): Id of each row.
         vectors (`np.ndarray` of shape `(num_rows, hidden_size)`, float32): For example [`Recommender.item_embeds`].
         path (`str` or `os.PathLike`):
-            A `.parquet` file, with columns `id` and `vector` (arrays of fixed length), or a `.safetensors` file, with a
-            tensor `vectors` and the ids as a JSON list in the metadata.
+            A `.parquet` file, with columns `id` and `vector` (arrays of fixed length), or a `.safetensors` file, with
+            a tensor `vectors` and the ids as a JSON list in the metadata.
         columns (`Mapping[str, Sequence[str]]`, *optional*): More columns of a parquet file, such as texts.
 
     Raises:
@@ -147,7 +148,8 @@ def export_vectors(
 
 @contextmanager
 def _whole_file(path: str | os.PathLike) -> Iterator[str]:
-    """Yields a temporary name in the same folder, renamed to the file at the end. Raises `OSError` if it cannot be written."""
+    """Yields a temporary name in the same folder, renamed to the file at the end. Raises `OSError` if it cannot be
+    written."""
     path = Path(path)
     draft = path.with_name(f".{os.getpid()}.{path.name}")
     with writing(path):

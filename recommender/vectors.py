@@ -21,7 +21,8 @@ from ..modeling_unisrec import (
 
 class VectorEncoder:
     r"""
-    Encodes into vectors whose dot product is the similarity of the model: unit length, unless it scores by the product.
+    Encodes into vectors whose dot product is the similarity of the model: unit length, unless it scores by the
+    product.
 
     Args:
         model ([`UniSRecModel`]): Model in evaluation mode.
@@ -65,8 +66,8 @@ class VectorEncoder:
         batch_size: int,
         progress: bool = False,
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Yields positions of parsed histories and their vectors `(batch_size, hidden_size)`, batch by batch; histories of
-        similar length are batched together."""
+        """Yields positions of parsed histories and their vectors `(batch_size, hidden_size)`, batch by batch;
+        histories of similar length are batched together."""
         longest, catalogue = processor.max_history_length, processor.catalogue
         texts = sorted({text for entries in parsed for row, text in entries[-longest:] if row is None})
         text_vectors, place_of_text = self.texts(texts), {text: place for place, text in enumerate(texts)}

@@ -233,8 +233,8 @@ def _discard_output() -> None:
 
 @contextmanager
 def _transformers() -> Iterator[None]:
-    """Registers the model, hides the progress bars of weight files, and silences library warnings meant for programmers
-    (`TRANSFORMERS_VERBOSITY=warning` and `python -W default` show them again)."""
+    """Registers the model, hides the progress bars of weight files, and silences library warnings meant for
+    programmers (`TRANSFORMERS_VERBOSITY=warning` and `python -W default` show them again)."""
     from transformers.utils import logging
 
     from . import register

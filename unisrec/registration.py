@@ -109,7 +109,8 @@ class _RegisteringFinder(MetaPathFinder):
 
 def register_lazily() -> None:
     """
-    Makes our checkpoints known to `AutoConfig`, `AutoModel`, `AutoProcessor` and `pipeline`, without importing transformers.
+    Makes our checkpoints known to `AutoConfig`, `AutoModel`, `AutoProcessor` and `pipeline`, without importing
+    transformers.
 
     Modules that transformers has already imported are registered now, the others on import.
     """

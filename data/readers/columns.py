@@ -82,8 +82,8 @@ def to_times(
         `pl.Series` of `i64` or `f64`: Numbers in the unit of the column, dates in microseconds since 1970.
 
     Raises:
-        ValueError: If the column holds durations, times of day, lists or the like, or a value is neither a number nor a
-            date.
+        ValueError: If the column holds durations, times of day, lists or the like, or a value is neither a number nor
+            a date.
     """
     dtype = times.dtype
     if dtype == pl.Object:  # JSON lines of several types

@@ -131,7 +131,8 @@ def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence
     Args:
         path (`str` or `os.PathLike`): File in UTF-8.
         separator (`str`, *optional*, defaults to `","`): `","` or `"\t"`; tab-separated files have no quoting.
-        columns (`Sequence[str]`, *optional*): Names for a file without header line; by default the first line has them.
+        columns (`Sequence[str]`, *optional*):
+            Names for a file without header line; by default the first line has them.
 
     Returns:
         `pl.DataFrame`: Columns of `str`, null where a field is empty.

@@ -25,8 +25,8 @@ def read_json_lines(path: str | os.PathLike, fields: Sequence[str]) -> pl.DataFr
         fields (`Sequence[str]`): Fields to read; null for records without the field.
 
     Returns:
-        `pl.DataFrame`: One row per record. A field that has strings, integers, floats or booleans alone becomes a column
-        of that type, any other one a column of Python objects.
+        `pl.DataFrame`: One row per record. A field that has strings, integers, floats or booleans alone becomes a
+        column of that type, any other one a column of Python objects.
 
     Raises:
         ValueError: If a line is not a JSON object; names the line. If no record has one of the fields.

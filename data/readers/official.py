@@ -1,4 +1,4 @@
-"""Reader of the processed folders published with the official UniSRec code: `downstream/Scientific`, `pretrain/FHCKM`, ..."""
+"""Reader of the processed folders published with the official UniSRec code, such as `downstream/Scientific`."""
 
 import os
 from pathlib import Path
@@ -41,9 +41,9 @@ def read_official(folder: str | os.PathLike, *, missing_text: Literal["error", "
     """
     Read the domains of a processed folder, with the released splits, item numbers and text vectors.
 
-    [`leave_one_out`] returns the histories and targets of the `.inter` files. Those files cut histories at 50 items; the
-    domain holds complete histories, reconstructed from the train rows. Item row `k` is item index `k`, and so row `k` of the text
-    vectors in `NAME.feat1CLS` and `NAME.feat2CLS`, which become `given_features` as memory maps.
+    [`leave_one_out`] returns the histories and targets of the `.inter` files. Those files cut histories at 50 items;
+    the domain holds complete histories, reconstructed from the train rows. Item row `k` is item index `k`, and so row
+    `k` of the text vectors in `NAME.feat1CLS` and `NAME.feat2CLS`, which become `given_features` as memory maps.
 
     A folder with `NAME.pt_datasets` is a merged dataset and gives one domain per source dataset. The files of a source
     (`Food.feat1CLS`, `Food.text`, ...) may be in this folder or in its sibling folder `Food`. Without validation and

@@ -105,7 +105,7 @@ def _owners(rows: PrefixRows, users: pl.Series, reference: PrefixRows) -> np.nda
 
 
 def _check_prefixes(rows: PrefixRows, flat: np.ndarray, starts: np.ndarray, places: np.ndarray, longest: int) -> None:
-    """Raise `ValueError` unless the history of every row is the items before its target, at most the last `longest`."""
+    """Raise `ValueError` unless every row's history is the (at most `longest`) items before its target."""
     lengths = np.minimum(places - starts, longest)
     if (lengths != rows.lengths).any():
         row = int((lengths != rows.lengths).argmax())

@@ -91,7 +91,8 @@ def read_prefix_rows(
     Read the rows of an `.inter` file.
 
     Args:
-        path (`str` or `os.PathLike`): File with the columns `user_id:token`, `item_id_list:token_seq`, `item_id:token`.
+        path (`str` or `os.PathLike`):
+            File with the columns `user_id:token`, `item_id_list:token_seq`, `item_id:token`.
         num_items (`Sequence[int]`): Catalogue size of each source dataset.
         prefixes (`Sequence[str]`, *optional*):
             Prefix of the users and items of each source dataset: `"0-"`, `"1-"`, ... in a merged file.

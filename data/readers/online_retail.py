@@ -35,7 +35,8 @@ def read_online_retail(path: str | os.PathLike) -> RawData:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file has an unknown suffix, cannot be read (workbooks require `fastexcel`), or lacks a column.
+        ValueError: If the file has an unknown suffix, cannot be read (workbooks require `fastexcel`), or lacks a
+            column.
     """
     path = Path(path)
     is_csv = suffix_of(path) == ".csv"

@@ -1,4 +1,4 @@
-"""Reader of any table of interactions and any table of items: local CSV, TSV, JSON lines, parquet, or a dataset of the Hub."""
+"""Reader of tables of interactions and items: local CSV, TSV, JSON lines or parquet, or a dataset of the Hub."""
 
 import os
 import re
@@ -37,9 +37,9 @@ def read_table(
 
     Args:
         interactions (`str` or `os.PathLike`):
-            `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.json` (one object per line), each also with `.gz`, or `.parquet`; or a
-            dataset for `datasets.load_dataset`, written `owner/name`, and behind it in this order `@revision`, `:config`
-            and `[split]`, each if needed (split `train` by default).
+            `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.json` (one object per line), each also with `.gz`, or `.parquet`; or
+            a dataset for `datasets.load_dataset`, written `owner/name`, and behind it in this order `@revision`,
+            `:config` and `[split]`, each if needed (split `train` by default).
         items (`str` or `os.PathLike`, *optional*):
             File or dataset, as for `interactions`. By default the text columns are read from the interactions, and the
             first text of an item is used.

@@ -26,8 +26,8 @@ def present(texts: pl.Series) -> pl.Series:
         texts (`pl.Series` of `str`): Texts.
 
     Returns:
-        `pl.Series` of `str`: Null for blank texts and printed missing values ([`MISSING_WORDS`]). If nothing changes, the
-        input series is returned without a copy.
+        `pl.Series` of `str`: Null for blank texts and printed missing values ([`MISSING_WORDS`]). If nothing changes,
+        the input series is returned without a copy.
     """
     missing = rf"^(?:{'|'.join(MISSING_WORDS)})?$"
     if not texts.str.contains(rf"^\s|\s$|{missing}").any():
@@ -86,7 +86,7 @@ def to_ids(values: pl.Series, source: str = "", *, first_line: int | None = None
 
 
 def to_id(value: Any) -> str | None:
-    """Converts one id as [`to_ids`] does, `None` if it is missing. Raises `TypeError` or `ValueError` for an invalid id."""
+    """Converts one id as [`to_ids`] does, `None` if missing. Raises `TypeError` or `ValueError` if it is invalid."""
     return _id(value, float(2**53))
 
 
@@ -130,15 +130,16 @@ def to_texts(values: pl.Series, source: str = "", *, first_line: int | None = No
 
 def flatten_text(value: Any) -> str:
     """
-    Flatten a field into one string. The field may be a string, a number, a (nested) list or object, or the printed form
-    of one of these.
+    Flatten a field into one string. The field may be a string, a number, a (nested) list or object, or the printed
+    form of one of these.
 
     Args:
-        value: `"Toys"`, `3.5`, `["Toys", "Games"]`, `[["Toys", "Games"], ["Toys", "Puzzles"]]`, `"['Toys']"`, `None`, ...
+        value: `"Toys"`, `3.5`, `["Toys", "Games"]`, `[["Toys", "Games"], ["Toys", "Puzzles"]]`, `"['Toys']"`, `None`,
+        ...
 
     Returns:
-        `str`: The distinct leaves in order, separated by spaces; `""` if there are none. Missing leaves (null, NaN, blank
-        strings, [`MISSING_WORDS`]) are skipped.
+        `str`: The distinct leaves in order, separated by spaces; `""` if there are none. Missing leaves (null, NaN,
+        blank strings, [`MISSING_WORDS`]) are skipped.
 
     Raises:
         TypeError: If a leaf is not a string, a number or a date.

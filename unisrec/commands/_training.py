@@ -104,7 +104,8 @@ def parse_training_arguments(
 
 
 def had_ended(args: "UniSRecTrainingArguments") -> bool:
-    """Returns whether the run to be resumed by `--resume_from_checkpoint auto` has already ended, and prints it if so."""
+    """Returns whether the run to be resumed by `--resume_from_checkpoint auto` has already ended, and prints it if
+    so."""
     from ..trainer.checkpoint_folders import has_ended
 
     folder = Path(args.output_dir)

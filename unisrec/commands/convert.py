@@ -92,8 +92,8 @@ def report(conversion: "OfficialConversion") -> str:
 
 def official_item_order(conversion: "OfficialConversion", domain: "Domain") -> "np.ndarray":
     r"""
-    Returns the domain item of each row of a fine-tuned checkpoint, in the order in which RecBole numbers the items of an
-    official downstream folder.
+    Returns the domain item of each row of a fine-tuned checkpoint, in the order in which RecBole numbers the items of
+    an official downstream folder.
 
     Items are numbered by first appearance: in the targets of the training rows (user by user, latest first), then in
     those of validation and test rows, and last in the histories, where only the first item of a user can be new.

@@ -83,7 +83,8 @@ def plot_curves(folder: Path, output: Path) -> None:
 
 
 def read_log(file: Path) -> tuple[list[dict[str, float]], int | None]:
-    """Returns the log entries of a `trainer_state.json` and the step of the best model. Raises `ValueError` for other files."""
+    """Returns the log entries of a `trainer_state.json` and the step of the best model. Raises `ValueError` for other
+    files."""
     try:
         state = json.loads(file.read_bytes())
     except FileNotFoundError as error:
