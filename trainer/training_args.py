@@ -32,7 +32,7 @@ class UniSRecTrainingArguments(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to rank the validation targets."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
     save_total_limit: int | None = field(
-        default=1, metadata={"help": "Number of checkpoints to keep; the best one is always kept."}
+        default=1, metadata={"help": "Checkpoints to keep, always with the best one."}
     )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two log entries."})
     gradient_accumulation_steps: int = field(
@@ -40,14 +40,10 @@ class UniSRecTrainingArguments(TrainingArguments):
         metadata={"help": "Batches accumulated per step. This adds no negatives: each batch has only in-batch ones."},
     )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the log."})
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must be false: the collators need all columns."}
-    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: collators need all columns."})
     prefix_rows: bool = field(
         default=False,
-        metadata={
-            "help": "Train on one row per target, as in the official code, instead of a loss at every position."
-        },
+        metadata={"help": "Train on one row per target, as the official code does, not on all positions at once."},
     )
     train_text_encoder: bool = field(
         default=False,
@@ -102,9 +98,7 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
     )
     batch_domains: Literal["mixed", "one"] = field(
         default="mixed",
-        metadata={
-            "help": "Domains in a step: mixed, as in the paper, or one, so that all negatives are items of one shop."
-        },
+        metadata={"help": "Domains in a step: mixed, as in the paper, or one, with negatives from one shop only."},
     )
     num_negatives: int = field(
         default=0,
@@ -154,9 +148,7 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
     )
     duplicate_mask: Literal["exclude", "official"] = field(
         default="exclude",
-        metadata={
-            "help": "Pairs with the same target: exclude them, or give them a logit of 0 as the official code does."
-        },
+        metadata={"help": "Pairs with the same target: exclude them, or set their logit to 0 (official code)."},
     )
     item_drop_probability: float = field(
         default=0.9, metadata={"help": "Share of views augmented by item drop; the others use word drop."}
