@@ -201,7 +201,7 @@ def upload_state(
     Args:
         checkpoint (`Path`): Folder of the state.
         place (`str`): Folder in the repository.
-        repo_id, message, revision, token: As of [`upload_checkpoint`].
+        repo_id, message, revision, token: As for [`upload_checkpoint`].
 
     Returns:
         `CommitInfo`: The commit.

@@ -343,7 +343,7 @@ class UniSRecPreTrainedModel(PreTrainedModel):
                 Whether to initialise weights of another shape at random instead of raising an error.
             output_loading_info (`bool`, *optional*, defaults to `False`):
                 Whether to also return the report of missing and unexpected weights. Nothing is refused then.
-            kwargs: As of `PreTrainedModel.from_pretrained`.
+            kwargs: Options of `PreTrainedModel.from_pretrained`.
 
         Raises:
             ValueError: If weights are missing, unexpected, of another shape than `config.json` says, or not finite.

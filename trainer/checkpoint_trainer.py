@@ -134,7 +134,7 @@ class SafeTrainer(HubTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
         r"""
-        As the parent's.
+        Trains as the parent does.
 
         Raises:
             BlockingIOError: If another process writes into the output folder.
@@ -249,7 +249,7 @@ class SafeTrainer(HubTrainer):
         self.loaded_step = int(best.name.rpartition("-")[2])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the parent's; raises `ValueError` if the loss, a mean over all processes, is not finite."""
+        """Logs as the parent does. Raises `ValueError` if the loss, a mean over all processes, is not finite."""
         if "loss" in logs and not torch.isfinite(torch.tensor(logs["loss"])):
             self._refuse(f"the loss is {logs['loss']}")
         super().log(logs, start_time)
@@ -327,7 +327,7 @@ class SafeTrainer(HubTrainer):
             self._drafting = False
 
     def save_state(self) -> None:
-        """As the parent's, without a path of this machine."""
+        """Saves the state as the parent does, without local paths."""
         if self.args.should_save:
             self._save_state(Path(self.args.output_dir))
 

@@ -195,7 +195,7 @@ class PretrainCollator:
         return views, (last_kept + first_places).ravel(), changed_rows
 
     def _draw(self, indices: Sequence[int], real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which inputs the view keeps and which it takes with words left out, `(batch_size, length)` each."""
+        """Draws masks of the inputs kept by the view and of those with word drop, `(batch_size, length)` each."""
         # A stream of its own for each (seed, epoch, window): the index is the high word of the counter.
         streams = [np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, index])) for index in indices]
         draws = np.stack([stream.random(1 + real.shape[1]) for stream in streams])

@@ -105,7 +105,7 @@ class TargetBatchSampler(Sampler[list[int]]):
     processes, and what n processes see in one step is what one process sees with a batch n times as large.
 
     With `one_domain`, each domain is cut on its own, so that all batches of a step hold windows of one domain; the
-    number of steps of a domain goes by its share of the epoch, and is at least one.
+    number of steps of a domain is proportional to its share of the epoch, and at least one.
 
     Args:
         dataset ([`WindowDataset`]): Gives lengths and epoch.

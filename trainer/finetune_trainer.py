@@ -173,7 +173,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         items: torch.Tensor | None,
         distinct: torch.Tensor | slice,
     ) -> SoftTargets | None:
-        """What the teachers make of the candidates `distinct` of the catalogue; `items` are those that `item_index` counts."""
+        """Returns the teachers' soft targets over the candidates `distinct`; `item_index` indexes `items`, both catalogue rows."""
         if self._teachers is None:
             return None
         if items is not None:  # rows of the batch -> rows of the catalogue

@@ -33,18 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-pooling",
         metavar="POOLING",
         help="how token states become a text vector: cls, mean, max, mean_sqrt_len, weightedmean, lasttoken, or several "
-        "joined by + (default: what the encoder's files say, else lasttoken for decoders and cls for others)",
+        "joined by + (default: that of the encoder's files, else lasttoken for decoders and cls for others)",
     )
     parser.add_argument(
         "--text-prompt",
         metavar="TEXT",
-        help="text put before each item text, such as 'passage: ' (default: what the encoder's files say)",
+        help="text prepended to each item text, such as 'passage: ' (default: that of the encoder's files)",
     )
     parser.add_argument(
         "--text-truncate-dim",
         type=int,
         metavar="N",
-        help="numbers to keep of each text vector, for encoders trained for that (default: what the encoder's files say)",
+        help="components to keep of each text vector, for Matryoshka encoders (default: that of the encoder's files)",
     )
     parser.add_argument(
         "--text-whitening",
