@@ -173,7 +173,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         items: torch.Tensor | None,
         distinct: torch.Tensor | slice,
     ) -> SoftTargets | None:
-        """Returns the teachers' soft targets over the candidates `distinct`; `item_index` indexes `items`, both catalogue rows."""
+        """Returns the soft targets of the teachers over the candidates `distinct`; `item_index` counts `items`."""
         if self._teachers is None:
             return None
         if items is not None:  # rows of the batch -> rows of the catalogue

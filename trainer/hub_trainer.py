@@ -46,7 +46,7 @@ class HubTrainer(Trainer):
             self.push_in_progress = None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves as the parent does. With `args.push_to_hub`, also pushes the output folder, which is saved only once."""
+        """Saves as the parent does. With `args.push_to_hub`, also pushes the output folder, saved only once."""
         if self.args.push_to_hub and not _internal_call and output_dir in (None, self.args.output_dir):
             self.push_to_hub()
         else:

@@ -58,7 +58,7 @@ class SpeedMeter(TrainerCallback):
             self._start = time.perf_counter()
 
     def report(self, accelerator: Accelerator) -> dict[str, float]:
-        """Returns `targets_per_second` of all processes since the last report, and the highest `peak_memory_gb` of a process."""
+        """Returns `targets_per_second` over all processes since the last report, and the highest `peak_memory_gb`."""
         seconds = None if self._start is None else time.perf_counter() - self._start
         own = torch.tensor([self._targets, peak_memory(accelerator.device)], device=accelerator.device)
         targets, memory = accelerator.gather(own).view(-1, 2).T.tolist()

@@ -41,7 +41,7 @@ def read_recbole(folder: str | os.PathLike, *, text_columns: Sequence[str] | Non
         raise FileNotFoundError(f"{folder}: no such folder, expected one with NAME.inter and NAME.item")
     if find_official(folder) is not None:
         raise ValueError(
-            f"{folder}: a folder of the official UniSRec code, which has its own splits; use read_official"
+            f"{folder}: a folder of the official UniSRec code, with splits of its own; take read_official"
         )
     names = [path.name.removesuffix(".inter") for path in sorted(folder.glob("*.inter"))]
     if not names:
