@@ -278,7 +278,7 @@ class SequentialRecommendationPipeline(Pipeline):
         return self.processor.catalogue
 
     def _current(self) -> _Ranked:
-        """Returns the current catalogue and its vectors. Raises `ValueError` if the model cannot rank it."""
+        """Returns the current catalogue and its item vectors. Raises `ValueError` if the model cannot rank it."""
         source = self._catalogue()
         self.model.eval()
         reads_texts = source.item_embeddings is None

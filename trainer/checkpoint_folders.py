@@ -60,8 +60,8 @@ def delete_checkpoints(folder: Path, limit: int | None, keep: set[str]) -> None:
 
 
 def find_damage(checkpoint: Path, contents: bool = False) -> str | None:
-    """What is wrong with a checkpoint, in a few words; `None` if each file is there in full and, with `contents`, as it was
-    written."""
+    """Returns a short description of the damage of a checkpoint, or `None` if all files are complete and, with `contents`,
+    unchanged."""
     try:
         files = json.loads((checkpoint / FILE_LIST).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -255,7 +255,7 @@ class SafeTrainer(HubTrainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the parent's; a process killed in it leaves nothing that loads, or everything, and raises `ValueError` where a
+        """Saves as the parent does, but atomically: a killed process leaves a complete model or none. Raises `ValueError` if a
         trained weight is not finite."""
         if not self._drafting:  # the last steps of a run without checkpoints are checked nowhere else
             self._check_finite(weight for weight in self.model.parameters() if weight.requires_grad)

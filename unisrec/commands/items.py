@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
         given = read_item_ids(args.input) if args.input else args.id
     folder = Path(args.model) / "catalogue"
     if args.output is None and not folder.is_dir():
-        raise FileNotFoundError(f"{args.model}: no folder with a catalogue to be changed; name a new one by --output.")
+        raise FileNotFoundError(
+            f"{args.model}: not a local folder with a catalogue; name an output folder with --output."
+        )
     # Locked from reading to replacing the catalogue, so that changes by other processes are not lost.
     with lock_catalogue(folder) if args.output is None else nullcontext():
         recommender = load_recommender(args.model)

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-pooling",
         metavar="POOLING",
-        help="how token states become a text vector: cls, mean, max, mean_sqrt_len, weightedmean, lasttoken, or several "
+        help="pooling of token states into a text vector: cls, mean, max, mean_sqrt_len, weightedmean, lasttoken, or several "
         "joined by + (default: that of the encoder's files, else lasttoken for decoders and cls for others)",
     )
     parser.add_argument(

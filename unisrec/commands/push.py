@@ -41,9 +41,7 @@ def hub_card(folder: Path, repo_id: str, catalogue: bool) -> str | None:
     card = file.read_text(encoding="utf-8")
     written = replace_use(card, UseFacts.of_folder(folder, repo_id, catalogue))
     if written is None:
-        print(
-            f"{file}: goes up as it is; its examples are not between {START.strip()} and its end, so none are written"
-        )
+        print(f"{file}: uploaded unchanged, without generated examples, because it has no {START.strip()} section")
     return card if written is None else written
 
 
