@@ -219,7 +219,7 @@ def upload_state(
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
-    """Matches as `fnmatch` does, but the star matches no slash, to exclude training states in subfolders."""
+    """Matches as `fnmatch` does, but at the same folder depth, to exclude training states in subfolders."""
     return any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
 
 

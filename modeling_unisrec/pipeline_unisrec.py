@@ -112,7 +112,7 @@ def check_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> None:
 
 
 def check_finite(vectors: torch.Tensor, name: str) -> torch.Tensor:
-    """Returns its input. Raises `ValueError` if a number is not finite, because it could not be ranked."""
+    """Returns `vectors` unchanged. Raises `ValueError` if a number is not finite, because it could not be ranked."""
     if not vectors.isfinite().all():
         raise ValueError(f"the {name} are not all finite: the weights of the model are damaged.")
     return vectors

@@ -216,7 +216,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def _explain_csv(content: bytes, separator: str, quote: str | None) -> str | None:
-    """Returns the fault of a CSV file, or `None`. Slow, and therefore only called after polars has failed."""
+    """Returns the fault of a CSV file, or `None`. Slow, and therefore only called if a fault is suspected."""
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
