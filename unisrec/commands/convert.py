@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(conversion: "OfficialConversion") -> str:
-    """Formats a report of the tensors read from an official checkpoint, with their new names, and of the ignored entries."""
+    """Lists the tensors read from an official checkpoint, with their new names, and the ignored entries."""
     rows = [(name, " x ".join(map(str, shape)), ours) for name, (shape, ours) in conversion.used.items()]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{conversion.stage} checkpoint, {conversion.model.num_parameters():,} parameters", ""]
