@@ -19,7 +19,7 @@ EXAMPLE = """\
 example:
   unisrec export runs/office --output onnx/office
 
-Each file is run in ONNX Runtime beside the model before the verb ends; exit status 1 if they differ.
+Each file is run in ONNX Runtime and compared with the model; exit status 1 if they differ.
 """
 TOLERANCE = 1e-4
 

@@ -9,8 +9,8 @@ example:
   unisrec push runs/office shop/unisrec-office --private
   unisrec push runs/office shop/unisrec-office --revision v2 --message "Trained on data of May"
 
-Log in before by hf auth login, or set HF_TOKEN. Goes up: weights, configuration, tokenizer, processor, catalogue, code,
-model card and pictures. All else in the folder stays here, above all the state of the training.
+Log in first with hf auth login, or set HF_TOKEN. Uploads weights, configuration, tokenizer, processor, catalogue, code,
+model card and pictures. All other files, in particular the state of the training, are not uploaded.
 """
 
 
@@ -18,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="DIR", help="checkpoint folder")
     parser.add_argument(
-        "repo_id", metavar="REPO_ID", help="owner/name, made if it is not there; a name alone is yours"
+        "repo_id", metavar="REPO_ID", help="owner/name, created if missing; a name without owner is in your account"
     )
     parser.add_argument("--private", action="store_true", help="a new repository is private")
-    parser.add_argument("--revision", metavar="BRANCH", help="branch to push to, made if it is not there (main)")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to push to, created if missing (default: main)")
     parser.add_argument(
         "--no-catalogue",
         action="store_true",
