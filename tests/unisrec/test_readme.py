@@ -7,6 +7,7 @@ import pytest
 
 from unisrec.cli import VERBS
 from unisrec.data import Domain
+from unisrec.trainer.argument_rules import UNSUPPORTED
 
 
 README = Path(__file__).parents[2] / "README.md"
@@ -56,3 +57,18 @@ def test_links_lead_somewhere(page):
         file = page.parent / path if path else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+def test_refused_arguments_are_all_listed():
+    page = (README.parent / "docs" / "arguments.md").read_text(encoding="utf-8")
+    section = page.split("## Arguments that must keep their default")[1].split("\n## ")[0]
+    listed = [
+        name for row in re.findall(r"^\| (`.*?`) \|", section, flags=re.M) for name in re.findall(r"`(\w+)`", row)
+    ]
+    assert sorted(listed) == sorted(UNSUPPORTED)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_named_in_code_spans_exist(page):
+    for name in re.findall(r"`((?:tests|benchmarks)/[\w/]+\.(?:py|yaml))`", page.read_text(encoding="utf-8")):
+        assert (README.parent / name).is_file(), name
