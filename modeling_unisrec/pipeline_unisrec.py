@@ -9,7 +9,8 @@ from itertools import islice
 from typing import Any
 
 import torch
-from transformers import BatchFeature, Pipeline, PreTrainedModel
+from transformers import BatchFeature, PreTrainedModel
+from transformers.pipelines.base import Pipeline  # not of `transformers`, whose pipelines may be the importer
 
 from .item_catalogue import ItemCatalogue, check_id_rows
 from .processing_unisrec import UniSRecProcessor

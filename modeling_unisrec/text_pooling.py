@@ -13,7 +13,7 @@ def pool_tokens(
     hidden_states: torch.Tensor, attention_mask: torch.Tensor, pooling: str, prompt_tokens: int = 0
 ) -> torch.Tensor:
     r"""
-    One vector for each text, as sentence-transformers pools: sums are taken in float32, padding may be on either side.
+    One vector for each text, as sentence-transformers pools: sums are taken in float32 or wider, padding may be on either side.
 
     Args:
         hidden_states (`torch.FloatTensor` of shape `(num_texts, num_tokens, hidden_size)`): Token states.
@@ -22,9 +22,9 @@ def pool_tokens(
         prompt_tokens (`int`, *optional*, defaults to 0): Leading real tokens that are left out.
 
     Returns:
-        `torch.FloatTensor` of shape `(num_texts, num_poolings * hidden_size)`, float32.
+        `torch.FloatTensor` of shape `(num_texts, num_poolings * hidden_size)`, float32 or wider.
     """
-    states, real = hidden_states.float(), attention_mask > 0
+    states, real = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32)), attention_mask > 0
     place = real.cumsum(1)  # of each token in its text, from 1
     mask = real & (place > prompt_tokens) if prompt_tokens else real
     weights = mask.unsqueeze(-1).to(states.dtype)
@@ -160,7 +160,7 @@ class TextHead(nn.Module):
         vectors = pool_tokens(hidden_states, attention_mask, self.pooling, self.prompt_tokens)
         for layer in self.layers:
             weight = next(layer.parameters(), None)  # of the type of the encoder, which may be half precision
-            vectors = layer(vectors) if weight is None else layer(vectors.to(weight.dtype)).float()
+            vectors = layer(vectors) if weight is None else layer(vectors.to(weight.dtype)).to(vectors.dtype)
         return vectors
 
 

@@ -23,7 +23,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from unisrec.configuration import UniSRecConfig
 from unisrec.data import Domain, Split
-from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.modeling_unisrec import TextHead, UniSRecModel
 from unisrec.trainer import (
     PretrainCollator,
     RankingDataset,
@@ -223,7 +223,7 @@ def loss_and_gradients(case, rank, world, folder, wrap=DistributedDataParallel):
 
 def train(case, rank, world, folder, **arguments):
     """A whole training run: its log and its last weights."""
-    trainer = make_trainer(case, folder, 24 // world, **arguments)
+    trainer = make_trainer(case, folder / f"trained-by-{world}", 24 // world, **arguments)
     trainer.train()
     results = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
     for part in ("loss", "sequence_item_loss", "sequence_sequence_loss"):
@@ -291,6 +291,7 @@ def encode(rank, world, folder):
     encoder = BertModel(BertConfig(**(make_text_config() | {"max_position_embeddings": 8})))
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(7))]
     tokenizer = BertTokenizer(vocab={word: place for place, word in enumerate(words)}, model_max_length=8)
+    encoder.text_head = TextHead()
     batches = []
     encoder.register_forward_hook(lambda *_: batches.append(1))
     domain_dir = folder / f"domain-{world}"

@@ -170,5 +170,5 @@ def test_teachers_do_not_move(make_ensemble, make_trainer):
 
 
 def test_a_share_is_between_0_and_1(tmp_path):
-    with pytest.raises(ValueError, match=r"--distillation_weight is 1.5, expected a share from 0 to 1"):
+    with pytest.raises(ValueError, match=r"--distillation_weight is 1.5, expected a number in \[0, 1\]"):
         UniSRecFinetuneArguments(str(tmp_path), distillation_weight=1.5)

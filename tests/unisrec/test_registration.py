@@ -14,6 +14,7 @@ from unisrec import ItemCatalogue, UniSRecProcessor
 HEAVY = ("torch", "transformers", "polars", "datasets", "accelerate")
 ORDERS = {
     "ours first": "import unisrec; from transformers import AutoModel, AutoProcessor, pipeline",
+    "pipelines first": "import unisrec; from transformers import pipeline; from transformers import AutoModel, AutoProcessor",
     "theirs first": "from transformers import AutoModel, AutoProcessor, pipeline; import unisrec",
     "between": "from transformers import AutoConfig; import unisrec; from transformers import AutoModel, AutoProcessor, pipeline",
     "a class of ours first": "from unisrec import UniSRecConfig; from transformers import AutoModel, AutoProcessor, pipeline",
