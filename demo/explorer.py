@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from ..data import Domain
 from ..evaluation.analysis import principal_plane
 from ..modeling_unisrec import ItemCatalogue
+from ..modeling_unisrec.checkpoint import load_checkpoint
 from ..recommender.recommender import Recommender
-from ..trainer.checkpoints import load_checkpoint
 from .cards import MAX_ID, MAX_OWN, MAX_TEXT, Card, Entry, History, OwnProducts, Placement, clean
 
 

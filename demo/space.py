@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,8 +13,8 @@ import yaml
 from ..data import Domain
 from ..data.domain import check_output_folder
 from ..modeling_unisrec.hub import split_revision
+from ..modeling_unisrec.markdown import escape, one_line
 from ..modeling_unisrec.outgoing import check_outgoing
-from ..reports import card_tables
 from .explorer import load_recommender
 from .side_by_side import training_counts
 
@@ -68,8 +69,6 @@ def export_space(
         OSError: If a checkpoint or the domain cannot be loaded. Nothing is written then.
         ValueError: If a shared file does not pass [`check_outgoing`]. Nothing is written then.
     """
-    from .. import __version__
-
     output = Path(output)
     check_output_folder(output)
     domain = None if domain_dir is None else Domain.load_from_disk(domain_dir)
@@ -88,12 +87,12 @@ def export_space(
             table.write_parquet(folder / "popularity.parquet")
             arguments.append("popularity_file=here / 'popularity.parquet'")
         arguments.append(f"name={name!a}")  # ASCII: a folder name may not be valid text
-        title = card_tables.one_line(name.rpartition("/")[2].partition("@")[0])
+        title = one_line(name.rpartition("/")[2].partition("@")[0])
         head = _head(title, [hub_id for hub_id in hub_ids if hub_id is not None])
-        readme = README.format(head=head, title=card_tables.escape(title))
+        readme = README.format(head=head, title=escape(title))
         (folder / "README.md").write_text(readme, encoding="utf-8")
         (folder / "app.py").write_text(APP.format(arguments=", ".join(arguments)), encoding="utf-8")
-        (folder / "requirements.txt").write_text(REQUIREMENTS.format(version=__version__), encoding="utf-8")
+        (folder / "requirements.txt").write_text(REQUIREMENTS.format(version=version("unisrec")), encoding="utf-8")
         check_outgoing(folder, [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()])
         if output.is_dir():
             output.rmdir()

@@ -8,9 +8,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from ..data.splits import Split
-from ..trainer.data_collator import RankingCollator
-from ..trainer.datasets import RankingDataset
 from .metrics import ranking_metrics, target_ranks
+from .ranking import RankingCollator, RankingDataset
 
 
 def baseline_metrics(

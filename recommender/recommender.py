@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..data import Domain
 from ..data.readers.values import flatten_text, to_id
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_catalogue, item_tower_state
-from ..trainer.checkpoints import load_checkpoint
+from ..modeling_unisrec.checkpoint import load_checkpoint
 from .exact_index import ExactIndex
 from .faiss_index import KINDS, FaissIndex
 from .snapshot import Recommendation, Snapshot, with_catalogue

@@ -6,19 +6,20 @@ from dataclasses import MISSING, fields
 from datetime import timedelta
 from math import sqrt
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from ..configuration import UniSRecConfig
 from ..data import Domain
-from ..trainer.training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
+from ..modeling_unisrec.markdown import code, escape, one_line
 from .run_results import RunResults
 from .training_log import TrainingRow, loss_name
 
 
+KindOfRun = Literal["pretraining", "finetuning"]
 Table = list[list[str]]  # the first row is the header
 
 PROTOCOLS = {"kept": "", "masked": "_seen_masked"}
@@ -56,23 +57,6 @@ def to_markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, lines, *rows))
 
 
-def one_line(text: str) -> str:
-    """A text on one line, without what cannot be written as UTF-8 (names of files may hold such bytes)."""
-    return " ".join(text.encode("utf-8", "replace").decode().split())
-
-
-def escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_\[\]<>#~&])", r"\\\1", one_line(text))
-
-
-def code(value: Any) -> str:
-    """A value as code in a line."""
-    text = one_line(str(value))
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    return f"{'`' * (longest + 1)} {text} {'`' * (longest + 1)}" if longest else f"`{text}`"
-
-
 def join_names(names: Sequence[str]) -> str:
     """`["a", "b", "c"]` as `a, b and c`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
@@ -98,13 +82,13 @@ def encoder_training(model: nn.Module) -> str:
     return "adapters" if all("lora_" in name for name in trained) else "trained"
 
 
-def candidates(args: UniSRecTrainingArguments, domains: Sequence[Domain]) -> str:
+def candidates(kind_of_run: KindOfRun | None, args: TrainingArguments, domains: Sequence[Domain]) -> str:
     """The items that a target is trained to be told from."""
-    if isinstance(args, UniSRecPretrainArguments):
+    if kind_of_run == "pretraining":
         of_step = "the items of its step" + (", which are of one domain" if args.batch_domains == "one" else "")
         drawn = f", and {args.num_negatives:,} drawn from the catalogue of that domain" if args.num_negatives else ""
         return of_step + drawn
-    if not isinstance(args, UniSRecFinetuneArguments) or args.trains_on_texts:
+    if kind_of_run != "finetuning" or args.trains_on_texts:
         return "the items of its step"
     if args.num_negatives is not None:
         return f"the items of its step and {args.num_negatives:,} drawn from the catalogue (sampled softmax)"
@@ -192,7 +176,7 @@ def training_table(rows: Sequence[TrainingRow], best_step: int | None) -> Table:
     return table
 
 
-def settings_table(args: UniSRecTrainingArguments, config: UniSRecConfig) -> Table:
+def settings_table(args: TrainingArguments, config: UniSRecConfig) -> Table:
     """Training arguments and fields of the model's configuration that are not at their defaults."""
     table = [["setting", "value", "default"]]
     values = args.to_dict()
@@ -224,7 +208,7 @@ def standard_error(share: float, num_users: int) -> float:
     return sqrt(share * (1 - share) / num_users)
 
 
-def hardware(args: UniSRecTrainingArguments) -> str:
+def hardware(args: TrainingArguments) -> str:
     """The devices of a run."""
     device = args.device.type
     if device == "cuda":

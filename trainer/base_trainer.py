@@ -11,7 +11,6 @@ import torch
 from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ProgressCallback
@@ -19,18 +18,17 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, Tr
 from transformers.utils import logging
 
 from ..data.text_features import encode_texts
-from ..evaluation.metrics import ranking_metrics, ranks_of_targets
-from ..modeling_unisrec import encode_items
-from ..reports.model_card import ModelCardCallback, UniSRecModelCardData, write_model_card
+from ..evaluation.metrics import ranking_metrics
+from ..evaluation.ranking import RankingCollator, RankingDataset, TargetRanker
+from ..modeling_unisrec.adapters import save_training_data
+from ..reports.model_card import KindOfRun, ModelCardCallback, UniSRecModelCardData, write_model_card
 from .argument_rules import check_arguments, check_metric
 from .checkpoint_trainer import SafeTrainer, outlive_sigterm
-from .data_collator import RankingCollator
-from .datasets import RankingDataset, TargetBatchSampler, catalogue_tensors
+from .datasets import TargetBatchSampler
 from .distributed import layers_to_shard, whole_weights
 from .progress import TrainingProgress
 from .run_log import LogFile, SpeedMeter
 from .training_args import UniSRecTrainingArguments
-from .training_data import save_training_data
 
 
 logger = logging.get_logger(__name__)
@@ -78,6 +76,7 @@ class UniSRecTrainer(SafeTrainer):
     can_return_loss = True
     _sampling_temperature = 1.0  # of domains in an epoch
     _one_domain = False  # whether a step takes windows of one domain
+    _kind_of_run: KindOfRun | None = None  # what the model card tells of
 
     def __init__(
         self,
@@ -100,6 +99,7 @@ class UniSRecTrainer(SafeTrainer):
         self._processor = self.processing_class
         self.label_names = ["labels"]
         self.card_data = card_data or UniSRecModelCardData()
+        self.card_data.kind_of_run = self._kind_of_run
         self.add_callback(ModelCardCallback(self.card_data))
         self._speed = SpeedMeter()
         self.add_callback(self._speed)
@@ -107,8 +107,7 @@ class UniSRecTrainer(SafeTrainer):
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(TrainingProgress)
-        self._item_embeds: torch.Tensor | None = None  # of the catalogue that is being ranked
-        self._candidates: torch.Tensor | None = None  # the same as they are compared
+        self._ranker: TargetRanker | None = None  # of the catalogue that is being ranked
         self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def train(self, *args, **kwargs):
@@ -235,14 +234,12 @@ class UniSRecTrainer(SafeTrainer):
         with whole_weights(model):
             if not isinstance(catalogue, np.ndarray):
                 catalogue = self.encode_catalogue(catalogue)
-            with torch.inference_mode(), self.compute_loss_context_manager():
-                self._item_embeds = encode_items(model, **catalogue_tensors(catalogue, torch.device("cpu")))
-                cosine = model.config.similarity == "cosine"
-                self._candidates = F.normalize(self._item_embeds, dim=-1) if cosine else self._item_embeds
+            with self.compute_loss_context_manager():
+                self._ranker = TargetRanker(model, catalogue)
         try:
             return super().evaluation_loop(dataloader, *args, **kwargs)
         finally:
-            self._item_embeds = self._candidates = None
+            self._ranker = None
             model.train(training)
 
     def prediction_step(
@@ -252,14 +249,10 @@ class UniSRecTrainer(SafeTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """Ranks `(batch_size, 2)` of the targets; a score matrix `(batch_size, num_items)` never exists as a whole."""
+        """Ranks `(batch_size, 2)` of the targets, as the logits of the parent's loop."""
         inputs = self._prepare_inputs(inputs)
-        model = self.accelerator.unwrap_model(model)
-        with whole_weights(model), torch.inference_mode(), self.compute_loss_context_manager():
-            sequence_embeds = model.get_sequence_features(inputs["item_index"], self._item_embeds)
-            if model.config.similarity == "cosine":  # as the candidates; the temperature changes no rank
-                sequence_embeds = F.normalize(sequence_embeds, dim=-1)
-            ranks = ranks_of_targets(sequence_embeds, self._candidates, inputs["labels"], inputs["seen"])
+        with whole_weights(self.accelerator.unwrap_model(model)), self.compute_loss_context_manager():
+            ranks = self._ranker(inputs)
         return None, ranks, inputs["labels"]
 
     def training_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs) -> torch.Tensor:

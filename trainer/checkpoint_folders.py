@@ -12,8 +12,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
 from transformers.utils import logging
 
-from .run_lock import LOCK_FILE
+from .run_lock import LOCK_FILE, lock_run
 from .run_log import LOG_FILE
+from .training_args import UniSRecTrainingArguments
 
 
 logger = logging.get_logger(__name__)
@@ -191,6 +192,58 @@ def _flush(file: Path) -> None:
     """Flushes a file to disk, so that its content survives a crash after a rename."""
     with open(file, "rb") as stream:
         os.fsync(stream.fileno())
+
+
+def check_output_dir(args: UniSRecTrainingArguments) -> None:
+    """
+    Raises `OSError` if a run cannot write to its output folder, another process is writing to it, or it would mix with what
+    is there. Puts the checkpoint to go on from in place of `auto` (the last one, if there is one) and `true` (the last
+    one), after clearing up.
+    """
+    folder = Path(args.output_dir)
+    if args.should_save:
+        _check_writable(folder)
+    resume = None if args.resume_from_checkpoint is None else str(args.resume_from_checkpoint)
+    if resume is None:
+        if args.should_save and folder.is_dir() and any(folder.iterdir()):
+            raise FileExistsError(
+                f"{folder}: the output folder is not empty; name a new one with --output_dir, or go on with the run "
+                "in it by --resume_from_checkpoint auto."
+            )
+        return
+    if args.process_index == 0 and is_under_way(folder):  # also by a run that goes on right now
+        lock_run(folder / DRAFTS)
+    if resume.lower() in ("auto", "true"):
+        with args.main_process_first(local=False, desc="clearing up"):
+            if args.should_save and is_under_way(folder):
+                clear_drafts(folder)
+        args.resume_from_checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+        if args.resume_from_checkpoint is None:
+            if resume.lower() == "true":
+                raise FileNotFoundError(f"{folder}: no checkpoint to resume from; use --resume_from_checkpoint auto.")
+            if folder.is_dir() and any(folder.iterdir()) and not is_under_way(folder):
+                raise FileExistsError(f"{folder}: neither empty nor the folder of a run; name a new --output_dir.")
+            return
+    else:
+        args.resume_from_checkpoint = os.path.expanduser(resume)
+        checkpoint = Path(args.resume_from_checkpoint)
+        if not checkpoint.is_dir():
+            raise FileNotFoundError(f"{resume}: no such checkpoint folder to resume from.")
+        is_own = folder.is_dir() and checkpoint.resolve().parent == folder.resolve()
+        if args.should_save and folder.is_dir() and any(folder.iterdir()) and not is_own:
+            raise FileExistsError(
+                f"{folder}: the output folder is not empty, and {resume} is not a checkpoint of it; name a new one with "
+                "--output_dir."
+            )
+    if (damage := find_damage(Path(args.resume_from_checkpoint), contents=True)) is not None:
+        raise OSError(f"{args.resume_from_checkpoint}: this checkpoint is incomplete ({damage}); resume from another.")
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises `PermissionError` now, not after hours of training."""
+    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder}: {existing} cannot be written to; name another --output_dir.")
 
 
 __all__ = [

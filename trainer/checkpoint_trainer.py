@@ -21,6 +21,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, get_last_checkpoint
 from transformers.utils.logging import get_logger
 
+from ..modeling_unisrec.weight_files import check_weights_of_folder
 from .checkpoint_folders import (
     DRAFTS,
     adopt_checkpoint,
@@ -32,7 +33,6 @@ from .checkpoint_folders import (
 from .hub_trainer import HubTrainer
 from .resume import check_optimizer, check_random_state, check_scheduler, read_trainer_state
 from .run_lock import lock_run, unlock_run
-from .weight_files import check_weights_of_folder
 
 
 logger = get_logger(__name__)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..configuration import UniSRecConfig
 from ..data import Domain
 from ..modeling_unisrec import UniSRecModel, encode_catalogue, unit_vectors
-from .checkpoints import load_checkpoint
+from ..modeling_unisrec.checkpoint import load_checkpoint
 
 
 def score_queries(config: UniSRecConfig, sequence_embeds: torch.Tensor) -> torch.Tensor:

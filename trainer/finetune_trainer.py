@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import TrainOutput
 
+from ..evaluation.ranking import catalogue_tensors
 from .base_trainer import UniSRecTrainer
 from .chunked_softmax import SoftTargets
 from .data_collator import FinetuneCollator, SampledFinetuneCollator
-from .datasets import catalogue_tensors
 from .distributed import RowGatherer
 from .ensemble import Ensemble, score_candidates, score_queries
 from .interpolation import SHARES, WeightInterpolator, parse_interpolation
@@ -56,6 +56,8 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
     """
 
     args: UniSRecFinetuneArguments
+
+    _kind_of_run = "finetuning"
 
     def __init__(
         self,

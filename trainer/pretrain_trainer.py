@@ -42,6 +42,8 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
     args: UniSRecPretrainArguments
     current_gradient_accumulation_steps = 1  # until training starts
 
+    _kind_of_run = "pretraining"
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._negatives: DomainNegativeSampler | None = None

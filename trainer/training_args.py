@@ -1,13 +1,14 @@
 """Training arguments: those of `transformers` with other defaults, and those of UniSRec."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
+from ..evaluation.launch import check_launch
 from .argument_rules import check_arguments, check_metric, check_setup
-from .distributed import check_launch
 from .domain_sampling import parse_domain_sampling
 from .interpolation import parse_interpolation
 from .lora import parse_lora_parts
@@ -344,6 +345,18 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     def lora_parts(self) -> list[str]:
         """Returns the parts of the model named in `lora`. Raises `ValueError` for an unknown part."""
         return [] if self.lora is None else parse_lora_parts(self.lora)
+
+
+def encoding_options(args: UniSRecTrainingArguments) -> dict[str, Any]:
+    """What [`domain_features`] is to know of a run: seed, device, type of the products, progress bar, order of processes."""
+    return {
+        "seed": args.seed,
+        "device": args.device,
+        "dtype": torch.bfloat16 if args.bf16 else None,
+        "progress": not args.disable_tqdm,
+        # First of all machines, since they share the folder of the domain.
+        "main_process_first": args.main_process_first(local=False, desc="encoding texts"),
+    }
 
 
 __all__ = ["UniSRecFinetuneArguments", "UniSRecPretrainArguments", "UniSRecTrainingArguments"]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .data import read_online_retail as read_online_retail
     from .data import read_recbole as read_recbole
     from .data import read_table as read_table
+    from .evaluation import evaluate as evaluate
     from .modeling_unisrec import ItemCatalogue as ItemCatalogue
     from .modeling_unisrec import SequentialRecommendationPipeline as SequentialRecommendationPipeline
     from .modeling_unisrec import UniSRecModel as UniSRecModel
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from .trainer import UniSRecFinetuneTrainer as UniSRecFinetuneTrainer
     from .trainer import UniSRecPretrainArguments as UniSRecPretrainArguments
     from .trainer import UniSRecPretrainTrainer as UniSRecPretrainTrainer
-    from .trainer import evaluate as evaluate
     from .trainer import finetune as finetune
     from .trainer import pretrain as pretrain
 
@@ -55,12 +55,12 @@ _EXPORTS = {
         "read_recbole",
         "read_table",
     ],
+    "evaluation": ["evaluate"],
     "trainer": [
         "UniSRecFinetuneArguments",
         "UniSRecFinetuneTrainer",
         "UniSRecPretrainArguments",
         "UniSRecPretrainTrainer",
-        "evaluate",
         "finetune",
         "pretrain",
     ],

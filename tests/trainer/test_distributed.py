@@ -23,10 +23,11 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from unisrec.configuration import UniSRecConfig
 from unisrec.data import Domain, Split
+from unisrec.data.domain_features import domain_features
+from unisrec.evaluation import RankingDataset
 from unisrec.modeling_unisrec import TextHead, UniSRecModel
 from unisrec.trainer import (
     PretrainCollator,
-    RankingDataset,
     RowGatherer,
     TextFinetuneCollator,
     UniSRecFinetuneArguments,
@@ -35,10 +36,10 @@ from unisrec.trainer import (
     UniSRecPretrainTrainer,
     WindowDataset,
 )
-from unisrec.trainer.checkpoints import domain_features
 from unisrec.trainer.datasets import DomainTexts
 from unisrec.trainer.distributed import layers_to_shard
 from unisrec.trainer.ensemble import Ensemble
+from unisrec.trainer.training_args import encoding_options
 
 
 NUM_PROCESSES = 2
@@ -297,7 +298,9 @@ def encode(rank, world, folder):
     domain_dir = folder / f"domain-{world}"
     domain_dir.mkdir(exist_ok=True)
     args = UniSRecPretrainArguments(output_dir=str(folder), use_cpu=True, disable_tqdm=True)
-    vectors = domain_features(domain_dir, domain, encoder, tokenizer, make_model(torch.float32).config, args)
+    vectors = domain_features(
+        domain_dir, domain, encoder, tokenizer, make_model(torch.float32).config, **encoding_options(args)
+    )
     return {"vectors": torch.from_numpy(np.array(vectors)), "batches": torch.tensor(len(batches))}
 
 

@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..data.domain import check_output_folder
+    from ..modeling_unisrec.checkpoint import load_checkpoint
     from ..recommender.onnx_export import check_export_packages, export_onnx
-    from ..trainer.checkpoints import load_checkpoint
 
     try:
         check_export_packages()

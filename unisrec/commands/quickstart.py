@@ -58,6 +58,7 @@ def tell_story(args: argparse.Namespace, output: Path) -> None:
     print("1. Three invented shops, and the text encoder")
     from ..data import leave_one_out
     from ..data.synthetic import synthetic_domains
+    from ..evaluation import evaluate
     from ..evaluation.baselines import popularity_metrics, random_metrics
     from ..modeling_unisrec.text_encoders import load_text_encoder
     from ..recommender import Recommender
@@ -65,8 +66,6 @@ def tell_story(args: argparse.Namespace, output: Path) -> None:
     from ..trainer import (
         UniSRecFinetuneArguments,
         UniSRecPretrainArguments,
-        UniSRecTrainingArguments,
-        evaluate,
         finetune,
         pretrain,
     )
@@ -97,12 +96,7 @@ def tell_story(args: argparse.Namespace, output: Path) -> None:
     rows = {
         "random": random_metrics(test, num_items, args.seed),
         "popularity": popularity_metrics(train, test, num_items),
-        "zero-shot": evaluate(
-            pretrained,
-            folders[target],
-            "test",
-            UniSRecTrainingArguments(str(output), use_cpu=args.use_cpu, eval_strategy="no", disable_tqdm=True),
-        ),
+        "zero-shot": evaluate(pretrained, folders[target], "test", use_cpu=args.use_cpu),
     }
     curves = {}
     for setting in ("inductive", "transductive"):
