@@ -28,7 +28,7 @@ from ..configuration.configuration_unisrec import IS_REMOTE_CODE, UniSRecConfig,
 
 # Not used here: transformers copies what this file imports when it saves a model that was loaded with remote code.
 from .pipeline_unisrec import SequentialRecommendationPipeline  # noqa: F401
-from .text_pooling import TextHead, TextWhitening
+from .text_pooling import TextHead, TextWhitening, new_text_scale
 
 
 @dataclass
@@ -463,9 +463,9 @@ class UniSRecModel(UniSRecPreTrainedModel):
         text_encoder, _ = text_encoders.load_text_encoder(
             name_or_path, pooling=config.get("text_pooling"), prompt=config.get("text_prompt")
         )
-        head, hidden_size = text_encoder.text_head, text_encoder.config.hidden_size
-        settings = head.to_config(hidden_size) | {"text_scale": head.new_scale(hidden_size)}
-        model = cls(UniSRecConfig(**(settings | config)))
+        settings = text_encoder.text_head.to_config(text_encoder.config.hidden_size) | config
+        settings.setdefault("text_scale", new_text_scale(settings["text_layers"], settings["text_embedding_size"]))
+        model = cls(UniSRecConfig(**settings))
         model.attach_text_encoder(text_encoder)
         return model
 

@@ -96,6 +96,11 @@ LAYERS = {
 }
 
 
+def new_text_scale(layers: list[dict] | None, size: int) -> float:
+    """Returns `text_scale` of a new model for text vectors of `size` numbers, which is 1 unless the last layer normalises."""
+    return sqrt(size) / 4 if layers and layers[-1]["type"] == "normalize" else 1.0
+
+
 class TextHead(nn.Module):
     r"""
     Turns the token states of a text encoder into text vectors. It is kept as `text_head` of the encoder, so that both
@@ -146,11 +151,6 @@ class TextHead(nn.Module):
             "text_max_length": self.max_length,
             "text_embedding_size": self.vector_size(hidden_size),
         }
-
-    def new_scale(self, hidden_size: int) -> float:
-        """Returns the `text_scale` of a new model with this head: above 1 if the head normalises vectors."""
-        is_normalised = bool(self.settings) and self.settings[-1]["type"] == "normalize"
-        return sqrt(self.vector_size(hidden_size)) / 4 if is_normalised else 1.0
 
     def vector_size(self, hidden_size: int) -> int:
         """Returns the width of the text vectors for an encoder of the given width."""

@@ -14,7 +14,7 @@ example:
       --output_dir runs/office-scratch --seed 1
   unisrec finetune --model runs/pretrained --domain domains/office --setting inductive --lora text,sequence \\
       --output_dir runs/office-adapters
-  unisrec finetune --model runs/pretrained --domain domains/office --setting transductive --from-scratch --config fast \
+  unisrec finetune --model runs/pretrained --domain domains/office --setting transductive --from-scratch --config fast \\
       --teachers runs/office-1 runs/office-2 runs/office-3 --output_dir runs/office-taught
 
 All arguments of transformers.TrainingArguments are taken too, and --freeze_sequence_encoder, --train_text_encoder,
