@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCHMARKS := finetune_step pretrain_step evaluation catalogue_encoding item_embedding kcore text_encoding cost_curves startup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format house bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ lint: $(VENV)/.dev ## ruff and codespell
 format: $(VENV)/.dev ## let ruff format and mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+house: $(VENV)/.dev ## print the folders, from bottom to top, and which imports reach down from each
+	$(BIN)/python tests/test_house.py
 
 bench: $(VENV)/.dev ## measure every loop against a plain reference path (about ten minutes on two idle cores)
 	set -e; for script in $(BENCHMARKS); do echo "## $$script"; $(BIN)/python benchmarks/$$script.py; done

@@ -159,7 +159,7 @@ def pretrain_steps(workload: Workload, path: str, **arguments) -> Step:
     official = OfficialUniSRec(model, torch.from_numpy(text_embeds)).to(workload.device)
     losses = []
     for batch in batches:
-        batch = {name: x.numpy(force=True) for name, x in batch.items() if isinstance(x, torch.Tensor)}
+        batch = {name: value.numpy(force=True) for name, value in batch.items() if isinstance(value, torch.Tensor)}
         # Rows of the items of the batch -> item numbers of the catalogue.
         number_of_row = np.zeros(len(batch["text_embeds"]) + 1, dtype=np.int64)
         number_of_row[batch["target_rows"] + 1] = batch["target_items"] + 1

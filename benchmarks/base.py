@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from unisrec.cli import main as unisrec
-from unisrec.trainer.checkpoints import load_checkpoint
+from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 
 
 RECIPE = Path(__file__).with_suffix(".yaml")

@@ -9,7 +9,6 @@ Text vectors come from the encoder of the pre-trained checkpoint. Writes the tab
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,11 @@ import torch
 
 import unisrec
 from unisrec.data import Domain, leave_one_out
+from unisrec.data.domain_features import domain_features
 from unisrec.evaluation.analysis import alignment, gate_use, mean_cosine, uniformity
+from unisrec.evaluation.ranking import catalogue_tensors
+from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 from unisrec.reports.analysis_plots import metrics_of_models, plot_analysis
-from unisrec.trainer import UniSRecTrainingArguments
-from unisrec.trainer.checkpoints import domain_features, load_checkpoint
-from unisrec.trainer.datasets import catalogue_tensors
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -29,13 +28,13 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def describe_domains(pretrained: str, folders: list[Path], args: UniSRecTrainingArguments):
+def describe_domains(pretrained: str, folders: list[Path]):
     """For each domain its use of the experts, and how vectors spread before and after the adaptor."""
     model, processor = load_checkpoint(pretrained)
     gates, rows = {}, []
     for folder in folders:
         domain = Domain.load_from_disk(folder)
-        texts = domain_features(folder, domain, model.text_encoder, processor.tokenizer, model.config, args)
+        texts = domain_features(folder, domain, model.text_encoder, processor.tokenizer, model.config)
         gates[domain.name] = gate_use(model.eval(), texts)
         split = leave_one_out(domain, "valid")
         with torch.inference_mode():
@@ -68,10 +67,8 @@ def main() -> int:
     options = parser.parse_args()
     unisrec.register()
     models = dict(pair.split("=", 1) for pair in options.models)
-    with tempfile.TemporaryDirectory() as scratch:
-        args = UniSRecTrainingArguments(scratch, eval_strategy="no", save_strategy="no", disable_tqdm=True)
-        gates, spread = describe_domains(options.pretrained, options.domains, args)
-        popularity = metrics_of_models(models, options.target, args)
+    gates, spread = describe_domains(options.pretrained, options.domains)
+    popularity = metrics_of_models(models, options.target)
     picture = options.report.with_suffix(".png")
     plot_analysis(picture, gates, popularity)
     buckets = next(iter(popularity.values()))

@@ -7,18 +7,18 @@ scores are a matrix of users and items, of which the best 50 are taken; recall a
 row ranks ready vectors, so it shows scores and ranks alone. The trainer's whole evaluation is timed, collator included.
 """
 
-import tempfile
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from _steps import Workload
 from _timing import compare, count, describe, header, measure_machine, parser
+from accelerate import Accelerator
 from reference import OfficialUniSRec, pad_rows
 from torch.nn import functional as F
 
 from unisrec.data import Split
-from unisrec.trainer import RankingDataset, UniSRecTrainer, UniSRecTrainingArguments, ranks_of_targets
+from unisrec.evaluation import RankingDataset, rank_targets, ranking_metrics, ranks_of_targets
 
 
 BATCH = 512
@@ -44,13 +44,10 @@ def evaluations(num_users: int, num_items: int, path: str) -> Callable[[], float
     workload = Workload(num_items=num_items)
     model, texts, split = workload.model().eval(), workload.text_embeds(), make_split(num_users, num_items)
     if path == "ours":
-        with tempfile.TemporaryDirectory() as folder:
-            args = UniSRecTrainingArguments(
-                folder, per_device_eval_batch_size=BATCH, eval_strategy="no", disable_tqdm=True, use_cpu=True
-            )
-            trainer = UniSRecTrainer(model, args)
-        dataset = RankingDataset(split, texts)
-        return lambda: trainer.predict(dataset).metrics["test_ndcg@50"]
+        users, accelerator = RankingDataset(split, texts), Accelerator(cpu=True)
+        return lambda: ranking_metrics(rank_targets(model, users, batch_size=BATCH, accelerator=accelerator))[
+            "ndcg@50"
+        ]
 
     official = OfficialUniSRec(model, torch.from_numpy(texts)).eval()
     histories = [(part + 1).tolist() for part in np.split(split.flat, split.offsets[1:-1])]

@@ -18,7 +18,8 @@ from reproduce import cell
 
 import unisrec
 from unisrec.data import Domain
-from unisrec.trainer import UniSRecFinetuneArguments, UniSRecTrainingArguments, evaluate, finetune
+from unisrec.evaluation import evaluate
+from unisrec.trainer import UniSRecFinetuneArguments, finetune
 
 
 SCRATCH, PRETRAINED, INTERPOLATED = "from scratch", "pre-trained", "interpolated"
@@ -56,8 +57,7 @@ def run(options: argparse.Namespace, domain: Domain, share: float, seed: int, st
 
 def test_metrics(checkpoint: str, domain_dir: Path) -> dict[str, float]:
     """Metrics of a checkpoint on the test items of all users."""
-    arguments = UniSRecTrainingArguments(str(domain_dir), eval_strategy="no", save_strategy="no", disable_tqdm=True)
-    return evaluate(checkpoint, domain_dir, "test", arguments)
+    return evaluate(checkpoint, domain_dir, "test")
 
 
 def cells(runs: list[dict[str, float]]) -> str:

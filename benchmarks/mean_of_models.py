@@ -16,8 +16,8 @@ from reproduce import METRICS, PROTOCOLS, cell
 from torch.utils.data import DataLoader
 
 from unisrec.data import Domain, leave_one_out
-from unisrec.trainer import RankingDataset, ranking_metrics, ranks_of_targets
-from unisrec.trainer.data_collator import RankingCollator
+from unisrec.evaluation import RankingDataset, ranking_metrics, ranks_of_targets
+from unisrec.evaluation.ranking import RankingCollator
 from unisrec.trainer.ensemble import Ensemble
 
 

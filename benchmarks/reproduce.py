@@ -24,9 +24,10 @@ import yaml
 import unisrec
 from unisrec.data import Domain, leave_one_out
 from unisrec.data.text_features import load_text_features
+from unisrec.evaluation import evaluate
 from unisrec.evaluation.baselines import popularity_metrics, random_metrics, text_neighbour_metrics
-from unisrec.trainer import UniSRecFinetuneArguments, UniSRecTrainingArguments, evaluate, finetune
-from unisrec.trainer.checkpoints import load_checkpoint
+from unisrec.modeling_unisrec.checkpoint import load_checkpoint
+from unisrec.trainer import UniSRecFinetuneArguments, finetune
 
 
 METRICS = ("recall@10", "ndcg@10", "recall@50", "ndcg@50")
@@ -42,10 +43,7 @@ def baseline(kind: str, domain_dir: Path, domain: Domain, pretrained: str) -> di
     if kind == "popularity":
         return popularity_metrics(train, test, domain.num_items)
     if kind == "zero-shot":
-        arguments = UniSRecTrainingArguments(
-            str(domain_dir), eval_strategy="no", save_strategy="no", disable_tqdm=True
-        )
-        return evaluate(pretrained, domain_dir, "test", arguments)
+        return evaluate(pretrained, domain_dir, "test")
     if kind != "text-neighbours":
         raise ValueError(f"baseline {kind!r}: expected random, popularity, text-neighbours or zero-shot.")
     model, processor = load_checkpoint(pretrained)

@@ -8,14 +8,13 @@ A run whose results are there is not run again, so a broken table is completed b
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 import unisrec
 from unisrec.evaluation.baselines import popularity_metrics
-from unisrec.trainer import UniSRecFinetuneArguments, UniSRecTrainingArguments
+from unisrec.trainer import UniSRecFinetuneArguments
 
 
 METRICS = [
@@ -54,9 +53,7 @@ def main() -> None:
 
     print(f"| | {' | '.join(f'{name[0].upper()}@{name[-2:]}' for name in METRICS[:4] * 2)} | epochs | s / epoch |")
     print("|---|" + "---:|" * 10)
-    with tempfile.TemporaryDirectory() as scratch:
-        zero_shot_args = UniSRecTrainingArguments(scratch, eval_strategy="no", use_cpu=args.use_cpu, disable_tqdm=True)
-        zero_shot = unisrec.evaluate(args.model, args.domain, "test", zero_shot_args)
+    zero_shot = unisrec.evaluate(args.model, args.domain, "test", use_cpu=args.use_cpu)
     domain = unisrec.Domain.load_from_disk(args.domain)
     train, test = unisrec.leave_one_out(domain, "train"), unisrec.leave_one_out(domain, "test")
     popularity = popularity_metrics(train, test, domain.num_items)

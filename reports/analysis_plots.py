@@ -1,4 +1,4 @@
-"""Pictures of what a model has learnt: catalogue map, use of the experts, recall by popularity of the item."""
+"""Plots of analyses: catalogue map, use of the experts, and recall by item popularity."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch.nn import functional as F
 
 from ..data import Domain, leave_one_out
+from ..data.domain_features import domain_features
+from ..data.training_data import check_unseen
 from ..evaluation.analysis import metrics_by_popularity, principal_plane
-from ..trainer.base_trainer import UniSRecTrainer
-from ..trainer.checkpoints import domain_features, load_checkpoint
-from ..trainer.datasets import RankingDataset
-from ..trainer.training_args import UniSRecTrainingArguments
-from ..trainer.training_data import check_unseen
+from ..evaluation.launch import make_accelerator
+from ..evaluation.ranking import RankingDataset, rank_targets
+from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.checkpoint import load_checkpoint
 from .plots import new_figure, plain, save_figure
 
 
@@ -23,15 +25,15 @@ MAP_POINTS = 2_000  # of each domain; more hide each other
 
 @torch.inference_mode()
 def domain_vectors(
-    model_name: str | os.PathLike, folders: Sequence[str | os.PathLike], args: UniSRecTrainingArguments
+    model_name: str | os.PathLike, folders: Sequence[str | os.PathLike], use_cpu: bool = False
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
     r"""
-    What the adaptor of a checkpoint makes of the catalogues of domains.
+    Computes the text vectors, item vectors and expert weights of the catalogues of several domains.
 
     Args:
         model_name (`str` or `os.PathLike`): Folder or Hub id.
         folders (`Sequence` of `str` or `os.PathLike`): Domain folders.
-        args ([`UniSRecTrainingArguments`]): Say where to compute.
+        use_cpu (`bool`, *optional*, defaults to `False`): Do not use an accelerator.
 
     Returns:
         `dict`: By name of the domain: text vectors `(num_items, text_embedding_size)`, item vectors without an ID
@@ -40,16 +42,17 @@ def domain_vectors(
     Raises:
         ValueError: If the model knows items by their ID alone, there is no text encoder, or two domains share a name.
     """
+    accelerator = make_accelerator(use_cpu)
     model, processor = load_checkpoint(model_name)
     if model.adaptor is None:
         raise ValueError(f"{model_name}: this model knows items by their ID alone; it has no adaptor to look at.")
-    model.eval().to(args.device)
+    model.eval().to(accelerator.device)
     found: dict[str, tuple[torch.Tensor, torch.Tensor, np.ndarray]] = {}
     for folder in folders:
         domain = Domain.load_from_disk(folder)
         if domain.name in found:
             raise ValueError(f"{folder}: another domain is called {domain.name!r} too; give each domain once.")
-        texts = domain_features(folder, domain, model.text_encoder, processor.tokenizer, model.config, args)
+        texts = _text_vectors(folder, domain, model, processor, accelerator)
         texts = torch.from_numpy(np.array(texts, dtype=np.float32))
         parts = [part.to(model.device, model.adaptor.weight.dtype) for part in texts.split(8192)]
         items = torch.cat([model.adaptor(part).float().cpu() for part in parts])
@@ -59,7 +62,7 @@ def domain_vectors(
 
 
 def metrics_of_models(
-    models: Mapping[str, str], domain_dir: str | os.PathLike, args: UniSRecTrainingArguments
+    models: Mapping[str, str], domain_dir: str | os.PathLike, use_cpu: bool = False
 ) -> dict[str, dict[str, dict[str, float]]]:
     r"""
     Test metrics of checkpoints on one domain, for each bucket of targets by their training interactions.
@@ -67,22 +70,42 @@ def metrics_of_models(
     Args:
         models (`Mapping[str, str]`): Folders or Hub ids by the name to show.
         domain_dir (`str` or `os.PathLike`): Domain folder.
-        args ([`UniSRecTrainingArguments`]): Arguments of the evaluation.
+        use_cpu (`bool`, *optional*, defaults to `False`): Do not use an accelerator.
 
     Returns:
         `dict`: What [`metrics_by_popularity`] gives, by name of the model.
     """
+    accelerator = make_accelerator(use_cpu)
     domain = Domain.load_from_disk(domain_dir)
     train, test = leave_one_out(domain, "train"), leave_one_out(domain, "test")
     found = {}
     for name, model_name in models.items():
         model, processor = load_checkpoint(model_name)
         check_unseen(model_name, model.config, domain, "take a model that holds out")
-        texts = domain_features(domain_dir, domain, model.text_encoder, processor.tokenizer, model.config, args)
+        texts = _text_vectors(domain_dir, domain, model, processor, accelerator)
         model.detach_text_encoder()
-        result = UniSRecTrainer(model, args).predict(RankingDataset(test, texts))
-        found[name] = metrics_by_popularity(result.predictions, result.label_ids, train, domain.num_items)
+        users = RankingDataset(test, texts)
+        ranks = rank_targets(model, users, accelerator=accelerator)
+        found[name] = metrics_by_popularity(ranks, users.targets, train, domain.num_items)
     return found
+
+
+def _text_vectors(
+    domain_dir: str | os.PathLike,
+    domain: Domain,
+    model: UniSRecModel,
+    processor: UniSRecProcessor,
+    accelerator: Accelerator,
+) -> np.ndarray:
+    return domain_features(
+        domain_dir,
+        domain,
+        model.text_encoder,
+        processor.tokenizer,
+        model.config,
+        device=accelerator.device,
+        main_process_first=accelerator.main_process_first(),
+    )
 
 
 def plot_analysis(

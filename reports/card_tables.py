@@ -6,19 +6,20 @@ from dataclasses import MISSING, fields
 from datetime import timedelta
 from math import sqrt
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from ..configuration import UniSRecConfig
 from ..data import Domain
-from ..trainer.training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
+from ..modeling_unisrec.markdown import code, escape, one_line
 from .run_results import RunResults
 from .training_log import TrainingRow, loss_name
 
 
+KindOfRun = Literal["pretraining", "finetuning"]
 Table = list[list[str]]  # the first row is the header
 
 PROTOCOLS = {"kept": "", "masked": "_seen_masked"}
@@ -56,23 +57,6 @@ def to_markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, lines, *rows))
 
 
-def one_line(text: str) -> str:
-    """A text on one line, without what cannot be written as UTF-8 (names of files may hold such bytes)."""
-    return " ".join(text.encode("utf-8", "replace").decode().split())
-
-
-def escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_\[\]<>#~&])", r"\\\1", one_line(text))
-
-
-def code(value: Any) -> str:
-    """A value as code in a line."""
-    text = one_line(str(value))
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    return f"{'`' * (longest + 1)} {text} {'`' * (longest + 1)}" if longest else f"`{text}`"
-
-
 def join_names(names: Sequence[str]) -> str:
     """`["a", "b", "c"]` as `a, b and c`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
@@ -84,27 +68,27 @@ def number(value: float) -> str:
 
 
 def setting(config: UniSRecConfig) -> str:
-    """What a model represents an item by."""
+    """Returns how a model represents items."""
     if not config.item_text:
         return "ID only (no text)"
     return "inductive (text only)" if config.num_items is None else "transductive (text and item ID)"
 
 
 def encoder_training(model: nn.Module) -> str:
-    """What training does to the text encoder: `"frozen"`, `"trained"` or `"adapters"`."""
+    """Returns how the text encoder is trained: `"frozen"`, `"trained"` or `"adapters"`."""
     trained = [name for name, weight in model.named_parameters() if "text_encoder." in name and weight.requires_grad]
     if not trained:
         return "frozen"
     return "adapters" if all("lora_" in name for name in trained) else "trained"
 
 
-def candidates(args: UniSRecTrainingArguments, domains: Sequence[Domain]) -> str:
+def candidates(kind_of_run: KindOfRun | None, args: TrainingArguments, domains: Sequence[Domain]) -> str:
     """The items that a target is trained to be told from."""
-    if isinstance(args, UniSRecPretrainArguments):
+    if kind_of_run == "pretraining":
         of_step = "the items of its step" + (", which are of one domain" if args.batch_domains == "one" else "")
         drawn = f", and {args.num_negatives:,} drawn from the catalogue of that domain" if args.num_negatives else ""
         return of_step + drawn
-    if not isinstance(args, UniSRecFinetuneArguments) or args.trains_on_texts:
+    if kind_of_run != "finetuning" or args.trains_on_texts:
         return "the items of its step"
     if args.num_negatives is not None:
         return f"the items of its step and {args.num_negatives:,} drawn from the catalogue (sampled softmax)"
@@ -131,7 +115,7 @@ def parts_table(model: nn.Module, text_encoder: PreTrainedModel | None) -> Table
     }
     table, sums = [["part", "form", "weights", "trained"]], [0, 0]
     for part, form in forms.items():
-        # `original_module` is what peft keeps of a part of which a trained copy is saved.
+        # `original_module` is the frozen original that peft keeps of a fully trained part.
         own = [each for name, each in weights.items() if f"{part}." in name and "original_module" not in name]
         beside = [each for name, each in frozen.items() if f"{part}." in name]
         if own or beside:
@@ -192,7 +176,7 @@ def training_table(rows: Sequence[TrainingRow], best_step: int | None) -> Table:
     return table
 
 
-def settings_table(args: UniSRecTrainingArguments, config: UniSRecConfig) -> Table:
+def settings_table(args: TrainingArguments, config: UniSRecConfig) -> Table:
     """Training arguments and fields of the model's configuration that are not at their defaults."""
     table = [["setting", "value", "default"]]
     values = args.to_dict()
@@ -201,7 +185,7 @@ def settings_table(args: UniSRecTrainingArguments, config: UniSRecConfig) -> Tab
             each.default_factory() if each.default is MISSING and each.default_factory is not MISSING else each.default
         )
         value = values.get(each.name)
-        # None, False and the empty list are different ways of saying no.
+        # None, False and the empty list are equivalent.
         if not NO_HYPER_PARAMETERS.match(each.name) and value != default and (value or default):
             table.append([code(each.name), code(value), code(default)])
     defaults = UniSRecConfig()
@@ -220,11 +204,11 @@ def metric_name(name: str) -> str:
 
 
 def standard_error(share: float, num_users: int) -> float:
-    """Of a share, such as recall, that is the mean over `num_users` users."""
+    """Returns the standard error of a share, such as recall, that is the mean over `num_users` users."""
     return sqrt(share * (1 - share) / num_users)
 
 
-def hardware(args: UniSRecTrainingArguments) -> str:
+def hardware(args: TrainingArguments) -> str:
     """The devices of a run."""
     device = args.device.type
     if device == "cuda":
@@ -236,7 +220,7 @@ def hardware(args: UniSRecTrainingArguments) -> str:
 
 
 def duration(log: Sequence[Mapping[str, float]]) -> str | None:
-    """How long the training took, as `h:mm:ss`, if the log says so."""
+    """Returns the training time as `h:mm:ss`, or `None` if it is not in the log."""
     seconds = [entry["train_runtime"] for entry in log if "train_runtime" in entry]
     return str(timedelta(seconds=round(seconds[-1]))) if seconds else None
 
@@ -246,7 +230,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _without_folder(source: str) -> str:
-    """A path of somebody's machine is nobody else's business."""
+    """Replaces a local absolute path by its last part, since model cards are public."""
     is_path = PurePosixPath(source).is_absolute() or PureWindowsPath(source).is_absolute()
     return PureWindowsPath(source).name if is_path else source  # which knows both kinds of slashes
 

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..configuration import UniSRecConfig
 from ..data import Domain
@@ -20,8 +20,8 @@ from ..data.readers.table import DATASET, JSON_LINES, SEPARATORS
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.hub import split_revision
 from ..modeling_unisrec.text_encoders import PACKAGED_ENCODER, PACKAGED_ENCODER_NAMES
-from ..trainer.training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
 from . import card_tables
+from .card_tables import KindOfRun
 from .card_use import TEMPLATE, UseFacts, load_template
 from .plots import plot_run
 from .run_results import RunResults
@@ -57,8 +57,9 @@ class UniSRecModelCardData:
         log (`list[dict[str, float]]`): What training logged, also before it was resumed.
         resumed (`bool`): Whether it was.
 
-    > Set by [`UniSRecFinetuneTrainer`]
+    > Set by the trainer
 
+        kind_of_run (`str`, *optional*): `"pretraining"` or `"finetuning"`.
         interpolation_share (`float`, *optional*): Share of the fine-tuned weights beside those before.
     """
 
@@ -75,6 +76,7 @@ class UniSRecModelCardData:
     resumed: bool = field(default=False, init=False)
     interpolation_share: float | None = field(default=None, init=False)
     in_training: bool = field(default=False, init=False)
+    kind_of_run: KindOfRun | None = field(default=None, init=False)
 
 
 class ModelCardCallback(TrainerCallback):
@@ -89,20 +91,18 @@ class ModelCardCallback(TrainerCallback):
         self.card_data = card_data
 
     def on_train_begin(
-        self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.card_data.log = list(state.log_history)
         self.card_data.resumed = state.global_step > 0
         self.card_data.in_training = True
 
-    def on_log(
-        self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.card_data.in_training:
             self.card_data.log.append(state.log_history[-1])
 
     def on_train_end(
-        self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.card_data.in_training = False
 
@@ -110,7 +110,7 @@ class ModelCardCallback(TrainerCallback):
 def write_model_card(
     folder: Path,
     card_data: UniSRecModelCardData,
-    args: UniSRecTrainingArguments,
+    args: TrainingArguments,
     model: nn.Module,
     *,
     processor: UniSRecProcessor | None = None,
@@ -128,7 +128,7 @@ def write_model_card(
     Args:
         folder (`Path`): The checkpoint folder.
         card_data ([`UniSRecModelCardData`]): What only the training knows.
-        args ([`UniSRecTrainingArguments`]): How it was trained.
+        args ([`TrainingArguments`]): How it was trained.
         model ([`UniSRecModel`] or `PeftModel`): The model.
         processor ([`UniSRecProcessor`], *optional*): Saved beside it; its catalogue is what the example recommends from.
         text_encoder ([`PreTrainedModel`], *optional*): Encoder of the text vectors where it is no part of `model`.
@@ -144,8 +144,7 @@ def write_model_card(
     title = card_tables.one_line(title or name.split("/")[-1])
     rows = training_rows(card_data.log)
     has_adapters = not isinstance(model, UniSRecModel)
-    is_pretraining = isinstance(args, UniSRecPretrainArguments)
-    is_finetuning = isinstance(args, UniSRecFinetuneArguments)
+    is_finetuning = card_data.kind_of_run == "finetuning"
     has_text_encoder = text_encoder is not None or model.config.text_config is not None
     metadata = {"library_name": "peft" if has_adapters else "transformers"} | metadata
     text = load_template(TEMPLATE).render(
@@ -160,10 +159,10 @@ def write_model_card(
         encoder_training=card_tables.encoder_training(model),
         has_text_encoder=has_text_encoder,
         use=UseFacts.of_model(name, model.config, processor, has_text_encoder, has_adapters),
-        is_pretraining=is_pretraining,
+        is_pretraining=card_data.kind_of_run == "pretraining",
         is_finetuning=is_finetuning,
         teachers=[_named(teacher) for teacher in (args.teachers if is_finetuning else None) or ()],
-        candidates=card_tables.candidates(args, card_data.domains),
+        candidates=card_tables.candidates(card_data.kind_of_run, args, card_data.domains),
         similarity=card_tables.SIMILARITIES[model.config.similarity],
         parts=card_tables.parts_table(model, text_encoder),
         settings=card_tables.settings_table(args, model.config),
@@ -256,4 +255,4 @@ def _plot(log: Sequence[Mapping[str, float]], best_step: int | None, file: Path)
         return False
 
 
-__all__ = ["CURVES", "TEMPLATE", "ModelCardCallback", "UniSRecModelCardData", "write_model_card"]
+__all__ = ["CURVES", "TEMPLATE", "KindOfRun", "ModelCardCallback", "UniSRecModelCardData", "write_model_card"]

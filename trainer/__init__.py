@@ -1,18 +1,10 @@
-"""Losses, batches, trainers and ranking evaluation: how a model is made and measured."""
+"""Training of models: losses, batches, trainers and training arguments."""
 
-from ..evaluation.metrics import ranking_metrics, ranks_of_targets, target_ranks
 from ..reports.model_card import UniSRecModelCardData
 from .base_trainer import UniSRecTrainer
-from .data_collator import (
-    FinetuneCollator,
-    PretrainCollator,
-    RankingCollator,
-    SampledFinetuneCollator,
-    TextFinetuneCollator,
-)
-from .datasets import RankingDataset, TargetBatchSampler, WindowDataset
+from .data_collator import FinetuneCollator, PretrainCollator, SampledFinetuneCollator, TextFinetuneCollator
+from .datasets import TargetBatchSampler, WindowDataset
 from .distributed import RowGatherer
-from .evaluation import evaluate
 from .finetune_trainer import UniSRecFinetuneTrainer
 from .losses import catalogue_loss, contrastive_loss, sampled_softmax_loss
 from .negatives import NegativeSampler
@@ -26,8 +18,6 @@ __all__ = [
     "FinetuneCollator",
     "NegativeSampler",
     "PretrainCollator",
-    "RankingCollator",
-    "RankingDataset",
     "RowGatherer",
     "SampledFinetuneCollator",
     "TargetBatchSampler",
@@ -42,12 +32,8 @@ __all__ = [
     "WindowDataset",
     "catalogue_loss",
     "contrastive_loss",
-    "evaluate",
     "finetune",
     "finetune_trainer",
     "pretrain",
-    "ranking_metrics",
-    "ranks_of_targets",
     "sampled_softmax_loss",
-    "target_ranks",
 ]

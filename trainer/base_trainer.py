@@ -1,4 +1,4 @@
-"""What both trainers share: batches by targets, full-ranking evaluation, exact means over processes, loss parts."""
+"""Base of both trainers: batches by targets, full-ranking evaluation, exact means over processes, and loss parts."""
 
 import copy
 from collections import defaultdict
@@ -11,7 +11,6 @@ import torch
 from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ProgressCallback
@@ -19,18 +18,17 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, Tr
 from transformers.utils import logging
 
 from ..data.text_features import encode_texts
-from ..evaluation.metrics import ranking_metrics, ranks_of_targets
-from ..modeling_unisrec import encode_items
-from ..reports.model_card import ModelCardCallback, UniSRecModelCardData, write_model_card
+from ..evaluation.metrics import ranking_metrics
+from ..evaluation.ranking import RankingCollator, RankingDataset, TargetRanker
+from ..modeling_unisrec.adapters import save_training_data
+from ..reports.model_card import KindOfRun, ModelCardCallback, UniSRecModelCardData, write_model_card
 from .argument_rules import check_arguments, check_metric
 from .checkpoint_trainer import SafeTrainer, outlive_sigterm
-from .data_collator import RankingCollator
-from .datasets import RankingDataset, TargetBatchSampler, catalogue_tensors
+from .datasets import TargetBatchSampler
 from .distributed import layers_to_shard, whole_weights
 from .progress import TrainingProgress
 from .run_log import LogFile, SpeedMeter
 from .training_args import UniSRecTrainingArguments
-from .training_data import save_training_data
 
 
 logger = logging.get_logger(__name__)
@@ -41,7 +39,7 @@ def _ranking_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 class _BestModelCheck(TrainerCallback):
-    """Raises `ValueError` before the first step of a run that is to end with its best model and would never look for it."""
+    """Raises `ValueError` before the first step if a run should end with its best model but never evaluates."""
 
     def on_train_begin(
         self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
@@ -65,19 +63,20 @@ class UniSRecTrainer(SafeTrainer):
     evaluation ranks each target among the whole catalogue: `eval_recall@10`, `eval_ndcg@10`, ... with seen items kept,
     and the same with `_seen_masked`.
 
-    The arguments are copied: a trainer changes nothing in those it was given.
+    The arguments are copied, so that those of the caller do not change.
 
     Args:
         text_encoder ([`PreTrainedModel`], *optional*):
             Encoder of the text vectors that the model is trained on. It stays out of the model and of the checkpoints
             of the run, and is part of what `save_model` and `push_to_hub` leave.
         card_data ([`UniSRecModelCardData`], *optional*):
-            What the model card is to tell beside what the trainer knows: domains, base model, test metrics.
+            Facts for the model card that the trainer does not know: domains, base model, test metrics.
     """
 
     can_return_loss = True
     _sampling_temperature = 1.0  # of domains in an epoch
     _one_domain = False  # whether a step takes windows of one domain
+    _kind_of_run: KindOfRun | None = None  # what the model card tells of
 
     def __init__(
         self,
@@ -100,6 +99,7 @@ class UniSRecTrainer(SafeTrainer):
         self._processor = self.processing_class
         self.label_names = ["labels"]
         self.card_data = card_data or UniSRecModelCardData()
+        self.card_data.kind_of_run = self._kind_of_run
         self.add_callback(ModelCardCallback(self.card_data))
         self._speed = SpeedMeter()
         self.add_callback(self._speed)
@@ -107,12 +107,11 @@ class UniSRecTrainer(SafeTrainer):
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(TrainingProgress)
-        self._item_embeds: torch.Tensor | None = None  # of the catalogue that is being ranked
-        self._candidates: torch.Tensor | None = None  # the same as they are compared
+        self._ranker: TargetRanker | None = None  # of the catalogue that is being ranked
         self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def train(self, *args, **kwargs):
-        # Every process starts from the same seed; with one of its own, the processes draw different dropout masks.
+        # Every process starts from the same seed; a different one per process gives different dropout masks.
         torch.manual_seed(self.args.seed + self.args.process_index)
         # Out of sight of the parent's loop, which would write the tokenizer's special tokens into our configuration, and
         # put the catalogue, as large as many checkpoints, into each of them.
@@ -123,7 +122,7 @@ class UniSRecTrainer(SafeTrainer):
             self.processing_class = self._processor
 
     def _inner_training_loop(self, batch_size: int, *args, **kwargs) -> TrainOutput:
-        """The parent's; with `auto_find_batch_size` it starts anew with half the targets where memory does not hold them."""
+        """Trains as the parent does; with `auto_find_batch_size`, restarts with half the targets when memory runs out."""
         if not self.args.auto_find_batch_size:
             return super()._inner_training_loop(batch_size, *args, **kwargs)
         weights = {name: weight.detach().cpu().clone() for name, weight in self.model.state_dict().items()}
@@ -167,14 +166,14 @@ class UniSRecTrainer(SafeTrainer):
         return optimizer
 
     def count_parameters(self) -> tuple[int, int]:
-        """How many parameters are trained, and how many the checkpoint has, text encoder included."""
+        """Returns the numbers of trained parameters and of all parameters of the checkpoint, including the text encoder."""
         parameters = [*self.model.parameters()]
         frozen = [] if self._text_encoder is None else [*self._text_encoder.parameters()]
         trained = sum(weight.numel() for weight in parameters if weight.requires_grad)
         return trained, sum(weight.numel() for weight in [*parameters, *frozen])
 
     def encode_catalogue(self, texts: Sequence[str]) -> np.ndarray:
-        """Text vectors `(num_items, text_embedding_size)` by the text encoder of the model, as it is now."""
+        """Returns text vectors `(num_items, text_embedding_size)` of the current text encoder of the model."""
         model = self.accelerator.unwrap_model(self.model)
         return encode_texts(
             texts,
@@ -235,14 +234,12 @@ class UniSRecTrainer(SafeTrainer):
         with whole_weights(model):
             if not isinstance(catalogue, np.ndarray):
                 catalogue = self.encode_catalogue(catalogue)
-            with torch.inference_mode(), self.compute_loss_context_manager():
-                self._item_embeds = encode_items(model, **catalogue_tensors(catalogue, torch.device("cpu")))
-                cosine = model.config.similarity == "cosine"
-                self._candidates = F.normalize(self._item_embeds, dim=-1) if cosine else self._item_embeds
+            with self.compute_loss_context_manager():
+                self._ranker = TargetRanker(model, catalogue)
         try:
             return super().evaluation_loop(dataloader, *args, **kwargs)
         finally:
-            self._item_embeds = self._candidates = None
+            self._ranker = None
             model.train(training)
 
     def prediction_step(
@@ -252,14 +249,10 @@ class UniSRecTrainer(SafeTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """Ranks `(batch_size, 2)` of the targets; a score matrix `(batch_size, num_items)` never exists as a whole."""
+        """Ranks `(batch_size, 2)` of the targets, as the logits of the parent's loop."""
         inputs = self._prepare_inputs(inputs)
-        model = self.accelerator.unwrap_model(model)
-        with whole_weights(model), torch.inference_mode(), self.compute_loss_context_manager():
-            sequence_embeds = model.get_sequence_features(inputs["item_index"], self._item_embeds)
-            if model.config.similarity == "cosine":  # as the candidates; the temperature changes no rank
-                sequence_embeds = F.normalize(sequence_embeds, dim=-1)
-            ranks = ranks_of_targets(sequence_embeds, self._candidates, inputs["labels"], inputs["seen"])
+        with whole_weights(self.accelerator.unwrap_model(model)), self.compute_loss_context_manager():
+            ranks = self._ranker(inputs)
         return None, ranks, inputs["labels"]
 
     def training_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs) -> torch.Tensor:
@@ -295,7 +288,7 @@ class UniSRecTrainer(SafeTrainer):
                 model.detach_text_encoder()
         if not self.args.should_save:  # transformers calls this in every process
             return
-        # A pickle has no place in a folder that is shared; `config.json` and the run's own command say what it says.
+        # Shared folders must not contain pickles; `config.json` and the command of the run hold the same information.
         (folder / "training_args.bin").unlink(missing_ok=True)
         if not isinstance(model, PreTrainedModel):
             save_training_data(model.config, folder)
@@ -371,7 +364,7 @@ class UniSRecTrainer(SafeTrainer):
                 license=license or self.args.card_license,
                 **({"text_encoder": self._text_encoder} | known),
             )
-        except Exception as error:  # whatever is wrong with the card, the model is worth more
+        except Exception as error:  # a failing model card must not cost the trained model
             logger.warning(f"{folder}: no model card could be written ({type(error).__name__}: {error}).")
 
 

@@ -1,4 +1,4 @@
-"""Folders of a run that is killed at any moment: drafts moved into place, checkpoints known to be complete."""
+"""Crash-safe folders of a run: drafts are moved into place, and complete checkpoints are recognised."""
 
 import json
 import os
@@ -12,8 +12,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
 from transformers.utils import logging
 
-from .run_lock import LOCK_FILE
+from .run_lock import LOCK_FILE, lock_run
 from .run_log import LOG_FILE
+from .training_args import UniSRecTrainingArguments
 
 
 logger = logging.get_logger(__name__)
@@ -24,7 +25,7 @@ LAST_FILES = ("config.json", "adapter_config.json")  # without them nothing is l
 
 
 def publish_checkpoint(draft: Path, checkpoint: Path) -> None:
-    """Moves the complete folder of a checkpoint to its name, in place of one that is there."""
+    """Moves the complete folder of a checkpoint to its final name, replacing an existing one."""
     _share_weights(draft)
     files = {}
     for file in sorted(file for file in draft.rglob("*") if file.is_file()):
@@ -60,8 +61,8 @@ def delete_checkpoints(folder: Path, limit: int | None, keep: set[str]) -> None:
 
 
 def find_damage(checkpoint: Path, contents: bool = False) -> str | None:
-    """What is wrong with a checkpoint, in a few words; `None` if each file is there in full and, with `contents`, as it was
-    written."""
+    """Returns a short description of the damage of a checkpoint, or `None` if all files are complete and, with `contents`,
+    unchanged."""
     try:
         files = json.loads((checkpoint / FILE_LIST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -117,7 +118,7 @@ def tidy_failure(folder: Path) -> Iterator[None]:
     before = set(folder.glob("checkpoint-*"))
     try:
         yield
-    except (InterruptedError, BlockingIOError):  # SIGTERM; a run of another process
+    except (InterruptedError, BlockingIOError):  # SIGTERM; a run in another process
         raise
     except Exception:
         drafts = folder / DRAFTS
@@ -125,7 +126,7 @@ def tidy_failure(folder: Path) -> Iterator[None]:
             if draft.is_dir() and find_damage(draft) is not None:
                 shutil.rmtree(draft)
         is_complete = drafts.is_dir() and any(draft.is_dir() for draft in drafts.iterdir())
-        if set(folder.glob("checkpoint-*")) == before and not is_complete:  # nothing new to go on from
+        if set(folder.glob("checkpoint-*")) == before and not is_complete:  # nothing new to resume from
             shutil.rmtree(drafts, ignore_errors=True)
             if is_new:
                 for name in (LOG_FILE, TRAINER_STATE_NAME, "test_results.json"):
@@ -156,12 +157,12 @@ def clear_drafts(folder: Path) -> None:
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether the run of an output folder has come to its end, with the model in place."""
+    """Returns whether the run of an output folder has ended, with the model in place."""
     return (folder / TRAINER_STATE_NAME).is_file() and not is_under_way(folder)
 
 
 def is_under_way(folder: Path) -> bool:
-    """Whether the run of an output folder goes on, or was killed."""
+    """Returns whether the run of an output folder is still running or was killed."""
     return (folder / DRAFTS).is_dir()
 
 
@@ -173,7 +174,7 @@ def _replace_folder(source: Path, target: Path) -> None:
 
 
 def _share_weights(draft: Path) -> None:
-    """Lets those read the weights who may read their configuration; safetensors leaves them to the owner alone."""
+    """Gives weight files the permissions of their configuration; safetensors makes them readable by the owner only."""
     for name in LAST_FILES:
         for file in draft.glob("*.safetensors") if (draft / name).is_file() else ():
             shutil.copymode(draft / name, file)
@@ -188,9 +189,61 @@ def _checksum(file: Path) -> str:
 
 
 def _flush(file: Path) -> None:
-    """Waits until a file is on the disk, so that a machine that dies after a rename keeps what was renamed."""
+    """Flushes a file to disk, so that its content survives a crash after a rename."""
     with open(file, "rb") as stream:
         os.fsync(stream.fileno())
+
+
+def check_output_dir(args: UniSRecTrainingArguments) -> None:
+    """
+    Raises `OSError` if a run cannot write to its output folder, another process is writing to it, or it would mix with what
+    is there. Puts the checkpoint to go on from in place of `auto` (the last one, if there is one) and `true` (the last
+    one), after clearing up.
+    """
+    folder = Path(args.output_dir)
+    if args.should_save:
+        _check_writable(folder)
+    resume = None if args.resume_from_checkpoint is None else str(args.resume_from_checkpoint)
+    if resume is None:
+        if args.should_save and folder.is_dir() and any(folder.iterdir()):
+            raise FileExistsError(
+                f"{folder}: the output folder is not empty; name a new one with --output_dir, or go on with the run "
+                "in it by --resume_from_checkpoint auto."
+            )
+        return
+    if args.process_index == 0 and is_under_way(folder):  # also by a run that goes on right now
+        lock_run(folder / DRAFTS)
+    if resume.lower() in ("auto", "true"):
+        with args.main_process_first(local=False, desc="clearing up"):
+            if args.should_save and is_under_way(folder):
+                clear_drafts(folder)
+        args.resume_from_checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+        if args.resume_from_checkpoint is None:
+            if resume.lower() == "true":
+                raise FileNotFoundError(f"{folder}: no checkpoint to resume from; use --resume_from_checkpoint auto.")
+            if folder.is_dir() and any(folder.iterdir()) and not is_under_way(folder):
+                raise FileExistsError(f"{folder}: neither empty nor the folder of a run; name a new --output_dir.")
+            return
+    else:
+        args.resume_from_checkpoint = os.path.expanduser(resume)
+        checkpoint = Path(args.resume_from_checkpoint)
+        if not checkpoint.is_dir():
+            raise FileNotFoundError(f"{resume}: no such checkpoint folder to resume from.")
+        is_own = folder.is_dir() and checkpoint.resolve().parent == folder.resolve()
+        if args.should_save and folder.is_dir() and any(folder.iterdir()) and not is_own:
+            raise FileExistsError(
+                f"{folder}: the output folder is not empty, and {resume} is not a checkpoint of it; name a new one with "
+                "--output_dir."
+            )
+    if (damage := find_damage(Path(args.resume_from_checkpoint), contents=True)) is not None:
+        raise OSError(f"{args.resume_from_checkpoint}: this checkpoint is incomplete ({damage}); resume from another.")
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises `PermissionError` now, not after hours of training."""
+    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder}: {existing} cannot be written to; name another --output_dir.")
 
 
 __all__ = [

@@ -7,13 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-
-def _pad(rows: Sequence[np.ndarray], length: int, value: int) -> np.ndarray:
-    """Rows of integers as one matrix, filled up on the right."""
-    matrix = np.full((len(rows), length), value, dtype=np.int64)
-    for place, row in enumerate(rows):
-        matrix[place, : len(row)] = row
-    return matrix
+from ..evaluation.ranking import pad_rows
 
 
 def _queries(features: Sequence[dict[str, Any]], length: int) -> np.ndarray:
@@ -25,7 +19,7 @@ def _queries(features: Sequence[dict[str, Any]], length: int) -> np.ndarray:
 
 
 def _targets(features: Sequence[dict[str, Any]], windows: Sequence[np.ndarray]) -> np.ndarray:
-    """What stands in windows at the places of the targets."""
+    """Returns the items of windows at the positions of the targets."""
     return np.concatenate(
         [window[feature["first_target"] :] for feature, window in zip(features, windows, strict=True)]
     )
@@ -46,7 +40,7 @@ class FinetuneCollator:
         windows = [feature["items"] for feature in features]
         length = max(map(len, windows)) - 1
         return {
-            "item_index": torch.from_numpy(_pad([window[:-1] + 1 for window in windows], length, 0)),
+            "item_index": torch.from_numpy(pad_rows([window[:-1] + 1 for window in windows], length, 0)),
             "query_index": torch.from_numpy(_queries(features, length)),
             "labels": torch.from_numpy(_targets(features, windows)),
         }
@@ -76,7 +70,7 @@ class SampledFinetuneCollator:
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor | int]:
         items, in_rows = _as_rows(features)
         batch = FinetuneCollator()(in_rows)
-        windows = _pad([feature["items"] for feature in in_rows], batch["item_index"].shape[1] + 1, -1)
+        windows = pad_rows([feature["items"] for feature in in_rows], batch["item_index"].shape[1] + 1, -1)
         return batch | {
             "items": torch.from_numpy(items),
             "windows": torch.from_numpy(np.where(windows < 0, windows[:, :1], windows)),
@@ -156,7 +150,7 @@ class PretrainCollator:
         length = max(map(len, windows)) - 1
         items, rows = np.unique(np.concatenate(windows), return_inverse=True)
         row_windows = np.split(rows, np.cumsum([len(window) for window in windows])[:-1])
-        inputs = _pad([row[:-1] for row in row_windows], length, -1)
+        inputs = pad_rows([row[:-1] for row in row_windows], length, -1)
         query_index = _queries(features, length)
         batch = {
             "item_index": inputs + 1,
@@ -195,7 +189,7 @@ class PretrainCollator:
         return views, (last_kept + first_places).ravel(), changed_rows
 
     def _draw(self, indices: Sequence[int], real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which inputs the view keeps and which it takes with words left out, `(batch_size, length)` each."""
+        """Draws masks of the inputs kept by the view and of those with word drop, `(batch_size, length)` each."""
         # A stream of its own for each (seed, epoch, window): the index is the high word of the counter.
         streams = [np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, index])) for index in indices]
         draws = np.stack([stream.random(1 + real.shape[1]) for stream in streams])
@@ -207,33 +201,9 @@ class PretrainCollator:
         return kept, real & ~drops_items & (drawn < self.word_drop_item_ratio)
 
 
-@dataclass
-class RankingCollator:
-    r"""
-    Users to rank: the latest `max_length` items of each history, its different items and its target.
-
-    Returns:
-        `item_index` `(batch_size, length)`: catalogue rows + 1, 0 is padding on the right; `seen`
-        `(batch_size, max_seen)`: different catalogue rows of the whole history, filled up with -1; `labels`
-        `(batch_size,)`: row of the target.
-    """
-
-    max_length: int
-
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        histories = [feature["items"][-self.max_length :] + 1 for feature in features]
-        seen = [np.unique(feature["items"]) for feature in features]
-        return {
-            "item_index": torch.from_numpy(_pad(histories, max(map(len, histories)), 0)),
-            "seen": torch.from_numpy(_pad(seen, max(map(len, seen)), -1)),
-            "labels": torch.tensor([feature["target"] for feature in features]),
-        }
-
-
 __all__ = [
     "FinetuneCollator",
     "PretrainCollator",
-    "RankingCollator",
     "SampledFinetuneCollator",
     "TextFinetuneCollator",
 ]

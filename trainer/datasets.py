@@ -1,9 +1,8 @@
-"""Histories as the trainers read them: training windows, batches by number of targets, users to rank."""
+"""Histories as the trainers read them: training windows, and batches of them by number of targets."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset, Sampler
 
 from ..data.splits import Split
@@ -105,13 +104,13 @@ class TargetBatchSampler(Sampler[list[int]]):
     processes, and what n processes see in one step is what one process sees with a batch n times as large.
 
     With `one_domain`, each domain is cut on its own, so that all batches of a step hold windows of one domain; the
-    number of steps of a domain goes by its share of the epoch, and is at least one.
+    number of steps of a domain is proportional to its share of the epoch, and at least one.
 
     Args:
         dataset ([`WindowDataset`]): Gives lengths and epoch.
         targets_per_batch (`int`): Most targets on average in the batch of one process.
         num_processes (`int`, *optional*, defaults to 1): Processes that share the batches of a step.
-        seed (`int`, *optional*, defaults to 0): Of the order.
+        seed (`int`, *optional*, defaults to 0): Random seed for the shuffle.
         temperature (`float`, *optional*, defaults to 1):
             How domains share an epoch, see [`DomainSampler`]. Batches take windows by their length, so the shares hold
             for the epoch, and for a batch where the histories of the domains are alike.
@@ -178,39 +177,6 @@ class TargetBatchSampler(Sampler[list[int]]):
         return np.split(order, cuts)
 
 
-class RankingDataset(Dataset):
-    r"""
-    Users with a held-out next item, and the catalogue in which it is ranked.
-
-    Args:
-        split (`Split`):
-            Histories and targets of a domain, `valid` or `test`. Users are taken by length of history, so that a batch
-            pads little.
-        catalogue (`np.ndarray` of shape `(num_items, text_embedding_size)` or `Sequence[str]`):
-            Text vectors of the catalogue, or its texts where the model carries a text encoder that is in training.
-
-    Raises:
-        ValueError: If there is nobody to rank for.
-    """
-
-    def __init__(self, split: Split, catalogue: np.ndarray | Sequence[str]):
-        if len(split) == 0:
-            raise ValueError(
-                "No user has the three interactions that two held-out targets and a history take: there is nothing to evaluate on."
-            )
-        self.split = split
-        self.catalogue = catalogue
-        self.order = np.argsort(np.diff(split.offsets), kind="stable")
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray | int]:
-        row = self.order[index]
-        history = self.split.flat[self.split.offsets[row] : self.split.offsets[row + 1]]
-        return {"items": history, "target": int(self.split.targets[row])}
-
-
 class DomainFeatures:
     r"""
     Text vectors of several domains by the item numbers of [`WindowDataset`].
@@ -249,19 +215,9 @@ class DomainTexts:
         return [self.texts[item] for item in items]
 
 
-def catalogue_tensors(text_embeds: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
-    """A whole catalogue as the model takes it: `text_embeds` `(num_items, D)` and `item_ids` `(num_items,)`."""
-    return {
-        "text_embeds": torch.from_numpy(np.array(text_embeds, dtype=np.float32)).to(device),
-        "item_ids": torch.arange(1, len(text_embeds) + 1, device=device),
-    }
-
-
 __all__ = [
     "DomainFeatures",
     "DomainTexts",
-    "RankingDataset",
     "TargetBatchSampler",
     "WindowDataset",
-    "catalogue_tensors",
 ]

@@ -1,6 +1,5 @@
-"""Several processes: whether they belong together, and their rows as one tensor, with an exact gradient."""
+"""Several processes: their rows as one tensor, with an exact gradient, and weights that are sharded."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,40 +7,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
-from transformers.utils import logging
-
-
-logger = logging.get_logger(__name__)
-
-_LAUNCH_ON_CPUS = "on CPUs: accelerate launch --multi_gpu --num_processes N -m unisrec VERB ... --use_cpu"
-
-
-def check_launch(world_size: int) -> None:
-    r"""
-    Tells who started several processes that do not train together.
-
-    `accelerate launch --cpu --num_processes 2` starts one process, which is said in a warning: nothing is wrong but the
-    size of the batch. `accelerate launch --multi_gpu` without `--use_cpu` starts several where there is no GPU, each of
-    which would train alone and write into the same folder.
-
-    Args:
-        world_size (`int`): Processes that train together, `TrainingArguments.world_size`.
-
-    Raises:
-        ValueError: If this process is one of several that a launcher has started, and is alone in its training.
-    """
-    if world_size > 1:
-        return
-    if "LOCAL_RANK" in os.environ and (started := int(os.environ.get("WORLD_SIZE", 1))) > 1:
-        raise ValueError(
-            f"{started} processes were started and each would train alone, since no GPU is visible; {_LAUNCH_ON_CPUS}."
-        )
-    # What accelerate's launcher of a single process leaves, the address only if it was asked for more than one.
-    if {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys():
-        logger.warning_once(
-            f"accelerate launch was asked for several processes and started one, which trains alone; {_LAUNCH_ON_CPUS}; "
-            "on GPUs with --multi_gpu instead of --cpu."
-        )
 
 
 @contextmanager
@@ -131,4 +96,4 @@ class RowGatherer:
         return _GatherRows.apply(rows, self.sizes, self.rank)
 
 
-__all__ = ["RowGatherer", "check_launch", "layers_to_shard", "whole_weights"]
+__all__ = ["RowGatherer", "layers_to_shard", "whole_weights"]

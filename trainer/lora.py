@@ -1,26 +1,19 @@
 """Parameter-efficient transfer: low-rank adapters (LoRA, arXiv 2106.09685) through peft."""
 
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
-from transformers.utils import logging
 
 from ..modeling_unisrec import UniSRecModel
-from ..modeling_unisrec.hub import pin_revision
-from .training_data import load_training_data
-from .weight_files import check_weights, not_finite
+from ..modeling_unisrec.adapters import with_adapters
 
 
 if TYPE_CHECKING:
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
-
-logger = logging.get_logger(__name__)
 
 MODULES = {"text": "text_encoder", "sequence": "sequence_encoder"}
 
@@ -82,105 +75,7 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
         modules_to_save=trained_in_full,
         revision=revision,
     )
-    return _with_adapters(model, config)
+    return with_adapters(model, config)
 
 
-def _with_adapters(model: UniSRecModel, config: "PeftConfig") -> "PeftModel":
-    from peft import get_peft_model
-
-    with warnings.catch_warnings():  # peft asks transformers by a name that is deprecated
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        return get_peft_model(model, config)
-
-
-def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
-    r"""
-    The checkpoint that adapters were trained on.
-
-    A folder stands in `adapter_config.json` by its whole path. Where it is not there, the folder of the same name beside
-    the adapters is taken and said in a warning: the two may have been moved together.
-
-    Args:
-        name (`str`): Folder or Hub id that holds `adapter_config.json`.
-        revision (`str`, *optional*, defaults to `"main"`): Of the Hub repository.
-
-    Returns:
-        `tuple[str, dict[str, Any]]`: As of `find_model`.
-
-    Raises:
-        ValueError: If peft is not installed.
-        OSError: If `adapter_config.json` cannot be read, or the base is not there.
-    """
-    try:
-        from peft import PeftConfig
-    except ImportError as error:
-        raise OSError(f"{name} holds adapters: pip install 'unisrec[peft]' to load them.") from error
-    try:
-        config = PeftConfig.from_pretrained(name, revision=revision)
-        base = Path(config.base_model_name_or_path).expanduser()
-    except Exception as error:  # whatever somebody has written into the file
-        raise OSError(f"{name}: its adapter_config.json cannot be read ({' '.join(str(error).split())}).") from error
-    is_of_hub = config.revision is not None
-    if base.is_dir() and not is_of_hub:
-        return str(base), {}
-    beside = Path(name).resolve().parent / base.name
-    if Path(name).is_dir() and beside.is_dir() and not is_of_hub:
-        logger.warning(f"{base}, the base of the adapters {name}, is not there; {beside} is taken.")
-        return str(beside), {}
-    try:
-        if base.is_absolute() or config.base_model_name_or_path.startswith((".", "~")):
-            raise FileNotFoundError("there is no such folder")
-        if base.is_dir():  # transformers would take it
-            raise IsADirectoryError("a folder of that name hides the repository: change to another working directory")
-        return str(base), pin_revision(str(base), config.revision)
-    except OSError as error:
-        raise OSError(
-            f"the base of the adapters {name} is missing: {config.base_model_name_or_path} ({error}). Put it there or "
-            f"beside the adapters, or write where it is into base_model_name_or_path of {name}/adapter_config.json."
-        ) from error
-
-
-def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> UniSRecModel:
-    r"""
-    A plain model out of a folder or repository of adapters: their base, with the adapters merged in.
-
-    Args:
-        name (`str`): Folder or Hub id that holds `adapter_config.json`.
-        revision (`str`): Of the Hub repository.
-        base (`tuple[str, dict[str, Any]]`): As [`find_base`] finds it.
-
-    Raises:
-        ValueError: If the adapters are not those of the base, or a weight is not finite.
-        OSError: If base or adapters are not there.
-    """
-    from peft import (
-        PeftConfig,
-        get_peft_model_state_dict,
-        load_peft_weights,
-        set_peft_model_state_dict,
-    )
-
-    base_name, options = base
-    try:
-        model = UniSRecModel.from_pretrained(base_name, dtype=torch.float32, **options)
-    except (OSError, ValueError) as error:
-        raise OSError(f"their base {base_name} cannot be loaded: {' '.join(str(error).split())}") from error
-    # The base may be of another setting or catalogue; an ID embedding comes with the adapters.
-    weights = load_peft_weights(name, device="cpu", revision=revision)
-    rows = [len(weight) for key, weight in weights.items() if key.endswith(".item_embedding.weight")]
-    model.reset_item_embedding(rows[0] - 1 if rows else None)
-    config = PeftConfig.from_pretrained(name, revision=revision)
-    config.base_model_name_or_path = model.name_or_path  # which it need not be any more
-    adapted = _with_adapters(model, config)
-    check_weights("adapter_model.safetensors", get_peft_model_state_dict(adapted), weights)
-    set_peft_model_state_dict(adapted, weights)
-    model = adapted.merge_and_unload()
-    if bad := not_finite(model.state_dict()):  # by the factor in adapter_config.json
-        raise ValueError(f"{len(bad)} weights of base and adapters together are NaN or infinite, such as {bad[0]}")
-    if (training_data := load_training_data(name, revision)) is not None:
-        model.config.training_data = training_data
-    model.name_or_path = ""  # what it is now is nowhere saved
-    return model
-
-
-__all__ = ["add_lora", "find_base", "load_adapted", "parse_lora_parts"]
+__all__ = ["add_lora", "parse_lora_parts"]

@@ -42,6 +42,8 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
     args: UniSRecPretrainArguments
     current_gradient_accumulation_steps = 1  # until training starts
 
+    _kind_of_run = "pretraining"
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._negatives: DomainNegativeSampler | None = None
@@ -154,7 +156,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
             return same | (sequences[rows].unsqueeze(1) == all_sequences)
 
         of_originals = self.args.sequence_negatives == "original"
-        with self.accelerator.autocast():  # which else ends with the model's forward pass
+        with self.accelerator.autocast():  # autocast otherwise ends with the forward pass of the model
             sequence_item = gather.scale * contrastive_loss(
                 queries, all_candidates, labels, same_item, temperature, duplicate_mask=self.args.duplicate_mask
             )

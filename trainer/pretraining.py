@@ -9,20 +9,23 @@ from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from ..data import Domain, leave_one_out
+from ..data.domain_features import domain_features
 from ..data.given_features import ITEM_EMBEDDINGS
 from ..data.text_features import text_max_length
+from ..data.training_data import training_record
 from ..data.whitening import fit_whitening
 from ..data.word_drop import drop_words
+from ..evaluation.ranking import RankingDataset
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.checkpoint import new_config
 from ..modeling_unisrec.text_encoders import load_text_encoder
 from ..reports.model_card import UniSRecModelCardData
 from .argument_rules import check_arguments, check_metric
-from .checkpoints import check_output_dir, domain_features, new_config
+from .checkpoint_folders import check_output_dir
 from .data_collator import PretrainCollator
-from .datasets import DomainFeatures, DomainTexts, RankingDataset, WindowDataset
+from .datasets import DomainFeatures, DomainTexts, WindowDataset
 from .pretrain_trainer import UniSRecPretrainTrainer
-from .training_args import UniSRecPretrainArguments
-from .training_data import training_record
+from .training_args import UniSRecPretrainArguments, encoding_options
 
 
 def pretrain(
@@ -120,7 +123,9 @@ def pretrain(
         model.detach_text_encoder()
         tables = [
             [
-                domain_features(folder, domain, encoder, tokenizer, model.config, args, word_drop_ratio=ratio)
+                domain_features(
+                    folder, domain, encoder, tokenizer, model.config, word_drop_ratio=ratio, **encoding_options(args)
+                )
                 for ratio in ratios
             ]
             for folder, domain in zip(domain_dirs, domains, strict=True)
@@ -148,7 +153,9 @@ def pretrain(
     else:
         catalogue = unseen.items["text"].to_list()
         if not args.train_text_encoder:
-            catalogue = domain_features(args.zero_shot_domain, unseen, encoder, tokenizer, model.config, args)
+            catalogue = domain_features(
+                args.zero_shot_domain, unseen, encoder, tokenizer, model.config, **encoding_options(args)
+            )
         eval_dataset = RankingDataset(leave_one_out(unseen, "valid"), catalogue)
     trainer = UniSRecPretrainTrainer(
         model,

@@ -1,4 +1,4 @@
-"""What a run goes on from: the state files of a checkpoint are looked at before anything is made of them."""
+"""Checks of the state files of a checkpoint before a run is resumed from it."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import logging
 
-from .weight_files import not_finite
+from ..modeling_unisrec.weight_files import not_finite
 
 
 logger = logging.get_logger(__name__)

@@ -11,18 +11,21 @@ import torch
 from transformers import set_seed
 
 from ..data import Domain, leave_one_out
+from ..data.domain_features import domain_features
+from ..data.training_data import check_unseen, merge_records, training_record
+from ..evaluation.ranking import RankingDataset
 from ..modeling_unisrec import ItemCatalogue
+from ..modeling_unisrec.checkpoint import load_checkpoint, untrained_model
 from ..modeling_unisrec.hub import find_model
 from ..reports.model_card import UniSRecModelCardData
 from ..reports.run_results import load_run_results, run_facts
-from .checkpoints import check_output_dir, domain_features, load_checkpoint, untrained_model
+from .checkpoint_folders import check_output_dir
 from .data_collator import TextFinetuneCollator
-from .datasets import RankingDataset, WindowDataset
+from .datasets import WindowDataset
 from .ensemble import Ensemble
 from .finetune_trainer import UniSRecFinetuneTrainer
 from .lora import add_lora
-from .training_args import UniSRecFinetuneArguments
-from .training_data import check_unseen, merge_records, training_record
+from .training_args import UniSRecFinetuneArguments, encoding_options
 
 
 def finetune_trainer(
@@ -93,7 +96,7 @@ def finetune_trainer(
         raise ValueError("the checkpoint has no text encoder to train; name the one it knows by --text-encoder.")
     if not args.trains_on_texts:
         catalogue = text_embeds = domain_features(
-            domain_dir, domain, model.text_encoder, processor.tokenizer, model.config, args
+            domain_dir, domain, model.text_encoder, processor.tokenizer, model.config, **encoding_options(args)
         )
         processor.catalogue.item_embeddings = torch.from_numpy(np.array(text_embeds))
         encoder, collator = model.detach_text_encoder(), None

@@ -78,7 +78,7 @@ def served(recommender, tmp_path_factory) -> Iterator[Served]:
     with open(root / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     page = Served(port, root / "log", root / "files")
-    for _ in range(600):
+    for _ in range(1800):
         try:
             if page.ask("GET", "/")[0] == 200 and "public link" in page.log.read_text():  # the last line it prints
                 break

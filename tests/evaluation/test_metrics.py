@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from unisrec.trainer import ranking_metrics, target_ranks
+from unisrec.evaluation import ranking_metrics, target_ranks
 
 
 def slow_rank(scores, target, masked):

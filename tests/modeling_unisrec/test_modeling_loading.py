@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 from unisrec.configuration import UniSRecConfig
 from unisrec.modeling_unisrec import UniSRecModel
-from unisrec.trainer.checkpoints import load_checkpoint
+from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 
 
 TEXT_CONFIG = {

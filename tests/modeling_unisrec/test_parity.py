@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from unisrec.evaluation import RankingDataset
 from unisrec.modeling_unisrec.convert_official import convert_official_checkpoint, to_our_weights
 from unisrec.trainer import (
     FinetuneCollator,
     PretrainCollator,
-    RankingDataset,
     UniSRecFinetuneArguments,
     UniSRecFinetuneTrainer,
     UniSRecPretrainArguments,

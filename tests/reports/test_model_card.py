@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from unisrec.cli import main
 from unisrec.data import Domain, leave_one_out
+from unisrec.evaluation import RankingDataset
 from unisrec.reports import model_card
 from unisrec.reports.card_tables import candidates
 from unisrec.reports.card_use import END, START, UseFacts, replace_use
@@ -27,7 +28,6 @@ from unisrec.reports.model_card import UniSRecModelCardData
 from unisrec.reports.plots import plot_run
 from unisrec.reports.training_log import thin_rows, training_rows
 from unisrec.trainer import (
-    RankingDataset,
     UniSRecFinetuneArguments,
     UniSRecFinetuneTrainer,
     UniSRecPretrainArguments,
@@ -327,7 +327,7 @@ def test_pretraining_states_its_loss(root):
     ],
 )
 def test_candidates_of_pretraining(options, tmp_path, arguments, expected):
-    assert candidates(UniSRecPretrainArguments(str(tmp_path), **options, **arguments), []) == expected
+    assert candidates("pretraining", UniSRecPretrainArguments(str(tmp_path), **options, **arguments), []) == expected
 
 
 def test_users_are_those_that_were_ranked(root, options, tmp_path, monkeypatch):

@@ -6,12 +6,12 @@ import torch
 
 from unisrec.cli import main
 from unisrec.data import Domain, leave_one_out
+from unisrec.data.domain_features import domain_features
 from unisrec.evaluation.analysis import metrics_by_popularity
 from unisrec.modeling_unisrec import UniSRecProcessor
 from unisrec.reports import analysis_plots
 from unisrec.reports.analysis_plots import domain_vectors, metrics_of_models
-from unisrec.trainer import UniSRecFinetuneArguments, UniSRecTrainingArguments, finetune
-from unisrec.trainer.checkpoints import domain_features
+from unisrec.trainer import UniSRecFinetuneArguments, finetune
 
 
 pytest.importorskip("matplotlib")
@@ -33,11 +33,6 @@ def runs(tmp_path, monkeypatch, make_model, make_domain, text_encoder, tokenizer
 
 
 @pytest.fixture
-def args(tmp_path):
-    return UniSRecTrainingArguments(str(tmp_path / "scratch"), use_cpu=True, disable_tqdm=True, eval_strategy="no")
-
-
-@pytest.fixture
 def figures(monkeypatch):
     """Figures that were saved."""
     saved = []
@@ -46,12 +41,12 @@ def figures(monkeypatch):
     return saved
 
 
-def test_map_and_gates_show_the_adaptor(runs, args, figures, capsys):
-    found = domain_vectors("text", ["toys", "_$tools"], args)
+def test_map_and_gates_show_the_adaptor(runs, figures, capsys):
+    found = domain_vectors("text", ["toys", "_$tools"], use_cpu=True)
     model, processor = analysis_plots.load_checkpoint("text")
     for name, (texts, items, gates) in found.items():
         domain = Domain.load_from_disk(name)
-        features = domain_features(name, domain, model.text_encoder, processor.tokenizer, model.config, args)
+        features = domain_features(name, domain, model.text_encoder, processor.tokenizer, model.config)
         np.testing.assert_array_equal(texts.numpy(), features)
         with torch.no_grad():
             for row in (0, 7, 29):
@@ -75,10 +70,10 @@ def test_map_and_gates_show_the_adaptor(runs, args, figures, capsys):
         assert (runs / file).read_bytes().startswith(PNG)
 
 
-def test_popularity_shows_recall_of_each_model(runs, args, figures):
+def test_popularity_shows_recall_of_each_model(runs, figures):
     command = ["plot", "popularity", "--models", "text=text", "text + ID=text-id", "ID=id", "--domain", "toys"]
     assert main([*command, "--use-cpu", "--output", "popularity.png"]) == 0
-    found = metrics_of_models({"text": "text", "text + ID": "text-id", "ID": "id"}, "toys", args)
+    found = metrics_of_models({"text": "text", "text + ID": "text-id", "ID": "id"}, "toys", use_cpu=True)
     lines = figures[0].axes[0].lines
     assert [line.get_label().strip() for line in lines] == ["text", "text + ID", "ID"]
     for line, buckets in zip(lines, found.values(), strict=True):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unisrec.trainer import FinetuneCollator, PretrainCollator, RankingCollator
+from unisrec.trainer import FinetuneCollator, PretrainCollator
 
 
 def text_vectors(items):
@@ -179,11 +179,3 @@ def test_finetune_collator():
     assert batch["item_index"].tolist() == [[5, 1, 0], [2, 0, 0], [4, 3, 2]]
     assert batch["query_index"].tolist() == [0, 1, 3, 6, 7, 8]
     assert batch["labels"].tolist() == [0, 2, 1, 2, 1, 0]
-
-
-def test_ranking_collator_cuts_the_history_but_not_the_seen_items():
-    users = [{"items": np.array([4, 0, 2, 4]), "target": 3}, {"items": np.array([1]), "target": 1}]
-    batch = RankingCollator(max_length=3)(users)
-    assert batch["item_index"].tolist() == [[1, 3, 5], [2, 0, 0]]
-    assert batch["seen"].tolist() == [[0, 2, 4], [1, -1, -1]]
-    assert batch["labels"].tolist() == [3, 1]

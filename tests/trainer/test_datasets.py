@@ -2,10 +2,9 @@ from itertools import chain
 
 import numpy as np
 import pytest
-import torch
 
-from unisrec.trainer import RankingDataset, TargetBatchSampler, WindowDataset
-from unisrec.trainer.datasets import DomainFeatures, catalogue_tensors
+from unisrec.trainer import TargetBatchSampler, WindowDataset
+from unisrec.trainer.datasets import DomainFeatures
 
 
 def random_histories(num_histories=60, num_items=40, longest=23, seed=0):
@@ -158,18 +157,6 @@ def test_fewer_windows_than_processes_are_refused(make_split):
         TargetBatchSampler(dataset, 100, num_processes=3)
 
 
-def test_ranking_dataset_holds_each_user_once_by_length(make_split):
-    histories = [[1, 2, 3], [4], [5, 6, 7, 8], [9, 1]]
-    dataset = RankingDataset(make_split(histories, targets=[10, 11, 12, 13]), np.zeros((14, 2)))
-    users = [(dataset[index]["items"].tolist(), dataset[index]["target"]) for index in range(len(dataset))]
-    assert users == [([4], 11), ([9, 1], 13), ([1, 2, 3], 10), ([5, 6, 7, 8], 12)]
-
-
-def test_split_without_users_is_refused(make_split):
-    with pytest.raises(ValueError, match="nothing to evaluate on"):
-        RankingDataset(make_split([], targets=[]), np.zeros((3, 2)))
-
-
 def test_features_of_several_domains():
     rng = np.random.default_rng(0)
     tables = [rng.normal(size=(rows, 3)).astype(np.float32) for rows in (4, 6, 2)]
@@ -179,13 +166,3 @@ def test_features_of_several_domains():
         vectors = features(np.array(items, dtype=np.int64))
         assert vectors.dtype == np.float32
         np.testing.assert_array_equal(vectors, joined[items])
-
-
-def test_catalogue_as_tensors_is_a_copy():
-    table = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    table.setflags(write=False)  # as a memory map of text features is
-    tensors = catalogue_tensors(table, torch.device("cpu"))
-    assert tensors["item_ids"].tolist() == [1, 2, 3, 4, 5]
-    np.testing.assert_array_equal(tensors["text_embeds"].numpy(), table)
-    tensors["text_embeds"].zero_()
-    assert table.any()

@@ -23,10 +23,11 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from unisrec.configuration import UniSRecConfig
 from unisrec.data import Domain, Split
-from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.data.domain_features import domain_features
+from unisrec.evaluation import RankingDataset
+from unisrec.modeling_unisrec import TextHead, UniSRecModel
 from unisrec.trainer import (
     PretrainCollator,
-    RankingDataset,
     RowGatherer,
     TextFinetuneCollator,
     UniSRecFinetuneArguments,
@@ -35,10 +36,10 @@ from unisrec.trainer import (
     UniSRecPretrainTrainer,
     WindowDataset,
 )
-from unisrec.trainer.checkpoints import domain_features
 from unisrec.trainer.datasets import DomainTexts
 from unisrec.trainer.distributed import layers_to_shard
 from unisrec.trainer.ensemble import Ensemble
+from unisrec.trainer.training_args import encoding_options
 
 
 NUM_PROCESSES = 2
@@ -223,7 +224,7 @@ def loss_and_gradients(case, rank, world, folder, wrap=DistributedDataParallel):
 
 def train(case, rank, world, folder, **arguments):
     """A whole training run: its log and its last weights."""
-    trainer = make_trainer(case, folder, 24 // world, **arguments)
+    trainer = make_trainer(case, folder / f"trained-by-{world}", 24 // world, **arguments)
     trainer.train()
     results = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
     for part in ("loss", "sequence_item_loss", "sequence_sequence_loss"):
@@ -291,12 +292,15 @@ def encode(rank, world, folder):
     encoder = BertModel(BertConfig(**(make_text_config() | {"max_position_embeddings": 8})))
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(7))]
     tokenizer = BertTokenizer(vocab={word: place for place, word in enumerate(words)}, model_max_length=8)
+    encoder.text_head = TextHead()
     batches = []
     encoder.register_forward_hook(lambda *_: batches.append(1))
     domain_dir = folder / f"domain-{world}"
     domain_dir.mkdir(exist_ok=True)
     args = UniSRecPretrainArguments(output_dir=str(folder), use_cpu=True, disable_tqdm=True)
-    vectors = domain_features(domain_dir, domain, encoder, tokenizer, make_model(torch.float32).config, args)
+    vectors = domain_features(
+        domain_dir, domain, encoder, tokenizer, make_model(torch.float32).config, **encoding_options(args)
+    )
     return {"vectors": torch.from_numpy(np.array(vectors)), "batches": torch.tensor(len(batches))}
 
 

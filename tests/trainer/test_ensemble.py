@@ -6,13 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from unisrec.data import leave_one_out
+from unisrec.evaluation import RankingDataset
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
-from unisrec.trainer import (
-    RankingDataset,
-    UniSRecFinetuneArguments,
-    UniSRecFinetuneTrainer,
-    WindowDataset,
-)
+from unisrec.trainer import UniSRecFinetuneArguments, UniSRecFinetuneTrainer, WindowDataset
 from unisrec.trainer.ensemble import Ensemble
 
 

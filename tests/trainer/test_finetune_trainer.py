@@ -3,15 +3,9 @@ import pytest
 import torch
 
 from unisrec.data import leave_one_out
+from unisrec.evaluation import RankingDataset
 from unisrec.modeling_unisrec import UniSRecModel
-from unisrec.trainer import (
-    FinetuneCollator,
-    RankingDataset,
-    UniSRecFinetuneArguments,
-    UniSRecFinetuneTrainer,
-    WindowDataset,
-    losses,
-)
+from unisrec.trainer import FinetuneCollator, UniSRecFinetuneArguments, UniSRecFinetuneTrainer, WindowDataset, losses
 from unisrec.trainer.chunked_softmax import chunked_cross_entropy
 
 

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from transformers import TrainingArguments
 
 from unisrec.commands.env import ACCELERATE_CONFIGS
+from unisrec.evaluation.launch import check_launch
 from unisrec.trainer import UniSRecPretrainArguments
-from unisrec.trainer.distributed import check_launch
 
 
 OPTIONS = ["--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "1"]

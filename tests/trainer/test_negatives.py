@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from unisrec.evaluation import RankingDataset
 from unisrec.trainer import (
     FinetuneCollator,
     NegativeSampler,
-    RankingDataset,
     SampledFinetuneCollator,
     TargetBatchSampler,
     UniSRecFinetuneArguments,

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from unisrec.trainer import ranks_of_targets, target_ranks
+from unisrec.evaluation import ranks_of_targets, target_ranks
 
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

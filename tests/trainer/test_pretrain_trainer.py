@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from unisrec.data import leave_one_out
+from unisrec.evaluation import RankingDataset
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.trainer import (
     PretrainCollator,
-    RankingDataset,
     UniSRecPretrainArguments,
     UniSRecPretrainTrainer,
     WindowDataset,

@@ -13,8 +13,8 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
 from unisrec.data import leave_one_out
+from unisrec.evaluation import RankingDataset
 from unisrec.trainer import (
-    RankingDataset,
     UniSRecFinetuneArguments,
     UniSRecFinetuneTrainer,
     UniSRecPretrainArguments,

@@ -8,8 +8,8 @@ import torch
 
 from unisrec.cli import main
 from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune, pretrain
-from unisrec.trainer.checkpoints import load_checkpoint
 
 
 MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 2}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import unisrec
@@ -36,6 +37,14 @@ def run(code: str, *arguments: str) -> subprocess.Popen:
 
 def test_import_loads_nothing_heavy():
     process = run(f"import sys, unisrec; print([name for name in {HEAVY} if name in sys.modules])")
+    assert process.communicate(timeout=60)[0].strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["Recommender", "evaluate"])
+def test_serving_and_evaluation_load_no_trainer(name):
+    process = run(
+        f"import sys; from unisrec import {name}; print([m for m in sys.modules if m.startswith('unisrec.tr')])"
+    )
     assert process.communicate(timeout=60)[0].strip() == "[]"
 
 

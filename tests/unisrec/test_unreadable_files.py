@@ -7,8 +7,8 @@ import pytest
 from transformers import BertConfig, BertModel
 
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
+from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 from unisrec.modeling_unisrec.text_encoders import load_text_encoder
-from unisrec.trainer.checkpoints import load_checkpoint
 
 
 @pytest.fixture

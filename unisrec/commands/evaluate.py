@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import tempfile
 
 from ._tables import metrics_table
 
@@ -17,7 +16,6 @@ candidates (official UniSRec) and with them masked (S3-Rec, HSTU, RecTools).
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--domain", required=True, metavar="DIR", help="domain folder, written by unisrec prepare")
@@ -34,30 +32,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
+    from accelerate import PartialState
+    from transformers.utils import logging
+
     from ..data.atomic import check_output_file, whole_file
-    from ..trainer import UniSRecTrainingArguments, evaluate
-    from ..trainer.training_data import SeenInTraining
+    from ..data.training_data import SeenInTraining
+    from ..evaluation import evaluate
 
     if not 1 <= args.batch_size < 2**31:
         raise ValueError(f"--batch-size is {args.batch_size}, expected a number from 1 to 2**31 - 1.")
     if args.json is not None:
         check_output_file(args.json)
-    with tempfile.TemporaryDirectory() as scratch:
-        training_args = UniSRecTrainingArguments(
-            output_dir=scratch,
-            per_device_eval_batch_size=args.batch_size,
-            use_cpu=args.use_cpu,
-            eval_strategy="no",
-        )
-        row, given = args.split, (args.model, args.domain, args.split, training_args, args.text_encoder)
-        try:
-            metrics = evaluate(*given)
-        except SeenInTraining:
-            if not args.allow_seen:
-                raise
-            metrics, row = evaluate(*given, allow_seen=True), f"{args.split}, seen in training"
-    if training_args.process_index == 0:
+    row, options = args.split, {"text_encoder": args.text_encoder, "batch_size": args.batch_size}
+    options |= {"use_cpu": args.use_cpu, "progress": logging.is_progress_bar_enabled()}
+    try:
+        metrics = evaluate(args.model, args.domain, args.split, **options)
+    except SeenInTraining:
+        if not args.allow_seen:
+            raise
+        metrics = evaluate(args.model, args.domain, args.split, **options, allow_seen=True)
+        row = f"{args.split}, seen in training"
+    if PartialState().is_main_process:
         if args.json is not None:
             with whole_file(args.json) as draft:
                 draft.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

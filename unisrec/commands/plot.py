@@ -3,15 +3,9 @@
 import argparse
 import json
 import math
-import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-
-if TYPE_CHECKING:
-    from ..trainer import UniSRecTrainingArguments
 
 
 EXAMPLE = """\
@@ -26,7 +20,7 @@ Needs pip install "unisrec[plots]".
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `curves`, `map`, `gates` and `popularity`, each with its own inputs."""
+    """Adds `curves`, `map`, `gates` and `popularity`, each with its own inputs."""
     parser.epilog = EXAMPLE
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--output", required=True, metavar="FILE", help="PNG to write")
@@ -52,7 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     if find_spec("matplotlib") is None:
         raise ValueError('pictures need matplotlib: pip install "unisrec[plots]"')
     from ..data.atomic import check_output_file
@@ -61,21 +54,16 @@ def run(args: argparse.Namespace) -> int:
     check_output_file(args.output)
     if args.kind == "curves":
         plot_curves(Path(args.run), output)
+    elif args.kind == "popularity":
+        plot_popularity(args.models, args.domain, output, args.use_cpu)
     else:
-        from ..trainer import UniSRecTrainingArguments
-
-        with tempfile.TemporaryDirectory() as scratch:
-            options = UniSRecTrainingArguments(scratch, eval_strategy="no", use_cpu=args.use_cpu)
-            if args.kind == "popularity":
-                plot_popularity(args.models, args.domain, output, options)
-            else:
-                plot_domains(args.kind, args.model, args.domains, output, options)
+        plot_domains(args.kind, args.model, args.domains, output, args.use_cpu)
     print(output)
     return 0
 
 
 def plot_curves(folder: Path, output: Path) -> None:
-    """The log that a training left. Raises `OSError` or `ValueError` where there is nothing to draw."""
+    """Plots the log of a training run. Raises `OSError` or `ValueError` if there is nothing to draw."""
     from ..reports.plots import plot_run
 
     file = folder / "trainer_state.json"
@@ -84,7 +72,8 @@ def plot_curves(folder: Path, output: Path) -> None:
 
 
 def read_log(file: Path) -> tuple[list[dict[str, float]], int | None]:
-    """Lines of the log in a `trainer_state.json`, and the step of the best model. Raises `ValueError` for another file."""
+    """Returns the log entries of a `trainer_state.json` and the step of the best model. Raises `ValueError` for other
+    files."""
     try:
         state = json.loads(file.read_bytes())
     except FileNotFoundError as error:
@@ -109,13 +98,11 @@ def _is_log_line(line: object) -> bool:
     return all(abs(line.get(name, math.nan)) < 1e15 for name in ("step", "epoch"))
 
 
-def plot_domains(
-    kind: str, model: str, folders: Sequence[str], output: Path, options: "UniSRecTrainingArguments"
-) -> None:
-    """Map or use of the experts."""
+def plot_domains(kind: str, model: str, folders: Sequence[str], output: Path, use_cpu: bool) -> None:
+    """Plots a catalogue map or the use of the experts."""
     from ..reports.analysis_plots import domain_vectors, plot_analysis, plot_catalogue_map
 
-    found = domain_vectors(model, folders, options)
+    found = domain_vectors(model, folders, use_cpu)
     if kind == "gates":
         plot_analysis(output, gates={name: gates for name, (_, _, gates) in found.items()})
     else:
@@ -123,8 +110,8 @@ def plot_domains(
         plot_catalogue_map(before, after, output)
 
 
-def plot_popularity(pairs: Sequence[str], domain: str, output: Path, options: "UniSRecTrainingArguments") -> None:
-    """Recall of checkpoints, each given as NAME=M."""
+def plot_popularity(pairs: Sequence[str], domain: str, output: Path, use_cpu: bool) -> None:
+    """Plots the recall of checkpoints, each given as NAME=M."""
     from ..reports.analysis_plots import metrics_of_models, plot_analysis
 
     unnamed = next((pair for pair in pairs if not all(pair.partition("="))), None)
@@ -133,4 +120,4 @@ def plot_popularity(pairs: Sequence[str], domain: str, output: Path, options: "U
     models = dict(pair.split("=", 1) for pair in pairs)
     if len(models) < len(pairs):
         raise ValueError(f"--models {' '.join(pairs)}: a name comes twice, expected each once.")
-    plot_analysis(output, popularity=metrics_of_models(models, domain, options))
+    plot_analysis(output, popularity=metrics_of_models(models, domain, use_cpu))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from unisrec.configuration import UniSRecConfig
-from unisrec.trainer.training_data import SeenInTraining, check_unseen, merge_records, training_record
+from unisrec.data.training_data import SeenInTraining, check_unseen, merge_records, training_record
 
 
 def test_a_domain_trained_on_whole_is_seen_and_one_that_holds_out_is_not(make_domain, tmp_path):

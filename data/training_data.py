@@ -1,29 +1,23 @@
-"""What a model was trained on, as its configuration keeps it, and whether that covers what it is to be tested on."""
+"""Records of the training data in the configuration of a model, and the check that test data was not trained on."""
 
-import json
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
-
 from ..configuration import UniSRecConfig
-from ..data import Domain
+from .domain import Domain
 
-
-TRAINING_DATA_FILE = "training_data.json"  # beside adapters, whose folder has no config.json
 
 Record = dict[str, Any]
 
 
 class SeenInTraining(ValueError):
-    """A model would be tested on interactions that it was trained on."""
+    """Raised if a model would be tested on interactions that it was trained on."""
 
 
 def training_record(domain: Domain, text_encoder: bool) -> Record:
     r"""
-    What is kept of the training on one domain.
+    Returns the record of the training on one domain.
 
     Args:
         domain ([`Domain`]): The domain.
@@ -51,7 +45,7 @@ def merge_records(*lists: Iterable[Record] | None) -> list[Record]:
 
 
 def has_seen(config: UniSRecConfig, domain: Domain) -> bool:
-    """Whether a model was trained on the interactions that a domain holds out for validation and test."""
+    """Returns whether a model was trained on the interactions that a domain holds out for validation and test."""
     return any(
         record.get("content_hash") == domain.content_hash and record.get("trained_on") == "all"
         for record in config.training_data or ()
@@ -67,30 +61,10 @@ def check_unseen(name: str | os.PathLike, config: UniSRecConfig, domain: Domain,
         )
 
 
-def save_training_data(config: UniSRecConfig, folder: Path) -> None:
-    """Writes the records of a model into a folder of adapters."""
-    text = json.dumps(config.training_data or [], indent=2, ensure_ascii=False)
-    (folder / TRAINING_DATA_FILE).write_text(text + "\n", encoding="utf-8")
-
-
-def load_training_data(name: str, revision: str | None = None) -> list[Record] | None:
-    """The records beside adapters in a folder or repository, `None` where there are none."""
-    file = cached_file(name, TRAINING_DATA_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
-    if file is None:
-        return None
-    try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not a JSON file ({error}); fetch the adapters again.") from error
-
-
 __all__ = [
-    "TRAINING_DATA_FILE",
     "SeenInTraining",
     "check_unseen",
     "has_seen",
-    "load_training_data",
     "merge_records",
-    "save_training_data",
     "training_record",
 ]

@@ -1,84 +1,24 @@
-"""Checkpoint folders of the main job: where a run may write, what it loads."""
+"""Loading of checkpoints: whole, embeddings-only or as adapters, from a folder or the Hub; new models beside them."""
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import cached_file, logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..configuration import UniSRecConfig
-from ..data import Domain
-from ..data.given_features import given_text_features
-from ..data.text_features import load_text_features, text_max_length
-from ..modeling_unisrec import UniSRecModel, UniSRecProcessor, check_id_rows
-from ..modeling_unisrec.hub import find_model
-from ..modeling_unisrec.text_encoders import check_tokenizer, load_text_encoder
-from .checkpoint_folders import DRAFTS, clear_drafts, find_damage, is_under_way
-from .lora import find_base, load_adapted
-from .run_lock import lock_run
-from .training_args import UniSRecTrainingArguments
+from .adapters import find_base, load_adapted
+from .hub import find_model
+from .item_catalogue import check_id_rows
+from .modeling_unisrec import UniSRecModel
+from .processing_unisrec import UniSRecProcessor
+from .text_encoders import check_tokenizer, load_text_encoder, text_max_length
 
 
 logger = logging.get_logger(__name__)
-
-
-def check_output_dir(args: UniSRecTrainingArguments) -> None:
-    """
-    Raises `OSError` if a run cannot write to its output folder, another process is writing to it, or it would mix with what
-    is there. Puts the checkpoint to go
-    on from in place of `auto` (the last one, if there is one) and `true` (the last one), after clearing up.
-    """
-    folder = Path(args.output_dir)
-    if args.should_save:
-        _check_writable(folder)
-    resume = None if args.resume_from_checkpoint is None else str(args.resume_from_checkpoint)
-    if resume is None:
-        if args.should_save and folder.is_dir() and any(folder.iterdir()):
-            raise FileExistsError(
-                f"{folder}: the output folder is not empty; name a new one with --output_dir, or go on with the run "
-                "in it by --resume_from_checkpoint auto."
-            )
-        return
-    if args.process_index == 0 and is_under_way(folder):  # also by a run that goes on right now
-        lock_run(folder / DRAFTS)
-    if resume.lower() in ("auto", "true"):
-        with args.main_process_first(local=False, desc="clearing up"):
-            if args.should_save and is_under_way(folder):
-                clear_drafts(folder)
-        args.resume_from_checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
-        if args.resume_from_checkpoint is None:
-            if resume.lower() == "true":
-                raise FileNotFoundError(f"{folder}: no checkpoint to resume from; use --resume_from_checkpoint auto.")
-            if folder.is_dir() and any(folder.iterdir()) and not is_under_way(folder):
-                raise FileExistsError(f"{folder}: neither empty nor the folder of a run; name a new --output_dir.")
-            return
-    else:
-        args.resume_from_checkpoint = os.path.expanduser(resume)
-        checkpoint = Path(args.resume_from_checkpoint)
-        if not checkpoint.is_dir():
-            raise FileNotFoundError(f"{resume}: no such checkpoint folder to resume from.")
-        is_own = folder.is_dir() and checkpoint.resolve().parent == folder.resolve()
-        if args.should_save and folder.is_dir() and any(folder.iterdir()) and not is_own:
-            raise FileExistsError(
-                f"{folder}: the output folder is not empty, and {resume} is not a checkpoint of it; name a new one with "
-                "--output_dir."
-            )
-    if (damage := find_damage(Path(args.resume_from_checkpoint), contents=True)) is not None:
-        raise OSError(f"{args.resume_from_checkpoint}: this checkpoint is incomplete ({damage}); resume from another.")
-
-
-def _check_writable(folder: Path) -> None:
-    """Raises `PermissionError` now, not after hours of training."""
-    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(f"{folder}: {existing} cannot be written to; name another --output_dir.")
 
 
 def load_checkpoint(
@@ -185,44 +125,4 @@ def untrained_model(model: UniSRecModel, num_items: int | None, changes: Mapping
     return fresh
 
 
-def domain_features(
-    domain_dir: str | os.PathLike,
-    domain: Domain,
-    text_encoder: PreTrainedModel | None,
-    tokenizer: PreTrainedTokenizerBase | None,
-    config: UniSRecConfig,
-    args: UniSRecTrainingArguments,
-    word_drop_ratio: float | None = None,
-) -> np.ndarray:
-    """Text vectors of a domain's catalogue, `(num_items, text_embedding_size)`, encoded by the main process first, or
-    those that came with the domain where there is no text encoder; with a `word_drop_ratio` those of texts with words
-    left out."""
-    if not config.item_text:
-        return np.empty((domain.num_items, 0), dtype=np.float32)
-    if text_encoder is None:
-        given = given_text_features(domain, config.text_embedding_size, word_drop=word_drop_ratio is not None)
-        if given is not None:
-            return given
-        if word_drop_ratio is not None and domain.given_features:
-            raise ValueError(
-                f"{domain_dir}: no text vectors with words left out came with the domain; name a text encoder by "
-                "--text-encoder, or make all views by item drop with --item_drop_probability 1."
-            )
-        raise ValueError("there is no text encoder; name the one of the checkpoint by --text-encoder.")
-    # First of all machines, since they share the folder of the domain.
-    with args.main_process_first(local=False, desc="encoding texts"):
-        return load_text_features(
-            domain_dir,
-            domain.items["text"].to_list(),
-            text_encoder,
-            tokenizer,
-            word_drop_ratio=word_drop_ratio,
-            seed=args.seed,
-            desc=f"Texts of {domain.name}" + ("" if word_drop_ratio is None else ", words dropped"),
-            device=args.device,
-            dtype=torch.bfloat16 if args.bf16 else None,
-            progress=not args.disable_tqdm,
-        )
-
-
-__all__ = ["check_output_dir", "domain_features", "load_checkpoint", "new_config", "untrained_model"]
+__all__ = ["load_checkpoint", "new_config", "untrained_model"]

@@ -1,0 +1,80 @@
+"""Text vectors of a domain as a model takes them: encoded by its text encoder, or given with the domain."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..configuration import UniSRecConfig
+from .domain import Domain
+from .given_features import given_text_features
+from .text_features import load_text_features
+
+
+def domain_features(
+    domain_dir: str | os.PathLike,
+    domain: Domain,
+    text_encoder: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    config: UniSRecConfig,
+    *,
+    word_drop_ratio: float | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = True,
+    main_process_first: AbstractContextManager | None = None,
+) -> np.ndarray:
+    r"""
+    Text vectors of a domain's catalogue as a model takes them: encoded, or those that came with the domain where there
+    is no text encoder.
+
+    Args:
+        domain_dir (`str` or `os.PathLike`): Folder of the domain, where encoded vectors are kept.
+        domain ([`Domain`]): The domain.
+        text_encoder (`PreTrainedModel`, *optional*): Text encoder of the model.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Its tokenizer.
+        config ([`UniSRecConfig`]): Configuration of the model.
+        word_drop_ratio (`float`, *optional*): If given, the vectors are those of texts with words left out.
+        seed (`int`, *optional*, defaults to 0): Seed of the word drop.
+        device, dtype, progress (*optional*): As for [`encode_texts`].
+        main_process_first (`AbstractContextManager`, *optional*): Inside of it, the first process encodes before the
+            others, which then read what it kept.
+
+    Returns:
+        `np.ndarray` of shape `(num_items, text_embedding_size)`, float32; `(num_items, 0)` for a model without texts.
+
+    Raises:
+        ValueError: If there is neither a text encoder nor vectors that came with the domain, or they do not fit.
+        OSError: As for [`load_text_features`].
+    """
+    if not config.item_text:
+        return np.empty((domain.num_items, 0), dtype=np.float32)
+    if text_encoder is None:
+        given = given_text_features(domain, config.text_embedding_size, word_drop=word_drop_ratio is not None)
+        if given is not None:
+            return given
+        if word_drop_ratio is not None and domain.given_features:
+            raise ValueError(
+                f"{domain_dir}: no text vectors with words left out came with the domain; name a text encoder by "
+                "--text-encoder, or make all views by item drop with --item_drop_probability 1."
+            )
+        raise ValueError("there is no text encoder; name the one of the checkpoint by --text-encoder.")
+    with main_process_first or nullcontext():
+        return load_text_features(
+            domain_dir,
+            domain.items["text"].to_list(),
+            text_encoder,
+            tokenizer,
+            word_drop_ratio=word_drop_ratio,
+            seed=seed,
+            desc=f"Texts of {domain.name}" + ("" if word_drop_ratio is None else ", words dropped"),
+            device=device,
+            dtype=dtype,
+            progress=progress,
+        )
+
+
+__all__ = ["domain_features"]

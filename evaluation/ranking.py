@@ -1,0 +1,237 @@
+"""Full ranking of held-out items by a model: users, batches, the loop over them, and metrics of a checkpoint."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ..data import Domain, Split, leave_one_out
+from ..data.domain_features import domain_features
+from ..data.training_data import check_unseen
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, encode_items
+from ..modeling_unisrec.checkpoint import load_checkpoint
+from .launch import make_accelerator
+from .metrics import ranking_metrics, ranks_of_targets
+
+
+class RankingDataset(Dataset):
+    r"""
+    Users with a held-out next item, and the catalogue in which it is ranked.
+
+    Args:
+        split (`Split`):
+            Histories and targets of a domain, `valid` or `test`. Users are taken by length of history, so that a batch
+            pads little.
+        catalogue (`np.ndarray` of shape `(num_items, text_embedding_size)` or `Sequence[str]`):
+            Text vectors of the catalogue, or its texts where the model carries a text encoder that is in training.
+
+    Raises:
+        ValueError: If there is nobody to rank for.
+    """
+
+    def __init__(self, split: Split, catalogue: np.ndarray | Sequence[str]):
+        if len(split) == 0:
+            raise ValueError(
+                "No user has the three interactions that two held-out targets and a history take: there is nothing to evaluate on."
+            )
+        self.split = split
+        self.catalogue = catalogue
+        self.order = np.argsort(np.diff(split.offsets), kind="stable")
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Catalogue rows of the held-out items `(num_users,)`, in the order of the dataset."""
+        return self.split.targets[self.order]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray | int]:
+        row = self.order[index]
+        history = self.split.flat[self.split.offsets[row] : self.split.offsets[row + 1]]
+        return {"items": history, "target": int(self.split.targets[row])}
+
+
+def pad_rows(rows: Sequence[np.ndarray], length: int, value: int) -> np.ndarray:
+    """Rows of integers as one matrix, filled up on the right."""
+    matrix = np.full((len(rows), length), value, dtype=np.int64)
+    for place, row in enumerate(rows):
+        matrix[place, : len(row)] = row
+    return matrix
+
+
+@dataclass
+class RankingCollator:
+    r"""
+    Users to rank: the latest `max_length` items of each history, its different items and its target.
+
+    Returns:
+        `item_index` `(batch_size, length)`: catalogue rows + 1, 0 is padding on the right; `seen`
+        `(batch_size, max_seen)`: different catalogue rows of the whole history, filled up with -1; `labels`
+        `(batch_size,)`: row of the target.
+    """
+
+    max_length: int
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        histories = [feature["items"][-self.max_length :] + 1 for feature in features]
+        seen = [np.unique(feature["items"]) for feature in features]
+        return {
+            "item_index": torch.from_numpy(pad_rows(histories, max(map(len, histories)), 0)),
+            "seen": torch.from_numpy(pad_rows(seen, max(map(len, seen)), -1)),
+            "labels": torch.tensor([feature["target"] for feature in features]),
+        }
+
+
+def catalogue_tensors(text_embeds: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
+    """A whole catalogue as the model takes it: `text_embeds` `(num_items, D)` and `item_ids` `(num_items,)`."""
+    return {
+        "text_embeds": torch.from_numpy(np.array(text_embeds, dtype=np.float32)).to(device),
+        "item_ids": torch.arange(1, len(text_embeds) + 1, device=device),
+    }
+
+
+class TargetRanker:
+    r"""
+    Ranks targets among one catalogue, whose item vectors are computed once.
+
+    Args:
+        model ([`UniSRecModel`]): In evaluation mode.
+        catalogue (`np.ndarray` of shape `(num_items, text_embedding_size)`): Text vectors of the catalogue.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: UniSRecModel, catalogue: np.ndarray):
+        self.model = model
+        self.item_embeds = encode_items(model, **catalogue_tensors(catalogue, torch.device("cpu")))
+        self._cosine = model.config.similarity == "cosine"
+        self._candidates = F.normalize(self.item_embeds, dim=-1) if self._cosine else self.item_embeds
+
+    @torch.inference_mode()
+    def __call__(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        r"""
+        Ranks of a batch of [`RankingCollator`], on the model's device.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, 2)`: As of [`ranks_of_targets`]. A score matrix
+            `(batch_size, num_items)` never exists as a whole.
+        """
+        sequence_embeds = self.model.get_sequence_features(batch["item_index"], self.item_embeds)
+        if self._cosine:  # as the candidates; the temperature changes no rank
+            sequence_embeds = F.normalize(sequence_embeds, dim=-1)
+        return ranks_of_targets(sequence_embeds, self._candidates, batch["labels"], batch["seen"])
+
+
+def rank_targets(
+    model: UniSRecModel,
+    users: RankingDataset,
+    *,
+    batch_size: int = 512,
+    accelerator: Accelerator | None = None,
+    progress: bool = False,
+) -> np.ndarray:
+    r"""
+    Ranks of the held-out items of a domain, each among the whole catalogue, in float32.
+
+    Args:
+        model ([`UniSRecModel`]): The model; moved to the device of the accelerator, its mode is left as it was.
+        users ([`RankingDataset`]): Users, with the text vectors of the catalogue.
+        batch_size (`int`, *optional*, defaults to 512): Users ranked at a time by each process.
+        accelerator (`Accelerator`, *optional*): Device and processes; by default what the launch says.
+        progress (`bool`, *optional*, defaults to `False`): Show a progress bar in the first process.
+
+    Returns:
+        `np.ndarray` of shape `(num_users, 2)`: Ranks from 0 in the order of `users`, with seen items kept and with seen
+        items masked, in every process.
+    """
+    accelerator = make_accelerator() if accelerator is None else accelerator
+    collator = RankingCollator(model.config.max_position_embeddings)
+    loader = accelerator.prepare(DataLoader(users, batch_size, collate_fn=collator))
+    training = model.training
+    model.to(accelerator.device).eval()
+    try:
+        ranker = TargetRanker(model, users.catalogue)
+        shown = tqdm(loader, desc="Ranking", disable=not (progress and accelerator.is_main_process))
+        ranks = [accelerator.gather_for_metrics(ranker(batch)).cpu() for batch in shown]
+    finally:
+        model.train(training)
+    return torch.cat(ranks).numpy()
+
+
+def evaluate(
+    model: str | os.PathLike,
+    domain_dir: str | os.PathLike,
+    split: Literal["valid", "test"] = "test",
+    *,
+    text_encoder: str | None = None,
+    allow_seen: bool = False,
+    batch_size: int = 512,
+    use_cpu: bool = False,
+    progress: bool = False,
+) -> dict[str, float]:
+    r"""
+    Full-ranking metrics of a checkpoint on a domain; zero-shot if it has not been adapted to it.
+
+    Args:
+        model (`str` or `os.PathLike`): Folder or Hub id of a checkpoint.
+        domain_dir (`str` or `os.PathLike`): Domain folder.
+        split (`str`, *optional*, defaults to `"test"`): `"valid"` or `"test"`.
+        text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
+        allow_seen (`bool`, *optional*, defaults to `False`):
+            Evaluate on interactions that the checkpoint was trained on, too.
+        batch_size (`int`, *optional*, defaults to 512): Users ranked at a time by each process.
+        use_cpu (`bool`, *optional*, defaults to `False`): Do not use an accelerator.
+        progress (`bool`, *optional*, defaults to `False`): Show progress bars.
+
+    Returns:
+        `dict[str, float]`: `recall@10`, `ndcg@10_seen_masked`, ..., as of [`ranking_metrics`].
+
+    Raises:
+        ValueError: If a transductive checkpoint belongs to another catalogue, or the checkpoint was trained on what it is
+            to be tested on.
+        OSError: If the checkpoint or the domain cannot be loaded.
+    """
+    accelerator = make_accelerator(use_cpu)
+    domain = Domain.load_from_disk(domain_dir)
+    name, (model, processor) = model, load_checkpoint(model, text_encoder)
+    if not allow_seen:
+        check_unseen(name, model.config, domain, "take a model that holds out, or look all the same with --allow-seen")
+    items = ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list())
+    if model.config.num_items is not None and model.config.item_ids_hash != items.item_ids_hash:
+        raise ValueError(
+            f"the checkpoint is transductive: its ID embedding belongs to a catalogue of {model.config.num_items} "
+            f"items, which is not that of {domain_dir}; finetune it there, or take an inductive checkpoint."
+        )
+    text_embeds = domain_features(
+        domain_dir,
+        domain,
+        model.text_encoder,
+        processor.tokenizer,
+        model.config,
+        device=accelerator.device,
+        progress=progress,
+        main_process_first=accelerator.main_process_first(),
+    )
+    model.detach_text_encoder()
+    users = RankingDataset(leave_one_out(domain, split), text_embeds)
+    return ranking_metrics(
+        rank_targets(model, users, batch_size=batch_size, accelerator=accelerator, progress=progress)
+    )
+
+
+__all__ = [
+    "RankingCollator",
+    "RankingDataset",
+    "TargetRanker",
+    "catalogue_tensors",
+    "evaluate",
+    "pad_rows",
+    "rank_targets",
+]
