@@ -210,7 +210,7 @@ def _read_pooling(reader: _Reader, files: EncoderFiles, folder: str) -> None:
         mode.replace("mean_sqrt_len_tokens", "mean_sqrt_len")
         for mode in ([modes] if isinstance(modes, str) else modes)
     ]
-    for mode in modes:
+    for mode in modes or [""]:  # an empty list names no pooling
         if mode not in TEXT_POOLINGS:
             raise reader.refuse(where, f"the pooling {mode!r}", f"of which {', '.join(TEXT_POOLINGS)} are supported")
     files.pooling, files.include_prompt = "+".join(modes), settings.get("include_prompt", True)

@@ -407,6 +407,7 @@ REFUSED = {
     ),
     "words": ("modules.json", {0: "sentence_transformers.models.WordEmbeddings"}, "WordEmbeddings"),
     "pooling": ("1_Pooling/config.json", {"pooling_mode": "attention"}, "the pooling 'attention'"),
+    "empty pooling": ("1_Pooling/config.json", {"pooling_mode": []}, "the pooling ''"),
     "flag": ("1_Pooling/config.json", {"pooling_mode_attention": True}, "pooling_mode_attention=True"),
     "task": ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task='fill-mask'"),
     "chat": ("sentence_bert_config.json", {"modality_config": {"message": {}}}, "modality_config="),
