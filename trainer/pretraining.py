@@ -19,6 +19,7 @@ from ..evaluation.ranking import RankingDataset
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.checkpoint import new_config
 from ..modeling_unisrec.text_encoders import load_text_encoder
+from ..modeling_unisrec.text_pooling import new_text_scale
 from ..reports.model_card import UniSRecModelCardData
 from .argument_rules import check_arguments, check_metric
 from .checkpoint_folders import check_output_dir
