@@ -1,4 +1,4 @@
-"""`UniSRecConfig`, and what a checkpoint folder says about its own code. Imports nothing else of ours."""
+"""`UniSRecConfig`, and the code that is copied into checkpoint folders. Imports no other module of this package."""
 
 from .configuration_unisrec import AUTO_MAP, UniSRecConfig, copy_code
 

@@ -12,15 +12,15 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 
-# `from __future__ import annotations` must stay out of this file: `@strict` would stop checking without a word.
+# `from __future__ import annotations` must stay out of this file: `@strict` would silently stop checking.
 
-# A checkpoint runs on a machine without this package (`trust_remote_code=True`) by the files that lie beside it.
+# These files let a checkpoint run on a machine without this package (`trust_remote_code=True`).
 AUTO_MAP = {
     "AutoConfig": "configuration_unisrec.UniSRecConfig",
     "AutoModel": "modeling_unisrec.UniSRecModel",
     "AutoProcessor": "processing_unisrec.UniSRecProcessor",
 }
-MAX_LAYERS = 1000  # more come of a damaged file, and building them would take hours
+MAX_LAYERS = 1000  # larger numbers come from damaged files, and building such models would take hours
 CUSTOM_PIPELINES = {
     "sequential-recommendation": {
         "impl": "pipeline_unisrec.SequentialRecommendationPipeline",
@@ -36,9 +36,9 @@ CODE_FILES = {
     "processing_unisrec.py": "modeling_unisrec",
     "pipeline_unisrec.py": "modeling_unisrec",
 }
-# How token states become a text vector, by the names of sentence-transformers.
+# Poolings of token states into a text vector, by the names of sentence-transformers.
 TEXT_POOLINGS = ("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken")
-# Layers behind the pooling, with the settings of each; the size of its output is that of its input where none is given.
+# Layers after the pooling and their settings; a layer without an output size keeps that of its input.
 TEXT_LAYERS = {
     "dense": {"in_features", "out_features", "bias", "activation", "residual"},
     "layer_norm": {"size"},
@@ -59,7 +59,7 @@ def copy_code(folder: str | os.PathLike) -> None:
     """
     here = Path(__file__).parent
     for name, home in CODE_FILES.items():
-        # Code that came with a checkpoint lies in one folder, of which transformers fetches what a class imports.
+        # Code that came with a checkpoint is one folder, from which transformers fetches the files that a class imports.
         source = here / name if IS_REMOTE_CODE else here.parent / home / name
         if not source.is_file():
             continue
@@ -70,7 +70,7 @@ def copy_code(folder: str | os.PathLike) -> None:
 
 def text_vector_size(hidden_size: int, pooling: str, layers: list[dict] | None = None) -> int:
     r"""
-    Width of the text vectors of an encoder.
+    Returns the width of the text vectors of an encoder.
 
     Args:
         hidden_size (`int`): Width of its token states.
@@ -78,7 +78,7 @@ def text_vector_size(hidden_size: int, pooling: str, layers: list[dict] | None =
         layers (`list[dict]`, *optional*): The layers behind the pooling, see `text_layers` of [`UniSRecConfig`].
 
     Raises:
-        ValueError: If a pooling or layer is unknown, or a layer does not take what the one before gives.
+        ValueError: If a pooling or layer is unknown, or the input size of a layer differs from the size before it.
     """
     names = pooling.split("+")
     if unknown := [name for name in names if name not in TEXT_POOLINGS]:
@@ -108,33 +108,33 @@ class UniSRecConfig(PreTrainedConfig):
 
     Args:
         text_config (`dict` or `PreTrainedConfig`, *optional*):
-            Configuration of the bundled text encoder, of any type that `AutoModel` knows. `None` gives an
-            embeddings-only model, which takes item texts as vectors of `text_embedding_size` numbers.
+            Configuration of the bundled text encoder, of any type supported by `AutoModel`. `None` gives an
+            embeddings-only model, whose inputs are text vectors of width `text_embedding_size`.
         text_embedding_size (`int`, *optional*):
-            Width of a text vector. Defaults to what the text encoder gives, and to 768 without one.
+            Width of a text vector. Defaults to that of the text encoder, and to 768 without one.
         text_pooling (`str`, *optional*, defaults to `"cls"`):
-            How token states become one text vector: `"cls"` takes the first token, `"lasttoken"` the last one, `"mean"`
-            averages, `"mean_sqrt_len"` divides the sum by the root of the number of tokens, `"weightedmean"` weights
-            each token by its place, `"max"` takes the maximum of each component. Several joined by `+`, as in
-            `"cls+mean"`, are concatenated.
+            Pooling of token states into one text vector: `"cls"` takes the first token, `"lasttoken"` the last,
+            `"mean"` averages, `"mean_sqrt_len"` divides the sum by the root of the number of tokens, `"weightedmean"`
+            weights each token by its position, `"max"` takes the maximum of each component. Several joined by `+`, as
+            in `"cls+mean"`, are concatenated.
         text_layers (`list[dict]`, *optional*):
-            Layers behind the pooling, in their order: `{"type": "normalize"}`; `{"type": "dense", "in_features": ...,
+            Layers applied after the pooling, in order: `{"type": "normalize"}`; `{"type": "dense", "in_features": ...,
             "out_features": ..., "bias": ..., "activation": "Tanh", "residual": False}`; `{"type": "layer_norm",
-            "size": ...}`; `{"type": "dropout", "p": ...}`; `{"type": "truncate", "size": ...}`. Their weights lie with
-            those of the text encoder.
+            "size": ...}`; `{"type": "dropout", "p": ...}`; `{"type": "truncate", "size": ...}`. Their weights are
+            stored with those of the text encoder.
         text_prompt (`str`, *optional*, defaults to `""`):
             Text put before each item text.
         text_prompt_tokens (`int`, *optional*, defaults to 0):
-            Leading tokens that the pooling leaves out, those of a prompt that is not to be pooled.
+            Number of leading tokens excluded from the pooling, for a prompt that is not pooled.
         text_max_length (`int`, *optional*):
-            Tokens that are read of a text, at most those that the text encoder has positions for. Defaults to 512.
+            Maximum number of tokens of a text, limited by the positions of the text encoder. Defaults to 512.
         text_scale (`float`, *optional*, defaults to 1.0):
-            Factor of text vectors on their way into the adaptor. New models on an encoder that normalises have
-            `sqrt(text_embedding_size) / 4`, about the length that such vectors have before, since vectors of length 1
-            are short beside the ID embedding.
+            Factor applied to text vectors before the adaptor. New models with a normalising encoder use
+            `sqrt(text_embedding_size) / 4`, about the length of such vectors before normalisation, because vectors of
+            length 1 are small compared with the ID embedding.
         text_whitening_size (`int`, *optional*):
-            Width of the text vectors behind a fixed linear map in front of the adaptor, the PCA whitening of the texts
-            that the model was pre-trained on. `None` takes them as they are.
+            Output width of a fixed linear map in front of the adaptor, the PCA whitening of the texts that the model
+            was pre-trained on. `None` disables whitening.
         hidden_size (`int`, *optional*, defaults to 300):
             Width of item and sequence vectors.
         num_hidden_layers (`int`, *optional*, defaults to 2):
@@ -152,34 +152,34 @@ class UniSRecConfig(PreTrainedConfig):
         layer_norm_eps (`float`, *optional*, defaults to 1e-12):
             Epsilon of the layer normalisations, in (0, 1).
         max_position_embeddings (`int`, *optional*, defaults to 50):
-            Longest history, in items; the latest ones count.
+            Maximum length of a history, in items; of longer histories the latest items are used.
         num_experts (`int`, *optional*, defaults to 8):
             Whitening experts of the adaptor.
         adaptor_dropout (`float`, *optional*, defaults to 0.2):
-            Dropout of text vectors on their way into the experts, in [0, 1).
+            Dropout of the text vectors before the experts, in [0, 1).
         whitening_bias (`bool`, *optional*, defaults to `True`):
             Whether each expert shifts text vectors before it projects them.
         router_noise (`float`, *optional*, defaults to 0.01):
-            Floor of the learned noise scale of the router in training. `None` routes without noise.
+            Lower bound of the learned noise scale of the router during training. `None` disables the noise.
         similarity (`str`, *optional*, defaults to `"cosine"`):
-            What a sequence and an item are scored by: `"cosine"` over `temperature`, or the plain product `"dot"`.
+            Score of a sequence and an item: `"cosine"`, divided by `temperature`, or the dot product `"dot"`.
         temperature (`float`, *optional*, defaults to 0.07):
-            Divides the cosine similarity of a sequence and an item.
+            Temperature that divides the cosine similarity of a sequence and an item.
         item_text (`bool`, *optional*, defaults to `True`):
-            Whether the text of an item is part of its vector. `False` leaves the ID embedding alone; with
-            `similarity="dot"` that is SASRec (arXiv 1808.09781).
+            Whether the text of an item is part of its vector. `False` uses the ID embedding alone, which with
+            `similarity="dot"` is SASRec (arXiv 1808.09781).
         num_items (`int`, *optional*):
-            Rows of the item-ID embedding (padding not counted) of a transductive model. `None` is the inductive
-            model: text only.
+            Number of rows of the item-ID embedding (without padding) of a transductive model. `None` gives an
+            inductive model, which uses text only.
         item_ids_hash (`str`, *optional*):
             [`ItemCatalogue.item_ids_hash`] of the items that the ID embedding of a transductive model was trained for.
             Training sets it; another catalogue is then refused.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights.
         training_data (`list[dict]`, *optional*):
-            What the model was trained on: for each domain its name (`domain`), its `content_hash`, and in `trained_on` which
-            interactions, `"all"` or `"all but the last two"` of each user. No setting of the model; `evaluate` refuses
-            what was seen in training.
+            Training data of the model: for each domain its name (`domain`), its `content_hash`, and in `trained_on`
+            the interactions of each user, `"all"` or `"all but the last two"`. It does not affect the model;
+            `evaluate` refuses interactions that were seen in training.
 
     Example:
 
@@ -237,7 +237,7 @@ class UniSRecConfig(PreTrainedConfig):
                 )
             self.text_config = CONFIG_MAPPING[model_type](**text_config)
         if self.text_config is not None:
-            self.text_config._name_or_path = ""  # where the encoder was read from is a path of one machine
+            self.text_config._name_or_path = ""  # the path that the encoder was loaded from is local to one machine
         if self.text_embedding_size is None:
             self.text_embedding_size = 768
             if self.text_config is not None:
@@ -245,13 +245,13 @@ class UniSRecConfig(PreTrainedConfig):
                     self.text_config.hidden_size, self.text_pooling, self.text_layers
                 )
         if not IS_REMOTE_CODE:
-            # The installed classes are registered; an entry of the folder's own pipeline would win over ours.
+            # The installed classes are registered; a pipeline entry of the folder would override ours.
             kwargs.pop("custom_pipelines", None)
             kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
-        """Writes `config.json` and the code that loads it where this package is not installed. Every way of saving or
+        """Writes `config.json` and the code that loads it without this package. Every way of saving or
         pushing a model comes through here."""
         super().save_pretrained(save_directory)
         folder = Path(save_directory)
@@ -263,7 +263,7 @@ class UniSRecConfig(PreTrainedConfig):
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
     def validate_sizes(self):
-        """Sizes that must fit each other."""
+        """Checks that sizes are consistent with each other."""
         for place, config in (("", self), ("text_config.", self.text_config)):
             for name in ("num_hidden_layers", "num_attention_heads"):
                 if not 1 <= (number := getattr(config, name, 1)) <= MAX_LAYERS:
@@ -288,7 +288,7 @@ class UniSRecConfig(PreTrainedConfig):
             raise ValueError("`item_text` is False and `num_items` None: an item has neither text nor ID; set one.")
 
     def validate_ranges(self):
-        """Values with a range of their own. NaN is in none of them."""
+        """Checks the ranges of single values. NaN is always out of range."""
         for name in ("hidden_dropout", "attention_dropout", "adaptor_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` ({getattr(self, name)}) must be in [0, 1).")

@@ -1,4 +1,4 @@
-"""Raw files -> domain: readers, filters, splits, text features, synthetic domains; knows the model, not the trainer."""
+"""From raw files to domains: readers, filters, splits, text features and synthetic domains. Imports no trainer."""
 
 from .domain import Domain
 from .interactions import build_domain

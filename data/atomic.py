@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under another name, then renamed."""
+"""Atomic writing of files: written under a temporary name, then renamed."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 def check_output_file(path: str | os.PathLike) -> None:
     r"""
-    Refuses a name that no file can be written to, before the work that leads to the file.
+    Checks that a file can be written, before the work whose result it will hold.
 
     Args:
         path (`str` or `os.PathLike`): File to be written; one that exists may be replaced.
@@ -19,7 +19,7 @@ def check_output_file(path: str | os.PathLike) -> None:
     Raises:
         FileNotFoundError: If the folder of the file does not exist.
         IsADirectoryError: If `path` is a folder.
-        NotADirectoryError: If a part of the path is a file.
+        NotADirectoryError: If a parent of `path` is a file.
         PermissionError: If the file cannot be created or replaced there.
         ValueError: If `path` is empty.
     """
@@ -47,15 +47,15 @@ def check_output_file(path: str | os.PathLike) -> None:
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     r"""
-    Writes a file that appears at once or, after an error, not at all; a file that was there before stays until then.
+    Writes a file atomically: it replaces `path` when it is complete or, after an error, leaves it unchanged.
 
     Args:
         path (`str` or `os.PathLike`):
-            File to be written, as for [`check_output_file`]. Pipes and devices such as `/dev/stdout` get the complete
-            content, since they cannot be replaced.
+            File to be written, as for [`check_output_file`]. Pipes and devices such as `/dev/stdout` cannot be
+            replaced and receive the complete content instead.
 
     Yields:
-        `Path`: Name to write to, with the suffix of `path`; nothing is there yet.
+        `Path`: Temporary file name with the suffix of `path`; the file does not exist yet.
 
     Raises:
         OSError: As [`check_output_file`], or if the disk is full.
@@ -63,7 +63,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     check_output_file(path)
     replaceable = _is_replaceable(path)
-    target = Path(os.path.realpath(path)) if replaceable else path  # a symbolic link goes on to point to the file
+    target = Path(os.path.realpath(path)) if replaceable else path  # keep a symbolic link and replace its target
     place = tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=target.parent if replaceable else None)
     draft = Path(place) / target.name
     try:
@@ -78,11 +78,11 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-            os.rmdir(place)  # not `rmtree`, which cannot where too many files are open
+            os.rmdir(place)  # `rmtree` fails when too many files are open
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Whether a rename onto the path does what writing to it would: not for pipes and devices, nor what `/dev` names."""
+    """Returns whether a rename can replace the path: false for pipes, devices and anything below `/dev`."""
     return path.absolute().parts[:2] != ("/", "dev") and (path.is_file() or not path.exists())
 
 

@@ -1,4 +1,4 @@
-"""The domain: one catalogue of items with text and the time-ordered histories of its users, in memory and as a folder."""
+"""The domain: a catalogue of items with text and the time-ordered histories of its users, in memory and on disk."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ FILES = ("domain.json", "items.parquet", "sequences.parquet")
 @dataclass(frozen=True, eq=False, repr=False)
 class Domain:
     """
-    Items with text and the histories of users over them.
+    A catalogue of items with text, and the interaction histories of its users.
 
     Args:
         name (`str`): Name for reports and model cards.
@@ -38,12 +38,12 @@ class Domain:
             Columns `user_id` (`str`, unique) and `item_index` (`list[u32]`): rows of `items`, oldest first, not empty.
         info (`dict`, *optional*):
             JSON-able facts: `source`, `filters`, `steps` (rows `{"step", "dropped", "left"}` counting interactions),
-            `item_steps` (the same for items), and whatever else is worth keeping.
+            `item_steps` (the same for items), and any other facts.
         held_out (`bool`, *optional*, defaults to `True`):
             Whether the last two interactions of each user are kept for validation and test, see [`leave_one_out`].
         given_features (`dict[str, np.ndarray]`, *optional*):
-            Text vectors that came with the data, float32 `(num_items, text_embedding_size)`: `"item_embeddings"` and, of
-            the texts with words left out, `"word_drop_embeddings"`. See [`given_text_features`].
+            Text vectors supplied with the data, float32 `(num_items, text_embedding_size)`: `"item_embeddings"` and
+            `"word_drop_embeddings"` (of the texts after word drop). See [`given_text_features`].
 
     Raises:
         ValueError: If a column is missing or has another type, an id is missing or repeated, a text or a history is
@@ -108,7 +108,7 @@ class Domain:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 (hex) of ids, texts and histories; the same wherever and however the domain is stored."""
+        """SHA-256 (hex) of ids, texts and histories, independent of where and how the domain is stored."""
         digest = hashlib.sha256()
         for column in (self.items["item_id"], self.items["text"], self.sequences["user_id"]):
             _hash_strings(digest, column)
@@ -133,7 +133,7 @@ class Domain:
 
         Raises:
             FileExistsError: If `path` exists and is not an empty folder.
-            OSError: If it cannot be written, such as on a full disk.
+            OSError: If the folder cannot be written, for example because the disk is full.
         """
         with new_folder(path) as draft:
             self.items.write_parquet(draft / "items.parquet")
@@ -193,7 +193,7 @@ class Domain:
         return domain
 
     def report(self) -> str:
-        """Short table of counts and of what each preparation step dropped."""
+        """Returns a short table of the counts and of the rows dropped by each preparation step."""
         lengths = np.diff(self.offsets)
         evaluated = (lengths >= MIN_INTERACTIONS).sum() if self.held_out else 0
         lines = [
@@ -212,7 +212,7 @@ class Domain:
 
 def check_output_folder(path: str | os.PathLike) -> None:
     """
-    Refuse an output folder that would overwrite something.
+    Check that writing an output folder overwrites nothing.
 
     Args:
         path (`str` or `os.PathLike`): Folder to be written.
@@ -230,17 +230,17 @@ def check_output_folder(path: str | os.PathLike) -> None:
 @contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
-    Write a folder that appears at once or, after an error, not at all.
+    Write a folder atomically: it appears complete or, after an error, not at all.
 
     Args:
         path (`str` or `os.PathLike`): Folder to be written, as for [`check_output_folder`].
 
     Yields:
-        `Path`: An empty folder beside it, which takes its place at the end.
+        `Path`: Empty temporary folder in the same directory, renamed to `path` at the end.
 
     Raises:
         FileExistsError: If `path` exists and is not an empty folder.
-        OSError: If it cannot be written, see [`writing`].
+        OSError: If the folder cannot be written, see [`writing`].
     """
     path = Path(path).absolute()
     check_output_folder(path)
@@ -255,7 +255,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
             os.replace(draft, path)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
-            with suppress(OSError):  # somebody else has put something there
+            with suppress(OSError):  # another process has created the folder meanwhile
                 for parent in new_parents:
                     parent.rmdir()
             raise
@@ -264,13 +264,13 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
 @contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
     """
-    Turn whatever a library raises over a full disk and the like into one line that names the output and the cause.
+    Convert errors of writing libraries, such as on a full disk, into one line that names the output and the cause.
 
     Args:
-        path (`str` or `os.PathLike`): What is written inside the `with` block.
+        path (`str` or `os.PathLike`): Output that is written inside the `with` block.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the output cannot be written.
     """
     try:
         yield
@@ -281,7 +281,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    """What `domain.json` says, with every field of its type. Raises `ValueError` saying which is not."""
+    """Returns the content of `domain.json` with checked types. Raises `ValueError` naming the first wrong field."""
     with reading(path):
         text = path.read_text(encoding="utf-8")
     with reading(path, "JSON file"):
@@ -337,7 +337,7 @@ def _check_ids(table: str, ids: pl.Series) -> None:
 
 
 def _hash_strings(digest, column: pl.Series) -> None:
-    """Lengths first, then the bytes: no two columns of strings give the same stream."""
+    """Hashes a column of strings: first the lengths, then the bytes, so that different columns have different input."""
     digest.update(column.str.len_bytes().to_numpy().astype("<u4").tobytes())
     # In slices, so that the joined string stays small.
     for part in column.to_frame().iter_slices(100_000):

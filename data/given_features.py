@@ -1,4 +1,4 @@
-"""Text vectors that come with a domain instead of being encoded, for models without a text encoder."""
+"""Text vectors supplied with a domain, for models without a text encoder."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ _ROWS_PER_CHECK = 1 << 14
 
 def given_text_features(domain: Domain, text_embedding_size: int, *, word_drop: bool = False) -> np.ndarray | None:
     r"""
-    The text vectors that came with a domain.
+    Returns the text vectors supplied with a domain.
 
     Args:
         domain (`Domain`): The domain.
-        text_embedding_size (`int`): Width of the text vectors that the model takes.
-        word_drop (`bool`, *optional*, defaults to `False`): Take those of the texts with words left out.
+        text_embedding_size (`int`): Width of the text vectors that the model expects.
+        word_drop (`bool`, *optional*, defaults to `False`):
+            Whether to return the vectors of the texts after word drop.
 
     Returns:
         `np.ndarray` of shape `(num_items, text_embedding_size)`, float32: A read-only memory map if the domain was
-        loaded from a folder; `None` where it has none.
+        loaded from a folder; `None` if the domain has no such vectors.
 
     Raises:
-        ValueError: If they have another width, or a number in them is not finite.
+        ValueError: If the vectors have another width or contain NaN or infinity.
     """
     name = WORD_DROP_EMBEDDINGS if word_drop else ITEM_EMBEDDINGS
     features = domain.given_features.get(name)
@@ -53,7 +54,7 @@ def given_text_features(domain: Domain, text_embedding_size: int, *, word_drop: 
 
 
 def first_row_not_finite(features: np.ndarray) -> int | None:
-    """First row with NaN or infinity, `None` where there is none; reads a memory map a part at a time."""
+    """Returns the first row with NaN or infinity, or `None`; reads a memory map in chunks."""
     for start in range(0, len(features), _ROWS_PER_CHECK):
         finite = np.isfinite(features[start : start + _ROWS_PER_CHECK]).all(axis=1)
         if not finite.all():
@@ -80,8 +81,8 @@ def save_given_features(folder: Path, given: Mapping[str, np.ndarray]) -> None:
 
 
 def load_given_features(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Memory maps of what [`save_given_features`] wrote; raises `OSError` for a file that is missing or cannot be read, and
-    `ValueError` for one that is cut short."""
+    """Opens the files written by [`save_given_features`] as memory maps. Raises `OSError` for a file that is missing
+    or cannot be read, and `ValueError` for a truncated file."""
     given = {}
     for name in names:
         check_file(folder / f"{name}.npy")

@@ -1,4 +1,4 @@
-"""Interactions + item texts -> domain: duplicates, items without text, k-core, order."""
+"""From interactions and item texts to a domain: duplicates, items without text, k-core filter, time order."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +17,13 @@ INTERACTIONS = {name: name for name in ("user_id", "item_id", "time")}
 
 class RawData(NamedTuple):
     """
-    What every reader returns.
+    Result of a reader: interactions, items and facts about their source.
 
     Args:
         interactions (`pl.DataFrame`):
             Columns `user_id` (`str`), `item_id` (`str`), `time` (`i64` or `f64`); null where one is missing.
-        items (`pl.DataFrame`): Columns `item_id` (`str`), `text` (`str`, null where an item has none), and extra ones.
-        info (`dict`): What was read: `files`, `steps` (see [`Domain`]), and what the reader had to decide.
+        items (`pl.DataFrame`): Columns `item_id` (`str`), `text` (`str`, null if an item has none), and extra ones.
+        info (`dict`): Facts about the source: `files`, `steps` (see [`Domain`]), and choices made by the reader.
     """
 
     interactions: pl.DataFrame
@@ -32,7 +32,7 @@ class RawData(NamedTuple):
 
 
 def count_step(step: str, before: int, left: int) -> dict[str, Any]:
-    """Row of `info["steps"]`: how many rows a step dropped and how many it left."""
+    """Returns a row of `info["steps"]`: the numbers of rows that a step dropped and left."""
     return {"step": step, "dropped": before - left, "left": left}
 
 
@@ -47,7 +47,7 @@ def drop_incomplete(interactions: pl.DataFrame) -> tuple[pl.DataFrame, list[dict
         `tuple[pl.DataFrame, list[dict]]`: The complete rows, and a row for `info["steps"]` if any was dropped.
 
     Raises:
-        ValueError: If none is complete; names a column in which every row is missing, if there is one.
+        ValueError: If no row is complete; names a column that is missing in every row, if there is one.
     """
     columns = ["user_id", "item_id", "time"]
     if not any(interactions[column].null_count() for column in columns):
@@ -64,7 +64,7 @@ def drop_incomplete(interactions: pl.DataFrame) -> tuple[pl.DataFrame, list[dict
 
 def k_core(users: np.ndarray, items: np.ndarray, user_k: int = 5, item_k: int = 5) -> tuple[np.ndarray, list[int]]:
     """
-    The largest part in which every user has `user_k` and every item `item_k` interactions.
+    Returns the k-core: the largest subset in which every user has `user_k` and every item `item_k` interactions.
 
     Args:
         users (`np.ndarray` of shape `(num_rows,)`): Number of the user of each interaction, from 0.
@@ -104,18 +104,20 @@ def build_domain(
     info: dict[str, Any] | None = None,
 ) -> Domain:
     """
-    Filter interactions, order them and put them together with the item texts.
+    Filter and order interactions, and join them with the item texts.
 
-    In this order: rows without a user, an item or a time are dropped, repeated `(user, item, time)` rows are dropped, items without text are refused or dropped, the k-core
-    is taken, items without interactions are dropped. Users and items of the domain are sorted by id, so the order of
-    the input rows does not show; histories are in time order, and ties keep the order of the input rows.
+    In this order: rows without a user, an item or a time are dropped, repeated `(user, item, time)` rows are dropped,
+    items without text are refused or dropped, the k-core is taken, items without interactions are dropped. Users and
+    items of the domain are sorted by id, independent of the order of the input rows; histories are in time order,
+    and ties keep the order of the input rows.
 
     Args:
         interactions (`pl.DataFrame`):
-            Columns `user_id`, `item_id` and `time`, of what [`to_ids`] and [`to_times`] take; further ones do not matter.
+            Columns `user_id`, `item_id` and `time`, of what [`to_ids`] and [`to_times`] take; others are
+            ignored.
         items (`pl.DataFrame`):
-            Columns `item_id` and `text`, of what [`to_ids`] and [`to_texts`] take; others are kept. Of several rows with
-            one id, the first one with a text counts.
+            Columns `item_id` and `text`, of types accepted by [`to_ids`] and [`to_texts`]; others are kept. If an id
+            occurs several times, its first row with a text is used.
         name (`str`): Name of the domain.
         source (`str`): Where the data comes from, for `info["source"]`.
         user_k (`int`, *optional*, defaults to 5): Fewest interactions of a user; 0 and 1 mean no filter.
@@ -123,14 +125,14 @@ def build_domain(
         missing_text (`str`, *optional*, defaults to `"error"`):
             What to do with interactions whose item has no text: `"error"` refuses them, `"drop"` drops them, `"keep"`
             keeps them with the item id for a text. Counted in any case.
-        info (`dict`, *optional*): Facts of the reader; `steps` and `item_steps` in it come before the ones added here.
+        info (`dict`, *optional*): Facts from the reader; its `steps` and `item_steps` precede those added here.
 
     Returns:
         `Domain`: With `info["source"]`, `info["filters"]`, `info["steps"]` and `info["item_steps"]` filled in.
 
     Raises:
-        ValueError: If a column is missing or of a wrong type, if an item has no text and `missing_text` is `"error"`, if nothing is left after a step, or if an
-            argument is out of its range.
+        ValueError: If a column is missing or of a wrong type, if an item has no text and `missing_text` is `"error"`,
+            if nothing is left after a step, or if an argument is out of its range.
     """
     if missing_text not in ("error", "drop", "keep"):
         raise ValueError(f"unknown missing_text {missing_text!r}, expected 'error', 'drop' or 'keep'")
@@ -141,7 +143,7 @@ def build_domain(
     interactions, incomplete = drop_incomplete(to_interactions(interactions, INTERACTIONS, "interactions"))
     steps += incomplete
 
-    # Strings become numbers once; all that follows is on numbers. Two threads: users, mostly the longest, have one of their own.
+    # Ids become integers once, and all further steps work on integers. The users, the slowest part, get a thread.
     times = interactions["time"].to_numpy()
     with ThreadPoolExecutor(2) as pool:
         numbered = pool.map(_numbers, (interactions["user_id"], interactions["item_id"]))
@@ -191,7 +193,7 @@ def build_domain(
     items_left = item_ids.filter(pl.Series(used)).to_frame("item_id")
     items_left = items_left.join(catalogue, on="item_id", how="left", maintain_order="left")
     item_steps.append(count_step("no interaction left", catalogue.height, items_left.height))
-    # What polars knows to be sorted it groups without a table of hashes.
+    # polars groups a column that is flagged as sorted without a hash table.
     histories = pl.DataFrame([pl.Series("user", users).set_sorted(), pl.Series("item_index", new_number[numbers])])
     histories = histories.group_by("user", maintain_order=True).agg("item_index")
     sequences = histories.select(user_id=user_ids.gather(histories["user"]), item_index="item_index")
@@ -201,8 +203,8 @@ def build_domain(
 
 
 def _numbers(ids: pl.Series) -> tuple[pl.Series, np.ndarray]:
-    """The different ids in order, and the place of each row's id in them."""
-    # Categories are numbered as they come, in one pass; only the different ids are then sorted.
+    """Returns the sorted distinct ids, and the position of each row's id among them."""
+    # Categories are numbered by first appearance, in one pass; only the distinct ids are then sorted.
     codes = ids.cast(pl.Categorical(pl.Categories.random())).to_physical().to_numpy()
     row_of_code = np.full(int(codes.max(initial=0)) + 1, -1)
     row_of_code[codes] = np.arange(len(codes))
@@ -215,11 +217,11 @@ def _numbers(ids: pl.Series) -> tuple[pl.Series, np.ndarray]:
 
 
 def _stable_order(values: np.ndarray) -> np.ndarray:
-    """`np.argsort(values, kind="stable")`; whole numbers are sorted with their rows packed below them, which NumPy does faster."""
+    """Returns `np.argsort(values, kind="stable")`; sorts integers faster, with their rows packed into the low bits."""
     row_bits = max(len(values) - 1, 0).bit_length()
     if not len(values) or values.dtype.kind not in "iu":
         return np.argsort(values, kind="stable")
-    # Modulo 2 ** 64, where the distance from the least is right for any whole number.
+    # Modulo 2 ** 64, where the distance from the minimum is exact for any integer.
     packed = values.astype(np.uint64)
     packed -= values.min().astype(np.uint64)
     if int(packed.max()).bit_length() + row_bits > 64:
@@ -232,7 +234,7 @@ def _stable_order(values: np.ndarray) -> np.ndarray:
 
 
 def _first_of_equals(users: np.ndarray, times: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Rows of which none before has the same user, item and time; they come in the order of users and times."""
+    """Returns the rows left after removing duplicates of user, item and time, in the order of users and times."""
     # Only rows with the user and the time of a neighbour can be equal; most data have few of them.
     together = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
     rows = np.arange(len(users))

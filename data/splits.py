@@ -1,4 +1,4 @@
-"""Leave-one-out splits of a domain: each user's last interaction is the test target, the one before it the validation target."""
+"""Leave-one-out splits of a domain: the last interaction of a user is for test, the one before it for validation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Split:
         users (`np.ndarray` of `int64`, shape `(num_histories,)`):
             Row of `domain.sequences` that each history belongs to.
         targets (`np.ndarray` of `int32`, shape `(num_histories,)`, *optional*):
-            Item row to be predicted after each history; `None` where the histories are only learnt from.
+            Item row to be predicted after each history; `None` if the histories have no target.
     """
 
     flat: np.ndarray
@@ -55,7 +55,7 @@ class Split:
 
 def leave_one_out(domain: Domain, split: Literal["train", "valid", "test", "all"]) -> Split:
     """
-    Leave-one-out split of a domain.
+    Returns a leave-one-out split of a domain.
 
     Args:
         domain (`Domain`): Sequences in time order.
@@ -63,7 +63,8 @@ def leave_one_out(domain: Domain, split: Literal["train", "valid", "test", "all"
             `"train"`: everything but the last two interactions; users with fewer than three keep all of theirs.
             `"valid"`: the same histories, target the last but one. `"test"`: everything but the last interaction,
             which is the target. `"all"`: whole histories without targets, for pre-training. Users with fewer than
-            three interactions are in `"train"` and `"all"` only. Where `domain.held_out` is false, `"train"` is `"all"`.
+            three interactions are in `"train"` and `"all"` only. Where `domain.held_out` is false, `"train"` is
+            `"all"`.
 
     Returns:
         `Split`: Histories in the order of `domain.sequences`.
@@ -87,7 +88,7 @@ def leave_one_out(domain: Domain, split: Literal["train", "valid", "test", "all"
     kept = np.where(evaluated, lengths - HELD_OUT[split], lengths)[users]
     starts = domain.offsets[:-1][users]
     offsets = np.concatenate(([0], np.cumsum(kept)))
-    # One byte for each interaction, where a list of positions would take eight: 1 from a start on, 0 again behind the kept.
+    # One byte per interaction, not eight as in a list of positions: 1 from the start of a history, 0 after its end.
     steps = np.zeros(len(domain.flat) + 1, dtype=np.int8)
     steps[starts] = 1
     steps[starts + kept] -= 1

@@ -1,14 +1,15 @@
 """
-Synthetic domains to try everything on: two shops to pre-train on (kitchen, garden) and a small one to transfer to (camping).
+Synthetic domains for tests and demos: two shops for pre-training (kitchen, garden), one to transfer to (camping).
 
-A catalogue is a sample of all combinations of brand, style, product and kind (`KINDS`). A user has a favourite brand and
-a favourite style and buys 4 to 20 different items. After each item the next one is drawn in one of three ways:
+A catalogue is a sample of all combinations of brand, style, product and kind (`KINDS`). A user has a favourite brand
+and a favourite style and buys 4 to 20 different items. After each item the next one is drawn in one of three ways:
 
-- *Next step* (70 %). What the titles tell, and what is the same in all three shops: first the small version of a product,
-  then a case for it, spare parts, a care kit, the large version, then the small version of the next product of the same
-  line. Among the items that fit a step, those of the favourite brand and style are likelier, and so are popular ones.
-- *Bought together* (20 %). What no title tells: the items of a shop are put into groups of three at random, and who buys
-  one of a group buys the next of it.
+- *Next step* (70 %). A pattern visible in the titles and shared by all three shops: first the small version of a
+  product, then a case for it, spare parts, a care kit, the large version, then the small version of the next product
+  of the same line. Among the items that fit a step, those of the favourite brand and style are likelier, and so are
+  popular ones.
+- *Bought together* (20 %). A pattern invisible in the titles: the items of a shop are randomly put into groups of
+  three, and a user who buys one item of a group buys the next one of it.
 - *Chance* (10 %). Any item, by popularity.
 
 Brands, products and all users and items are invented.
@@ -106,7 +107,8 @@ def synthetic_domains(
     num_target_items: int = 1000,
 ) -> dict[str, Domain]:
     r"""
-    Three small shops that share habits but no item: `kitchen` and `garden` to pre-train on, `camping` to transfer to.
+    Generates three small shops with shared buying patterns but no common item: `kitchen` and `garden` for
+    pre-training, `camping` to transfer to.
 
     Args:
         seed (`int`, *optional*, defaults to 0): The same seed gives the same domains.
@@ -116,10 +118,10 @@ def synthetic_domains(
         num_target_items (`int`, *optional*, defaults to 1000): Items of the last.
 
     Returns:
-        `dict[str, Domain]`: By name, the target last.
+        `dict[str, Domain]`: Domains by name, the target domain last.
 
     Raises:
-        ValueError: If there are no users, or a catalogue is too small or too large for the words there are.
+        ValueError: If there are no users, or a catalogue is too small or too large for the vocabulary.
     """
     sizes = {
         "kitchen": (num_source_users, num_source_items),
@@ -133,7 +135,7 @@ def synthetic_domains(
 
 
 def _shop_domain(name: str, num_users: int, num_items: int, rng: np.random.Generator, seed: int) -> Domain:
-    """One shop: its catalogue, then what its users buy."""
+    """Generates one shop: its catalogue, then the histories of its users."""
     shop = SHOPS[name]
     num_products = sum(len(products) for _, _, products in shop.lines)
     parts = (len(shop.brands), len(STYLES), num_products, len(KINDS))
@@ -166,7 +168,7 @@ def _shop_domain(name: str, num_users: int, num_items: int, rng: np.random.Gener
 
 
 def _step_weights(product: np.ndarray, line: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """How well each item fits as the next step after each other one: `[num_items, num_items]`."""
+    """Returns the weight of each item as the next step after each other item: `[num_items, num_items]`."""
     same_product = product[:, None] == product
     same_line = line[:, None] == line
     next_product = same_line & (product[:, None] + 1 == product)
@@ -177,7 +179,7 @@ def _step_weights(product: np.ndarray, line: np.ndarray, kind: np.ndarray) -> np
 
 
 def _groups_of_three(num_items: int, rng: np.random.Generator) -> np.ndarray:
-    """For each item the next one of its group; items left over are their own."""
+    """Returns for each item the next one of its group; leftover items map to themselves."""
     partner = np.arange(num_items)
     groups = rng.permutation(num_items)[: num_items - num_items % 3].reshape(-1, 3)
     partner[groups] = np.roll(groups, -1, axis=1)
@@ -187,7 +189,7 @@ def _groups_of_three(num_items: int, rng: np.random.Generator) -> np.ndarray:
 def _walk(
     step_weights: np.ndarray, taste: np.ndarray, popularity: np.ndarray, partner: np.ndarray, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Histories of all users at once, position by position."""
+    """Generates the histories of all users at once, position by position."""
     num_users = len(taste)
     lengths = np.minimum(MIN_LENGTH - 1 + rng.geometric(1 / (MEAN_LENGTH - MIN_LENGTH + 1), num_users), MAX_LENGTH)
     bought = np.zeros((num_users, MAX_LENGTH), dtype=np.int64)

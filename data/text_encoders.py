@@ -1,4 +1,4 @@
-"""Text encoders, under the name by which code that reads data has always imported them."""
+"""Text encoders, re-exported for code that imports them from `data`."""
 
 from ..modeling_unisrec.text_encoders import find_text_encoder, find_text_pooling, load_text_encoder
 

@@ -1,4 +1,4 @@
-"""Text features: what a frozen text encoder says about each item, computed once and kept beside the domain."""
+"""Text features: item vectors of a frozen text encoder, computed once and cached in the domain folder."""
 
 import hashlib
 import itertools
@@ -42,34 +42,34 @@ def encode_texts(
     desc: str = "Encoding texts",
 ) -> np.ndarray:
     r"""
-    Vectors of texts: equal texts are encoded once, texts of like length together.
+    Encodes texts into vectors. Equal texts are encoded once, and texts of similar length are batched together.
 
     Args:
         texts (`Sequence[str]`): Texts, in any order.
-        encoder (`PreTrainedModel`): Any text encoder of `AutoModel`. Its training or evaluation mode is left as it was.
+        encoder (`PreTrainedModel`): Any text encoder of `AutoModel`. Its training or evaluation mode is restored.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
         pooling (`str`, *optional*):
-            As for [`pool_tokens`], and nothing else is done to the token states. Defaults to the `text_head` of the
-            encoder, which a [`UniSRecModel`] and [`load_text_encoder`] give it: pooling, layers behind it and prompt.
+            Pooling of the token states without any further layer, as for [`pool_tokens`]. Defaults to the `text_head`
+            of the encoder, set by [`UniSRecModel`] and [`load_text_encoder`]: pooling, layers after it and prompt.
         max_length (`int`, *optional*): Longer texts are cut to this many tokens; defaults to [`text_max_length`].
         tokens_per_batch (`int`, *optional*):
             Size of a batch in tokens, padding included; a single text may be longer. Defaults to 2,048 on a CPU, where
             small batches stay in the cache, and to 16,384 elsewhere.
         device (`torch.device` or `str`, *optional*):
-            Where to encode; the encoder is moved there and stays there. Defaults to where it is.
+            Device to encode on; the encoder is moved there and not moved back. Defaults to the device of the encoder.
         dtype (`torch.dtype`, *optional*):
-            `torch.bfloat16` multiplies in that type (autocast): about twice as fast on a GPU, and on a CPU that has
-            instructions for it (AVX512-BF16 or AMX). The vectors keep a cosine of .9999 with those of float32. Defaults
-            to the type of the encoder.
+            Autocast type of matrix products. `torch.bfloat16` is about twice as fast on a GPU and on a CPU with
+            AVX512-BF16 or AMX; the vectors keep a cosine of 0.9999 with those of float32. Defaults to the type of the
+            encoder.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar over the distinct texts.
-        desc (`str`, *optional*): What the progress bar is called.
+        desc (`str`, *optional*): Label of the progress bar.
 
     Returns:
         `np.ndarray` of shape `(num_texts, text_embedding_size)`, float32: One row for each text, in the given order.
 
     Raises:
-        ValueError: If `pooling` is unknown, the tokenizer has no padding token or makes no token of a text, or the encoder
-            puts out numbers that are not finite.
+        ValueError: If `pooling` is unknown, the tokenizer has no padding token or returns no token for a text, or the
+            output of the encoder is not finite.
     """
     head = _find_head(encoder, pooling)
     size = head.vector_size(encoder.config.hidden_size)
@@ -140,11 +140,11 @@ def load_text_features(
     **encode_kwargs,
 ) -> np.ndarray:
     r"""
-    Text features of a domain, from the files beside it where they are there, otherwise encoded and kept.
+    Loads the text features of a domain from its folder, or encodes the texts and saves the features there.
 
-    They lie in `text_features/<key>/features.npy`, with a description in `key.json`. The key is a hash of everything
-    the numbers depend on (weights and configuration of the encoder, tokenizer, pooling, prompt, length limit, texts after
-    word drop, type of the products), so features of another encoder or of other texts are never taken.
+    The features are stored in `text_features/<key>/features.npy`, with a description in `key.json`. The key is a hash
+    of everything they depend on (weights and configuration of the encoder, tokenizer, pooling, prompt, length limit,
+    texts after word drop, autocast type), so features of another encoder or of other texts are never used.
 
     Args:
         domain_dir (`str` or `os.PathLike`): A domain folder, see [`Domain.save_to_disk`].
@@ -152,7 +152,7 @@ def load_text_features(
         encoder (`PreTrainedModel`): The text encoder.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
         pooling (`str`, *optional*): As for [`encode_texts`].
-        word_drop_ratio (`float`, *optional*): If given, the texts are first thinned by [`drop_words`].
+        word_drop_ratio (`float`, *optional*): If given, words are first dropped from the texts by [`drop_words`].
         seed (`int`, *optional*, defaults to 0): Seed of the word drop.
         max_length (`int`, *optional*): As for [`encode_texts`].
         dtype (`torch.dtype`, *optional*): As for [`encode_texts`].
@@ -163,7 +163,7 @@ def load_text_features(
 
     Raises:
         FileNotFoundError: If there is no such domain folder.
-        OSError: If the features cannot be written beside the domain.
+        OSError: If the features cannot be written to the domain folder.
         ValueError: As for [`encode_texts`] and [`drop_words`].
     """
     domain_dir = Path(domain_dir)
@@ -194,7 +194,7 @@ def load_text_features(
         return features
 
     with _write_errors_explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)  # before the long work, so that it is not done in vain
+        folder.mkdir(parents=True, exist_ok=True)  # checked before the long computation
     features = encode_texts(
         texts, encoder, tokenizer, pooling=pooling, max_length=max_length, dtype=dtype, **encode_kwargs
     )
@@ -206,7 +206,7 @@ def load_text_features(
 
 
 def _find_head(encoder: PreTrainedModel, pooling: str | None) -> TextHead:
-    """A head of this pooling, or the one that the encoder has."""
+    """Returns a head with this pooling, or the head of the encoder."""
     if pooling is not None:
         return TextHead(pooling)
     if not hasattr(encoder, "text_head"):
@@ -215,13 +215,13 @@ def _find_head(encoder: PreTrainedModel, pooling: str | None) -> TextHead:
 
 
 def _differ(tokens: np.ndarray, offsets: np.ndarray) -> bool:
-    """Whether two of the texts have different tokens."""
+    """Returns whether any two texts have different tokens."""
     first = tokens[: offsets[1]]
     return any(not np.array_equal(first, tokens[start:end]) for start, end in itertools.pairwise(offsets))
 
 
 def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids of all texts one after the other, and where each text starts."""
+    """Returns the concatenated token ids of all texts, and the start of each text in them."""
     ids, lengths = [np.zeros(0, dtype=np.int32)], [0]
     for start in range(0, len(texts), _TEXTS_PER_TOKENIZER_CALL):
         part = texts[start : start + _TEXTS_PER_TOKENIZER_CALL]
@@ -232,18 +232,18 @@ def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: 
 
 
 def _encoder_hash(encoder: PreTrainedModel) -> str:
-    """Hash of the weights and settings that make the token states."""
+    """Returns a hash of the weights and settings that determine the token states."""
     config = encoder.config.to_dict()
     for name in ("_name_or_path", "architectures", "dtype", "transformers_version"):
         config.pop(name, None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    # A pooler is absent from many checkpoints, then random, and not used.
+    # Many checkpoints lack the pooler; it is then randomly initialised, and it is never used.
     _hash_weights(digest, encoder, ("pooler.", "text_head."))
     return digest.hexdigest()
 
 
 def _weights_hash(module: nn.Module) -> str:
-    """Hash of weights alone."""
+    """Returns a hash of the weights alone."""
     _hash_weights(digest := hashlib.sha256(), module)
     return digest.hexdigest()
 
@@ -256,7 +256,7 @@ def _hash_weights(digest: "hashlib._Hash", module: nn.Module, without: tuple[str
 
 
 def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of how the tokenizer splits; truncation and padding only say how it was last called."""
+    """Returns a hash of the tokenizer without truncation and padding, which only reflect its latest call."""
     if tokenizer.is_fast:
         state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
     else:
@@ -265,7 +265,7 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _open_features(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The features in a file, or None where there is none or it was damaged, so that it is to be written again."""
+    """Opens a file of features; returns `None` if it is missing or damaged and has to be written again."""
     if not path.exists():
         return None
     try:
@@ -282,7 +282,7 @@ def _open_features(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
 
 @contextmanager
 def _write_errors_explained(folder: Path) -> Iterator[None]:
-    """One line with the next step instead of a bare system error."""
+    """Replaces a bare system error by one line that names the next step."""
     try:
         yield
     except OSError as error:
@@ -293,7 +293,7 @@ def _write_errors_explained(folder: Path) -> Iterator[None]:
 
 
 def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that it is either there in full or not at all; of several writers the last one wins."""
+    """Write a file atomically; of several concurrent writers the last one wins."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:

@@ -1,4 +1,4 @@
-"""What a model was trained on, as its configuration keeps it, and whether that covers what it is to be tested on."""
+"""Records of the training data in the configuration of a model, and the check that test data was not trained on."""
 
 import os
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ Record = dict[str, Any]
 
 
 class SeenInTraining(ValueError):
-    """A model would be tested on interactions that it was trained on."""
+    """Raised if a model would be tested on interactions that it was trained on."""
 
 
 def training_record(domain: Domain, text_encoder: bool) -> Record:
     r"""
-    What is kept of the training on one domain.
+    Returns the record of the training on one domain.
 
     Args:
         domain ([`Domain`]): The domain.
@@ -45,7 +45,7 @@ def merge_records(*lists: Iterable[Record] | None) -> list[Record]:
 
 
 def has_seen(config: UniSRecConfig, domain: Domain) -> bool:
-    """Whether a model was trained on the interactions that a domain holds out for validation and test."""
+    """Returns whether a model was trained on the interactions that a domain holds out for validation and test."""
     return any(
         record.get("content_hash") == domain.content_hash and record.get("trained_on") == "all"
         for record in config.training_data or ()

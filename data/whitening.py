@@ -12,21 +12,22 @@ _SMALLEST_VARIANCE = 1e-6  # as a share of the largest
 
 def fit_whitening(features: Sequence[np.ndarray], size: int | None = None) -> dict[str, torch.Tensor]:
     r"""
-    The linear map after which the text vectors of some catalogues have mean 0, uncorrelated components and variance 1.
+    Fits the linear map that gives text vectors mean 0, uncorrelated components and variance 1 (PCA whitening).
 
-    Components come in the order of their variance before, so that a smaller `size` keeps the largest ones. A component of
-    (nearly) no variance, of which a catalogue smaller than the width of its vectors has some, becomes 0: to divide by its
-    deviation would let the texts of later items explode.
+    Components are sorted by decreasing variance of the input, so that a smaller `size` keeps the largest ones. A
+    component
+    with (nearly) no variance, as in a catalogue with fewer items than its vectors have components, is set to 0:
+    dividing by its standard deviation would blow up the vectors of later items.
 
     Args:
-        features (`Sequence[np.ndarray]`): For each catalogue `(num_items, text_embedding_size)`, float32.
+        features (`Sequence[np.ndarray]`): Text vectors of each catalogue, `(num_items, text_embedding_size)`, float32.
         size (`int`, *optional*): Components to keep. Defaults to all.
 
     Returns:
         `dict[str, torch.Tensor]`: `weight` `(size, text_embedding_size)` and `bias` `(size,)` of [`TextWhitening`].
 
     Raises:
-        ValueError: If `size` is not between 1 and the width, or the vectors do not differ.
+        ValueError: If `size` is not between 1 and `text_embedding_size`, or all vectors are equal.
     """
     width = features[0].shape[1]
     size = width if size is None else size

@@ -6,18 +6,18 @@ from random import Random
 
 def drop_words(texts: Sequence[str], ratio: float = 0.15, seed: int = 0) -> list[str]:
     r"""
-    Copies of texts with some words left out, the same ones each time.
+    Returns copies of texts with randomly dropped words, reproducible for a given seed.
 
-    Each word is dropped on its own; a text that would lose all its words keeps the first. What happens to a text
-    depends on `seed` and on the text alone, not on its place in the list.
+    Each word is dropped independently; a text that would lose all its words keeps the first. The result for a text
+    depends on `seed` and the text alone, not on its position in the list.
 
     Args:
-        texts (`Sequence[str]`): Item texts; words are what blanks separate.
+        texts (`Sequence[str]`): Item texts; words are separated by whitespace.
         ratio (`float`, *optional*, defaults to 0.15): Probability that a word is dropped, in `[0, 1)`.
-        seed (`int`, *optional*, defaults to 0): Another seed drops other words.
+        seed (`int`, *optional*, defaults to 0): Random seed.
 
     Returns:
-        `list[str]`: One text for each given one, in the same order, words separated by one blank.
+        `list[str]`: The remaining words of each text, separated by single spaces, in the order of `texts`.
 
     Raises:
         ValueError: If `ratio` is outside `[0, 1)`.

@@ -1,1 +1,1 @@
-"""The web page of a checkpoint, and the folder of a Hugging Face Space."""
+"""The web demo of a checkpoint, and its export as a Hugging Face Space."""

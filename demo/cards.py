@@ -1,4 +1,4 @@
-"""What the page takes in and shows: histories, own products, cards, texts made safe to handle."""
+"""Input and output types of the page: histories, products of the visitor, cards and sanitised texts."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 MAX_TEXT, MAX_ID, MAX_OWN = 5_000, 100, 50
-# Left-to-right marks and overrides, which would turn round the text beside them.
+# Bidirectional marks and overrides, which would change the direction of the surrounding text.
 DIRECTIONS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 Entry = Mapping[str, str]  # {"item_id": ...} or {"text": ...}, as `Recommender.recommend` takes it
@@ -28,7 +28,8 @@ class Card:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a new product lands: its rank among `total` products for a history (`None` without one), its neighbours."""
+    """Placement of a new product: its rank among `total` products for a history (`None` without one) and its
+    neighbours."""
 
     item_id: str
     text: str
@@ -40,10 +41,10 @@ class Placement:
 
 def clean(text: str, what: str = "text", longest: int = MAX_TEXT) -> str:
     r"""
-    A text as one line without control characters.
+    Returns a text as one line without control characters.
 
     Raises:
-        ValueError: If nothing is left of it, or it is longer than `longest` characters.
+        ValueError: If the text is empty after cleaning or longer than `longest` characters.
     """
     if len(text) > longest:
         raise ValueError(f"The {what} has {len(text):,} characters; at most {longest:,} are read. Shorten it.")

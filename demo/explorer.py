@@ -1,6 +1,6 @@
-"""What the page answers: search, ranking with a reason, a new product's place, other rankings beside it, a map.
+"""Answers of the page: search, ranking with reasons, placement of a new product, and a map.
 
-Nothing here changes once made: history and own products of a visitor come in as arguments, so visitors never meet.
+Objects are immutable: the history and products of a visitor are arguments, so visitors are isolated from each other.
 """
 
 import os
@@ -19,12 +19,15 @@ from .cards import MAX_ID, MAX_OWN, MAX_TEXT, Card, Entry, History, OwnProducts,
 
 
 def load_recommender(model: str | os.PathLike, domain: Domain | None) -> Recommender:
-    """A checkpoint on the items of a domain if it knows items by their text alone, else on its own catalogue."""
+    """Loads a checkpoint with the items of a domain if it is inductive, otherwise with its own catalogue."""
     network, processor = load_checkpoint(model)
     if domain is not None and network.config.num_items is None:
         items = ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list())
         own = processor.catalogue
-        if own is None or (own.item_ids, own.texts) != (items.item_ids, items.texts):  # else its vectors are ready
+        if own is None or (own.item_ids, own.texts) != (
+            items.item_ids,
+            items.texts,
+        ):  # otherwise its vectors are stored
             processor.catalogue = items
     return Recommender(network, processor)
 
@@ -37,7 +40,7 @@ class Explorer:
         recommender ([`Recommender`]): Checkpoint and catalogue.
 
     Attributes:
-        reads_text (`bool`): Whether products can be given by text: there is a text encoder.
+        reads_text (`bool`): Whether products can be given by text, which takes a text encoder.
     """
 
     def __init__(self, recommender: Recommender):
@@ -55,13 +58,13 @@ class Explorer:
 
     @property
     def kind(self) -> str:
-        """What the checkpoint knows an item by."""
+        """Returns how the checkpoint represents items: by text, by ID or by both."""
         if not self.model.config.item_text:
             return "ID only"
         return "Text only" if self.model.config.num_items is None else "Text + ID"
 
     def title(self, entry: Entry, own: OwnProducts) -> str:
-        """Text of an entry of a history."""
+        """Returns the text of a history entry."""
         if "text" in entry:
             return entry["text"]
         item_id = entry["item_id"]
@@ -69,10 +72,10 @@ class Explorer:
 
     def entry(self, words: str, own: OwnProducts) -> Entry:
         r"""
-        What typed words mean: the product that has them for its id or text, or a free text.
+        Converts typed words to a history entry: the product with this id or text, or a free text.
 
         Raises:
-            ValueError: If they are empty or too long, or free text for a model that reads none.
+            ValueError: If the words are empty, too long, or a free text for a model without a text encoder.
         """
         words = clean(words)
         if words in own or words in self.catalogue:
@@ -86,10 +89,10 @@ class Explorer:
 
     def append(self, history: History, entry: Entry, own: OwnProducts) -> list[Entry]:
         r"""
-        The history with one more entry.
+        Returns the history with one more entry.
 
         Raises:
-            KeyError: For an id that is neither the catalogue's nor the visitor's.
+            KeyError: If an id is neither in the catalogue nor among the products of the visitor.
             ValueError: If the history is as long as the model reads.
         """
         self.title(entry, own)
@@ -98,7 +101,8 @@ class Explorer:
         return [*history, entry]
 
     def search(self, words: str, own: OwnProducts, limit: int = 8) -> list[Card]:
-        """Products whose text or id holds all the words, own ones first, then those that start with them."""
+        """Finds products whose text or id contains all words: the visitor's own first, then those that start with the
+        words."""
         wanted = words.casefold().split()[:20]
         if not wanted or len(words) > MAX_TEXT:
             return []
@@ -113,7 +117,8 @@ class Explorer:
         return found[:limit]
 
     def recommend(self, history: History, own: OwnProducts, top_k: int) -> list[Card]:
-        """The best products for a history, own ones among them, each with the item of the history next to it."""
+        """Returns the best products for a history, including the visitor's own, each with the nearest item of the
+        history."""
         if not history:
             return []
         entries = self._resolve(history, own)
@@ -126,12 +131,12 @@ class Explorer:
             cards += [
                 Card(*pair, score, own=True) for pair, score in zip(unseen.items(), scores.tolist(), strict=True)
             ]
-        cards.sort(key=lambda card: -card.score)  # stable: equal scores in the order of the catalogue
+        cards.sort(key=lambda card: -card.score)  # stable sort: ties in catalogue order
         return self._with_reasons(cards[:top_k], history, own)
 
     def place(self, history: History, own: OwnProducts, item_id: str, text: str, neighbours: int = 5) -> Placement:
         r"""
-        Where a new product lands.
+        Ranks a new product for a history.
 
         Raises:
             ValueError: If id or text is empty or too long, the id is taken, or there are too many own products.
@@ -154,32 +159,32 @@ class Explorer:
         return Placement(item_id, text, rank, int(unseen.sum()) + 1, score.item(), near)
 
     def neighbours(self, entry: Entry, top_k: int) -> list[Card]:
-        """Products of the catalogue by their cosine with a product or text."""
+        """Returns the products of the catalogue with the highest cosine to a product or text."""
         items = self.recommender.similar_items(entry, top_k)
         return [Card(item.item_id, item.text, item.score) for item in items]
 
     def positions(self, history: History, own: OwnProducts) -> torch.Tensor:
-        """Places of a history on the map, `(len(history), 2)`."""
+        """Returns the positions of the history entries on the map, `(len(history), 2)`."""
         return self.project(self._history_vectors(history, own))
 
     def project(self, unit_vectors: torch.Tensor) -> torch.Tensor:
-        """Places of unit vectors on the map: `(num_vectors, hidden_size)` in, `(num_vectors, 2)` out."""
+        """Projects unit vectors onto the map: `(num_vectors, hidden_size)` in, `(num_vectors, 2)` out."""
         return (unit_vectors - self.mean) @ self.axes
 
     def _resolve(self, history: History, own: OwnProducts) -> list[Entry]:
-        """Own products as their texts, which is how the model knows them."""
+        """Replaces the visitor's own products by their texts, which represent them in the model."""
         return [{"text": own[entry["item_id"]]} if entry.get("item_id") in own else entry for entry in history]
 
     def _encode(self, text: str) -> torch.Tensor:
         return torch.from_numpy(self.recommender.encode_items([text]))[0]
 
     def _vectors(self, texts: Iterable[str]) -> torch.Tensor:
-        """Item vectors of texts, `(num_texts, hidden_size)`."""
+        """Returns the item vectors of texts, `(num_texts, hidden_size)`."""
         vectors = [self._vector(text) for text in texts]
         return torch.stack(vectors) if vectors else self.items[:0]
 
     def _user(self, entries: History) -> torch.Tensor:
-        """Vector of a history, `(hidden_size,)`; its product with item vectors is the score."""
+        """Returns the vector of a history, `(hidden_size,)`; its dot product with item vectors is the score."""
         return torch.from_numpy(self.recommender.encode_users([entries]))[0]
 
     def _history_vectors(self, history: History, own: OwnProducts) -> torch.Tensor:

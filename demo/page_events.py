@@ -1,4 +1,4 @@
-"""What the events of the page call."""
+"""Event handlers of the page."""
 
 import functools
 import random
@@ -15,11 +15,11 @@ from .explorer import Explorer
 from .side_by_side import SideBySide
 
 
-MAP_POINTS = 2_000  # of the catalogue; more hide each other and take long to draw
+MAP_POINTS = 2_000  # points of the catalogue; more overlap and are slow to draw
 
 
 def _plainly(handler: Callable) -> Callable:
-    """Bad input becomes one line on the page, which stays as it was."""
+    """Shows bad input as one line on the page, which is otherwise unchanged."""
 
     @functools.wraps(handler)
     def guarded(*args):
@@ -34,12 +34,12 @@ def _plainly(handler: Callable) -> Callable:
 
 
 class PageEvents:
-    """What the events of the page call; visitors' values come in and go out, none stays."""
+    """Event handlers of the page. They take and return the values of a visitor and store none."""
 
     def __init__(self, explorer: Explorer, side_by_side: SideBySide, examples: Sequence[Sequence[str]]):
         self.explorer, self.side_by_side, self.examples = explorer, side_by_side, examples
         size = len(explorer.catalogue)
-        # Evenly spread rows, the same for every visitor.
+        # Evenly spaced rows, the same for every visitor.
         self.map_rows = np.linspace(0, size - 1, min(size, MAP_POINTS)).astype(int).tolist()
         self.map_places = explorer.project(explorer.unit_items[self.map_rows]).tolist()
         for name in ("add_words", "pick", "remove", "place", "show"):
@@ -89,7 +89,7 @@ class PageEvents:
             (*place, "catalogue", texts[row][:80]) for row, place in zip(self.map_rows, self.map_places, strict=True)
         ]
         entries = [{"item_id": card.item_id} for card in cards]
-        for kind, marked in (("results", entries), ("history", history)):  # the last ones lie on top
+        for kind, marked in (("results", entries), ("history", history)):  # later points are drawn on top
             places = self.explorer.positions(marked, own).tolist()
             titles = [self.explorer.title(entry, own)[:80] for entry in marked]
             rows += [(*place, kind, title) for place, title in zip(places, titles, strict=True)]

@@ -39,13 +39,13 @@ class Refusal(Exception):
 
 class PageGate:
     r"""
-    ASGI middleware in front of the page. What it refuses reaches neither Gradio nor the log.
+    ASGI middleware that filters requests to the page. Refused requests reach neither Gradio nor the log.
 
-    It answers 404 for other routes, 413 for bodies over `MAX_BODY` bytes, 422 for events whose values are not of the types
-    of their components, and 503 while `MAX_REQUESTS` requests are in progress.
+    It answers 404 for other routes, 413 for bodies over `MAX_BODY` bytes, 422 for events whose values are not of the
+    types of their components, and 503 while `MAX_REQUESTS` requests are in progress.
 
     Args:
-        app (`ASGIApp`): The application behind it.
+        app (`ASGIApp`): The wrapped application.
     """
 
     def __init__(self, app: ASGIApp):
@@ -87,7 +87,7 @@ def check_route(scope: Scope) -> None:
 
 
 def check_stream(scope: Scope) -> None:
-    """Raises [`Refusal`] for the answers to an event or of a session that is not there, which Gradio logs as an error."""
+    """Raises [`Refusal`] if the requested event or session does not exist, which Gradio would log as an error."""
     queue = scope["app"].get_blocks()._queue
     if match := ANSWER.fullmatch(scope["path"]):
         known = match[1] in queue.event_ids_to_events
@@ -102,7 +102,7 @@ def check_stream(scope: Scope) -> None:
 
 
 async def _bounded_body(scope: Scope, receive: Receive) -> Receive:
-    """Reads the body of a POST and checks it if it is an event; returns a `receive` that hands it on."""
+    """Reads the body of a POST and checks it if it is an event; returns a `receive` that replays it."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
@@ -178,7 +178,7 @@ def _find_event(blocks: gr.Blocks, path: str, event: dict[str, Any]) -> BlockFun
 
 
 def _fits(component: gr.blocks.Block, value: Any) -> bool:
-    """Whether a value is one that the page itself could send for a component."""
+    """Returns whether the page itself could send this value for a component."""
     match component:
         case gr.State():
             return value is None  # it is kept here
@@ -192,7 +192,7 @@ def _fits(component: gr.blocks.Block, value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value is a text without halves of surrogate pairs, which no answer could hold."""
+    """Returns whether a value is a string without lone surrogates, which cannot be encoded in an answer."""
     return isinstance(value, str) and all(not "\ud800" <= sign <= "\udfff" for sign in value)
 
 

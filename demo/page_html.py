@@ -1,4 +1,4 @@
-"""The parts of the page that are lists: HTML in which every text of the outside is escaped."""
+"""The lists of the page as HTML; all external text is escaped."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -6,7 +6,7 @@ from html import escape
 from .cards import Card, Placement
 
 
-# One listener for all buttons of a list: what was clicked goes to Python as `event.key`.
+# One listener for all buttons of a list: the clicked key is passed to Python as `event.key`.
 ON_CLICK = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-key]');
@@ -16,14 +16,14 @@ element.addEventListener('click', (event) => {
 
 
 def empty(title: str, hint: str) -> str:
-    """What a list shows when it has nothing to show."""
+    """Returns the placeholder of an empty list."""
     return f'<div class="us-empty"><strong>{escape(title)}</strong><span>{escape(hint)}</span></div>'
 
 
 def matches(cards: Sequence[Card], query: str, reads_text: bool) -> str:
-    """Products that a search found, each a button that adds it to the history."""
+    """Returns the products found by a search, as buttons that add them to the history."""
     if not query.strip():
-        return "<span></span>"  # the page keeps what it shows when it gets nothing at all
+        return "<span></span>"  # the page would keep its content if the update were empty
     if not cards:
         hint = "Press Enter to add it as free text." if reads_text else "Try fewer or other words."
         return empty("No product holds these words", hint)
@@ -36,7 +36,7 @@ def matches(cards: Sequence[Card], query: str, reads_text: bool) -> str:
 
 
 def history(titles: Sequence[str], labels: Sequence[str]) -> str:
-    """The history, oldest first, each with a button that removes it."""
+    """Returns the history, oldest first, with a remove button for each entry."""
     if not titles:
         return empty("Your history is empty", "Search for a product, type your own words, or show an example.")
     rows = "".join(
@@ -51,12 +51,12 @@ def history(titles: Sequence[str], labels: Sequence[str]) -> str:
 
 
 def results(cards: Sequence[Card], cosine: bool) -> str:
-    """Ranked cards; `cosine` tells whether scores are cosines, which a bar can show."""
+    """Returns ranked cards; `cosine` says whether scores are cosines, which are also shown as bars."""
     return f'<ol class="us-list">{"".join(_card(rank, card, cosine) for rank, card in enumerate(cards, 1))}</ol>'
 
 
 def columns(rankings: Mapping[str, Sequence[Card]]) -> str:
-    """Rankings side by side; a product that stands in more than one of them is marked."""
+    """Returns rankings side by side; products that occur in more than one ranking are marked."""
     places: dict[str, int] = {}
     for cards in rankings.values():
         for card in cards:
@@ -75,7 +75,7 @@ def columns(rankings: Mapping[str, Sequence[Card]]) -> str:
 
 
 def placement(placed: Placement) -> str:
-    """Rank of a new product for the history, and the products most like it."""
+    """Returns the rank of a new product for the history, and the products most similar to it."""
     if placed.rank is None:
         where = "<p>Build a history to see its rank.</p>"
     else:

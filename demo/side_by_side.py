@@ -1,4 +1,4 @@
-"""Rankings of other checkpoints and of plain popularity beside those of the page's own checkpoint."""
+"""Comparison of the rankings of the main checkpoint with those of a second checkpoint and of popularity."""
 
 from collections.abc import Mapping
 
@@ -10,13 +10,13 @@ from .explorer import Explorer
 
 
 def training_counts(domain: Domain) -> dict[str, int]:
-    """How often each item was bought in the training histories, by its id: what is held out stays unseen."""
+    """Counts the interactions of each item in the training histories, by item id, without held-out ones."""
     counts = np.bincount(leave_one_out(domain, "train").flat, minlength=domain.num_items).tolist()
     return dict(zip(domain.items["item_id"].to_list(), counts, strict=True))
 
 
 def example_histories(domain: Domain, count: int = 20, length: int = 4) -> list[list[str]]:
-    """Item ids of some users' first purchases, evenly spread over the users."""
+    """Returns the item ids of the first purchases of some users, evenly spaced over all users."""
     train, ids = leave_one_out(domain, "train"), domain.items["item_id"].to_list()
     users = np.linspace(0, len(train) - 1, min(count, len(train))).astype(int)
     starts, ends = train.offsets[users], np.minimum(train.offsets[users + 1], train.offsets[users] + length)
@@ -25,30 +25,32 @@ def example_histories(domain: Domain, count: int = 20, length: int = 4) -> list[
 
 class Popularity:
     r"""
-    The products most often bought, the same for everyone.
+    Recommends the most popular products, the same for every user.
 
     Args:
-        counts (`Mapping[str, int]`): How often each item was bought, by its id.
-        texts (`Mapping[str, str]`): Texts of the items.
+        counts (`Mapping[str, int]`): Number of training interactions of each item, by item id.
+        texts (`Mapping[str, str]`): Item texts, by item id.
     """
 
     def __init__(self, counts: Mapping[str, int], texts: Mapping[str, str]):
         self.counts = {item_id: count for item_id, count in counts.items() if item_id in texts and count > 0}
-        order = sorted(self.counts, key=lambda item_id: -self.counts[item_id])  # stable: equal ones as in the domain
+        order = sorted(
+            self.counts, key=lambda item_id: -self.counts[item_id]
+        )  # stable sort: ties in the order of the domain
         self._cards = [Card(item_id, texts[item_id], self.counts[item_id]) for item_id in order]
 
     def recommend(self, history: History, top_k: int) -> list[Card]:
-        """The best sold that the history does not hold."""
+        """Returns the most popular products that are not in the history."""
         seen = {entry.get("item_id") for entry in history}
         return [card for card in self._cards[: top_k + len(seen)] if card.item_id not in seen][:top_k]
 
 
 class SideBySide:
     r"""
-    Several rankings of one history.
+    Ranks products for one history by several models.
 
     Args:
-        explorer ([`Explorer`]): The page's own checkpoint, the first column.
+        explorer ([`Explorer`]): Main checkpoint of the page, shown in the first column.
         other ([`Explorer`], *optional*): A second checkpoint.
         popularity ([`Popularity`], *optional*): Counts of the domain.
     """
@@ -57,11 +59,11 @@ class SideBySide:
         self.explorer, self.other, self.popularity = explorer, other, popularity
 
     def __bool__(self) -> bool:
-        """Whether there is something to compare with."""
+        """Returns whether there is anything to compare with."""
         return self.other is not None or self.popularity is not None
 
     def rankings(self, history: History, own: OwnProducts, top_k: int) -> dict[str, list[Card]]:
-        """Ranked cards by the heading of their column; no cards where a checkpoint knows nothing of the history."""
+        """Returns ranked cards by column heading; no cards if a checkpoint knows no item of the history."""
         columns = {self.explorer.kind: self.explorer.recommend(history, own, top_k)}
         if self.other is not None:
             same = self.other.kind == self.explorer.kind
@@ -74,7 +76,7 @@ class SideBySide:
         return columns
 
     def _translate(self, entry: Entry, own: OwnProducts) -> Entry | None:
-        """An entry as the second checkpoint knows it: by id, else by text, else not at all."""
+        """Translates an entry for the second checkpoint: by id, otherwise by text, otherwise `None`."""
         item_id = entry.get("item_id")
         if item_id in self.other.catalogue or (item_id in own and self.other.reads_text):
             return entry

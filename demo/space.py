@@ -1,4 +1,4 @@
-"""The page as a folder for a Hugging Face Space: everything it needs, nothing of this machine."""
+"""Export of the page as a self-contained folder for a Hugging Face Space."""
 
 import os
 from collections.abc import Sequence
@@ -55,8 +55,8 @@ def export_space(
     r"""
     Writes the folder of a Space.
 
-    A checkpoint on the Hub is named; one of this machine is copied into the folder, with its catalogue. Of a domain only
-    items and how often each was bought go into it: histories stay here.
+    A checkpoint on the Hub is referenced by name; a local one is copied into the folder with its catalogue. Of a
+    domain, only the items and their interaction counts are copied, never user histories.
 
     Args:
         model (`str` or `os.PathLike`): Folder or Hub id.
@@ -65,9 +65,9 @@ def export_space(
         compare (`str` or `os.PathLike`, *optional*): A second checkpoint.
 
     Raises:
-        FileExistsError: If it exists and is not an empty folder.
+        FileExistsError: If `output` exists and is not an empty folder.
         OSError: If a checkpoint or the domain cannot be loaded. Nothing is written then.
-        ValueError: If what would be shared does not pass [`check_outgoing`]. Nothing is written then.
+        ValueError: If a shared file does not pass [`check_outgoing`]. Nothing is written then.
     """
     output = Path(output)
     check_output_folder(output)
@@ -86,7 +86,7 @@ def export_space(
             table = pl.DataFrame({"item_id": list(counts), "count": list(counts.values())})
             table.write_parquet(folder / "popularity.parquet")
             arguments.append("popularity_file=here / 'popularity.parquet'")
-        arguments.append(f"name={name!a}")  # ASCII: the name of a folder may be no text at all
+        arguments.append(f"name={name!a}")  # ASCII: a folder name may not be valid text
         title = one_line(name.rpartition("/")[2].partition("@")[0])
         head = _head(title, [hub_id for hub_id in hub_ids if hub_id is not None])
         readme = README.format(head=head, title=escape(title))
@@ -100,7 +100,7 @@ def export_space(
 
 
 def _head(title: str, hub_ids: Sequence[str]) -> str:
-    """The settings that the Hub reads from the head of `README.md`, as YAML."""
+    """Returns the YAML front matter of `README.md`, which the Hub reads."""
     settings = {
         "title": title,
         "emoji": "🛒",
@@ -118,7 +118,8 @@ def _head(title: str, hub_ids: Sequence[str]) -> str:
 
 
 def _put(folder: Path, place: str, model: str | os.PathLike, domain: Domain | None) -> str:
-    """Python that names a checkpoint in the Space; copies it where the Hub does not have it as shown."""
+    """Returns a Python expression for a checkpoint in the Space; copies the checkpoint unless the Hub has the same
+    one."""
     recommender = load_recommender(model, domain)
     if _hub_id(model, domain) is not None:
         return repr(str(model))
@@ -128,7 +129,7 @@ def _put(folder: Path, place: str, model: str | os.PathLike, domain: Domain | No
 
 
 def _hub_id(model: str | os.PathLike, domain: Domain | None) -> str | None:
-    """Id of a checkpoint that the Space loads from the Hub: one that is there, with its own catalogue."""
+    """Returns the id of a checkpoint that the Space can load from the Hub, with its own catalogue."""
     return None if domain is not None or Path(model).is_dir() else split_revision(model)[0]
 
 

@@ -1,4 +1,4 @@
-"""What a model has learnt, in numbers: use of the experts, spread of the vectors, quality by popularity of the item."""
+"""Analyses of trained models: use of the experts, spread of the vectors, and quality by item popularity."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from .metrics import ranking_metrics
 @torch.inference_mode()
 def gate_use(model: UniSRecModel, text_embeds: np.ndarray) -> np.ndarray:
     r"""
-    How much of a catalogue goes through each expert.
+    Computes the mean gate weight of each expert over a catalogue.
 
     Args:
         model ([`UniSRecModel`]): In evaluation mode, without noise on its router.
@@ -28,13 +28,13 @@ def gate_use(model: UniSRecModel, text_embeds: np.ndarray) -> np.ndarray:
 
 def mean_cosine(vectors: torch.Tensor) -> float:
     r"""
-    Mean cosine of two different vectors: 0 where they point everywhere, near 1 where they share a direction.
+    Computes the mean cosine of two different vectors: 0 if directions are spread evenly, near 1 if they share one.
 
     Args:
         vectors (`torch.FloatTensor` of shape `(num_vectors, size)`): At least two vectors.
 
     Returns:
-        `float`: In [-1, 1]. All pairs are counted, in one pass: the square of the sum of unit vectors holds them all.
+        `float`: In [-1, 1]. Exact over all pairs, computed in one pass from the squared sum of unit vectors.
     """
     unit = F.normalize(vectors.double(), dim=-1)
     return ((unit.sum(0).square().sum() - len(unit)) / (len(unit) * (len(unit) - 1))).item()
@@ -47,7 +47,7 @@ def uniformity(vectors: torch.Tensor, num_pairs: int = 200_000, seed: int = 0) -
     Args:
         vectors (`torch.FloatTensor` of shape `(num_vectors, size)`): Vectors, normalised here.
         num_pairs (`int`, *optional*, defaults to 200,000): Pairs drawn.
-        seed (`int`, *optional*, defaults to 0): Of the draw.
+        seed (`int`, *optional*, defaults to 0): Random seed for the pairs.
 
     Returns:
         `float`: `log E exp(-2 |x - y|^2)`, between -8 and 0.
@@ -97,14 +97,14 @@ def metrics_by_popularity(
     ranks: np.ndarray, targets: np.ndarray, train: Split, num_items: int, edges: Sequence[int] = (0, 1, 5, 10, 20, 50)
 ) -> dict[str, dict[str, float]]:
     r"""
-    Ranking metrics of users by how often their target was seen in training.
+    Computes ranking metrics for buckets of targets by their number of training interactions.
 
     Args:
         ranks (`np.ndarray` of shape `(num_users, 2)`): Ranks of the targets, [`target_ranks`].
         targets (`np.ndarray` of shape `(num_users,)`): Their catalogue rows.
         train (`Split`): Training histories, in which interactions are counted.
         num_items (`int`): Size of the catalogue.
-        edges (`Sequence[int]`, *optional*): Least number of interactions of each bucket.
+        edges (`Sequence[int]`, *optional*): Minimum number of interactions of each bucket.
 
     Returns:
         `dict[str, dict[str, float]]`: For each bucket (`"0"`, `"1-4"`, ..., `"50+"`) that holds a target, its metrics and

@@ -1,4 +1,4 @@
-"""Rankings without a model, by the same protocol: what any number is to be read against."""
+"""Baselines without a model, evaluated by the same protocol."""
 
 from collections.abc import Callable
 
@@ -16,16 +16,16 @@ def baseline_metrics(
     score: Callable[[dict[str, torch.Tensor]], torch.Tensor], test: Split, num_items: int, batch_size: int = 512
 ) -> dict[str, float]:
     r"""
-    Full-ranking metrics of scores that need no model.
+    Computes full-ranking metrics of scores that need no model.
 
     Args:
         score (`Callable`): Batch of a [`RankingCollator`] with whole histories -> `(batch_size, num_items)` scores.
         test (`Split`): Histories and targets.
         num_items (`int`): Size of the catalogue.
-        batch_size (`int`, *optional*, defaults to 512): Users at a time.
+        batch_size (`int`, *optional*, defaults to 512): Users per batch.
 
     Returns:
-        `dict[str, float]`: As [`ranking_metrics`] gives them.
+        `dict[str, float]`: Metrics as returned by [`ranking_metrics`].
     """
     users = RankingDataset(test, np.empty((num_items, 0)))
     longest = int(np.diff(test.offsets).max())
@@ -35,13 +35,13 @@ def baseline_metrics(
 
 
 def popularity_metrics(train: Split, test: Split, num_items: int) -> dict[str, float]:
-    """Every user gets the items most often interacted with in the training histories."""
+    """Computes metrics of ranking items by their number of training interactions."""
     counts = torch.from_numpy(np.bincount(train.flat, minlength=num_items))
     return baseline_metrics(lambda batch: counts.expand(len(batch["labels"]), -1), test, num_items)
 
 
 def random_metrics(test: Split, num_items: int, seed: int = 0) -> dict[str, float]:
-    """Every user gets an order of the catalogue drawn at random."""
+    """Computes metrics of a random ranking for each user."""
     generator = torch.Generator().manual_seed(seed)
     return baseline_metrics(
         lambda batch: torch.rand(len(batch["labels"]), num_items, generator=generator), test, num_items
@@ -54,7 +54,7 @@ def text_neighbour_metrics(test: Split, text_embeds: np.ndarray) -> dict[str, fl
     items = F.normalize(torch.from_numpy(np.array(text_embeds)), dim=-1)
     with_padding = torch.cat([torch.zeros_like(items[:1]), items])
     return baseline_metrics(
-        # The length of the sum does not change the order, so the mean need not be taken.
+        # The sum ranks as the mean does, because scaling does not change the order.
         lambda batch: F.embedding_bag(batch["item_index"], with_padding, mode="sum") @ items.T,
         test,
         len(items),

@@ -8,10 +8,12 @@ import torch
 
 def target_ranks(scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     r"""
-    Rank of each target, from 0, with the items of the history kept and with them masked.
 
-    A tie never helps: candidates with the target's own score count half, which puts the target at their mean position.
-    The target itself is never masked, also when the history holds it.
+
+    Computes the rank of each target, from 0, with the items of the history kept and masked.
+
+    Ties count half: a target gets the mean position of the candidates with the same score. The target itself is never
+    masked, even if it is in the history.
 
     Args:
         scores (`torch.FloatTensor` of shape `(num_users, num_items)`):
@@ -19,16 +21,16 @@ def target_ranks(scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor
         targets (`torch.LongTensor` of shape `(num_users,)`):
             Row of the next item.
         seen (`torch.LongTensor` of shape `(num_users, max_seen)`):
-            Rows of the different items of each history, filled up with -1.
+            Rows of the distinct items of each history, padded with -1.
 
     Returns:
         `torch.FloatTensor` of shape `(num_users, 2)`: Rank with seen items kept, rank with seen items masked.
     """
     own = scores.gather(1, targets.unsqueeze(1))
-    # Not below rather than above: a score that is not a number, the target's or another's, never helps either.
+    # "Not below" instead of "above", so that NaN scores, of the target or of others, never improve a rank.
     above_or_level = scores.shape[1] - (scores < own).sum(1, dtype=torch.int32) - 1
     kept = above_or_level - ((scores == own).sum(1, dtype=torch.int32) - 1).clamp(min=0) / 2
-    # With seen items masked, those that stood above the target (or half of those level with it) are gone.
+    # Masking removes the seen items above the target, and half of those with the same score.
     seen_scores = scores.gather(1, seen.clamp(min=0))
     counted = (seen >= 0) & (seen != targets.unsqueeze(1))
     above = (counted & ~(seen_scores < own)).sum(1) - (counted & (seen_scores == own)).sum(1) / 2
@@ -67,7 +69,7 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = (10, 50)) -> dic
         ranks (`np.ndarray` of shape `(num_users, 2)`):
             Ranks from 0: seen items kept, seen items masked.
         cutoffs (`Sequence[int]`, *optional*, defaults to `(10, 50)`):
-            The k.
+            Cutoffs k.
 
     Returns:
         `dict[str, float]`: `recall@k`, `ndcg@k` (seen kept) and `recall@k_seen_masked`, `ndcg@k_seen_masked`.

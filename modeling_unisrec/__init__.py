@@ -1,4 +1,4 @@
-"""The model, the processor and the pipeline: what a checkpoint needs to run."""
+"""The model, the processor and the pipeline: everything needed to run a checkpoint."""
 
 from .item_catalogue import ItemCatalogue, check_id_rows, lock_catalogue
 from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, unit_vectors

@@ -1,4 +1,4 @@
-"""Checkpoints of the official UniSRec code (github.com/RUCAIBox/UniSRec) as models of ours."""
+"""Conversion of checkpoints of the official UniSRec code (github.com/RUCAIBox/UniSRec)."""
 
 import math
 import os
@@ -16,7 +16,7 @@ from .modeling_unisrec import UniSRecModel
 from .official_pickle import DICT, DTYPES, TENSOR, Inert, TorchArchive, describe, parse_pickle
 
 
-# Settings that no tensor shows: their name in the official configuration, ours, and the value of the paper.
+# Settings not determined by tensors: official name, our name, and the value of the paper.
 SETTINGS = {
     "n_heads": ("num_attention_heads", 2),
     "hidden_act": ("hidden_act", "gelu"),
@@ -33,17 +33,17 @@ ACTIVATIONS = ("gelu", "relu", "swish", "tanh", "sigmoid")
 @dataclass(frozen=True)
 class OfficialConversion:
     r"""
-    What became of an official checkpoint.
+    Result of converting an official checkpoint.
 
     Args:
-        model ([`UniSRecModel`]): In evaluation mode, in the dtype of the file, without a text encoder.
+        model ([`UniSRecModel`]): Model in evaluation mode, in the dtype of the file, without a text encoder.
         item_embeddings (`torch.FloatTensor` of shape `(num_items, text_embedding_size)` or `None`):
             Text vectors of the catalogue of a fine-tuned checkpoint, in the order of its ID embedding.
         used (`dict[str, tuple[tuple[int, ...], str]]`): Official name of a tensor -> shape, our name.
-        ignored (`dict[str, str]`): What else the file holds -> what that is.
+        ignored (`dict[str, str]`): Name of an unused entry of the file -> its description.
         settings (`dict[str, tuple[Any, bool]]`):
-            Fields of the configuration that no tensor shows -> value, and whether the file says so; else the value is
-            the paper's.
+            Field of the configuration not determined by tensors -> value, and whether it was read from the file;
+            otherwise it is the value of the paper.
     """
 
     model: UniSRecModel
@@ -62,14 +62,14 @@ class OfficialConversion:
 
 def official_layout(config: UniSRecConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
     r"""
-    Names and shapes of the official weights.
+    Returns the names and shapes of the official weights.
 
     Args:
-        config ([`UniSRecConfig`]): Gives the sizes.
+        config ([`UniSRecConfig`]): Configuration with the sizes.
 
     Returns:
-        `dict[str, tuple[str, tuple[int, ...]]]`: Official name -> our name, official shape. All experts go into one
-        weight of ours.
+        `dict[str, tuple[str, tuple[int, ...]]]`: Official name -> our name, official shape. The experts share one
+        weight in our model.
     """
     text, hidden, inner = config.text_embedding_size, config.hidden_size, config.intermediate_size
     layout = {
@@ -104,11 +104,11 @@ def official_layout(config: UniSRecConfig) -> dict[str, tuple[str, tuple[int, ..
 
 def to_our_weights(official: Mapping[str, torch.Tensor], config: UniSRecConfig) -> dict[str, torch.Tensor]:
     r"""
-    Official weights, or gradients of them, under our names and in our shapes.
+    Converts official weights, or their gradients, to our names and shapes.
 
     Args:
-        official (`Mapping[str, torch.Tensor]`): As [`official_layout`] lists them.
-        config ([`UniSRecConfig`]): Gives the sizes.
+        official (`Mapping[str, torch.Tensor]`): Tensors by official name, see [`official_layout`].
+        config ([`UniSRecConfig`]): Configuration with the sizes.
 
     Returns:
         `dict[str, torch.Tensor]`: A state dict of [`UniSRecModel`].
@@ -124,17 +124,17 @@ def convert_official_checkpoint(file: str | os.PathLike) -> OfficialConversion:
     r"""
     Reads a checkpoint of the official code: pre-trained, or fine-tuned in the inductive or transductive setting.
 
-    Neither RecBole nor any object that the file pickles is needed, and none of them is run.
+    RecBole is not required, and no object pickled in the file is imported or executed.
 
     Args:
         file (`str` or `os.PathLike`): The `.pth` file, such as `UniSRec-FHCKM-300.pth`.
 
     Returns:
-        [`OfficialConversion`]: The model, and what was read and what not.
+        [`OfficialConversion`]: The model, and the names of the used and ignored entries.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no complete checkpoint of UniSRec.
+        ValueError: If the file is not a complete checkpoint of UniSRec.
     """
     path = Path(file)
     if not path.is_file():
@@ -156,7 +156,7 @@ def _convert(archive: TorchArchive) -> OfficialConversion:
     tensors: dict[str, torch.Tensor] = {}
 
     def size(name: str) -> tuple[int, int]:
-        """Rows and columns of a weight; from its numbers, since a size alone may be made up."""
+        """Returns rows and columns of a weight, read from its data because a stated size may be wrong."""
         if name not in weights:
             raise ValueError(f"its state_dict lacks {name!r}")
         tensors[name] = archive.tensor(name, weights[name])
@@ -199,7 +199,7 @@ def _convert(archive: TorchArchive) -> OfficialConversion:
 
     state = to_our_weights(tensors, config)
     if is_transductive:
-        # The official padding row is a candidate of the loss and holds what it has learnt as one. Our row 0 stands for
+        # The official padding row is a candidate of the loss and has therefore been trained. Our row 0 stands for
         # items without an ID, and must add nothing.
         state["item_embedding.weight"][0] = 0
     model = UniSRecModel(config).to(reduce(torch.promote_types, [tensor.dtype for tensor in state.values()]))
@@ -218,7 +218,7 @@ def _convert(archive: TorchArchive) -> OfficialConversion:
 
 
 def _settings(official_config: Any) -> dict[str, tuple[Any, bool]]:
-    """Our fields that no tensor shows: value, and whether it stands in the pickled state of RecBole's `Config`."""
+    """Returns the fields not determined by tensors: value, and whether it is in the pickled `Config` of RecBole."""
     state = official_config.state if isinstance(official_config, Inert) else None
     values = state.get("final_config_dict") if isinstance(state, dict) else None
     settings = {}

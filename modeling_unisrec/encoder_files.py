@@ -1,4 +1,4 @@
-"""Settings in the files beside a text encoder, as all versions of sentence-transformers write them."""
+"""Settings in the files of a text encoder, as written by all versions of sentence-transformers."""
 
 import json
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ TRANSFORMER_FILES = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-# One flag for each pooling, before version 5.4; several were concatenated in this order.
+# Before version 5.4: one flag per pooling; several were concatenated in this order.
 POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -27,10 +27,10 @@ POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# Prompts for what is searched, as opposed to what is searched with.
+# Prompts for documents, as opposed to queries.
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 TEXT_MODALITY = {"method": "forward", "method_output_name": "last_hidden_state"}
-# Settings of the transformer that do not change its vectors.
+# Transformer settings that do not affect the vectors.
 HARMLESS = {
     "attn_implementation",
     "device_map",
@@ -45,19 +45,19 @@ HARMLESS = {
 @dataclass
 class EncoderFiles:
     r"""
-    Settings that the files of a text encoder ask for.
+    Settings read from the files of a text encoder.
 
     Args:
-        stated (`bool`): Whether there is a file of sentence-transformers at all.
-        subfolder (`str`): Where the encoder itself lies.
-        pooling (`str` or `None`): As for [`pool_tokens`]; `None` where no file says.
+        stated (`bool`): Whether any file of sentence-transformers exists.
+        subfolder (`str`): Subfolder of the encoder itself.
+        pooling (`str` or `None`): Pooling as for [`pool_tokens`]; `None` if no file names one.
         layers (`list[dict]`): Layers behind the pooling, see `text_layers` of [`UniSRecConfig`].
         weights (`dict[str, torch.Tensor]`): Their weights, as `layers.0.linear.weight`.
         prompt (`str`): Text put before each item text.
         include_prompt (`bool`): Whether the tokens of the prompt are pooled.
-        max_length (`int` or `None`): Tokens that are read of a text.
+        max_length (`int` or `None`): Maximum number of tokens of a text.
         lower_case (`bool`): Whether texts are lower-cased first.
-        truncate_dim (`int` or `None`): Numbers that are kept of each vector.
+        truncate_dim (`int` or `None`): Number of leading components to keep of each vector.
     """
 
     stated: bool = False
@@ -73,7 +73,7 @@ class EncoderFiles:
 
 
 class _Reader:
-    """Reads the files of one encoder; everything in them is understood or refused by name."""
+    """Reads the files of one encoder; unsupported settings are refused by name."""
 
     def __init__(self, name: str, source: str, options: dict[str, Any]):
         self.name, self.source, self.options = name, source, options
@@ -84,7 +84,7 @@ class _Reader:
         )
 
     def json(self, file: str, folder: str = "") -> Any:
-        """The contents of a file, or `None` where there is none."""
+        """Returns the content of a JSON file, or `None` if it does not exist."""
         if (path := self.find(file, folder)) is None:
             return None
         try:
@@ -102,7 +102,7 @@ class _Reader:
 
     def check_keys(self, file: str, settings: dict[str, Any], known: set[str]) -> None:
         for key, value in settings.items():
-            if key not in known and value:  # false, null and empty ask for nothing
+            if key not in known and value:  # false, null and empty values request nothing
                 raise self.refuse(file, f"{key}={value!r}")
 
 
@@ -121,13 +121,13 @@ def read_encoder_files(name: str, source: str, options: dict[str, Any]) -> Encod
 
     Raises:
         OSError: If a file cannot be fetched.
-        ValueError: If a file asks for something that is not supported, or is damaged.
+        ValueError: If a file has an unsupported setting or is damaged.
     """
     try:
         return _read_modules(_Reader(name, source, options))
     except (OSError, ValueError):
         raise
-    except Exception as error:  # a field of another type, or a file of weights that is damaged
+    except Exception as error:  # a field of a wrong type, or a damaged weight file
         raise ValueError(
             f"text encoder {name!r}: the files of its modules are damaged ({type(error).__name__}: {error}); fetch or save "
             "it again."
@@ -137,7 +137,7 @@ def read_encoder_files(name: str, source: str, options: dict[str, Any]) -> Encod
 def _read_modules(reader: _Reader) -> EncoderFiles:
     files = EncoderFiles()
     modules = reader.json("modules.json")
-    if modules is None:  # a folder put together by hand may have the two files that matter most
+    if modules is None:  # a manually assembled folder may have only the two most important files
         modules = [{"type": "sentence_transformers.models.Transformer", "path": ""}]
         if reader.find("config.json", "1_Pooling"):
             modules.append({"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"})
@@ -210,7 +210,7 @@ def _read_pooling(reader: _Reader, files: EncoderFiles, folder: str) -> None:
         mode.replace("mean_sqrt_len_tokens", "mean_sqrt_len")
         for mode in ([modes] if isinstance(modes, str) else modes)
     ]
-    for mode in modes:
+    for mode in modes or [""]:  # an empty list names no pooling
         if mode not in TEXT_POOLINGS:
             raise reader.refuse(where, f"the pooling {mode!r}", f"of which {', '.join(TEXT_POOLINGS)} are supported")
     files.pooling, files.include_prompt = "+".join(modes), settings.get("include_prompt", True)

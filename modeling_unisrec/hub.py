@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: names with a revision, what of a checkpoint folder is shared, one line for what goes wrong."""
+"""The Hugging Face Hub: names with a revision, uploads of checkpoint folders, and one-line errors."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 from .outgoing import check_outgoing, shared_files
 
 
-# Files of an earlier push which would be loaded beside those of the next one.
+# Files of an earlier push that would be loaded together with those of the next one.
 REPLACED_FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -40,14 +40,14 @@ api = HfApi(library_name="unisrec")
 
 
 def split_revision(name_or_path: str | os.PathLike) -> tuple[str, str | None]:
-    """`"owner/name@revision"` as name and revision; a name without one, or an existing folder, as it is and `None`."""
+    """Splits `"owner/name@revision"` into name and revision; the revision of other names and of folders is `None`."""
     name, at, revision = str(name_or_path).partition("@")
     return (str(name_or_path), None) if not at or Path(name_or_path).is_dir() else (name, revision)
 
 
 def find_model(name_or_path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
     r"""
-    What to give to `from_pretrained`, after asking the Hub once for all files.
+    Returns the arguments for `from_pretrained`, after one request to the Hub for all files.
 
     Args:
         name_or_path (`str` or `os.PathLike`): Folder, or id of a repository, also as `owner/name@revision`.
@@ -56,8 +56,8 @@ def find_model(name_or_path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
         `tuple[str, dict[str, Any]]`: Folder or id, and for an id the options `revision` and `local_files_only`.
 
     Raises:
-        OSError: If there is no such repository or revision, you may not read it, or it is neither reachable nor cached; if
-            a file of a folder cannot be read.
+        OSError: If the repository or revision does not exist, is not accessible, or is neither reachable nor cached;
+            or if a file of a folder cannot be read.
         ValueError: If the name is empty.
     """
     if not os.fspath(name_or_path):
@@ -70,7 +70,7 @@ def find_model(name_or_path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
 
 
 def _check_readable(folder: Path) -> None:
-    """Raises `OSError` where a file of a folder is there but cannot be read: transformers takes it for absent."""
+    """Raises `OSError` if a file of a folder exists but cannot be read, which transformers would treat as missing."""
     for place in (folder, folder / "catalogue"):
         for file in place.iterdir() if os.path.lexists(place) else ():
             if file.suffix not in (".json", ".safetensors", ".parquet", ".txt", ".model"):
@@ -82,8 +82,8 @@ def _check_readable(folder: Path) -> None:
 
 
 def pin_revision(repo_id: str, revision: str | None = None, repo_type: str = "model") -> dict[str, Any]:
-    """Download options: `revision`, bound to the commit it stands for now, and `local_files_only`, which is set where the
-    Hub cannot be reached, so that not every file tries again for a minute. Raises `OSError` as [`find_model`] does."""
+    """Returns download options: `revision`, resolved to its current commit, and `local_files_only`, which is set if
+    the Hub cannot be reached, to avoid a timeout for every file. Raises `OSError` as [`find_model`] does."""
     with _hub_errors(repo_id, revision):
         reachable = not is_offline_mode() and _answers(repo_id, revision, repo_type)
         pinned = api.resolve_revision(repo_id, revision=revision, repo_type=repo_type, local_files_only=not reachable)
@@ -93,7 +93,7 @@ def pin_revision(repo_id: str, revision: str | None = None, repo_type: str = "mo
 
 
 def _answers(repo_id: str, revision: str | None, repo_type: str) -> bool:
-    """Whether the Hub can be asked for a repository; `resolve_revision` alone takes the cache without telling."""
+    """Returns whether the Hub answers for a repository; `resolve_revision` would silently use the cache."""
     try:
         api.repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=10)
     except HTTPError as error:
@@ -104,12 +104,12 @@ def _answers(repo_id: str, revision: str | None, repo_type: str) -> bool:
 
 
 def check_checkpoint(folder: Path, catalogue: bool = True) -> None:
-    """Raises `ValueError` if a folder is no checkpoint of ours, whole or of adapters, or what is shared of it does not pass
-    [`check_outgoing`]."""
+    """Raises `ValueError` if a folder is no checkpoint of ours, whole or of adapters, or what is shared of it does not
+    pass [`check_outgoing`]."""
     try:
         model_type = json.loads((folder / "config.json").read_bytes()).get("model_type")
     except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, RecursionError):
-        model_type = None  # a file that is there but cannot be read is told as such
+        model_type = None  # an existing but unreadable file gets its own message
     is_ours = model_type == "unisrec" or (folder / "adapter_config.json").is_file()
     if not is_ours or not any(folder.glob("*.safetensors")):
         raise ValueError(
@@ -123,10 +123,10 @@ def create_repository(
     repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
 ) -> str:
     r"""
-    Creates a model repository, and the branch in it, where they are not there yet.
+    Creates a model repository and a branch in it, unless they exist.
 
     Args:
-        repo_id (`str`): `owner/name`; a name alone is one of the user.
+        repo_id (`str`): `owner/name`; without owner, a repository of the user.
         private (`bool`, *optional*): Whether a new repository is private.
         revision (`str`, *optional*): The branch.
         token (`str`, *optional*): Token to use instead of the stored one.
@@ -136,12 +136,12 @@ def create_repository(
 
     Raises:
         OSError: If it cannot be created.
-        ValueError: If a private one is asked for, and a public one is there.
+        ValueError: If a private repository is requested but a public one exists.
     """
     with _hub_errors(repo_id, revision):
         url = api.create_repo(repo_id, private=private, exist_ok=True, token=token)
         repo_id = url.repo_id
-        # For one that exists, `private` means nothing to the Hub.
+        # The Hub ignores `private` for an existing repository.
         if private and not api.model_info(repo_id, token=token).private:
             raise ValueError(
                 f"{repo_id} is there already and public: make it private at {url}/settings, or name another."
@@ -161,8 +161,8 @@ def upload_checkpoint(
     card: str | None = None,
 ) -> CommitInfo:
     r"""
-    Uploads what is shared of a checkpoint folder, as one commit. Weights and catalogue of an earlier push that the folder
-    does not have are deleted.
+    Uploads the shared files of a checkpoint folder as one commit. Weights and catalogue of an earlier push that are
+    not in the folder are deleted.
 
     Args:
         folder (`Path`): The checkpoint folder.
@@ -201,7 +201,7 @@ def upload_state(
     Args:
         checkpoint (`Path`): Folder of the state.
         place (`str`): Folder in the repository.
-        repo_id, message, revision, token: As of [`upload_checkpoint`].
+        repo_id, message, revision, token: As for [`upload_checkpoint`].
 
     Returns:
         `CommitInfo`: The commit.
@@ -219,18 +219,18 @@ def upload_state(
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
-    """As `fnmatch`, whose star takes a slash too: the files of a training state, one folder down, are not meant."""
+    """Matches as `fnmatch` does, but at the same folder depth, to exclude training states in subfolders."""
     return any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
 
 
 @contextmanager
 def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
-    """Turns what goes wrong with a repository into an `OSError` of one line that names it and the next step."""
+    """Converts errors of the Hub into a one-line `OSError` that names the repository and the next step."""
     try:
         yield
     except (HTTPError, OfflineModeIsEnabled, RevisionResolutionError, HFValidationError) as error:
         raise OSError(_explain(error, name, revision)) from error
-    except RuntimeError as error:  # how a large file fails
+    except RuntimeError as error:  # raised for large files
         raise OSError(_explain(error.__cause__ or error, name, revision)) from error
 
 

@@ -1,4 +1,4 @@
-"""The items that a model recommends, and their files, which are replaced at once and bound to each other."""
+"""The catalogue of items that a model recommends, and its files, which are consistent and replaced atomically."""
 
 import copy
 import difflib
@@ -22,27 +22,27 @@ from transformers import PreTrainedConfig
 ITEMS_FILE = "items.parquet"
 EMBEDDINGS_FILE = "item_embeddings.safetensors"
 NEW_EMBEDDINGS_FILE = "item_embeddings.new.safetensors"  # for the moment in which `ITEMS_FILE` is replaced
-READ_ATTEMPTS = 1000  # each of which only fails where another process replaces the catalogue meanwhile
+READ_ATTEMPTS = 1000  # an attempt only fails if another process replaces the catalogue meanwhile
 LOCK_SECONDS = 60
 
 
 class ItemCatalogue:
     r"""
-    The items a model recommends, in the order of its item rows.
+    Catalogue of the items a model recommends, in the order of its item rows.
 
     Args:
-        item_ids (`Sequence[str]`): Ids of the shop, all different.
-        texts (`Sequence[str]`): Their texts.
+        item_ids (`Sequence[str]`): Unique item ids of the shop.
+        texts (`Sequence[str]`): Item texts.
         item_embeddings (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`, *optional*):
-            Their text vectors, the output of [`UniSRecModel.get_text_features`].
+            Text vectors of the items, the output of [`UniSRecModel.get_text_features`].
         id_rows (`torch.LongTensor` of shape `(num_items,)`, *optional*):
-            Their rows of the ID embedding of a transductive model, 0 for items that came after training. Without it
+            Rows of the items in the ID embedding of a transductive model, 0 for items added after training. By default
             item k has row k + 1.
         item_ids_hash (`str`, *optional*):
             With `id_rows`: [`~ItemCatalogue.item_ids_hash`] of the catalogue that the model was trained on.
 
     Raises:
-        ValueError: If the lengths differ or an id comes twice.
+        ValueError: If the lengths differ or an id occurs twice.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class ItemCatalogue:
         return self._item_ids_hash
 
     def row(self, item_id: str) -> int:
-        """Row of an item, from 0. Raises `KeyError` naming the three nearest known ids."""
+        """Returns the row of an item, from 0. Raises `KeyError` naming the three nearest known ids."""
         if item_id not in self._rows:
-            name = item_id if len(item_id) <= 80 else item_id[:77] + "..."  # no id of a shop is longer
+            name = item_id if len(item_id) <= 80 else item_id[:77] + "..."  # longer than any id of a shop
             shared = [len(os.path.commonprefix([known, name])) for known in self.item_ids]  # noqa: RUF071 (characters)
             likely = [self.item_ids[row] for row in heapq.nlargest(1000, range(len(self)), key=shared.__getitem__)]
             nearest = difflib.get_close_matches(name, likely, n=3, cutoff=0.0)
@@ -103,27 +103,28 @@ class ItemCatalogue:
         return rows + 1 if self.id_rows is None else self.id_rows[rows].where(rows >= 0, 0)
 
     def with_embeddings(self, item_embeddings: torch.Tensor) -> "ItemCatalogue":
-        """The same items with other text vectors."""
+        """Returns a catalogue of the same items with other text vectors."""
         catalogue = copy.copy(self)
         catalogue.item_embeddings = item_embeddings
         return catalogue
 
     def content_hash(self) -> str:
-        """SHA-256 of ids and texts in their order. It is stored with the text vectors, which belong to no other items."""
+        """SHA-256 of ids and texts in their order. It is stored with the text vectors, which belong to no other
+        items."""
         return hashlib.sha256(json.dumps([self.item_ids, self.texts]).encode()).hexdigest()
 
     def save(self, directory: str | os.PathLike) -> None:
         r"""
-        Writes `items.parquet` and, if there are any, `item_embeddings.safetensors`, in place of a catalogue that is there.
+        Writes `items.parquet` and, if present, `item_embeddings.safetensors`, replacing an existing catalogue.
 
-        The old catalogue stays until the moment at which one rename puts the new `items.parquet` into place: a process
-        that reads, and one that is killed, leave or find the old catalogue or the new one.
+        One rename of the new `items.parquet` replaces the old catalogue, so that concurrent readers and killed
+        processes see or leave either the old catalogue or the new one.
 
         Args:
             directory (`str` or `os.PathLike`): Folder, made if need be.
 
         Raises:
-            OSError: If it cannot be written, or another process goes on changing it.
+            OSError: If it cannot be written, or another process keeps changing it.
         """
         directory, polars = Path(directory), _import_polars()
         directory.mkdir(parents=True, exist_ok=True)
@@ -157,24 +158,24 @@ class ItemCatalogue:
     @classmethod
     def load(cls, find: Callable[[str], str | None]) -> "ItemCatalogue | None":
         r"""
-        Reads what `save` wrote, also while another process replaces it.
+        Reads a saved catalogue, even while another process replaces it.
 
         Args:
-            find (`Callable`): Gives the path of a file of the catalogue's folder, or `None` if it is not there.
+            find (`Callable`): Returns the path of a file of the catalogue folder, or `None` if it does not exist.
 
         Returns:
             [`ItemCatalogue`] or `None`: `None` where there is no `items.parquet`.
 
         Raises:
             ImportError: If polars is not installed.
-            ValueError: If a file is damaged, or the vectors are those of other items.
+            ValueError: If a file is damaged, or the vectors belong to other items.
         """
         for _ in range(READ_ATTEMPTS):
             before = _file_states(find)
             try:
                 return cls._read(find)
             except (ValueError, FileNotFoundError):
-                if _file_states(find) == before:  # else it is a file of the catalogue before with one of the next
+                if _file_states(find) == before:  # otherwise the files belong to different versions of the catalogue
                     raise
         raise OSError(f"{find(ITEMS_FILE)}: other processes go on replacing it; try again when they have ended.")
 
@@ -201,9 +202,9 @@ class ItemCatalogue:
 
     @classmethod
     def _read_items(cls, file: str) -> "ItemCatalogue":
-        """Ids, texts and rows of the ID embedding."""
+        """Reads ids, texts and rows of the ID embedding."""
         polars = _import_polars()
-        content = Path(file).read_bytes()  # polars opens a name several times, beside a writer too
+        content = Path(file).read_bytes()  # polars opens a file several times, and a writer may replace it meanwhile
         try:
             items = polars.read_parquet(content)
             trained_on = polars.read_parquet_metadata(io.BytesIO(content)).get("item_ids_hash")
@@ -220,8 +221,8 @@ class ItemCatalogue:
 
 
 def _read_embeddings(file: str, expected: str) -> dict[str | None, torch.Tensor | None]:
-    """Text vectors by the hash of the items they belong to (`None` where it is not stored); they are read if that can be
-    the hash `expected`. Raises `ValueError`."""
+    """Text vectors by the hash of the items they belong to (`None` where it is not stored); they are read if that can
+    be the hash `expected`. Raises `ValueError`."""
     before = os.stat(file)
     try:
         with safe_open(file, "pt") as stored:
@@ -239,7 +240,7 @@ def _read_embeddings(file: str, expected: str) -> dict[str | None, torch.Tensor 
 
 
 def _file_states(find: Callable[[str], str | None]) -> list[tuple[int, int] | None]:
-    """What differs once a file of a catalogue was replaced."""
+    """Returns a state that changes whenever a file of a catalogue is replaced."""
     states = []
     for name in (ITEMS_FILE, EMBEDDINGS_FILE, NEW_EMBEDDINGS_FILE):
         try:
@@ -257,10 +258,10 @@ def lock_catalogue(directory: str | os.PathLike) -> Iterator[None]:
     Keeps other processes from changing a catalogue. Readers need no lock.
 
     Args:
-        directory (`str` or `os.PathLike`): Folder of the catalogue. It may be locked again inside.
+        directory (`str` or `os.PathLike`): Folder of the catalogue. The lock is reentrant.
 
     Raises:
-        OSError: If another process has held the lock for a minute; one that dies holds none.
+        OSError: If another process has held the lock for a minute. The lock of a dead process is released.
     """
     directory = Path(directory).absolute()
     lock = FileLock(directory.with_name(f".{directory.name}.lock"), timeout=LOCK_SECONDS, is_singleton=True)
@@ -272,12 +273,12 @@ def lock_catalogue(directory: str | os.PathLike) -> Iterator[None]:
         yield
     finally:
         if lock.lock_counter == 1:
-            Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits for it notices, and makes another
+            Path(lock.lock_file).unlink(missing_ok=True)  # waiting processes notice the removal and create a new file
         lock.release()
 
 
 def _flush(file: Path) -> None:
-    """Waits until a file is on the disk, so that a machine that dies after a rename keeps what was renamed."""
+    """Flushes a file to disk, so that its content survives a crash after a rename."""
     with open(file, "rb") as stream:
         os.fsync(stream.fileno())
 
@@ -290,7 +291,7 @@ def check_id_rows(config: PreTrainedConfig, catalogue: ItemCatalogue) -> None:
     Args:
         config ([`UniSRecConfig`]): Of the model. Without `item_ids_hash`, as saved before there was one, or where a
             catalogue was edited before, the number of items is all that is compared.
-        catalogue ([`ItemCatalogue`]): What it is to rank.
+        catalogue ([`ItemCatalogue`]): Catalogue to rank.
     """
     num_items, size, rows = config.num_items, len(catalogue), catalogue.id_rows
     if num_items is None:
@@ -307,7 +308,7 @@ def check_id_rows(config: PreTrainedConfig, catalogue: ItemCatalogue) -> None:
 
 
 def _import_polars():
-    """polars, which a machine that only runs the model need not have."""
+    """Imports polars, which is optional on machines that only run the model."""
     try:
         import polars
     except ImportError as error:

@@ -28,7 +28,7 @@ from ..configuration.configuration_unisrec import IS_REMOTE_CODE, UniSRecConfig,
 
 # Not used here: transformers copies what this file imports when it saves a model that was loaded with remote code.
 from .pipeline_unisrec import SequentialRecommendationPipeline  # noqa: F401
-from .text_pooling import TextHead, TextWhitening
+from .text_pooling import TextHead, TextWhitening, new_text_scale
 
 
 @dataclass
@@ -60,7 +60,7 @@ class UniSRecTextFeatures(BaseModelOutputWithPooling):
     r"""
     Output of [`UniSRecModel.get_text_features`], whose text vectors are `pooler_output`.
 
-    An integer gives the vector of one text: `features[0]` is that of the first text, not `last_hidden_state`.
+    An integer index returns the vector of one text: `features[0]` is that of the first text, not `last_hidden_state`.
     """
 
     def __getitem__(self, key: str | int | slice) -> Any:
@@ -69,8 +69,8 @@ class UniSRecTextFeatures(BaseModelOutputWithPooling):
 
 def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
     """
-    Vectors of length 1, `(..., hidden_size)` in and out; a zero vector stays one, as in `F.normalize`, whose gradient there
-    is 1e12 times that of its output. Here it is that of its output.
+    Normalises vectors `(..., hidden_size)` to unit length. A zero vector stays zero, as in `F.normalize`, but its
+    gradient is that of the output instead of 1e12 times as large.
     """
     norms = vectors.norm(dim=-1, keepdim=True)
     return vectors / norms.clamp_min(1e-12).masked_fill(norms == 0, 1.0)
@@ -78,8 +78,8 @@ def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
 
 def stop_constant_rows(hidden_states: torch.Tensor) -> torch.Tensor:
     """
-    Takes the gradient from rows of equal numbers, whose values stay as they are: the layer normalisation after it, which
-    makes them 0, would multiply their gradient by `layer_norm_eps ** -0.5`, and the next one again, up to infinity.
+    Stops the gradient of rows of equal numbers and keeps their values. Each following layer normalisation, which maps
+    such rows to 0, would multiply the gradient by `layer_norm_eps ** -0.5`, up to infinity.
     """
     constant = (hidden_states == hidden_states[..., :1]).all(-1, keepdim=True)
     return torch.where(constant, hidden_states.detach(), hidden_states)
@@ -95,7 +95,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention with its probabilities written out: (B, heads, L, size) in, (B, L, heads, size) out."""
+    """Eager attention, which returns its probabilities: (B, heads, L, size) in, (B, L, heads, size) out."""
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -105,7 +105,7 @@ def eager_attention_forward(
 
 
 def _pad_right(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and their mask with the padding on the right, where encoders count positions from the first real token."""
+    """Moves the padding of tokens and mask to the right, where encoders count positions from the first real token."""
     length = attention_mask.shape[1]
     leading = (attention_mask.cumsum(1) == 0).sum(1, keepdim=True)
     places = torch.arange(length, device=input_ids.device) + leading
@@ -118,8 +118,8 @@ class UniSRecAdaptor(nn.Module):
     Parametric whitening by `num_experts` experts, mixed by a gate (paper, section 2.1.2).
 
     With x the text vector times `text_scale`, `v = sum_k g_k (dropout(x) - b_k) W_k` and `g = softmax(x W_2 + delta)`,
-    where in training `delta = normal * (softplus(x W_3) + router_noise)`. The official code runs the experts one after the other; here
-    they are one product, and `b_k W_k` is folded into one `(num_experts, hidden_size)` table a call.
+    where in training `delta = normal * (softplus(x W_3) + router_noise)`. The official code runs the experts one after
+    the other; here they are one product, and `b_k W_k` is folded into one `(num_experts, hidden_size)` table a call.
     """
 
     def __init__(self, config: UniSRecConfig):
@@ -139,11 +139,11 @@ class UniSRecAdaptor(nn.Module):
         self.dropout = nn.Dropout(config.adaptor_dropout)
 
     def gate(self, text_embeds: torch.Tensor) -> torch.Tensor:
-        """Weights of the experts for each text vector: (U, D) in, (U, G) out; rows sum to 1."""
+        """Returns the weights of the experts for each text vector: (U, D) in, (U, G) out; rows sum to 1."""
         return self._gate(self._inputs(text_embeds))
 
     def _inputs(self, text_embeds: torch.Tensor) -> torch.Tensor:
-        """Text vectors as the experts and the router take them."""
+        """Scales and whitens text vectors, the input of experts and router."""
         if self.scale != 1:
             text_embeds = text_embeds * self.scale
         return text_embeds if self.whitening is None else self.whitening(text_embeds)
@@ -232,7 +232,7 @@ class UniSRecLayer(GradientCheckpointingLayer):
         self.mlp = UniSRecMLP(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
-        # A narrow state may lose all its numbers to dropout, and what is added to it too.
+        # In a narrow model, dropout may zero a whole state and the residual added to it.
         self.can_vanish = config.hidden_dropout**config.hidden_size > 1e-12
 
     def forward(
@@ -270,21 +270,21 @@ class UniSRecSequenceEncoder(nn.Module):
             )
         positions = self.position_embedding(torch.arange(length, device=inputs_embeds.device))
         hidden_states = self.dropout(self.layer_norm(inputs_embeds + positions))
-        # Padding is on the right, where no real position looks: the causal mask is all that is needed, and sdpa makes
-        # that one itself. No padding mask, no cache: by position, for transformers 5.24 renamed the cache's argument.
+        # Padding is on the right, outside the view of real positions, so the causal mask suffices, and sdpa creates it
+        # itself. Padding mask and cache are passed by position, because transformers 5.24 renamed the cache argument.
         attention_mask = create_causal_mask(self.config, hidden_states, None, None)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         return hidden_states
 
 
-# Options of `from_pretrained` that say where a file is.
+# Options of `from_pretrained` that locate a file.
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _ITEM_EMBEDDING = "item_embedding.weight"
 
 
 def _is_no_load_report(record: logging.LogRecord) -> bool:
-    """Filter of the table that transformers logs about missing weights: here it is an error of one line."""
+    """Filters out the table that transformers logs about missing weights; a one-line error is raised instead."""
     return "LOAD REPORT" not in record.getMessage()
 
 
@@ -332,24 +332,26 @@ class UniSRecPreTrainedModel(PreTrainedModel):
         **kwargs: Any,
     ) -> "UniSRecPreTrainedModel":
         r"""
-        As the parent's, for weights that are complete; none is filled with random numbers.
+        Loads a model as the parent method does, but requires complete weights and initialises none at random.
 
-        `text_config=None` leaves the text encoder out, and another `num_items` than that of `config.json` makes a new ID
-        embedding or leaves it out. All else that does not fit is an error, also under `AutoModel`.
+        `text_config=None` drops the text encoder, and another `num_items` than in `config.json` creates or drops the
+        ID embedding. Any other mismatch is an error, also with `AutoModel`.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
             ignore_mismatched_sizes (`bool`, *optional*, defaults to `False`):
-                Whether weights of another shape are left out and start at random.
+                Whether to initialise weights of another shape at random instead of raising an error.
             output_loading_info (`bool`, *optional*, defaults to `False`):
-                Whether to return the report of what is missing too. Nothing is refused then.
-            kwargs: As of `PreTrainedModel.from_pretrained`.
+                Whether to also return the report of missing and unexpected weights. Nothing is refused then.
+            kwargs: Options of `PreTrainedModel.from_pretrained`.
 
         Raises:
             ValueError: If weights are missing, unexpected, of another shape than `config.json` says, or not finite.
         """
         name = pretrained_model_name_or_path
-        on_adapters = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")  # the report is then theirs
+        on_adapters = (kwargs.get("adapter_kwargs") or {}).get(
+            "_adapter_model_path"
+        )  # the caller then handles the report
         if output_loading_info or on_adapters:
             loaded = super().from_pretrained(
                 name,
@@ -397,7 +399,7 @@ class UniSRecPreTrainedModel(PreTrainedModel):
         return model
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """As the parent's; the weights may be read by whoever may read `config.json`, which safetensors would prevent."""
+        """Saves as the parent method does, and gives the weight files the permissions of `config.json`."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
             for file in Path(save_directory).glob("*.safetensors"):
@@ -405,7 +407,7 @@ class UniSRecPreTrainedModel(PreTrainedModel):
 
 
 def _is_finite(weight: torch.Tensor) -> bool:
-    """Whether there is neither NaN nor infinity in a weight, in one pass; weights on the disk are not read for it."""
+    """Returns whether a weight has neither NaN nor infinity, in one pass; weights offloaded to disk are not read."""
     if weight.is_meta or not weight.is_floating_point() or weight.numel() == 0:
         return True
     return bool(torch.stack(weight.detach().aminmax()).isfinite().all())
@@ -439,45 +441,45 @@ class UniSRecModel(UniSRecPreTrainedModel):
     @classmethod
     def from_text_encoder(cls, name_or_path: str, **config) -> "UniSRecModel":
         r"""
-        A new model around a trained text encoder: the encoder keeps its weights, all else starts at random.
+        Creates a model around a trained text encoder; all other weights are initialised at random.
 
         Args:
             name_or_path (`str`):
-                Folder or Hub id of a text encoder, or `"minilm"`. Pooling, layers behind it and prompt are those of its
-                own files, see [`load_text_encoder`].
+                Folder or Hub id of a text encoder, or `"minilm"`. Pooling, further layers and prompt are read from its
+                files, see [`load_text_encoder`].
             **config: Fields of [`UniSRecConfig`], such as `text_pooling="mean"`.
 
         Returns:
-            [`UniSRecModel`]: In float32; the text encoder is frozen.
+            [`UniSRecModel`]: Model in float32 with a frozen text encoder.
 
         Raises:
             OSError: If there is no such encoder.
-            ValueError: If its files ask for what is not supported, or a field does not fit.
+            ValueError: If its files have an unsupported setting, or a field is invalid.
         """
         if IS_REMOTE_CODE:
             raise ImportError("new models are made by the package itself: pip install unisrec.")
-        # No import statement: transformers would look for that file in every checkpoint folder.
+        # Not an import statement, because transformers would look for that file in every checkpoint folder.
         text_encoders = importlib.import_module(".text_encoders", __package__)
         text_encoder, _ = text_encoders.load_text_encoder(
             name_or_path, pooling=config.get("text_pooling"), prompt=config.get("text_prompt")
         )
-        head, hidden_size = text_encoder.text_head, text_encoder.config.hidden_size
-        settings = head.to_config(hidden_size) | {"text_scale": head.new_scale(hidden_size)}
-        model = cls(UniSRecConfig(**(settings | config)))
+        settings = text_encoder.text_head.to_config(text_encoder.config.hidden_size) | config
+        settings.setdefault("text_scale", new_text_scale(settings["text_layers"], settings["text_embedding_size"]))
+        model = cls(UniSRecConfig(**settings))
         model.attach_text_encoder(text_encoder)
         return model
 
     def attach_text_encoder(self, text_encoder: PreTrainedModel) -> None:
         r"""
-        Makes a text encoder (frozen, in the dtype of the model) part of the model and of its checkpoints.
+        Adds a text encoder (frozen, in the dtype of the model) to the model and its checkpoints.
 
         Args:
             text_encoder (`PreTrainedModel`):
-                The encoder. Its token states are pooled as `config` says; layers behind the pooling that have weights
-                are those of its `text_head`, see [`load_text_encoder`].
+                The encoder. Its token states are pooled according to `config`; layers with weights after the pooling
+                are taken from its `text_head`, see [`load_text_encoder`].
 
         Raises:
-            ValueError: If its vectors are not of `config.text_embedding_size` numbers, or such layers are missing.
+            ValueError: If the width of its vectors is not `config.text_embedding_size`, or such layers are missing.
         """
         config, hidden_size = self.config, text_encoder.config.hidden_size
         size = text_vector_size(hidden_size, config.text_pooling, config.text_layers)
@@ -500,24 +502,25 @@ class UniSRecModel(UniSRecPreTrainedModel):
         text_encoder.text_head = head
         self.text_encoder = text_encoder.to(self.dtype).requires_grad_(False)
         config.text_config = text_encoder.config
-        config.text_config._name_or_path = ""  # a path of one machine has no place in a checkpoint
+        config.text_config._name_or_path = ""  # a local path does not belong in a checkpoint
 
     def detach_text_encoder(self) -> PreTrainedModel | None:
-        """Takes the text encoder out, so that training on ready text vectors neither moves nor saves it. Returns it."""
+        """Removes and returns the text encoder, so that training on precomputed text vectors neither moves nor saves
+        it."""
         text_encoder, self.text_encoder, self.config.text_config = self.text_encoder, None, None
         return text_encoder
 
     def get_input_embeddings(self) -> nn.Module | None:
-        """Embedding of the words, which is the text encoder's; `None` for an embeddings-only model."""
+        """Returns the word embedding of the text encoder; `None` for an embeddings-only model."""
         return None if self.text_encoder is None else self.text_encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Puts another embedding of the words in the text encoder. Raises `ValueError` for an embeddings-only model."""
+        """Sets the word embedding of the text encoder. Raises `ValueError` for an embeddings-only model."""
         self._check_text_encoder()
         self.text_encoder.set_input_embeddings(value)
 
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
-        """As the parent's. Raises `ValueError` for an embeddings-only model."""
+        """Resizes the word embedding of the text encoder. Raises `ValueError` for an embeddings-only model."""
         self._check_text_encoder()
         return super().resize_token_embeddings(*args, **kwargs)
 
@@ -527,12 +530,12 @@ class UniSRecModel(UniSRecPreTrainedModel):
 
     def reset_item_embedding(self, num_items: int | None) -> None:
         r"""
-        Takes the model to another setting or catalogue, in place; text adaptor and sequence encoder stay.
+        Switches the model to another setting or catalogue in place; text adaptor and sequence encoder are kept.
 
         Args:
             num_items (`int` or `None`):
                 `None` makes it inductive (text only); a number transductive, with a new ID embedding of that size.
-                `config.item_ids_hash` is then to be set to that of the catalogue.
+                Afterwards set `config.item_ids_hash` to that of the catalogue.
         """
         if num_items is not None and num_items < 1:
             raise ValueError(f"`num_items` ({num_items}) must be at least 1, or None for a text-only model.")
@@ -545,7 +548,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
             self.item_embedding = nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
 
     def freeze_sequence_encoder(self) -> None:
-        """Freezes positions and layers, as in the paper's transfer; its input normalisation stays trainable."""
+        """Freezes positions and layers, as in the transfer of the paper; the input normalisation stays trainable."""
         self.sequence_encoder.position_embedding.requires_grad_(False)
         self.sequence_encoder.layers.requires_grad_(False)
 
@@ -557,17 +560,17 @@ class UniSRecModel(UniSRecPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> UniSRecTextFeatures:
         r"""
-        Text vectors x, the input of the adaptor.
+        Encodes item texts into the text vectors x, the input of the adaptor (paper, section 2.1.1).
 
         Args:
             input_ids (`torch.LongTensor` of shape `(num_items, num_tokens)`): Tokens of the item texts.
             attention_mask (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*):
-                1 for real tokens; without it all are.
-            kwargs: As of the text encoder, such as `output_hidden_states`.
+                Mask with 1 for real tokens. Defaults to all ones.
+            kwargs: Options of the text encoder, such as `output_hidden_states`.
 
         Returns:
-            [`UniSRecTextFeatures`]: The text vectors `(num_items, text_embedding_size)` as `pooler_output`, and the output
-            of the text encoder.
+            [`UniSRecTextFeatures`]: The text vectors `(num_items, text_embedding_size)` as `pooler_output`, and the
+            output of the text encoder.
 
         Raises:
             ValueError: If the model has no text encoder.
@@ -589,13 +592,13 @@ class UniSRecModel(UniSRecPreTrainedModel):
         )
 
     def _text_vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Text vectors `(num_items, text_embedding_size)`, in training without the padding that a batch has."""
+        """Returns text vectors `(num_items, text_embedding_size)`; in training, with as little padding as possible."""
         if not self.training:
             return self.get_text_features(input_ids, attention_mask).pooler_output
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         input_ids, attention_mask = _pad_right(input_ids, attention_mask)
-        # Texts of like length together: else half of the work of a training step would be padding.
+        # Encode texts of similar length together; otherwise half of the work of a training step would be padding.
         order = attention_mask.sum(-1).argsort()
         parts = []
         for rows in order.split(128):
@@ -624,13 +627,13 @@ class UniSRecModel(UniSRecPreTrainedModel):
                 Rows of the ID embedding (catalogue item k is row k + 1; 0 is an item without one). Transductive only.
 
         Returns:
-            `torch.FloatTensor` of shape `(num_items, hidden_size)`.
+            `torch.FloatTensor` of shape `(num_items, hidden_size)`: Item vectors, not normalised.
         """
         if self.item_embedding is not None and item_ids is None:
             raise ValueError("A transductive model (`num_items` is set) needs `item_ids`, 0 for unknown items.")
         if self.adaptor is None:
             return self.item_embedding(item_ids)
-        # The catalogue keeps its vectors in float32, whatever the model runs in.
+        # The catalogue stores its vectors in float32, independent of the dtype of the model.
         parts = [] if text_embeds is None else [text_embeds.to(self.adaptor.weight.dtype)]
         if input_ids is not None:
             parts.append(self._text_vectors(input_ids, attention_mask).to(self.adaptor.weight.dtype))
@@ -641,7 +644,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
 
     def get_sequence_features(self, item_index: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
         r"""
-        Universal sequence vectors.
+        Encodes histories into universal sequence vectors.
 
         Args:
             item_index (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
@@ -650,18 +653,19 @@ class UniSRecModel(UniSRecPreTrainedModel):
                 Universal item vectors.
 
         Returns:
-            `torch.FloatTensor` of shape `(batch_size, hidden_size)`.
+            `torch.FloatTensor` of shape `(batch_size, hidden_size)`: Sequence vectors, not normalised.
         """
         return self._last_item_state(self._encode_histories(item_index, item_embeds), item_index)
 
     def similarity(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
-        """Cosine or product of sequences and items, by `config.similarity`: (B, H) and (U, H) in, (B, U) out."""
+        """Returns the cosine or dot product (`config.similarity`) of sequences and items: (B, H) and (U, H) in, (B, U)
+        out."""
         if self.config.similarity == "dot":
             return sequence_embeds @ item_embeds.T
         return unit_vectors(sequence_embeds) @ unit_vectors(item_embeds).T
 
     def score(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
-        """Logits of the next item, cosine over temperature or the plain product: (B, H) and (U, H) in, (B, U) out."""
+        """Returns next-item logits, cosine over temperature or the dot product: (B, H) and (U, H) in, (B, U) out."""
         similarity = self.similarity(sequence_embeds, item_embeds)
         return similarity if self.config.similarity == "dot" else similarity / self.config.temperature
 
@@ -678,7 +682,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> UniSRecModelOutput:
         r"""
-        Item vectors of the distinct items and states of the histories over them.
+        Computes the vectors of the distinct items and the states of the histories over them.
 
         Args:
             item_index (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
@@ -718,8 +722,8 @@ class UniSRecModel(UniSRecPreTrainedModel):
         )
 
     def _encode_histories(self, item_index: torch.Tensor, item_embeds: torch.Tensor, **kwargs) -> torch.Tensor:
-        """States at all positions: (B, L) and (U, H) in, (B, L, H) out."""
-        # What stands in a padded place does not matter: no real position sees it.
+        """Returns the states at all positions: (B, L) and (U, H) in, (B, L, H) out."""
+        # The content of padded positions does not matter: no real position attends to them.
         return self.sequence_encoder(F.embedding((item_index - 1).clamp(min=0), item_embeds), **kwargs)
 
     @staticmethod

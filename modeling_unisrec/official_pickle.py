@@ -1,7 +1,7 @@
-"""Files of `torch.save` that hold objects of other packages, read without running anything.
+"""Safe reading of `torch.save` files that contain objects of other packages, without running any code.
 
-A `.pth` file is a zip archive of raw tensors beside a pickle, and to unpickle is to run what the pickle says. Nothing is
-unpickled here: [`parse_pickle`] reads its opcodes as data, and what they would import or call stays a name.
+A `.pth` file is a zip archive of raw tensors and a pickle, and unpickling runs arbitrary code. Nothing is unpickled
+here: [`parse_pickle`] reads the opcodes as data, and represents imports and calls by names.
 """
 
 import math
@@ -21,13 +21,13 @@ DTYPES = {
     "torch.BFloat16Storage": torch.bfloat16,
 }
 DICT, TENSOR = "collections.OrderedDict", "torch._utils._rebuild_tensor_v2"
-LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what torch.save began with before 1.6
+LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first bytes of a torch.save file before version 1.6
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 
 @dataclass(eq=False, repr=False)
 class Inert:
-    """What a pickle would import (a name) or call (a name with arguments), and the state it would set."""
+    """Placeholder for an import (a name) or a call (a name with arguments) in a pickle, and the state it would set."""
 
     name: str
     arguments: Any = None
@@ -35,7 +35,7 @@ class Inert:
 
 
 def describe(value: Any) -> str:
-    """What an entry of a checkpoint is, in a few words."""
+    """Returns a short description of an entry of a checkpoint."""
     match value:
         case Inert(name=name, arguments=(_, _, tuple(size), *_)) if name == TENSOR:
             return f"a tensor {' x '.join(map(str, size))}"
@@ -49,13 +49,13 @@ def describe(value: Any) -> str:
 
 def parse_pickle(data: bytes) -> tuple[Any, set[str]]:
     r"""
-    The object in a pickle, made of plain containers, strings, numbers and [`Inert`]; nothing is imported or called.
+    Parses a pickle into plain containers, strings, numbers and [`Inert`] without importing or calling anything.
 
     Args:
-        data (`bytes`): In the opcodes that `torch.save` writes (pickle protocol 2).
+        data (`bytes`): Pickle with the opcodes that `torch.save` writes (protocol 2).
 
     Returns:
-        `tuple[Any, set[str]]`: The object, and the names of all that the pickle would import.
+        `tuple[Any, set[str]]`: The object, and the names that the pickle would import.
 
     Raises:
         ValueError: If the pickle is damaged or has other opcodes.
@@ -136,13 +136,13 @@ def parse_pickle(data: bytes) -> tuple[Any, set[str]]:
 
 class TorchArchive:
     r"""
-    A `.pth` file: its pickle as data, and its tensors on demand.
+    A `.pth` file: gives its pickle as data and reads its tensors on demand.
 
     Args:
         path (`Path`): The file.
 
     Raises:
-        ValueError: If it is no zip archive of `torch.save`.
+        ValueError: If the file is not a zip archive of `torch.save`.
     """
 
     def __init__(self, path: Path):
@@ -165,7 +165,7 @@ class TorchArchive:
             raise ValueError("it was saved on a big-endian machine; save it again on another one")
 
     def read(self, name: str) -> bytes:
-        """A file of the archive. torch does not compress, so nothing grows beyond the size of the archive."""
+        """Reads a file of the archive. torch does not compress, so no file is larger than the archive."""
         try:
             info = self.zip.getinfo(self.folder + name)
             if info.compress_type != zipfile.ZIP_STORED:
@@ -176,17 +176,17 @@ class TorchArchive:
 
     def tensor(self, name: str, value: Any) -> torch.Tensor:
         r"""
-        A tensor that the pickle describes. Its sizes are checked before anything is allocated for them.
+        Reads a tensor described in the pickle. Its sizes are checked before memory is allocated.
 
         Args:
-            name (`str`): What to call it in an error.
-            value (`Any`): Its description.
+            name (`str`): Name of the tensor in error messages.
+            value (`Any`): Description of the tensor in the pickle.
 
         Returns:
-            `torch.FloatTensor`: In the type and shape that it was saved in.
+            `torch.FloatTensor`: The tensor in its saved dtype and shape.
 
         Raises:
-            ValueError: If it is not the description of a floating point tensor, or not one that the file holds.
+            ValueError: If `value` does not describe a floating point tensor of the file.
         """
         match value:
             case Inert(

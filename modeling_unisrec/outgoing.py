@@ -1,4 +1,4 @@
-"""What of a checkpoint folder may leave the machine, and the one check of it on every way out."""
+"""Selection of the files of a checkpoint folder that may be shared, and the check before every upload."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from ..configuration.configuration_unisrec import CODE_FILES
 
 
-# Of a checkpoint folder; all else in it is the state of one run on one machine.
+# Shared files of a checkpoint folder; all others are the state of one run on one machine.
 SHARED_FILES = (
     "README.md",
     "*.png",
@@ -35,9 +35,9 @@ SHARED_FILES = (
     "catalogue/*.safetensors",
     "catalogue/*.json",
 )
-# Words of a tokenizer, among which any text may be.
+# Vocabulary files of a tokenizer, which may contain any text.
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
-TEXTS = (".md", ".py", ".jinja", ".png")  # a picture has texts in its head
+TEXTS = (".md", ".py", ".jinja", ".png")  # pictures have texts in their metadata
 
 # A value that is nothing but an absolute path: /a/b, ~/a, C:\a, \\server\a, file:///a.
 ABSOLUTE_PATH = re.compile(r"(/[^/\n]+){2,}/?|~[/\\]\S.*|[A-Za-z]:[/\\]\S.*|\\\\\S.*|file:/\S*")
@@ -50,7 +50,7 @@ HOME = re.compile(
 
 def shared_files(folder: Path, catalogue: bool = True) -> list[str]:
     r"""
-    Files of a checkpoint folder that are shared; hidden ones never are.
+    Returns the files of a checkpoint folder that are shared; hidden files never are.
 
     Args:
         folder (`Path`): The checkpoint folder.
@@ -71,11 +71,11 @@ def check_outgoing(folder: Path, names: list[str], replaced: Mapping[str, bytes]
     Args:
         folder (`Path`): The folder.
         names (`list[str]`): Files in it, relative to it.
-        replaced (`Mapping[str, bytes]`, *optional*): Contents that go up in place of those of the folder.
+        replaced (`Mapping[str, bytes]`, *optional*): Contents uploaded instead of those in the folder.
 
     Raises:
-        ValueError: If a file is a symbolic link or lies behind one, if it holds a path of this machine, or if nobody else
-            has the base of its adapters.
+        ValueError: If a file is or is below a symbolic link, contains a local path, or belongs to adapters whose base
+            is not available to others.
     """
     replaced = replaced or {}
     for name in names:
@@ -100,8 +100,8 @@ def check_adapter_base(folder: Path, adapter_config: Mapping[str, Any]) -> None:
     r"""
     Checks that others can load the base of adapters.
 
-    A name such as `runs/pretrained` may be a folder here and a stranger's repository on the Hub. The base is one of the Hub
-    if it comes with a revision: training on a base from the Hub records the commit.
+    A name such as `runs/pretrained` may be a folder here and a stranger's repository on the Hub. The base is one of
+    the Hub if it comes with a revision: training on a base from the Hub records the commit.
 
     Args:
         folder (`Path`): Folder of the adapters, for the message.
@@ -127,13 +127,13 @@ def check_adapter_base(folder: Path, adapter_config: Mapping[str, Any]) -> None:
 
 
 def _own_folders(folder: Path) -> list[str]:
-    """Folders of this machine and user, whose names are in no shared text by chance."""
+    """Returns local folders whose paths do not occur in a shared text by chance."""
     own = {Path.home(), Path.cwd(), folder.absolute().parent, folder.resolve().parent}
     return sorted(str(path) for path in own if len(path.parts) > 2)
 
 
 def _local_paths(file: Path, content: bytes | None, own: list[str]) -> Iterator[tuple[str, str]]:
-    """Paths of a machine in a file, each with its place in it."""
+    """Yields the local paths in a file, each with its location."""
     name, suffix = file.name, file.suffix
     if name in VOCABULARIES:
         return
@@ -145,7 +145,7 @@ def _local_paths(file: Path, content: bytes | None, own: list[str]) -> Iterator[
             raise ValueError(f"{file}: not a whole file of weights ({error}); save the model again.") from error
     elif suffix == ".json":
         yield from _paths_in_json(_read_json(file, content), "", own)
-    elif suffix in TEXTS:  # the parquet of a catalogue has texts of items, which are meant to be shared
+    elif suffix in TEXTS:  # the item texts in the parquet file of a catalogue are meant to be shared
         text = (content or file.read_bytes()).decode("utf-8", "replace")
         yield from (("text", path) for path in _paths_in_text(text, own))
 

@@ -22,12 +22,12 @@ COMPARED_NUMBERS = 1 << 15  # of a tensor, to see whether it has changed
 
 def rank_items(scores: torch.Tensor, seen: Sequence[Sequence[int]], top_k: int) -> list[list[tuple[int, float]]]:
     r"""
-    The best items of a catalogue for each history.
+    Returns the best items of a catalogue for each history.
 
     Args:
-        scores (`torch.FloatTensor` of shape `(batch_size, num_items)`): Score of each item; written to.
-        seen (`Sequence[Sequence[int]]`): For each history, the rows that are left out.
-        top_k (`int`): How many, at most the catalogue.
+        scores (`torch.FloatTensor` of shape `(batch_size, num_items)`): Score of each item; modified in place.
+        seen (`Sequence[Sequence[int]]`): Rows to exclude for each history.
+        top_k (`int`): Number of items, at most the size of the catalogue.
 
     Returns:
         `list[list[tuple[int, float]]]`: For each history (row, score), best first; equal scores in catalogue order.
@@ -48,11 +48,11 @@ def rank_items(scores: torch.Tensor, seen: Sequence[Sequence[int]], top_k: int) 
 
 def best_columns(scores: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
-    The largest numbers of each row, as `torch.topk` gives them, but equal ones always in the order of their columns.
+    Returns the largest numbers of each row as `torch.topk` does, with ties in the order of their columns.
 
     Args:
-        scores (`torch.FloatTensor` of shape `(batch_size, num_columns)`): -inf where a column is left out.
-        top_k (`int`): How many, at most all.
+        scores (`torch.FloatTensor` of shape `(batch_size, num_columns)`): Scores, -inf for excluded columns.
+        top_k (`int`): Number of columns, at most `num_columns`.
 
     Returns:
         `tuple[torch.FloatTensor, torch.LongTensor]`: Numbers and columns, `(batch_size, min(top_k, num_columns))`.
@@ -61,7 +61,7 @@ def best_columns(scores: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.
         return scores.sort(dim=1, descending=True, stable=True)
     values, columns = scores.topk(top_k + 1, dim=1)
     last = values[:, top_k - 1]
-    tied = (last == values[:, top_k]) & (last > -torch.inf)  # topk took any of the equal ones: sort all
+    tied = (last == values[:, top_k]) & (last > -torch.inf)  # topk chose arbitrarily among ties: sort all
     columns = columns[:, :top_k].sort(dim=1).values
     columns[tied] = scores[tied].sort(dim=1, descending=True, stable=True).indices[:, :top_k].sort(dim=1).values
     values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
@@ -72,8 +72,8 @@ def best_columns(scores: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.
 def encode_items(
     model: PreTrainedModel, text_embeds: torch.Tensor, item_ids: torch.Tensor, rows_at_a_time: int = 1024
 ) -> torch.Tensor:
-    """Item vectors `(num_items, hidden_size)`, on the device of the model, of text vectors and rows of the ID embedding. What
-    the experts make of a few rows at a time fits a cache; of a million rows it is 10 GB."""
+    """Returns item vectors `(num_items, hidden_size)`, on the device of the model, from text vectors and rows of the
+    ID embedding. Works in chunks: the outputs of the experts take 10 GB for a million rows."""
     parts = zip(text_embeds.split(rows_at_a_time), item_ids.split(rows_at_a_time), strict=True)
     return torch.cat(
         [
@@ -84,13 +84,14 @@ def encode_items(
 
 
 def encode_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> torch.Tensor:
-    """Item vectors of a catalogue that has text vectors, `(num_items, hidden_size)`, on the device of the model."""
+    """Returns item vectors of a catalogue with text vectors, `(num_items, hidden_size)`, on the device of the
+    model."""
     return encode_items(model, catalogue.item_embeddings, catalogue.item_ids_of(torch.arange(len(catalogue))))
 
 
 def check_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> None:
     r"""
-    Refuses a catalogue that a model cannot rank.
+    Checks that a model can rank a catalogue.
 
     Raises:
         ValueError: If it is empty, the ID embedding of a transductive model is not that of the catalogue, or the text
@@ -111,15 +112,15 @@ def check_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> None:
 
 
 def check_finite(vectors: torch.Tensor, name: str) -> torch.Tensor:
-    """Returns tensors of a model. Raises `ValueError` if a number is not finite: nothing could be ranked by it."""
+    """Returns `vectors` unchanged. Raises `ValueError` if a number is not finite, because it could not be ranked."""
     if not vectors.isfinite().all():
         raise ValueError(f"the {name} are not all finite: the weights of the model are damaged.")
     return vectors
 
 
 def tensor_state(tensor: torch.Tensor | None) -> tuple[Any, ...] | None:
-    """What differs once a tensor was replaced, moved, cast or changed in place. Torch does not see changes through NumPy or
-    `.data`; they are seen here if one of some 30,000 evenly spread numbers changed."""
+    """Returns a state that changes if a tensor is replaced, moved, cast or modified in place. Changes through NumPy or
+    `.data`, which torch does not track, are detected if one of about 30,000 evenly spaced numbers changes."""
     if tensor is None:
         return None
     flat = tensor.detach().flatten()
@@ -129,8 +130,8 @@ def tensor_state(tensor: torch.Tensor | None) -> tuple[Any, ...] | None:
 
 
 def item_tower_state(model: PreTrainedModel, catalogue: ItemCatalogue, reads_texts: bool) -> tuple[Any, ...]:
-    """What differs once the item vectors of a catalogue are other ones; `reads_texts` says that its text vectors are made
-    of the texts by the model."""
+    """Returns a state that changes if the item vectors of a catalogue change; `reads_texts` says that its text vectors
+    are computed from the texts by the model."""
     towers = [model.adaptor, model.item_embedding, *([model.text_encoder] if reads_texts else [])]
     weights = (weight for tower in towers if tower is not None for weight in tower.parameters())
     texts = hash(tuple(catalogue.texts)) if reads_texts else None
@@ -145,7 +146,7 @@ def _chunks(entries: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 @dataclass(frozen=True)
 class _Ranked:
-    """What is ranked, and what it was made from."""
+    """Ranked catalogue, its item vectors, and the state they were computed from."""
 
     source: ItemCatalogue  # as the processor has it
     state: tuple[Any, ...]
@@ -157,16 +158,16 @@ class SequentialRecommendationPipeline(Pipeline):
     r"""
     Recommends the next items for histories.
 
-    A history is a list, oldest item first, of item ids and of texts (see [`UniSRecProcessor.parse`]). One history gives
-    one list of `{"item_id", "text", "score"}`, best first; a list of histories gives a list of them, `batch_size`
-    (default 64) at a time; an iterator gives an iterator. `score` is the cosine of history and item.
+    A history is a list, oldest item first, of item ids and of texts (see [`UniSRecProcessor.parse`]). One history
+    gives one list of `{"item_id", "text", "score"}`, best first; a list of histories gives a list of them,
+    `batch_size` (default 64) at a time; an iterator gives an iterator. `score` is the cosine of history and item.
 
-    Model and processor may be replaced or changed between two calls: item vectors are computed again where they are not
-    those of the model and catalogue of now.
+    Model and processor may be replaced or changed between two calls: item vectors are recomputed if the model or the
+    catalogue has changed.
 
     Args:
-        top_k (`int`, *optional*, defaults to 10): How many items, at most the catalogue.
-        exclude_seen (`bool`, *optional*, defaults to `True`): Leave out what the history holds.
+        top_k (`int`, *optional*, defaults to 10): Number of items, at most the size of the catalogue.
+        exclude_seen (`bool`, *optional*, defaults to `True`): Whether to exclude the items of the history.
 
     Example:
 
@@ -197,7 +198,7 @@ class SequentialRecommendationPipeline(Pipeline):
         self, histories: History | Sequence[History] | Iterable[History], batch_size: int | None = None, **kwargs
     ) -> list[dict[str, Any]] | list[list[dict[str, Any]]] | Iterator[list[dict[str, Any]]]:
         r"""
-        Ranked items for one history, a list of them or an iterator over them.
+        Ranks items for one history, a list of histories or an iterator over them.
 
         Raises:
             KeyError: For an unknown id, naming the nearest known ones.
@@ -211,7 +212,7 @@ class SequentialRecommendationPipeline(Pipeline):
                 strict=True,
             )
         ]
-        # A batch is made of whole histories, so that an item that several of them hold is computed once.
+        # A batch is a list of histories, so that items shared by several of them are computed once.
         if isinstance(histories, str | Mapping):
             raise ValueError(f"a history is a list, also of one item; got {histories!r}.")
         is_list = isinstance(histories, Sequence)
@@ -254,8 +255,8 @@ class SequentialRecommendationPipeline(Pipeline):
         ]
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
-        """Writes a checkpoint folder of model, processor and the code of both, which loads with and without this package;
-        keyword arguments are those of `PreTrainedModel.save_pretrained`."""
+        """Writes a checkpoint folder of model, processor and the code of both, which loads with and without this
+        package; keyword arguments are those of `PreTrainedModel.save_pretrained`."""
         repo_id = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
@@ -263,7 +264,7 @@ class SequentialRecommendationPipeline(Pipeline):
             self.push_to_hub(repo_id)
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
-        """Uploads what `save_pretrained` writes, without the question whether `catalogue/` is meant to go up."""
+        """Uploads the files written by `save_pretrained`, including `catalogue/`."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*about to commit a data file")
             return super().push_to_hub(repo_id, **kwargs)
@@ -278,7 +279,7 @@ class SequentialRecommendationPipeline(Pipeline):
         return self.processor.catalogue
 
     def _current(self) -> _Ranked:
-        """The catalogue and its vectors as of now. Raises `ValueError` if the model cannot rank it."""
+        """Returns the current catalogue and its item vectors. Raises `ValueError` if the model cannot rank it."""
         source = self._catalogue()
         self.model.eval()
         reads_texts = source.item_embeddings is None
@@ -297,7 +298,7 @@ class SequentialRecommendationPipeline(Pipeline):
 
     @torch.inference_mode()
     def _encode_texts(self, texts: list[str]) -> torch.Tensor:
-        """Text vectors `(num_texts, text_embedding_size)`, on the CPU."""
+        """Returns text vectors `(num_texts, text_embedding_size)` on the CPU."""
         if not self.model.config.item_text:
             return torch.zeros(len(texts), self.model.config.text_embedding_size)
         batches = (BatchFeature(self.processor.tokenize(part)).to(self.model.device) for part in _chunks(texts, 64))

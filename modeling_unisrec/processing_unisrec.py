@@ -1,4 +1,4 @@
-"""Processor of UniSRec: tokenizer and item catalogue, which turn histories of ids and texts into a model batch."""
+"""Processor of UniSRec: tokenizer and item catalogue, which convert histories of ids and texts to a model batch."""
 
 import itertools
 import json
@@ -20,7 +20,7 @@ logger = logging.get_logger(__name__)
 
 class UniSRecProcessor(ProcessorMixin):
     r"""
-    Turns histories of item ids and of raw texts into a batch of *distinct items + index matrix*.
+    Converts histories of item ids and raw texts to a batch of *distinct items + index matrix*.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
@@ -28,14 +28,14 @@ class UniSRecProcessor(ProcessorMixin):
         catalogue ([`ItemCatalogue`], *optional*):
             The items known by id.
         max_history_length (`int`, *optional*, defaults to 50):
-            Items of a history that count, the latest ones; at most the model's `max_position_embeddings`.
+            Maximum length of a history, in items; the latest are used. At most `max_position_embeddings` of the model.
         max_text_length (`int`, *optional*, defaults to 512):
-            Tokens of a text that count, the first ones.
+            Maximum number of tokens of a text; longer texts are truncated.
         text_prompt (`str`, *optional*, defaults to `""`):
             Text put before each item text, the `text_prompt` of the model's configuration.
 
     Raises:
-        ValueError: If a length is no whole number from 1.
+        ValueError: If a length is not a positive integer.
 
     Example:
 
@@ -76,14 +76,14 @@ class UniSRecProcessor(ProcessorMixin):
 
     def parse(self, entry: str | Mapping[str, str]) -> tuple[int | None, str]:
         r"""
-        What an entry of a history means: `(row, text)`, where the row is `None` for an item given by text.
+        Parses an entry of a history to `(row, text)`; the row is `None` for an item given by text.
 
-        A string is an id of the catalogue, always. `{"item_id": ...}` says the same; `{"text": ...}` is an item given by
-        its text, whether the catalogue has it or not.
+        A string is an id of the catalogue, always. `{"item_id": ...}` says the same; `{"text": ...}` is an item given
+        by its text, whether the catalogue has it or not.
 
         Raises:
             KeyError: For an unknown id, naming the nearest known ones.
-            ValueError: For an empty text, a mapping of another form, or an id or text that is no string.
+            ValueError: If a text is empty, a mapping has other keys, or an id or text is not a string.
         """
         if not all(isinstance(value, str) for value in (entry.values() if isinstance(entry, Mapping) else [entry])):
             raise ValueError(f"ids and texts of items are strings, not {entry!r}: write a number as '12'.")
@@ -109,7 +109,7 @@ class UniSRecProcessor(ProcessorMixin):
         self, histories: Sequence[Sequence[str | Mapping[str, str]]]
     ) -> list[list[tuple[int | None, str]]]:
         r"""
-        What the entries of whole histories mean, see [`~UniSRecProcessor.parse`].
+        Parses all entries of histories, see [`~UniSRecProcessor.parse`].
 
         Raises:
             KeyError: For an unknown id.
@@ -126,12 +126,12 @@ class UniSRecProcessor(ProcessorMixin):
 
     def __call__(self, histories: Sequence[Sequence[str | Mapping[str, str]]], **kwargs) -> BatchFeature:
         r"""
-        A model batch for histories.
+        Prepares a model batch from histories.
 
         Args:
             histories (`Sequence` of `Sequence` of `str` or `dict`):
                 Oldest item first; see [`~UniSRecProcessor.parse`] for the forms of an item.
-            kwargs: `return_tensors`, which is `"pt"`.
+            kwargs: `return_tensors`, which must be `"pt"`.
 
         Returns:
             `BatchFeature`: `item_index` `(batch_size, length)`, `item_ids` `(num_items,)`, and for the items
@@ -141,8 +141,8 @@ class UniSRecProcessor(ProcessorMixin):
         Raises:
             KeyError: For an unknown id.
             TypeError: For another keyword.
-            ValueError: For an empty history, one that is no list, a text where there is no tokenizer, or tensors of another
-                kind.
+            ValueError: For an empty history, one that is no list, a text where there is no tokenizer, or tensors of
+                another kind.
         """
         if (kind := kwargs.pop("return_tensors", "pt")) not in (None, "pt", TensorType.PYTORCH):
             raise ValueError(f"return_tensors is {kind!r}: a batch is of torch tensors, 'pt'.")
@@ -164,17 +164,17 @@ class UniSRecProcessor(ProcessorMixin):
         self, parsed: Sequence[Sequence[tuple[int | None, str]]]
     ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         r"""
-        The distinct items of the latest `max_history_length` entries of histories.
+        Finds the distinct items of the latest `max_history_length` entries of histories.
 
         Args:
-            parsed (`Sequence` of `Sequence` of `tuple`): What [`~UniSRecProcessor.parse_histories`] gives.
+            parsed (`Sequence` of `Sequence` of `tuple`): Result of [`~UniSRecProcessor.parse_histories`].
 
         Returns:
             `tuple`: `item_index` `(batch_size, length)`; for each distinct item its catalogue row, -1 for none,
             `(num_items,)`; the texts of the last of them, whose vectors are not in the catalogue.
         """
         rows: set[int] = set()  # catalogue rows whose vectors are taken
-        # Two items of one text differ in their id: (catalogue row, text) -> place behind the known ones.
+        # Items with the same text may differ in their id: (catalogue row, text) -> position after the known ones.
         texts: dict[tuple[int | None, str], int] = {}
         embeddings = None if self.catalogue is None else self.catalogue.item_embeddings
         parsed = [entries[-self.max_history_length :] for entries in parsed]
@@ -193,13 +193,13 @@ class UniSRecProcessor(ProcessorMixin):
         return item_index, torch.tensor(all_rows, dtype=torch.long), [text for _, text in texts]
 
     def tokenize(self, texts: list[str]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` of texts, `(num_texts, num_tokens)` each."""
+        """Tokenizes texts: returns `input_ids` and `attention_mask`, `(num_texts, num_tokens)` each."""
         if self.tokenizer is None:
             raise ValueError(
                 f"no tokenizer to read {texts[0]!r} with: this checkpoint takes items of its catalogue only; "
                 "set `processor.tokenizer` to the one of its text encoder."
             )
-        # On the right whatever the tokenizer prefers: a training step cuts the columns that are padding in all of its texts.
+        # Pad on the right regardless of the tokenizer: a training step cuts columns that are padding in all of its texts.
         encoded = self.tokenizer(
             [self.text_prompt + text for text in texts],
             padding=True,
@@ -211,7 +211,7 @@ class UniSRecProcessor(ProcessorMixin):
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
     def to_dict(self) -> dict:
-        """What `processor_config.json` holds."""
+        """Returns the content of `processor_config.json`."""
         return {
             "auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]},
             "processor_class": type(self).__name__,
@@ -221,7 +221,8 @@ class UniSRecProcessor(ProcessorMixin):
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Writes `processor_config.json`, the tokenizer's files, `catalogue/` and our code; uploads them if asked to."""
+        """Writes `processor_config.json`, the tokenizer files, `catalogue/` and the code; uploads them with
+        `push_to_hub`."""
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         if self.tokenizer is not None:
@@ -237,7 +238,7 @@ class UniSRecProcessor(ProcessorMixin):
         return [str(config_file)]
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
-        """Uploads what `save_pretrained` writes, without the question whether `catalogue/` is meant to go up."""
+        """Uploads the files written by `save_pretrained`, including `catalogue/`."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*about to commit a data file")
             return super().push_to_hub(repo_id, **kwargs)
@@ -251,8 +252,8 @@ class UniSRecProcessor(ProcessorMixin):
             pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
             kwargs:
                 The download options `cache_dir`, `force_download`, `local_files_only`, `token` and `revision`;
-                `trust_remote_code` for the tokenizer; `max_history_length`, `max_text_length` and `text_prompt` instead of
-                the saved ones; settings of the tokenizer, such as `cls_token`.
+                `trust_remote_code` for the tokenizer; `max_history_length`, `max_text_length` and `text_prompt`
+                instead of the saved ones; settings of the tokenizer, such as `cls_token`.
 
         Raises:
             OSError: If there is no `processor_config.json`, or a file cannot be fetched.
@@ -306,7 +307,7 @@ _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token",
 
 
 def _drop_paths(config_file: Path) -> None:
-    """Leaves out where a tokenizer was read from: a path of one machine, in its own settings or in those it came with."""
+    """Removes the local path that a tokenizer was loaded from, from its settings and its initial arguments."""
     settings = json.loads(config_file.read_text(encoding="utf-8"))
     kept = {name: value for name, value in settings.items() if name != "name_or_path" and not _is_path(value)}
     if kept != settings:

@@ -1,4 +1,4 @@
-"""Text encoders: from a name or a folder to an encoder that is used as its authors meant, and its tokenizer."""
+"""Loading of text encoders and tokenizers, with the pooling, prompt and limits intended by their authors."""
 
 import importlib.util
 import math
@@ -34,7 +34,7 @@ from .text_pooling import TextHead
 
 PACKAGED_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGED_ENCODER_NAMES = ("minilm", "all-MiniLM-L6-v2", PACKAGED_ENCODER)
-MAX_TOKENS = 512  # of a text, the paper's, where an encoder's files name no limit
+MAX_TOKENS = 512  # tokens of a text, as in the paper, if the files of an encoder name no limit
 
 logger = logging.get_logger(__name__)
 LAYER = re.compile(r"\.\d+\.")  # the number of a layer in the name of a weight
@@ -42,7 +42,7 @@ LAYER = re.compile(r"\.\d+\.")  # the number of a layer in the name of a weight
 
 def find_text_encoder(name_or_path: str) -> str:
     r"""
-    Where a text encoder is to be loaded from.
+    Return the source from which to load a text encoder.
 
     Args:
         name_or_path (`str`):
@@ -66,26 +66,25 @@ def load_text_encoder(
     r"""
     Load a text encoder and its tokenizer, in float32 and in evaluation mode.
 
-    Pooling, the layers behind it, the prompt for documents, the length limit and the size of the vectors are those of the
-    encoder's own files. [`TextHead`], the `text_head` of the encoder, holds all of it. The tokenizer pads on the
-    right.
+    Pooling, further layers, the prompt for documents, the length limit and the vector size are read from the files of
+    the encoder and stored in its `text_head`, a [`TextHead`]. The tokenizer pads on the right.
 
     Args:
         name_or_path (`str`): As for [`find_text_encoder`].
         pooling (`str`, *optional*): Pooling instead of the one that the files name, as for [`pool_tokens`].
         prompt (`str`, *optional*): Prompt instead of the one that the files name; `""` for none.
-        truncate_dim (`int`, *optional*): Numbers to keep of each vector, for encoders trained for that (Matryoshka).
+        truncate_dim (`int`, *optional*): Number of leading components to keep, for Matryoshka encoders.
 
     Returns:
         `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: The encoder and its tokenizer.
 
     Raises:
         OSError: If there is no such folder or model, it cannot be fetched, or it is not a complete checkpoint.
-        ValueError: If the checkpoint is no text encoder, lacks weights of the encoder, or its files ask for what is not
-            supported.
+        ValueError: If the checkpoint is no text encoder, lacks weights of the encoder, or its files ask for what is
+            not supported.
     """
     if pooling is not None:
-        text_vector_size(1, pooling)  # a misspelt one is said before anything is loaded
+        text_vector_size(1, pooling)  # report a misspelt pooling before anything is loaded
     with _load_errors_explained(name_or_path):
         source, options = find_model(find_text_encoder(name_or_path))
     files = read_encoder_files(name_or_path, source, options)
@@ -151,7 +150,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, text_config: PreTrainedC
         text_config (`PreTrainedConfig`): Configuration of the encoder.
 
     Raises:
-        ValueError: If the tokenizer has no vocabulary or one beyond that of the encoder, or its length limit is no number.
+        ValueError: If the vocabulary is missing or larger than that of the encoder, or the length limit is not a
+            number.
     """
     if tokenizer.vocab_size <= len(set(tokenizer.all_special_ids)):  # transformers makes one up
         raise ValueError("the tokenizer has no vocabulary: tokenizer.json or vocab.txt is missing")
@@ -167,7 +167,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, text_config: PreTrainedC
 
 def find_text_pooling(name_or_path: str) -> str:
     r"""
-    How a text encoder wants its token states pooled: by its own files, otherwise by its kind.
+    Find the pooling of a text encoder: the one named in its files, otherwise the default of its kind.
 
     Args:
         name_or_path (`str`): As for [`find_text_encoder`].
@@ -177,7 +177,7 @@ def find_text_pooling(name_or_path: str) -> str:
 
     Raises:
         OSError: If there is no such folder or model.
-        ValueError: If the files ask for what is not supported.
+        ValueError: If the files have an unsupported setting.
     """
     with _load_errors_explained(name_or_path):
         source, options = find_model(find_text_encoder(name_or_path))
@@ -190,8 +190,9 @@ def find_text_pooling(name_or_path: str) -> str:
 
 
 def pooling_by_kind(name: str, config: PreTrainedConfig) -> str:
-    """Pooling of an encoder whose files do not say: in a causal decoder the last token alone has seen the whole text; a
-    decoder turned bidirectional is averaged; all others give `"cls"`, the paper's. Says so in one line."""
+    """Returns the default pooling of an encoder whose files name none, and logs it: `"lasttoken"` for causal decoders,
+    where only the last token has seen the whole text; the mean for bidirectional decoders; otherwise `"cls"`, as in
+    the paper."""
     if _is_decoder(config):
         both_ways = (
             getattr(config, "use_bidirectional_attention", False) is True
@@ -207,14 +208,15 @@ def pooling_by_kind(name: str, config: PreTrainedConfig) -> str:
 
 
 def _is_decoder(config: PreTrainedConfig) -> bool:
-    """Whether models of this kind are made to continue texts; BERT and its kin can be, but are known for filling gaps."""
+    """Returns whether models of this kind are decoders. BERT and similar models, which can also be decoders, are
+    not."""
     return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
 
 
 def text_max_length(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     r"""
-    Number of tokens that are read of a text: no more than encoder and tokenizer can take, and no more than the encoder's
-    files name, or the 512 of the paper where they name no limit.
+    Returns the maximum number of tokens of a text: the smallest of the limits of encoder, tokenizer and the files of
+    the encoder, which default to 512 as in the paper.
 
     Args:
         encoder (`PreTrainedModel`): The text encoder.
@@ -229,7 +231,7 @@ def text_max_length(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         getattr(encoder.config, "max_position_embeddings", None) or -1
     )  # -1: XLNet, whose positions are relative
     for name, module in encoder.named_modules():
-        # RoBERTa and its kin count positions from the one behind the padding's: two places are never used.
+        # RoBERTa and similar models count positions from padding_idx + 1, so two positions are never used.
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             positions = module.weight.shape[0] - module.padding_idx - 1
     return limit if positions < 1 else min(limit, positions)
@@ -285,7 +287,7 @@ def _refuse_own_code(name: str, source: str, options: dict[str, Any]) -> None:
 
 
 def _text_half(name: str, model: PreTrainedModel) -> PreTrainedModel:
-    """The text model inside of a multimodal one; the model itself if it reads text alone."""
+    """Returns the text model of a multimodal model; a text-only model is returned unchanged."""
     if model.config.get_text_config() is model.config:
         return model
     half = getattr(model, "language_model", None)
@@ -299,8 +301,8 @@ def _text_half(name: str, model: PreTrainedModel) -> PreTrainedModel:
 
 @torch.inference_mode()
 def _try_encoder(name: str, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises `ValueError` unless the encoder reads tokens alone, gives states of its `hidden_size`, and gives the same ones
-    with padding beside them. Convolutions (ConvBERT), Fourier transforms (FNet) and hashing (YOSO) mix padding in."""
+    """Raises `ValueError` unless the encoder takes only tokens, returns states of its `hidden_size`, and is invariant
+    to padding. Convolutions (ConvBERT), Fourier transforms (FNet) and hashing (YOSO) mix padding in."""
     kind, advice = encoder.config.model_type, "name another encoder, such as 'minilm'"
     if tokenizer.pad_token_id is None:
         raise ValueError(f"text encoder {name!r}: its tokenizer has no padding token and no end of text; {advice}.")
@@ -330,7 +332,7 @@ def _try_encoder(name: str, encoder: PreTrainedModel, tokenizer: PreTrainedToken
 
 @contextmanager
 def _load_errors_explained(name: str) -> Iterator[None]:
-    """One line with the next step for what transformers raises."""
+    """Converts errors of transformers into one line that names the next step."""
     try:
         yield
     except (

@@ -1,4 +1,4 @@
-"""From token states to text vectors: pooling, and the layers that an encoder's authors put behind it."""
+"""Conversion of token states to text vectors: pooling, and the layers after it that belong to an encoder."""
 
 from math import sqrt
 
@@ -13,13 +13,14 @@ def pool_tokens(
     hidden_states: torch.Tensor, attention_mask: torch.Tensor, pooling: str, prompt_tokens: int = 0
 ) -> torch.Tensor:
     r"""
-    One vector for each text, as sentence-transformers pools: sums are taken in float32 or wider, padding may be on either side.
+    Pools token states into one vector per text, as in sentence-transformers. Sums are taken in float32 or wider;
+    padding may be on either side.
 
     Args:
         hidden_states (`torch.FloatTensor` of shape `(num_texts, num_tokens, hidden_size)`): Token states.
         attention_mask (`torch.LongTensor` of shape `(num_texts, num_tokens)`): 1 for real tokens.
         pooling (`str`): One or more of [`TEXT_POOLINGS`], joined by `+`; their vectors are concatenated.
-        prompt_tokens (`int`, *optional*, defaults to 0): Leading real tokens that are left out.
+        prompt_tokens (`int`, *optional*, defaults to 0): Number of leading real tokens to exclude.
 
     Returns:
         `torch.FloatTensor` of shape `(num_texts, num_poolings * hidden_size)`, float32 or wider.
@@ -69,14 +70,14 @@ class Dense(nn.Module):
 
 
 class Normalize(nn.Module):
-    """Vectors of unit length."""
+    """Normalises vectors to unit length."""
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         return F.normalize(vectors, dim=-1)
 
 
 class Truncate(nn.Module):
-    """The first `size` numbers of each vector (Matryoshka representations, arXiv 2205.13147)."""
+    """Keeps the first `size` components of each vector (Matryoshka representations, arXiv 2205.13147)."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -95,17 +96,22 @@ LAYERS = {
 }
 
 
+def new_text_scale(layers: list[dict] | None, size: int) -> float:
+    """Returns `text_scale` of a new model for text vectors of `size` numbers, which is 1 unless the last layer normalises."""
+    return sqrt(size) / 4 if layers and layers[-1]["type"] == "normalize" else 1.0
+
+
 class TextHead(nn.Module):
     r"""
-    Turns the token states of a text encoder into text vectors. It is kept as `text_head` of the encoder, so that both are
-    saved, moved and trained together.
+    Turns the token states of a text encoder into text vectors. It is kept as `text_head` of the encoder, so that both
+    are saved, moved and trained together.
 
     Args:
         pooling (`str`, *optional*, defaults to `"cls"`): As for [`pool_tokens`].
         layers (`list[dict]`, *optional*): Layers behind the pooling, see `text_layers` of [`UniSRecConfig`].
         prompt (`str`, *optional*, defaults to `""`): Text put before each item text.
         prompt_tokens (`int`, *optional*, defaults to 0): Leading tokens that the pooling leaves out.
-        max_length (`int`, *optional*): Tokens that are read of a text.
+        max_length (`int`, *optional*): Maximum number of tokens of a text.
     """
 
     def __init__(
@@ -126,7 +132,7 @@ class TextHead(nn.Module):
 
     @classmethod
     def from_config(cls, config: UniSRecConfig) -> "TextHead":
-        """The head that a configuration describes; its weights start at random."""
+        """Creates the head described by a configuration, with random weights."""
         return cls(
             config.text_pooling,
             config.text_layers,
@@ -136,7 +142,7 @@ class TextHead(nn.Module):
         )
 
     def to_config(self, hidden_size: int) -> dict:
-        """Fields of [`UniSRecConfig`] that describe this head behind an encoder of the given width."""
+        """Returns the fields of [`UniSRecConfig`] that describe this head on an encoder of the given width."""
         return {
             "text_pooling": self.pooling,
             "text_layers": self.settings or None,
@@ -146,17 +152,13 @@ class TextHead(nn.Module):
             "text_embedding_size": self.vector_size(hidden_size),
         }
 
-    def new_scale(self, hidden_size: int) -> float:
-        """`text_scale` of a new model behind this head: more than 1 where it gives vectors of length 1."""
-        is_normalised = bool(self.settings) and self.settings[-1]["type"] == "normalize"
-        return sqrt(self.vector_size(hidden_size)) / 4 if is_normalised else 1.0
-
     def vector_size(self, hidden_size: int) -> int:
-        """Width of the text vectors behind an encoder of the given width."""
+        """Returns the width of the text vectors for an encoder of the given width."""
         return text_vector_size(hidden_size, self.pooling, self.settings)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Token states `(num_texts, num_tokens, hidden_size)` and their mask in, `(num_texts, text_embedding_size)` out."""
+        """Token states `(num_texts, num_tokens, hidden_size)` and their mask in, `(num_texts, text_embedding_size)`
+        out."""
         vectors = pool_tokens(hidden_states, attention_mask, self.pooling, self.prompt_tokens)
         for layer in self.layers:
             weight = next(layer.parameters(), None)  # of the type of the encoder, which may be half precision

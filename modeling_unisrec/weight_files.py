@@ -1,4 +1,4 @@
-"""Weight files beside the model they are for: names, shapes and numbers are compared before anything is loaded."""
+"""Checks of weight files against a model: names, shapes and numbers are compared before anything is loaded."""
 
 import json
 import math
@@ -16,7 +16,7 @@ def check_weights(name: str, expected: Mapping[str, torch.Tensor], found: Mappin
     Compares weights of a file with those of a model.
 
     Args:
-        name (`str`): What to call the file in an error.
+        name (`str`): Name of the file in error messages.
         expected (`Mapping[str, torch.Tensor]`): State dict of the model; of weights that share memory, the file may hold
             one alone.
         found (`Mapping[str, torch.Tensor]`): What the file holds.

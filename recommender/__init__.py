@@ -1,4 +1,4 @@
-"""Checkpoint and catalogue -> ranked items, their search, and exported towers."""
+"""Serving: ranked items from a checkpoint and its catalogue, vector search, and exported towers."""
 
 from .exact_index import ExactIndex
 from .faiss_index import FaissIndex

@@ -1,4 +1,4 @@
-"""Which item vectors have the largest product with a query: exactly, over the whole catalogue in chunks."""
+"""Exact search for the item vectors with the largest dot product with a query, over the catalogue in chunks."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,18 @@ from ..modeling_unisrec import best_columns
 
 SCORES_AT_A_TIME = 1 << 24  # 64 MB
 QUERIES_AT_A_TIME = 256
-ITEMS_AT_A_TIME = 1 << 16  # so that no float32 copy of all bfloat16 vectors is made
+ITEMS_AT_A_TIME = 1 << 16  # avoids a float32 copy of all bfloat16 vectors
 
 
 class ExactIndex:
     r"""
-    Exact search: no more than a chunk of scores is ever held, and equal scores come in the order of the rows.
+    Exact search by dot product. Holds at most one chunk of scores at a time; ties are ordered by row.
 
     Args:
-        vectors (`torch.FloatTensor` of shape `(num_items, hidden_size)`): Item vectors, on the device to search on.
+        vectors (`torch.FloatTensor` of shape `(num_items, hidden_size)`): Item vectors; their device runs the search.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            `torch.bfloat16` halves the memory; vectors are then rounded to 8 bits, products are still summed in float32.
+            `torch.bfloat16` halves the memory; vectors are then rounded to 8 bits, products are still summed in
+            float32.
     """
 
     def __init__(self, vectors: torch.Tensor, dtype: torch.dtype = torch.float32):
@@ -29,12 +30,12 @@ class ExactIndex:
         return len(self.vectors)
 
     def update(self, kept: torch.Tensor, added: torch.Tensor) -> "ExactIndex":
-        """Another index of the rows that are kept, then new vectors; this one stays as it is."""
+        """Returns a new index of the kept rows followed by new vectors; this index is not changed."""
         vectors = self.vectors[kept.to(self.vectors.device)]
         return ExactIndex(torch.cat([vectors, added.to(vectors)]), vectors.dtype)
 
     def rebuild(self, exact: "ExactIndex") -> "ExactIndex":
-        """An index of this kind of other vectors."""
+        """Returns an index of the same kind over other vectors."""
         return ExactIndex(exact.vectors, self.vectors.dtype)
 
     @torch.inference_mode()
@@ -46,17 +47,18 @@ class ExactIndex:
         candidates: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         r"""
-        The best rows for each query.
+        Finds the rows with the highest scores for each query.
 
         Args:
             queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`): Query vectors.
-            top_k (`int`): How many rows, at most all.
-            hidden (`Sequence[Sequence[int]]`, *optional*): For each query, rows that are left out.
-            candidates (`torch.BoolTensor` of shape `(num_items,)`, *optional*): `False` for rows that no query may have.
+            top_k (`int`): Number of rows to return, at most `num_items`.
+            hidden (`Sequence[Sequence[int]]`, *optional*): Rows to exclude for each query.
+            candidates (`torch.BoolTensor` of shape `(num_items,)`, *optional*):
+                `False` for rows excluded for all queries.
 
         Returns:
             `tuple[torch.FloatTensor, torch.LongTensor]` of shape `(num_queries, min(top_k, num_items))`: Scores, best
-            first, and rows; the score is -inf where fewer rows are left.
+            first, and rows; the score is -inf if fewer rows remain.
 
         Raises:
             ValueError: If `top_k` is below 1.

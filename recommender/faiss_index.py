@@ -1,4 +1,4 @@
-"""Approximate search by FAISS, with the exact one behind it: an index that is never changed, only followed by another."""
+"""Approximate search by FAISS with exact search as the fallback. An index is immutable; updates return a new one."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from .exact_index import ExactIndex
 
 
 KINDS = ("auto", "flat", "ivf", "hnsw")
-# Below the first everything is compared in a millisecond or so; above the second, building a graph takes too long.
+# Below the first size, exact search takes about a millisecond; above the second, building a graph takes too long.
 HNSW_FROM, IVF_FROM = 50_000, 500_000
 TARGET_RECALL = 0.95
 MOST_FETCHED = 1024
@@ -27,7 +27,7 @@ CHANGED_SHARE = 0.1
 
 
 def choose_kind(kind: str, num_items: int) -> tuple[str, str]:
-    """The kind of index and why in a few words; `"auto"` goes by the size of the catalogue. Raises `ValueError`."""
+    """Returns the kind of index and a short reason. `"auto"` depends on the catalogue size. Raises `ValueError`."""
     if kind not in KINDS:
         raise ValueError(f"index kind {kind!r}: expected one of {', '.join(KINDS)}.")
     if kind != "auto":
@@ -40,24 +40,26 @@ def choose_kind(kind: str, num_items: int) -> tuple[str, str]:
 
 
 def check_faiss() -> None:
-    """Raises `ImportError` where FAISS is not installed."""
+    """Raises `ImportError` if FAISS is not installed."""
     if find_spec("faiss") is None:
         raise ImportError("an approximate index needs FAISS: pip install unisrec[ann]")
 
 
 class FaissIndex:
     r"""
-    FAISS over item vectors. What a query may not have is left out of more rows than it asks for; where too few are left,
-    all rows are compared. Items that came after the index was built are compared one by one, and when a tenth has changed
-    [`~FaissIndex.update`] builds anew. The scores are those of the vectors as they are, so only rows can be missed.
+    Approximate search over item vectors by FAISS.
+
+    A search retrieves more rows than requested and drops excluded ones; if too few remain, it falls back to exact
+    search. Items added after the index was built are searched exactly, and once a tenth of the items has changed,
+    [`~FaissIndex.update`] rebuilds the index. Scores are exact, so the only error is a missing row.
 
     Args:
-        exact ([`ExactIndex`]): The same vectors, on the CPU.
+        exact ([`ExactIndex`]): Exact index of the same vectors, on the CPU.
         kind (`str`): `"flat"`, `"ivf"` or `"hnsw"`.
-        faiss_index (`faiss.Index`): Of the vectors, or of those of an earlier catalogue.
+        faiss_index (`faiss.Index`): Index of these vectors, or of those of an earlier catalogue.
         rows (`torch.LongTensor` of shape `(num_labels,)`, *optional*):
-            Row of each of its vectors, -1 for one that is gone; by default they are the same.
-        recall (`float`, *optional*): Share of the exact top 10 that it finds.
+            Row of each vector of `faiss_index`, -1 for a removed one. Defaults to the same order.
+        recall (`float`, *optional*): Measured share of the exact top 10 that it finds, in [0, 1].
     """
 
     def __init__(self, exact: ExactIndex, kind: str, faiss_index, rows: torch.Tensor | None = None, recall: float = 1):
@@ -79,12 +81,13 @@ class FaissIndex:
     @classmethod
     def build(cls, exact: ExactIndex, queries: torch.Tensor, kind: str = "auto") -> "FaissIndex":
         r"""
-        An index that looks as widely as it must to find 95 % of the exact top 10.
+        Builds an index whose search is wide enough to find 95 % of the exact top 10.
 
         Args:
-            exact ([`ExactIndex`]): On the CPU.
-            queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`): Such as will be asked, to measure with.
-            kind (`str`, *optional*, defaults to `"auto"`): By the size of the catalogue, or one of the three.
+            exact ([`ExactIndex`]): Exact index on the CPU.
+            queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`):
+                Typical queries, used to measure recall.
+            kind (`str`, *optional*, defaults to `"auto"`): `"flat"`, `"ivf"`, `"hnsw"`, or `"auto"` to choose by size.
 
         Raises:
             ImportError: If FAISS is not installed.
@@ -119,7 +122,7 @@ class FaissIndex:
         return built
 
     def _look_at(self, effort: int) -> None:
-        """Sets how many lists or neighbours a search looks at."""
+        """Sets the number of lists or neighbours that a search visits."""
         if self.kind == "ivf":
             self.faiss_index.nprobe = min(effort, self.faiss_index.nlist)
         elif self.kind == "hnsw":
@@ -133,7 +136,7 @@ class FaissIndex:
         hidden: Sequence[Sequence[int]] | None = None,
         candidates: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As [`ExactIndex.search`], but rows can be missed."""
+        """Searches as [`ExactIndex.search`] does, but may miss rows."""
         hidden = [set(rows) for rows in hidden] if hidden is not None else [set() for _ in queries]
         share = self._share_left * (1.0 if candidates is None else candidates.float().mean().item())
         fetched = top_k + max(map(len, hidden), default=0)
@@ -164,13 +167,13 @@ class FaissIndex:
         return scores, rows
 
     def _num_left(self, hidden: set[int], candidates: torch.Tensor | None) -> int:
-        """How many rows a query may have."""
+        """Returns the number of rows allowed for a query."""
         if candidates is None:
             return len(self) - len(hidden)
         return int(candidates.sum() - candidates[list(hidden)].sum())
 
     def update(self, kept: torch.Tensor, added: torch.Tensor) -> "FaissIndex":
-        """Another index of the rows that are kept, then new vectors; this one stays as it is."""
+        """Returns a new index of the kept rows followed by new vectors; this index is not changed."""
         exact = self.exact.update(kept, added)
         new_row = torch.full((len(self),), -1)
         new_row[kept] = torch.arange(len(kept))
@@ -181,17 +184,17 @@ class FaissIndex:
         return FaissIndex(exact, self.kind, self.faiss_index, rows, self.recall)
 
     def rebuild(self, exact: ExactIndex) -> "FaissIndex":
-        """An index of this kind of other vectors."""
+        """Returns an index of the same kind over other vectors."""
         sample = torch.linspace(0, len(exact) - 1, min(256, len(exact))).long()
         return FaissIndex.build(ExactIndex(exact.vectors.cpu()), exact.vectors[sample].float().cpu(), self.kind)
 
     def save(self, output_dir: str | os.PathLike, item_ids: Sequence[str] | None = None) -> None:
         r"""
-        Writes `index.faiss`, `index.json`, which says what the others are, and `sample.safetensors`, a few of the vectors.
+        Writes `index.faiss`, `index.json` (a description of the files) and `sample.safetensors` (a few vectors).
 
         Args:
             output_dir (`str` or `os.PathLike`): New or empty folder; it appears when it is complete.
-            item_ids (`Sequence[str]`, *optional*): Ids of the rows, which `load` compares.
+            item_ids (`Sequence[str]`, *optional*): Ids of the rows, which `load` verifies.
 
         Raises:
             FileExistsError: If the folder holds something.
@@ -217,17 +220,17 @@ class FaissIndex:
     @classmethod
     def load(cls, folder: str | os.PathLike, exact: ExactIndex, item_ids: Sequence[str] | None = None) -> "FaissIndex":
         r"""
-        Reads what `save` wrote, and looks whether it is what the folder says and the caller has.
+        Loads a saved index and verifies it against its description and the vectors and ids of the caller.
 
         Args:
-            folder (`str` or `os.PathLike`): The folder.
-            exact ([`ExactIndex`]): The vectors it was built of.
+            folder (`str` or `os.PathLike`): Folder written by [`~FaissIndex.save`].
+            exact ([`ExactIndex`]): Exact index of the vectors that the saved index was built from.
             item_ids (`Sequence[str]`, *optional*): Ids of the rows.
 
         Raises:
             FileNotFoundError: If the folder holds no index.
             ImportError: If FAISS is not installed.
-            ValueError: If a file is damaged or another one than was saved, or the index was built of other vectors or ids.
+            ValueError: If a file is damaged or was replaced, or the index was built from other vectors or ids.
         """
         check_faiss()
         import faiss
@@ -265,7 +268,7 @@ _AGAIN = "build it again with `unisrec index`."
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:
-    """What `index.json` says. Raises `ValueError` where that is no index of ours."""
+    """Returns the content of `index.json`. Raises `ValueError` if it does not describe an index of this package."""
     types = {"kind": str, "num_items": int, "hidden_size": int, "recall@10": (int, float), "index_sha256": str}
     try:
         facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -278,8 +281,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 
 
 def _stored_vectors(index, kind: str) -> torch.Tensor | None:
-    """The vectors `(num_items, hidden_size)` of a FAISS index in the order of their rows; `None` if it is of another kind
-    or its rows are not 0 to num_items - 1."""
+    """The vectors `(num_items, hidden_size)` of a FAISS index in the order of their rows; `None` if it is of another
+    kind or its rows are not 0 to num_items - 1."""
     import faiss
 
     kinds = {"flat": faiss.IndexFlat, "hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}
@@ -305,7 +308,7 @@ def _stored_vectors(index, kind: str) -> torch.Tensor | None:
 
 
 def _are_close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether vectors are the same but for the rounding of another machine. NaN is not."""
+    """Returns whether vectors are equal up to the rounding of another machine. NaN equals nothing."""
     return one.shape == other.shape and bool(((one - other).abs() <= 1e-3).all())
 
 
@@ -319,13 +322,13 @@ def _hash_of_file(file: Path) -> str:
 
 
 def recall(index: FaissIndex, queries: torch.Tensor, top_k: int = 10) -> float:
-    """Share of the exact top k that an index finds, mean over queries `(num_queries, hidden_size)`."""
+    """Returns the mean share of the exact top k that an index finds for queries `(num_queries, hidden_size)`."""
     exact, found = (each.search(queries, top_k)[1].numpy() for each in (index.exact, index))
     return float(np.mean([len(np.intersect1d(*pair)) / len(pair[0]) for pair in zip(exact, found, strict=True)]))
 
 
 def _sample(vectors: torch.Tensor) -> torch.Tensor:
-    """Up to 64 vectors, evenly over the catalogue."""
+    """Returns up to 64 vectors, evenly spaced over the catalogue."""
     return vectors[torch.linspace(0, len(vectors) - 1, min(64, len(vectors))).long()].float().contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Text encoder, item tower and sequence tower as ONNX files, by the exporter of transformers."""
+"""Export of text encoder, item tower and sequence tower to ONNX files, by the exporter of transformers."""
 
 import os
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from ..modeling_unisrec import UniSRecModel, UniSRecProcessor, check_finite
 
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-# Earlier exporters of transformers hand out graphs that cannot be saved together; this one asks for that torch.
+# Earlier exporters of transformers return graphs that cannot be saved together; this one requires that torch.
 MIN_VERSIONS = {"transformers": "5.23", "torch": "2.11"}
 
 
@@ -30,12 +30,12 @@ class _Tower(nn.Module):
         self.model = model
 
     def example(self, rows: int, length: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Inputs of `rows` rows, padded to `length` (at most `longest`) where a row has a length."""
+        """Returns inputs with `rows` rows; inputs with a length are padded to `length`, at most `longest`."""
         raise NotImplementedError
 
 
 class _TextEncoder(_Tower):
-    """Tokens -> pooled text vectors."""
+    """Text encoder: pooled text vectors from tokens."""
 
     axes = {"input_ids": ("num_items", "num_tokens"), "attention_mask": ("num_items", "num_tokens")}
 
@@ -52,7 +52,8 @@ class _TextEncoder(_Tower):
 
 
 class _ItemTower(_Tower):
-    """Text vectors, and rows of the ID embedding if there is one -> item vectors, as they are and of unit length."""
+    """Item tower: raw and unit-length item vectors from text vectors and, if transductive, rows of the ID
+    embedding."""
 
     axes = {"text_embeds": ("num_items",), "item_ids": ("num_items",)}
 
@@ -69,7 +70,7 @@ class _ItemTower(_Tower):
 
 
 class _SequenceTower(_Tower):
-    """Histories over item vectors -> sequence vectors of unit length."""
+    """Sequence tower: unit-length sequence vectors from histories over item vectors."""
 
     axes = {"item_index": ("batch_size", "sequence_length"), "item_embeds": ("num_items",)}
 
@@ -91,14 +92,14 @@ class _SequenceTower(_Tower):
 
 
 def _padding_mask(rows: int, length: int, generator: torch.Generator) -> torch.Tensor:
-    """1 for real places, 0 for padding on the right; the first row is full, the others have any length from 1."""
+    """Returns a mask, 1 for real positions and 0 for right padding; one full row, the others of random lengths."""
     lengths = torch.randint(1, length + 1, (rows, 1), generator=generator)
     lengths[0] = length
     return (torch.arange(length) < lengths).long()
 
 
 def _towers(model: UniSRecModel) -> dict[str, _Tower]:
-    """The stages of a model, in evaluation mode, by the names of their files."""
+    """Returns the stages of a model in evaluation mode, by file name."""
     model.eval()
     towers = {} if model.text_encoder is None else {"text_encoder": _TextEncoder(model)}
     return towers | {"item_tower": _ItemTower(model), "sequence_tower": _SequenceTower(model)}
@@ -106,7 +107,7 @@ def _towers(model: UniSRecModel) -> dict[str, _Tower]:
 
 def check_export_packages() -> None:
     r"""
-    Looks for what an export needs.
+    Checks that the packages required for an export are installed.
 
     Raises:
         ImportError: If a package of `pip install unisrec[onnx]` is missing, or transformers or torch is too old.
@@ -125,7 +126,7 @@ def export_onnx(
     model: UniSRecModel, output_dir: str | os.PathLike, processor: UniSRecProcessor | None = None
 ) -> list[Path]:
     r"""
-    Writes the stages of a model as ONNX files, which run without torch and without this package.
+    Exports the stages of a model to ONNX files, which run without torch and without this package.
 
     | file | inputs | outputs |
     |---|---|---|
@@ -133,15 +134,15 @@ def export_onnx(
     | `item_tower.onnx` | `text_embeds`; `item_ids` `[num_items]` if the model is transductive | `item_embeds`, `normalized_item_embeds` `[num_items, hidden_size]` |
     | `sequence_tower.onnx` | `item_index` `[batch_size, sequence_length]`, `item_embeds` | `normalized_sequence_embeds` `[batch_size, hidden_size]` |
 
-    Inputs mean what they mean in [`UniSRecModel.forward`]; all axes but the widths are free. `item_embeds` go into the
-    sequence tower, `normalized_item_embeds` into the index that is searched: both normalised outputs have unit length,
-    so their dot product is the cosine, and that divided by `temperature` is [`UniSRecModel.score`]. The settings are in
-    `config.json`, as in a checkpoint. The weights lie beside each file as `NAME.onnx.data`.
+    Inputs are those of [`UniSRecModel.forward`]; all axes except the widths are dynamic. `item_embeds` are the input of
+    the sequence tower, and `normalized_item_embeds` belong into the search index. Both normalised outputs have unit
+    length, so their dot product is the cosine, which divided by `temperature` is [`UniSRecModel.score`]. The settings are
+    in `config.json`, as in a checkpoint. The weights of each file are stored next to it as `NAME.onnx.data`.
 
     Args:
-        model ([`UniSRecModel`]): In float32 on the CPU; it is put into evaluation mode.
+        model ([`UniSRecModel`]): Model in float32 on the CPU; it is set to evaluation mode.
         output_dir (`str` or `os.PathLike`): New or empty folder; it appears when it is complete.
-        processor ([`UniSRecProcessor`], *optional*): Saved along: tokenizer and catalogue.
+        processor ([`UniSRecProcessor`], *optional*): Processor to save with the files (tokenizer and catalogue).
 
     Returns:
         `list[Path]`: The `.onnx` files, in the order of the table.
@@ -175,7 +176,7 @@ def export_onnx(
 
 
 def _clean(program, axes: dict[str, tuple[str, ...]]) -> None:
-    """Names the free axes of an `onnx_ir.Model`, and drops the stack traces, with their paths of one machine."""
+    """Names the dynamic axes of an `onnx_ir.Model`, and removes stack traces, which contain local paths."""
     from onnx_ir import Shape
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
@@ -191,15 +192,16 @@ def _clean(program, axes: dict[str, tuple[str, ...]]) -> None:
 @torch.inference_mode()
 def onnx_differences(model: UniSRecModel, folder: str | os.PathLike) -> dict[str, float]:
     r"""
-    Runs exported files in ONNX Runtime beside the model, on one row of length 1 and on several long padded ones.
+    Compares exported files, run by ONNX Runtime, with the model, on one row of length 1 and on several long padded
+    rows.
 
     Args:
-        model ([`UniSRecModel`]): The model they were made of.
-        folder (`str` or `os.PathLike`): What [`export_onnx`] wrote.
+        model ([`UniSRecModel`]): Exported model.
+        folder (`str` or `os.PathLike`): Folder written by [`export_onnx`].
 
     Returns:
-        `dict[str, float]`: For each file the largest difference of a number, as a share of the largest number where
-        that is above 1; infinity where one is not finite, on both sides too.
+        `dict[str, float]`: Largest absolute difference for each file, relative to the largest number if that is above
+        1; infinity if any number is not finite, even in both.
     """
     from onnxruntime import InferenceSession
 
@@ -213,7 +215,7 @@ def onnx_differences(model: UniSRecModel, folder: str | os.PathLike) -> dict[str
             outputs = session.run(None, {key: value.numpy() for key, value in inputs.items()})
             for output, expected in zip(outputs, tower(**inputs).values(), strict=True):
                 difference = (torch.from_numpy(output) - expected).abs().max() / expected.abs().max().clamp(min=1)
-                # `max` of Python takes the first of two where one is NaN: a number that is none equals nothing.
+                # Python's `max` returns its first argument if one of two is NaN.
                 difference = difference.nan_to_num(nan=torch.inf, posinf=torch.inf).item()
                 differences[f"{name}.onnx"] = max(differences[f"{name}.onnx"], difference)
     return differences

@@ -1,4 +1,4 @@
-"""A checkpoint and its catalogue as a function from histories to ranked items, with items that come and go."""
+"""Recommendations from a checkpoint and its catalogue, with items that can be added and removed."""
 
 import dataclasses
 import os
@@ -29,25 +29,25 @@ History = Sequence[str | Mapping[str, str]]
 
 class Recommender:
     r"""
-    Ranks a catalogue for histories of item ids and of texts that exist nowhere else.
+    Ranks a catalogue for histories of item ids and of free texts.
 
-    Any number of threads may ask while another adds or removes items: each call sees the catalogue as it was before or
-    as it is after. Where the weights were trained on, moved or cast since, or `processor.catalogue` was replaced, the next
-    call computes the item vectors again.
+    Thread-safe: while one thread adds or removes items, calls from other threads see the catalogue either before or
+    after the change. If the weights were trained, moved or cast, or `processor.catalogue` was replaced, the next call
+    recomputes the item vectors.
 
     Args:
-        model ([`UniSRecModel`]): The model; it is put into evaluation mode.
-        processor ([`UniSRecProcessor`]): With a catalogue; it is not changed.
+        model ([`UniSRecModel`]): The model; it is set to evaluation mode.
+        processor ([`UniSRecProcessor`]): Processor with a catalogue; it is not changed.
 
     Raises:
-        ValueError: If the processor has no catalogue, or it is not the one of a transductive model.
+        ValueError: If the processor has no catalogue, or a transductive model was trained on another one.
 
     Example:
 
     ```python
     >>> recommender = Recommender.from_pretrained("runs/office")  # doctest: +SKIP
-    >>> recommender.recommend([["B00006IE7J", {"text": "label maker tape, black on white"}]], top_k=3)  # doctest: +SKIP
-    >>> recommender.add_items({"new-1": "label maker tape, white on red"})  # doctest: +SKIP
+    >>> recommender.recommend([["B00006IE7J", {"text": "label maker tape, black on white"}]], top_k=3)  # doctest:
+    +SKIP >>> recommender.add_items({"new-1": "label maker tape, white on red"})  # doctest: +SKIP
 
     ```
     """
@@ -59,7 +59,7 @@ class Recommender:
                 "whose items are to be ranked (--domain on the command line)."
             )
         self._model = model
-        # Two, so that nobody who asks waits until many new texts are read.
+        # Two encoders, so that queries need not wait while many new texts are encoded.
         self._encoder, self._writers_encoder = VectorEncoder(model, processor), VectorEncoder(model, processor)
         self._writers_lock = threading.RLock()
         self._snapshot = self._make_snapshot(processor)
@@ -72,7 +72,7 @@ class Recommender:
         index: str | os.PathLike = "exact",
     ) -> "Recommender":
         r"""
-        A recommender from a checkpoint.
+        Loads a recommender from a checkpoint.
 
         Args:
             name_or_path (`str` or `os.PathLike`): Folder or Hub id.
@@ -96,12 +96,12 @@ class Recommender:
 
     @property
     def processor(self) -> UniSRecProcessor:
-        """The processor, with the catalogue as it is now; a later change of the items makes another one."""
+        """The processor with the current catalogue; a later change of the items creates a new one."""
         return self._current().processor
 
     @property
     def item_embeds(self) -> np.ndarray:
-        """Item vectors `(num_items, hidden_size)` as they are searched, float32: of unit length, unless the model scores
+        """Searched item vectors `(num_items, hidden_size)`, float32, of unit length unless the model scores
         by the plain product. Their product with [`~Recommender.encode_users`] is the score."""
         return self._current().index.vectors.float().cpu().numpy()
 
@@ -116,24 +116,24 @@ class Recommender:
         progress: bool = False,
     ) -> list[list[Recommendation]]:
         r"""
-        The best items for each history.
+        Recommends the best items for each history.
 
         Args:
             histories (`Sequence` of `Sequence` of `str` or `dict`):
                 Oldest item first, each an id of the catalogue or `{"text": ...}`; see [`UniSRecProcessor.parse`].
-            top_k (`int`, *optional*, defaults to 10): How many, at most the catalogue.
-            exclude_seen (`bool`, *optional*, defaults to `True`): Leave out what the history holds.
+            top_k (`int`, *optional*, defaults to 10): Number of items per history, at most the size of the catalogue.
+            exclude_seen (`bool`, *optional*, defaults to `True`): Whether to exclude the items of the history.
             allowed (`Iterable[str]`, *optional*): Ids of the only items that may be recommended.
-            blocked (`Iterable[str]`, *optional*): Ids of items that may not.
-            batch_size (`int`, *optional*, defaults to 256): Histories at a time; those of like length go together.
+            blocked (`Iterable[str]`, *optional*): Ids of items that must not be recommended.
+            batch_size (`int`, *optional*, defaults to 256): Histories per batch; similar lengths are batched together.
             progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
         Returns:
             `list[list[Recommendation]]`: For each history, best first; equal scores in catalogue order.
 
         Raises:
-            KeyError: For an unknown id, naming the nearest known ones.
-            ValueError: For an empty history, a text where there is no text encoder, or a `top_k` below 1.
+            KeyError: If an id is unknown; names the nearest known ids.
+            ValueError: If a history is empty, a text is given without a text encoder, or `top_k` is below 1.
         """
         snapshot = self._current()
         if top_k < 1:
@@ -152,18 +152,19 @@ class Recommender:
         self, histories: Sequence[History], user_ids: Sequence[str] | None = None, **options
     ) -> "Dataset":
         r"""
-        [`~Recommender.recommend`] as a table, which `to_parquet` writes.
+        Returns the result of [`~Recommender.recommend`] as a table, which `to_parquet` can write.
 
         Args:
             histories (`Sequence` of `Sequence` of `str` or `dict`): As for `recommend`.
-            user_ids (`Sequence[str]`, *optional*): One for each history; defaults to their numbers from 0.
+            user_ids (`Sequence[str]`, *optional*): User id of each history; defaults to its number from 0.
             options: As for `recommend`.
 
         Returns:
-            `datasets.Dataset`: A row for each recommended item, with `user_id`, `rank` (from 1), `item_id` and `score`.
+            `datasets.Dataset`: A row for each recommended item, with `user_id`, `rank` (from 1), `item_id` and
+            `score`.
 
         Raises:
-            ValueError: If there are more or fewer user ids than histories; also as `recommend`.
+            ValueError: If the numbers of user ids and histories differ, and as for `recommend`.
         """
         from datasets import Dataset, Features, Value
 
@@ -181,18 +182,18 @@ class Recommender:
 
     def similar_items(self, item: str | Mapping[str, str], top_k: int = 10) -> list[Recommendation]:
         r"""
-        The items nearest to one, whatever the history.
+        Returns the items most similar to a given one, independent of any history.
 
         Args:
             item (`str` or `dict`): An id of the catalogue or `{"text": ...}`; see [`UniSRecProcessor.parse`].
-            top_k (`int`, *optional*, defaults to 10): How many, at most the catalogue.
+            top_k (`int`, *optional*, defaults to 10): Number of items, at most the size of the catalogue.
 
         Returns:
             `list[Recommendation]`: Nearest first, without the item itself; `score` is the cosine of the item vectors.
 
         Raises:
             KeyError: For an unknown id.
-            ValueError: For a text where there is no text encoder, or a `top_k` below 1.
+            ValueError: If a text is given without a text encoder, or `top_k` is below 1.
         """
         snapshot = self._current()
         row, text = snapshot.processor.parse(item)
@@ -208,19 +209,19 @@ class Recommender:
 
     def encode_users(self, histories: Sequence[History], batch_size: int = 256) -> np.ndarray:
         r"""
-        Vectors of histories: what is searched with.
+        Encodes histories into query vectors.
 
         Args:
             histories (`Sequence` of `Sequence` of `str` or `dict`): As for [`~Recommender.recommend`].
-            batch_size (`int`, *optional*, defaults to 256): Histories at a time.
+            batch_size (`int`, *optional*, defaults to 256): Histories per batch.
 
         Returns:
-            `np.ndarray` of shape `(num_histories, hidden_size)`, float32: Of unit length, unless the model scores by the
-            plain product.
+            `np.ndarray` of shape `(num_histories, hidden_size)`, float32: Vectors of unit length, unless the model
+            scores by the plain product.
 
         Raises:
             KeyError: For an unknown id.
-            ValueError: For an empty history, or a text where there is no text encoder.
+            ValueError: If a history is empty, or a text is given without a text encoder.
         """
         snapshot = self._current()
         parsed = snapshot.processor.parse_histories(histories)
@@ -231,10 +232,10 @@ class Recommender:
 
     def encode_items(self, texts: Sequence[str]) -> np.ndarray:
         r"""
-        Vectors of items that the catalogue need not hold.
+        Encodes the texts of items, which need not be in the catalogue.
 
         Args:
-            texts (`Sequence[str]`): Their texts.
+            texts (`Sequence[str]`): Item texts.
 
         Returns:
             `np.ndarray` of shape `(num_texts, hidden_size)`, float32: Their product with
@@ -248,14 +249,14 @@ class Recommender:
 
     def add_items(self, items: Mapping[str, str]) -> None:
         r"""
-        Puts items at the end of the catalogue, known by their texts alone; nothing is trained.
+        Appends items to the catalogue, represented by their texts alone; nothing is trained.
 
         Args:
             items (`Mapping[str, str]`): Texts by id.
 
         Raises:
             ValueError: If an id is in the catalogue already, an id or text is empty or no string, or there is no text
-                encoder. The catalogue is then as it was.
+                encoder. The catalogue is then unchanged.
         """
         if not items:
             return
@@ -271,13 +272,13 @@ class Recommender:
 
     def remove_items(self, item_ids: Iterable[str]) -> None:
         r"""
-        Takes items out of the catalogue; the others keep their order and, in a transductive model, their ID embedding.
+        Removes items from the catalogue; the others keep their order and, in a transductive model, their ID embedding.
 
         Args:
             item_ids (`Iterable[str]`): Their ids.
 
         Raises:
-            KeyError: For an unknown id. The catalogue is then as it was.
+            KeyError: If an id is unknown. The catalogue is then unchanged.
             ValueError: If no item would be left.
         """
         with self._writers_lock:
@@ -290,7 +291,7 @@ class Recommender:
 
     def use_index(self, index: str | os.PathLike) -> ExactIndex | FaissIndex:
         r"""
-        Searches in another way from now on.
+        Replaces the search index.
 
         Args:
             index (`str` or `os.PathLike`):
@@ -298,12 +299,13 @@ class Recommender:
                 `"hnsw"` or, by the size of the catalogue, `"auto"`; or the folder of an index that was saved.
 
         Returns:
-            [`ExactIndex`] or [`FaissIndex`]: The index; what FAISS finds of the exact top 10 is its `recall`.
+            [`ExactIndex`] or [`FaissIndex`]: The index; `recall` of a FAISS index is the share of the exact top 10 it
+            finds.
 
         Raises:
             FileNotFoundError: If there is no such folder.
             ImportError: If FAISS is not installed.
-            ValueError: If the folder is damaged or its index is not of this catalogue.
+            ValueError: If the folder is damaged or its index belongs to another catalogue.
         """
         with self._writers_lock:
             snapshot = self._current()
@@ -320,7 +322,7 @@ class Recommender:
         return new
 
     def _sample_users(self, count: int = 256) -> torch.Tensor:
-        """Vectors `(count, hidden_size)` of short histories drawn at random, to measure an index with."""
+        """Returns vectors `(count, hidden_size)` of short random histories, to measure the recall of an index."""
         generator = torch.Generator().manual_seed(0)
         ids = self.processor.catalogue.item_ids
         rows = torch.randint(len(ids), (count, 5), generator=generator).tolist()
@@ -330,17 +332,20 @@ class Recommender:
         return torch.from_numpy(users)
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
-        """Writes a checkpoint folder, model and catalogue as it is now, for `from_pretrained` here and the Auto classes."""
+        """Saves the model and the current catalogue as a checkpoint folder for `from_pretrained` and the Auto
+        classes."""
         processor = self.processor
         self.model.save_pretrained(save_directory)
         processor.save_pretrained(save_directory)
 
     def _update(self, kept: torch.Tensor, added: Mapping[str, str]) -> None:
-        """Puts another snapshot into place by one assignment: the rows that are kept, then new items."""
+        """Replaces the snapshot by one assignment: the kept rows, then new items."""
         snapshot, ids, texts = self._current(), list(added), list(added.values())
         old, rows = snapshot.catalogue, kept.tolist()
         text_vectors = self._writers_encoder.texts(texts)
-        no_rows = torch.zeros(len(ids), dtype=torch.long)  # the ID embedding has none for an item that it never saw
+        no_rows = torch.zeros(
+            len(ids), dtype=torch.long
+        )  # the ID embedding has no row for an item added after training
         has_rows = self.model.config.num_items is not None
         catalogue = ItemCatalogue(
             [old.item_ids[row] for row in rows] + ids,
@@ -354,25 +359,25 @@ class Recommender:
         self._snapshot = Snapshot(with_catalogue(snapshot.processor, catalogue), index, state, snapshot.reads_texts)
 
     def _current(self) -> Snapshot:
-        """The snapshot, made again where model or catalogue are not those it was made from."""
+        """Returns the snapshot, rebuilt if the model or the catalogue has changed since it was built."""
         if self._model.training:
             self._model.eval()
         snapshot = self._snapshot
         if snapshot.state != self._state(snapshot.catalogue, snapshot.reads_texts):
             with self._writers_lock:
-                if self._snapshot is snapshot:  # else another thread has done it
+                if self._snapshot is snapshot:  # otherwise another thread has rebuilt it
                     self._snapshot = self._make_snapshot(snapshot.processor, snapshot)
                 return self._snapshot
         return snapshot
 
     def _make_snapshot(self, processor: UniSRecProcessor, old: Snapshot | None = None) -> Snapshot:
-        """Vectors and index of the catalogue of a processor, searched as the old one. Raises `ValueError` where the model
-        cannot rank it."""
+        """Vectors and index of the catalogue of a processor, searched as the old one. Raises `ValueError` where the
+        model cannot rank it."""
         catalogue = processor.catalogue
         check_catalogue(self._model, catalogue)
         reads_texts = catalogue.item_embeddings is None
         if old is not None and old.state[0] == id(catalogue):
-            reads_texts = old.reads_texts and self._model.text_encoder is not None  # else they stay as they were read
+            reads_texts = old.reads_texts and self._model.text_encoder is not None  # otherwise keep the loaded vectors
         if reads_texts:
             catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=True))
         index = ExactIndex(self._writers_encoder.catalogue(catalogue))
@@ -381,7 +386,7 @@ class Recommender:
         return Snapshot(with_catalogue(processor, catalogue), index, self._state(catalogue, reads_texts), reads_texts)
 
     def _state(self, catalogue: ItemCatalogue, reads_texts: bool) -> tuple[Any, ...]:
-        """What differs once the vectors of the catalogue are other ones."""
+        """Returns a state that changes whenever the vectors of the catalogue change."""
         return item_tower_state(self._model, catalogue, reads_texts)
 
 

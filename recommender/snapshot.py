@@ -1,4 +1,4 @@
-"""The catalogue and its index as they are at one moment."""
+"""Immutable snapshot of the catalogue and its index."""
 
 import copy
 from collections.abc import Iterable
@@ -21,18 +21,19 @@ class Recommendation:
     score: float
 
     def to_dict(self) -> dict[str, str | float]:
-        """As a plain dictionary."""
+        """Returns a plain dictionary."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one call reads from beginning to end: a processor with its catalogue, and the index of its item vectors."""
+    """State read by one call from beginning to end: a processor with its catalogue, and the index of its item
+    vectors."""
 
     processor: UniSRecProcessor
     index: ExactIndex | FaissIndex
-    state: tuple[Any, ...]  # of the weights and text vectors that the index was made from
-    reads_texts: bool  # whether the text vectors were made of the texts
+    state: tuple[Any, ...]  # state of the weights and text vectors that the index was built from
+    reads_texts: bool  # whether the text vectors were computed from the texts
 
     @property
     def catalogue(self) -> ItemCatalogue:
@@ -40,7 +41,7 @@ class Snapshot:
         return self.processor.catalogue
 
     def candidates(self, allowed: Iterable[str] | None, blocked: Iterable[str] | None) -> torch.Tensor | None:
-        """Which rows may be recommended, `(num_items,)`, or None for all. Raises `KeyError` for an unknown id."""
+        """Returns a mask `(num_items,)` of the rows that may be recommended, or `None` for all. Raises `KeyError`."""
         if allowed is None and blocked is None:
             return None
         candidates = torch.full((len(self.catalogue),), allowed is None)
@@ -49,7 +50,7 @@ class Snapshot:
         return candidates
 
     def recommendations(self, scores: torch.Tensor, rows: torch.Tensor) -> list[list[Recommendation]]:
-        """What a search found, `(num_queries, top_k)` each, as items."""
+        """Converts search results, scores and rows of shape `(num_queries, top_k)`, to items."""
         ids, texts = self.catalogue.item_ids, self.catalogue.texts
         return [
             [
@@ -62,7 +63,7 @@ class Snapshot:
 
 
 def with_catalogue(processor: UniSRecProcessor, catalogue: ItemCatalogue) -> UniSRecProcessor:
-    """The same processor on another catalogue."""
+    """Returns a processor with the same settings and another catalogue."""
     processor = copy.copy(processor)
     processor.catalogue = catalogue
     return processor

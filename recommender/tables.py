@@ -1,4 +1,4 @@
-"""Histories and items from files; recommendations, catalogues and vectors to files that are complete or not there."""
+"""Reading of histories and items from files; atomic writing of recommendations, catalogues and vectors."""
 
 import json
 import os
@@ -27,12 +27,12 @@ VECTOR_FORMATS = (".parquet", ".safetensors")
 
 def read_histories(path: str | os.PathLike) -> tuple[list[str], list[list[str | dict[str, str]]]]:
     r"""
-    Histories of a CSV, JSON-lines or parquet file.
+    Reads histories from a CSV, JSON-lines or parquet file.
 
     Args:
         path (`str` or `os.PathLike`):
-            File with a column `history`, a list of ids and texts, oldest first (in CSV a JSON list, or ids with blanks
-            between them), and `user_id`. Numbers are ids, spelled as by [`to_ids`]; strings are taken as they are.
+            File with the columns `user_id` and `history`, a list of ids and texts, oldest first (in CSV a JSON list,
+            or ids separated by spaces). Numbers are ids, converted by [`to_ids`]; strings are used unchanged.
 
     Returns:
         `tuple[list[str], list[list]]`: User ids and histories.
@@ -40,7 +40,7 @@ def read_histories(path: str | os.PathLike) -> tuple[list[str], list[list[str | 
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If it cannot be read, see [`check_file`].
-        ValueError: If a column is missing, a user is missing, or a history is no list of ids and texts; names the row.
+        ValueError: If a column or a user id is missing, or a history is not a list of ids and texts; names the row.
     """
     table, first_line = load_table(path, ["user_id", "history"], hub=False)
     user_ids = to_ids(table["user_id"], str(path), first_line=first_line)
@@ -59,18 +59,18 @@ def read_histories(path: str | os.PathLike) -> tuple[list[str], list[list[str | 
 
 def read_items(path: str | os.PathLike) -> dict[str, str]:
     r"""
-    Items of a CSV, JSON-lines or parquet file.
+    Reads items from a CSV, JSON-lines or parquet file.
 
     Args:
         path (`str` or `os.PathLike`): File with columns `item_id` and `text`.
 
     Returns:
-        `dict[str, str]`: Texts by id, both as [`to_ids`] and [`to_texts`] give them.
+        `dict[str, str]`: Texts by id, converted by [`to_texts`] and [`to_ids`].
 
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If it cannot be read, see [`check_file`].
-        ValueError: If a column is missing, an id comes twice, or an id or text is absent; names the row.
+        ValueError: If a column, id or text is missing, or an id occurs twice; names the row.
     """
     table, first_line = load_table(path, ["item_id", "text"], hub=False)
     ids = to_ids(table["item_id"], str(path), first_line=first_line)
@@ -88,7 +88,7 @@ def read_items(path: str | os.PathLike) -> dict[str, str]:
 
 
 def read_item_ids(path: str | os.PathLike) -> list[str]:
-    """Ids in the column `item_id` of a CSV, JSON-lines or parquet file; raises as [`read_items`] does."""
+    """Reads the column `item_id` of a CSV, JSON-lines or parquet file. Raises the same errors as [`read_items`]."""
     table, first_line = load_table(path, ["item_id"], hub=False)
     ids = to_ids(table["item_id"], str(path), first_line=first_line)
     if ids.null_count():
@@ -98,13 +98,14 @@ def read_item_ids(path: str | os.PathLike) -> list[str]:
 
 
 def check_suffix(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> None:
-    """Raises `ValueError` for a file of a kind that cannot be written."""
+    """Raises `ValueError` if the suffix of a file name is not a supported output format."""
     if Path(path).suffix.lower() not in formats:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(formats)}.")
 
 
 def write_table(table: "Dataset", path: str | os.PathLike) -> None:
-    """Writes a dataset as the file's name says: parquet, CSV or JSON lines. Raises `ValueError` for another name."""
+    """Writes a dataset as parquet, CSV or JSON lines, depending on the suffix. Raises `ValueError` for other
+    suffixes."""
     check_suffix(path)
     with _whole_file(path) as draft:
         write = {".parquet": table.to_parquet, ".csv": table.to_csv, ".jsonl": table.to_json}[
@@ -123,15 +124,15 @@ def export_vectors(
     Writes vectors of items or users for a vector database.
 
     Args:
-        ids (`Sequence[str]`): Their ids.
-        vectors (`np.ndarray` of shape `(num_rows, hidden_size)`, float32): As of [`Recommender.item_embeds`].
+        ids (`Sequence[str]`): Id of each row.
+        vectors (`np.ndarray` of shape `(num_rows, hidden_size)`, float32): For example [`Recommender.item_embeds`].
         path (`str` or `os.PathLike`):
-            `.parquet`, with columns `id` and `vector` (arrays of fixed length); or `.safetensors`, with a tensor `vectors`
-            and the ids as a JSON list in the metadata.
+            A `.parquet` file, with columns `id` and `vector` (arrays of fixed length), or a `.safetensors` file, with
+            a tensor `vectors` and the ids as a JSON list in the metadata.
         columns (`Mapping[str, Sequence[str]]`, *optional*): More columns of a parquet file, such as texts.
 
     Raises:
-        ValueError: For another name, or where ids and vectors are not of one number.
+        ValueError: If the suffix is unknown, or the numbers of ids and vectors differ.
     """
     check_suffix(path, VECTOR_FORMATS)
     if len(ids) != len(vectors):
@@ -147,7 +148,8 @@ def export_vectors(
 
 @contextmanager
 def _whole_file(path: str | os.PathLike) -> Iterator[str]:
-    """A name beside the file, which takes its place at the end. Raises `OSError` if it cannot be written."""
+    """Yields a temporary name in the same folder, renamed to the file at the end. Raises `OSError` if it cannot be
+    written."""
     path = Path(path)
     draft = path.with_name(f".{os.getpid()}.{path.name}")
     with writing(path):
@@ -160,7 +162,7 @@ def _whole_file(path: str | os.PathLike) -> Iterator[str]:
 
 
 def _parse_history(cell: Any) -> list[str | dict[str, str]]:
-    """Entries of one history; text is parsed once, and only where the file could not hold a list."""
+    """Returns the entries of one history; a string is parsed only if the file format cannot store lists."""
     if isinstance(cell, str):
         cell = json.loads(cell) if cell.lstrip().startswith("[") else cell.split()
     if not isinstance(cell, list):
@@ -171,7 +173,7 @@ def _parse_history(cell: Any) -> list[str | dict[str, str]]:
 def _parse_entry(entry: Any) -> str | dict[str, str]:
     if isinstance(entry, str):
         return entry
-    if isinstance(entry, dict):  # parquet gives every entry every field
+    if isinstance(entry, dict):  # in parquet every entry has all fields
         return {name: value if name == "text" else to_id(value) for name, value in entry.items() if value is not None}
     try:
         item_id = to_id(entry)

@@ -1,4 +1,4 @@
-"""Texts, items and histories -> vectors, by one model."""
+"""Encoding of texts, items and histories into vectors by one model."""
 
 import copy
 import threading
@@ -21,22 +21,23 @@ from ..modeling_unisrec import (
 
 class VectorEncoder:
     r"""
-    Vectors whose plain product is the model's similarity: of unit length, unless it scores by the plain product.
+    Encodes into vectors whose dot product is the similarity of the model: unit length, unless it scores by the
+    product.
 
     Args:
-        model ([`UniSRecModel`]): In evaluation mode.
-        processor ([`UniSRecProcessor`]): Its tokenizer is copied.
+        model ([`UniSRecModel`]): Model in evaluation mode.
+        processor ([`UniSRecProcessor`]): Processor of the model; its tokenizer is copied.
     """
 
     def __init__(self, model: UniSRecModel, processor: UniSRecProcessor):
         self.model = model
-        # Two threads cannot use a tokenizer at once: each call may change its settings.
+        # A tokenizer is not thread-safe: each call may change its settings.
         self._tokenizer, self._lock = copy.deepcopy(processor.tokenizer), threading.Lock()
         self._max_text_length = processor.max_text_length
 
     def texts(self, texts: Sequence[str], progress: bool = False) -> torch.Tensor:
-        """Text vectors `(num_texts, text_embedding_size)`, on the CPU; zeros where the model knows items by their ID
-        alone. Raises `ValueError` where a text is to be read and there is no text encoder."""
+        """Returns text vectors `(num_texts, text_embedding_size)` on the CPU; zeros if the model represents items by
+        their ID alone. Raises `ValueError` if a text has to be encoded and there is no text encoder."""
         config, encoder = self.model.config, self.model.text_encoder
         if not texts or not config.item_text:
             return torch.zeros(len(texts), config.text_embedding_size)
@@ -50,12 +51,12 @@ class VectorEncoder:
         return torch.from_numpy(vectors)
 
     def items(self, text_vectors: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
-        """Item vectors `(num_items, hidden_size)` of text vectors and rows of the ID embedding. Raises `ValueError` where a
-        number is not finite."""
+        """Returns item vectors `(num_items, hidden_size)` from text vectors and rows of the ID embedding. Raises
+        `ValueError` if a number is not finite."""
         return self._searchable(encode_items(self.model, text_vectors, item_ids), "items")
 
     def catalogue(self, catalogue: ItemCatalogue) -> torch.Tensor:
-        """Item vectors `(num_items, hidden_size)` of a catalogue that has text vectors."""
+        """Returns item vectors `(num_items, hidden_size)` of a catalogue with text vectors."""
         return self._searchable(encode_catalogue(self.model, catalogue), "items")
 
     def users(
@@ -65,8 +66,8 @@ class VectorEncoder:
         batch_size: int,
         progress: bool = False,
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Places of histories (what `parse_histories` gave) and their vectors `(batch_size, hidden_size)`, batch by
-        batch, histories of like length together."""
+        """Yields positions of parsed histories and their vectors `(batch_size, hidden_size)`, batch by batch;
+        histories of similar length are batched together."""
         longest, catalogue = processor.max_history_length, processor.catalogue
         texts = sorted({text for entries in parsed for row, text in entries[-longest:] if row is None})
         text_vectors, place_of_text = self.texts(texts), {text: place for place, text in enumerate(texts)}
@@ -89,7 +90,7 @@ class VectorEncoder:
         return self._searchable(self.model(**batch).sequence_embeds, "histories")
 
     def _searchable(self, vectors: torch.Tensor, name: str) -> torch.Tensor:
-        """Raises `ValueError` where a number is not finite."""
+        """Returns vectors ready for search, normalised if the model scores by the cosine. Raises `ValueError`."""
         vectors = check_finite(vectors.float(), f"vectors of {name}")
         return F.normalize(vectors, dim=-1) if self.model.config.similarity == "cosine" else vectors
 

@@ -1,1 +1,1 @@
-"""What people read about a run: model cards, tables, plots and logs."""
+"""Reports about a run: model cards, tables, plots and logs."""

@@ -1,4 +1,4 @@
-"""Pictures of what a model has learnt: catalogue map, use of the experts, recall by popularity of the item."""
+"""Plots of analyses: catalogue map, use of the experts, and recall by item popularity."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def domain_vectors(
     model_name: str | os.PathLike, folders: Sequence[str | os.PathLike], use_cpu: bool = False
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
     r"""
-    What the adaptor of a checkpoint makes of the catalogues of domains.
+    Computes the text vectors, item vectors and expert weights of the catalogues of several domains.
 
     Args:
         model_name (`str` or `os.PathLike`): Folder or Hub id.

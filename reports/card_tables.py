@@ -68,14 +68,14 @@ def number(value: float) -> str:
 
 
 def setting(config: UniSRecConfig) -> str:
-    """What a model represents an item by."""
+    """Returns how a model represents items."""
     if not config.item_text:
         return "ID only (no text)"
     return "inductive (text only)" if config.num_items is None else "transductive (text and item ID)"
 
 
 def encoder_training(model: nn.Module) -> str:
-    """What training does to the text encoder: `"frozen"`, `"trained"` or `"adapters"`."""
+    """Returns how the text encoder is trained: `"frozen"`, `"trained"` or `"adapters"`."""
     trained = [name for name, weight in model.named_parameters() if "text_encoder." in name and weight.requires_grad]
     if not trained:
         return "frozen"
@@ -115,7 +115,7 @@ def parts_table(model: nn.Module, text_encoder: PreTrainedModel | None) -> Table
     }
     table, sums = [["part", "form", "weights", "trained"]], [0, 0]
     for part, form in forms.items():
-        # `original_module` is what peft keeps of a part of which a trained copy is saved.
+        # `original_module` is the frozen original that peft keeps of a fully trained part.
         own = [each for name, each in weights.items() if f"{part}." in name and "original_module" not in name]
         beside = [each for name, each in frozen.items() if f"{part}." in name]
         if own or beside:
@@ -185,7 +185,7 @@ def settings_table(args: TrainingArguments, config: UniSRecConfig) -> Table:
             each.default_factory() if each.default is MISSING and each.default_factory is not MISSING else each.default
         )
         value = values.get(each.name)
-        # None, False and the empty list are different ways of saying no.
+        # None, False and the empty list are equivalent.
         if not NO_HYPER_PARAMETERS.match(each.name) and value != default and (value or default):
             table.append([code(each.name), code(value), code(default)])
     defaults = UniSRecConfig()
@@ -204,7 +204,7 @@ def metric_name(name: str) -> str:
 
 
 def standard_error(share: float, num_users: int) -> float:
-    """Of a share, such as recall, that is the mean over `num_users` users."""
+    """Returns the standard error of a share, such as recall, that is the mean over `num_users` users."""
     return sqrt(share * (1 - share) / num_users)
 
 
@@ -220,7 +220,7 @@ def hardware(args: TrainingArguments) -> str:
 
 
 def duration(log: Sequence[Mapping[str, float]]) -> str | None:
-    """How long the training took, as `h:mm:ss`, if the log says so."""
+    """Returns the training time as `h:mm:ss`, or `None` if it is not in the log."""
     seconds = [entry["train_runtime"] for entry in log if "train_runtime" in entry]
     return str(timedelta(seconds=round(seconds[-1]))) if seconds else None
 
@@ -230,7 +230,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _without_folder(source: str) -> str:
-    """A path of somebody's machine is nobody else's business."""
+    """Replaces a local absolute path by its last part, since model cards are public."""
     is_path = PurePosixPath(source).is_absolute() or PureWindowsPath(source).is_absolute()
     return PureWindowsPath(source).name if is_path else source  # which knows both kinds of slashes
 

@@ -33,7 +33,7 @@ class RunResults:
 
 
 def run_facts(domain: Domain, setting: str, from_scratch: bool, seed: int) -> dict[str, str | bool | int]:
-    """What stands beside the metrics in `test_results.json`."""
+    """Returns the further entries of `test_results.json` besides the metrics."""
     return {
         "domain": domain.name,
         "content_hash": domain.content_hash,

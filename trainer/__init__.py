@@ -1,4 +1,4 @@
-"""Losses, batches and trainers: how a model is made."""
+"""Training of models: losses, batches, trainers and training arguments."""
 
 from ..reports.model_card import UniSRecModelCardData
 from .base_trainer import UniSRecTrainer

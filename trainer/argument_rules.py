@@ -1,4 +1,4 @@
-"""Which training arguments are refused: wrong types, numbers out of range, and settings that would have no effect."""
+"""Checks of training arguments: wrong types, numbers out of range, and settings without effect are refused."""
 
 import inspect
 import json
@@ -121,7 +121,7 @@ RANGES = {
     "early_stopping_patience": _MANY,
 }
 
-# What a value may be beside its annotation: it is so in the annotations of transformers, or after `__post_init__`.
+# Further allowed types of values, because annotations of transformers are inexact or `__post_init__` converts them.
 _ALSO = {
     "accelerator_config": AcceleratorConfig,
     "fsdp": bool,
@@ -300,13 +300,13 @@ def check_arguments(args: TrainingArguments) -> None:
 
 def check_setup(args: TrainingArguments) -> None:
     r"""
-    Tries what can only be tried: the optimizer, the course of the learning rate, loggers, the compiler, the device.
+    Checks by construction: the optimizer, the learning rate schedule, loggers, the compiler and the device.
 
     Args:
         args ([`UniSRecTrainingArguments`]): The arguments, after the `__post_init__` of transformers.
 
     Raises:
-        ValueError: If one of them cannot be made, as where a package is not installed, or does not take its options.
+        ValueError: If one of them cannot be created, for example because a package is missing or an option is invalid.
     """
     _check_conditions(args, _LATE_CONDITIONS)
     for name in args.report_to:
@@ -341,14 +341,14 @@ def check_setup(args: TrainingArguments) -> None:
 
 def check_metric(args: TrainingArguments, domains: Iterable[str] | None = None) -> None:
     r"""
-    Checks that evaluations will give the metric that the best model is chosen by.
+    Checks that evaluations compute the metric that selects the best model.
 
     Args:
         args ([`UniSRecTrainingArguments`]): The arguments.
         domains (`Iterable[str]`, *optional*): Names of the domains of pre-training that are ranked.
 
     Raises:
-        ValueError: If they will not.
+        ValueError: If the metric will not be computed.
     """
     if args.metric_for_best_model is None or args.eval_strategy == "no":
         return
@@ -393,7 +393,7 @@ def _is_by_metric(args: TrainingArguments) -> bool:
 
 
 def _is_changed(args: TrainingArguments, name: str) -> bool:
-    """Whether an argument differs from its default; what `__post_init__` makes of the default does not."""
+    """Returns whether an argument differs from its default, also after `__post_init__` has converted the default."""
     value = getattr(args, name)
     (field,) = (field for field in fields(args) if field.name == name)
     default = field.default if field.default is not MISSING else field.default_factory()
@@ -433,7 +433,7 @@ def _type_hints(kind: type) -> Mapping[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type that a field is annotated with; a bool is no number, and a text no list."""
+    """Returns whether a value has the annotated type of a field; a bool is not a number, and a string is not a list."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in parts)
@@ -451,7 +451,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _words(hint: Any) -> str:
-    """A type in words."""
+    """Describes a type in words."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(_words(part) for part in parts))

@@ -1,4 +1,4 @@
-"""What both trainers share: batches by targets, full-ranking evaluation, exact means over processes, loss parts."""
+"""Base of both trainers: batches by targets, full-ranking evaluation, exact means over processes, and loss parts."""
 
 import copy
 from collections import defaultdict
@@ -39,7 +39,7 @@ def _ranking_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 class _BestModelCheck(TrainerCallback):
-    """Raises `ValueError` before the first step of a run that is to end with its best model and would never look for it."""
+    """Raises `ValueError` before the first step if a run should end with its best model but never evaluates."""
 
     def on_train_begin(
         self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
@@ -63,14 +63,14 @@ class UniSRecTrainer(SafeTrainer):
     evaluation ranks each target among the whole catalogue: `eval_recall@10`, `eval_ndcg@10`, ... with seen items kept,
     and the same with `_seen_masked`.
 
-    The arguments are copied: a trainer changes nothing in those it was given.
+    The arguments are copied, so that those of the caller do not change.
 
     Args:
         text_encoder ([`PreTrainedModel`], *optional*):
             Encoder of the text vectors that the model is trained on. It stays out of the model and of the checkpoints
             of the run, and is part of what `save_model` and `push_to_hub` leave.
         card_data ([`UniSRecModelCardData`], *optional*):
-            What the model card is to tell beside what the trainer knows: domains, base model, test metrics.
+            Facts for the model card that the trainer does not know: domains, base model, test metrics.
     """
 
     can_return_loss = True
@@ -111,7 +111,7 @@ class UniSRecTrainer(SafeTrainer):
         self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def train(self, *args, **kwargs):
-        # Every process starts from the same seed; with one of its own, the processes draw different dropout masks.
+        # Every process starts from the same seed; a different one per process gives different dropout masks.
         torch.manual_seed(self.args.seed + self.args.process_index)
         # Out of sight of the parent's loop, which would write the tokenizer's special tokens into our configuration, and
         # put the catalogue, as large as many checkpoints, into each of them.
@@ -122,7 +122,7 @@ class UniSRecTrainer(SafeTrainer):
             self.processing_class = self._processor
 
     def _inner_training_loop(self, batch_size: int, *args, **kwargs) -> TrainOutput:
-        """The parent's; with `auto_find_batch_size` it starts anew with half the targets where memory does not hold them."""
+        """Trains as the parent does; with `auto_find_batch_size`, restarts with half the targets when memory runs out."""
         if not self.args.auto_find_batch_size:
             return super()._inner_training_loop(batch_size, *args, **kwargs)
         weights = {name: weight.detach().cpu().clone() for name, weight in self.model.state_dict().items()}
@@ -166,14 +166,14 @@ class UniSRecTrainer(SafeTrainer):
         return optimizer
 
     def count_parameters(self) -> tuple[int, int]:
-        """How many parameters are trained, and how many the checkpoint has, text encoder included."""
+        """Returns the numbers of trained parameters and of all parameters of the checkpoint, including the text encoder."""
         parameters = [*self.model.parameters()]
         frozen = [] if self._text_encoder is None else [*self._text_encoder.parameters()]
         trained = sum(weight.numel() for weight in parameters if weight.requires_grad)
         return trained, sum(weight.numel() for weight in [*parameters, *frozen])
 
     def encode_catalogue(self, texts: Sequence[str]) -> np.ndarray:
-        """Text vectors `(num_items, text_embedding_size)` by the text encoder of the model, as it is now."""
+        """Returns text vectors `(num_items, text_embedding_size)` of the current text encoder of the model."""
         model = self.accelerator.unwrap_model(self.model)
         return encode_texts(
             texts,
@@ -288,7 +288,7 @@ class UniSRecTrainer(SafeTrainer):
                 model.detach_text_encoder()
         if not self.args.should_save:  # transformers calls this in every process
             return
-        # A pickle has no place in a folder that is shared; `config.json` and the run's own command say what it says.
+        # Shared folders must not contain pickles; `config.json` and the command of the run hold the same information.
         (folder / "training_args.bin").unlink(missing_ok=True)
         if not isinstance(model, PreTrainedModel):
             save_training_data(model.config, folder)
@@ -364,7 +364,7 @@ class UniSRecTrainer(SafeTrainer):
                 license=license or self.args.card_license,
                 **({"text_encoder": self._text_encoder} | known),
             )
-        except Exception as error:  # whatever is wrong with the card, the model is worth more
+        except Exception as error:  # a failing model card must not cost the trained model
             logger.warning(f"{folder}: no model card could be written ({type(error).__name__}: {error}).")
 
 

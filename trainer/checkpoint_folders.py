@@ -1,4 +1,4 @@
-"""Folders of a run that is killed at any moment: drafts moved into place, checkpoints known to be complete."""
+"""Crash-safe folders of a run: drafts are moved into place, and complete checkpoints are recognised."""
 
 import json
 import os
@@ -25,7 +25,7 @@ LAST_FILES = ("config.json", "adapter_config.json")  # without them nothing is l
 
 
 def publish_checkpoint(draft: Path, checkpoint: Path) -> None:
-    """Moves the complete folder of a checkpoint to its name, in place of one that is there."""
+    """Moves the complete folder of a checkpoint to its final name, replacing an existing one."""
     _share_weights(draft)
     files = {}
     for file in sorted(file for file in draft.rglob("*") if file.is_file()):
@@ -61,8 +61,8 @@ def delete_checkpoints(folder: Path, limit: int | None, keep: set[str]) -> None:
 
 
 def find_damage(checkpoint: Path, contents: bool = False) -> str | None:
-    """What is wrong with a checkpoint, in a few words; `None` if each file is there in full and, with `contents`, as it was
-    written."""
+    """Returns a short description of the damage of a checkpoint, or `None` if all files are complete and, with `contents`,
+    unchanged."""
     try:
         files = json.loads((checkpoint / FILE_LIST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -118,7 +118,7 @@ def tidy_failure(folder: Path) -> Iterator[None]:
     before = set(folder.glob("checkpoint-*"))
     try:
         yield
-    except (InterruptedError, BlockingIOError):  # SIGTERM; a run of another process
+    except (InterruptedError, BlockingIOError):  # SIGTERM; a run in another process
         raise
     except Exception:
         drafts = folder / DRAFTS
@@ -126,7 +126,7 @@ def tidy_failure(folder: Path) -> Iterator[None]:
             if draft.is_dir() and find_damage(draft) is not None:
                 shutil.rmtree(draft)
         is_complete = drafts.is_dir() and any(draft.is_dir() for draft in drafts.iterdir())
-        if set(folder.glob("checkpoint-*")) == before and not is_complete:  # nothing new to go on from
+        if set(folder.glob("checkpoint-*")) == before and not is_complete:  # nothing new to resume from
             shutil.rmtree(drafts, ignore_errors=True)
             if is_new:
                 for name in (LOG_FILE, TRAINER_STATE_NAME, "test_results.json"):
@@ -157,12 +157,12 @@ def clear_drafts(folder: Path) -> None:
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether the run of an output folder has come to its end, with the model in place."""
+    """Returns whether the run of an output folder has ended, with the model in place."""
     return (folder / TRAINER_STATE_NAME).is_file() and not is_under_way(folder)
 
 
 def is_under_way(folder: Path) -> bool:
-    """Whether the run of an output folder goes on, or was killed."""
+    """Returns whether the run of an output folder is still running or was killed."""
     return (folder / DRAFTS).is_dir()
 
 
@@ -174,7 +174,7 @@ def _replace_folder(source: Path, target: Path) -> None:
 
 
 def _share_weights(draft: Path) -> None:
-    """Lets those read the weights who may read their configuration; safetensors leaves them to the owner alone."""
+    """Gives weight files the permissions of their configuration; safetensors makes them readable by the owner only."""
     for name in LAST_FILES:
         for file in draft.glob("*.safetensors") if (draft / name).is_file() else ():
             shutil.copymode(draft / name, file)
@@ -189,7 +189,7 @@ def _checksum(file: Path) -> str:
 
 
 def _flush(file: Path) -> None:
-    """Waits until a file is on the disk, so that a machine that dies after a rename keeps what was renamed."""
+    """Flushes a file to disk, so that its content survives a crash after a rename."""
     with open(file, "rb") as stream:
         os.fsync(stream.fileno())
 

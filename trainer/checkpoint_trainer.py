@@ -1,4 +1,4 @@
-"""A trainer that loses nothing when its process dies: complete checkpoints or none, and a way to leave in time."""
+"""A crash-safe trainer: checkpoints are complete or absent, and SIGTERM ends a run with a checkpoint."""
 
 import copy
 import logging
@@ -39,7 +39,7 @@ logger = get_logger(__name__)
 
 
 class TrainingInterrupted(InterruptedError):
-    """A training has saved a checkpoint and left because it was asked to by SIGTERM."""
+    """Raised after a training has saved a checkpoint and stopped because of SIGTERM."""
 
 
 class SavingCallback(TrainerCallback):
@@ -67,7 +67,7 @@ class SavingCallback(TrainerCallback):
         self.received = self.saving = self._put_off = False
         self.has_begun = True
         state.best_model_checkpoint = None if self.best_checkpoint is None else str(self.best_checkpoint)
-        if threading.current_thread() is threading.main_thread():  # Python has signals nowhere else
+        if threading.current_thread() is threading.main_thread():  # Python handles signals only in the main thread
             self._handler = signal.signal(signal.SIGTERM, self._receive)
 
     def on_step_end(
@@ -116,7 +116,7 @@ def outlive_sigterm(worker: int) -> None:
 
 class SafeTrainer(HubTrainer):
     r"""
-    `Trainer` that survives its process.
+    `Trainer` whose checkpoints survive a crash of its process.
 
     Checkpoints, and the model at the end, are written under a temporary name in the output folder and moved into place
     when they are complete. SIGTERM ends the training with a checkpoint and [`TrainingInterrupted`]. A loss that is not
@@ -134,7 +134,7 @@ class SafeTrainer(HubTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
         r"""
-        As the parent's.
+        Trains as the parent does.
 
         Raises:
             BlockingIOError: If another process writes into the output folder.
@@ -249,13 +249,13 @@ class SafeTrainer(HubTrainer):
         self.loaded_step = int(best.name.rpartition("-")[2])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the parent's; raises `ValueError` if the loss, a mean over all processes, is not finite."""
+        """Logs as the parent does. Raises `ValueError` if the loss, a mean over all processes, is not finite."""
         if "loss" in logs and not torch.isfinite(torch.tensor(logs["loss"])):
             self._refuse(f"the loss is {logs['loss']}")
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the parent's; a process killed in it leaves nothing that loads, or everything, and raises `ValueError` where a
+        """Saves as the parent does, but atomically: a killed process leaves a complete model or none. Raises `ValueError` if a
         trained weight is not finite."""
         if not self._drafting:  # the last steps of a run without checkpoints are checked nowhere else
             self._check_finite(weight for weight in self.model.parameters() if weight.requires_grad)
@@ -327,7 +327,7 @@ class SafeTrainer(HubTrainer):
             self._drafting = False
 
     def save_state(self) -> None:
-        """As the parent's, without a path of this machine."""
+        """Saves the state as the parent does, without local paths."""
         if self.args.should_save:
             self._save_state(Path(self.args.output_dir))
 
@@ -339,7 +339,7 @@ class SafeTrainer(HubTrainer):
         state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
     def _check_weights(self, model: nn.Module) -> None:
-        """A checkpoint of weights that are no numbers would take the place of a good one."""
+        """Checks that the weights are finite, because a checkpoint with NaN would replace a good one."""
         self._check_finite([self._tr_loss, *(weight for weight in model.parameters() if weight.requires_grad)])
 
     def _check_finite(self, tensors: Iterable[torch.Tensor]) -> None:

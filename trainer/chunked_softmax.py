@@ -1,4 +1,4 @@
-"""Cross entropy over many candidates that never holds the matrix of all logits."""
+"""Cross entropy over many candidates without storing the matrix of all logits."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ _MAX_ROWS = 512
 
 class SoftTargets(NamedTuple):
     r"""
-    What another model makes of the same candidates, as a part of the target (knowledge distillation, arXiv 1503.02531).
+    Soft targets from another model over the same candidates (knowledge distillation, arXiv 1503.02531).
 
     Args:
         queries (`torch.FloatTensor` of shape `(num_queries, size)`): Its vectors of the queries, scaled.

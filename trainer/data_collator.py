@@ -19,7 +19,7 @@ def _queries(features: Sequence[dict[str, Any]], length: int) -> np.ndarray:
 
 
 def _targets(features: Sequence[dict[str, Any]], windows: Sequence[np.ndarray]) -> np.ndarray:
-    """What stands in windows at the places of the targets."""
+    """Returns the items of windows at the positions of the targets."""
     return np.concatenate(
         [window[feature["first_target"] :] for feature, window in zip(features, windows, strict=True)]
     )
@@ -189,7 +189,7 @@ class PretrainCollator:
         return views, (last_kept + first_places).ravel(), changed_rows
 
     def _draw(self, indices: Sequence[int], real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which inputs the view keeps and which it takes with words left out, `(batch_size, length)` each."""
+        """Draws masks of the inputs kept by the view and of those with word drop, `(batch_size, length)` each."""
         # A stream of its own for each (seed, epoch, window): the index is the high word of the counter.
         streams = [np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, index])) for index in indices]
         draws = np.stack([stream.random(1 + real.shape[1]) for stream in streams])

@@ -104,13 +104,13 @@ class TargetBatchSampler(Sampler[list[int]]):
     processes, and what n processes see in one step is what one process sees with a batch n times as large.
 
     With `one_domain`, each domain is cut on its own, so that all batches of a step hold windows of one domain; the
-    number of steps of a domain goes by its share of the epoch, and is at least one.
+    number of steps of a domain is proportional to its share of the epoch, and at least one.
 
     Args:
         dataset ([`WindowDataset`]): Gives lengths and epoch.
         targets_per_batch (`int`): Most targets on average in the batch of one process.
         num_processes (`int`, *optional*, defaults to 1): Processes that share the batches of a step.
-        seed (`int`, *optional*, defaults to 0): Of the order.
+        seed (`int`, *optional*, defaults to 0): Random seed for the shuffle.
         temperature (`float`, *optional*, defaults to 1):
             How domains share an epoch, see [`DomainSampler`]. Batches take windows by their length, so the shares hold
             for the epoch, and for a batch where the histories of the domains are alike.

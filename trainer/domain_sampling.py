@@ -1,4 +1,4 @@
-"""Which windows an epoch takes from each domain."""
+"""Sampling of the windows of an epoch from several domains."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Several trained models as one: what they agree on teaches another model, or ranks."""
+"""Ensembles of trained models, which rank by their mean score or teach another model."""
 
 import os
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def score_queries(config: UniSRecConfig, sequence_embeds: torch.Tensor) -> torch
 
 
 def score_candidates(config: UniSRecConfig, item_embeds: torch.Tensor) -> torch.Tensor:
-    """The other side of [`score_queries`]."""
+    """Returns the candidate vectors that match those of [`score_queries`]."""
     return item_embeds if config.similarity == "dot" else unit_vectors(item_embeds)
 
 

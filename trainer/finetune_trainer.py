@@ -141,7 +141,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         queries = score_queries(config, outputs.last_hidden_state.flatten(0, 1)[query_index])  # (N, H)
         candidates = score_candidates(config, candidates)
         gather = RowGatherer(len(queries), queries.device)
-        with self.accelerator.autocast():  # which else ends with the model's forward pass
+        with self.accelerator.autocast():  # autocast otherwise ends with the forward pass of the model
             soft_targets = self._soft_targets(item_index, query_index, items, distinct)
             if self._negatives is None:
                 return catalogue_loss(queries, candidates, labels, soft_targets) * gather.scale
@@ -151,7 +151,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             return loss * gather.scale
 
     def _ids_of_items(self) -> torch.Tensor | None:
-        """Row of the ID embedding of each item of the catalogue, 0 for one that has none and goes by its text."""
+        """Returns the row of each catalogue item in the ID embedding, 0 for items represented by their text alone."""
         config, least = self.model.config, self.args.min_id_interactions
         if least > 0 and (config.num_items is None or not config.item_text):
             raise ValueError("--min_id_interactions is for the transductive setting, where text stands in for the ID.")
@@ -175,7 +175,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         items: torch.Tensor | None,
         distinct: torch.Tensor | slice,
     ) -> SoftTargets | None:
-        """What the teachers make of the candidates `distinct` of the catalogue; `items` are those that `item_index` counts."""
+        """Returns the soft targets of the teachers over the candidates `distinct`; `item_index` counts `items`."""
         if self._teachers is None:
             return None
         if items is not None:  # rows of the batch -> rows of the catalogue
@@ -204,7 +204,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         weights = [weight for weight in model.parameters() if weight.grad is not None]
         for weight in weights:
             if weight.grad.is_sparse:
-                weight.grad = weight.grad.coalesce()  # which the optimizer need not do again
+                weight.grad = weight.grad.coalesce()  # so that the optimizer does not repeat it
         return nn.utils.get_total_norm(
             [weight.grad.values() if weight.grad.is_sparse else weight.grad for weight in weights]
         )

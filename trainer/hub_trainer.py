@@ -1,4 +1,4 @@
-"""A trainer that shares checkpoints on the Hugging Face Hub: what is shared of them, and nothing of the run."""
+"""A trainer that pushes checkpoints to the Hugging Face Hub without the private files of the run."""
 
 import shutil
 from concurrent.futures import Future
@@ -46,7 +46,7 @@ class HubTrainer(Trainer):
             self.push_in_progress = None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the parent's. Where `args.push_to_hub` is set the output folder is pushed too, and saved once for both."""
+        """Saves as the parent does. With `args.push_to_hub`, also pushes the output folder, saved only once."""
         if self.args.push_to_hub and not _internal_call and output_dir in (None, self.args.output_dir):
             self.push_to_hub()
         else:

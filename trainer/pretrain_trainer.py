@@ -156,7 +156,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
             return same | (sequences[rows].unsqueeze(1) == all_sequences)
 
         of_originals = self.args.sequence_negatives == "original"
-        with self.accelerator.autocast():  # which else ends with the model's forward pass
+        with self.accelerator.autocast():  # autocast otherwise ends with the forward pass of the model
             sequence_item = gather.scale * contrastive_loss(
                 queries, all_candidates, labels, same_item, temperature, duplicate_mask=self.args.duplicate_mask
             )

@@ -19,6 +19,7 @@ from ..evaluation.ranking import RankingDataset
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.checkpoint import new_config
 from ..modeling_unisrec.text_encoders import load_text_encoder
+from ..modeling_unisrec.text_pooling import new_text_scale
 from ..reports.model_card import UniSRecModelCardData
 from .argument_rules import check_arguments, check_metric
 from .checkpoint_folders import check_output_dir
@@ -97,7 +98,8 @@ def pretrain(
             text_encoder, pooling=text_pooling, prompt=text_prompt, truncate_dim=text_truncate_dim
         )
         of_text = encoder.text_head.to_config(encoder.config.hidden_size)
-        of_text["text_scale"] = encoder.text_head.new_scale(encoder.config.hidden_size)
+        layers = settings.get("text_layers", of_text["text_layers"])
+        of_text["text_scale"] = new_text_scale(layers, of_text["text_embedding_size"])
     if text_whitening == "pca":
         of_text["text_whitening_size"] = text_whitening_size or of_text["text_embedding_size"]
     set_seed(args.seed)

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: one bar with the time left, one line for each evaluation."""
+"""Console output during training: a progress bar with the remaining time, and one line per evaluation."""
 
 from typing import Any
 

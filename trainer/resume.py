@@ -1,4 +1,4 @@
-"""What a run goes on from: the state files of a checkpoint are looked at before anything is made of them."""
+"""Checks of the state files of a checkpoint before a run is resumed from it."""
 
 import json
 import math

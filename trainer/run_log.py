@@ -1,4 +1,4 @@
-"""What a script can read while a model trains: `log.jsonl`, speed and memory."""
+"""Machine-readable training log: `log.jsonl`, speed and memory."""
 
 import json
 import os
@@ -58,7 +58,7 @@ class SpeedMeter(TrainerCallback):
             self._start = time.perf_counter()
 
     def report(self, accelerator: Accelerator) -> dict[str, float]:
-        """Of all processes since the last report: `targets_per_second`, and `peak_memory_gb` of the one with most."""
+        """Returns `targets_per_second` over all processes since the last report, and the highest `peak_memory_gb`."""
         seconds = None if self._start is None else time.perf_counter() - self._start
         own = torch.tensor([self._targets, peak_memory(accelerator.device)], device=accelerator.device)
         targets, memory = accelerator.gather(own).view(-1, 2).T.tolist()
@@ -87,7 +87,7 @@ def peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     if sys.platform == "win32":
-        return 0.0  # Windows has no `resource`
+        return 0.0  # Windows has no `resource` module
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

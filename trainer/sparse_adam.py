@@ -1,4 +1,4 @@
-"""Adam for weights of which a step sees few rows: the others cost it nothing."""
+"""Adam for weights of which a step updates only few rows; the other rows cost nothing."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Training arguments: those of `transformers`, with the method's own and the defaults that suit it."""
+"""Training arguments: those of `transformers` with other defaults, and those of UniSRec."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,117 +17,117 @@ from .lora import parse_lora_parts
 @dataclass
 class UniSRecTrainingArguments(TrainingArguments):
     r"""
-    What pre-training and transfer share. All arguments of `TrainingArguments` are there, with other defaults for some.
+    Arguments shared by pre-training and transfer: all of `TrainingArguments`, some with other defaults, and our own.
 
-    `per_device_train_batch_size` counts *targets* (positions with a next item, the rows of the official code), since
-    that is what a step costs and what gives in-batch negatives; windows of similar length are batched together.
+    `per_device_train_batch_size` counts *targets* (positions with a next item, the rows of the official code), which
+    determine the cost of a step and the in-batch negatives; windows of similar length are batched together.
     """
 
     per_device_train_batch_size: int = field(
-        default=2048, metadata={"help": "Targets (positions with a next item) a step and process trains on."}
+        default=2048, metadata={"help": "Targets (positions with a next item) per step and process."}
     )
-    per_device_eval_batch_size: int = field(default=512, metadata={"help": "Users ranked at a time in a process."})
+    per_device_eval_batch_size: int = field(default=512, metadata={"help": "Users ranked per batch and process."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of Adam."})
-    lr_scheduler_type: str = field(default="constant", metadata={"help": "Course of the learning rate."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Norm to clip gradients to; 0 does not clip."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule of the learning rate."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Maximum gradient norm; 0 disables clipping."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to rank the validation targets."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept (the best one always is)."})
-    logging_steps: float = field(default=10, metadata={"help": "Steps between two log lines."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
+    save_total_limit: int | None = field(
+        default=1, metadata={"help": "Checkpoints to keep, always with the best one."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two log entries."})
     gradient_accumulation_steps: int = field(
         default=1,
-        metadata={"help": "Batches a step sums up. It adds no negatives: each batch is contrasted with itself alone."},
+        metadata={"help": "Batches accumulated per step. This adds no negatives: each batch has only in-batch ones."},
     )
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: collators need all columns."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the log."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: collators need all columns."})
     prefix_rows: bool = field(
         default=False,
-        metadata={"help": "One row for each target, as in official code, instead of a loss at every position."},
+        metadata={"help": "Train on one row per target, as the official code does, not on all positions at once."},
     )
     train_text_encoder: bool = field(
         default=False,
-        metadata={"help": "Train the text encoder too; the texts of each batch are encoded in its step."},
+        metadata={"help": "Also train the text encoder; the texts of each batch are then encoded in every step."},
     )
     text_encoder_learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Learning rate of the text encoder in training; by default a twentieth of the learning rate, and "
-            "the learning rate itself for adapters."
+            "help": "Learning rate of a trained text encoder. Defaults to a twentieth of the learning rate, and to the "
+            "learning rate itself for adapters."
         },
     )
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={
-            "help": "auto goes on from the last complete checkpoint, or starts if there is none; true must find one; or "
-            "the folder of a checkpoint."
+            "help": "Checkpoint to resume from: auto (the last complete one, or a new run if there is none), true (the "
+            "last one, which must exist), or a checkpoint folder."
         },
     )
     card_license: str | None = field(
-        default=None, metadata={"help": "Licence of the checkpoint, such as mit, for the head of its model card."}
+        default=None, metadata={"help": "Licence of the checkpoint for its model card, such as mit."}
     )
 
     def __post_init__(self):
         check_arguments(self)
         super().__post_init__()
-        self.do_eval = (
-            False  # which the parent derives, so that a copy with another `eval_strategy` would contradict it
-        )
+        self.do_eval = False  # derived by the parent class; a copy with another `eval_strategy` would contradict it
         check_launch(self.world_size)
         check_setup(self)
-        if self.n_gpu > 1:  # the parent would split a batch by rows, and ours are not all rows of the same thing
+        if (
+            self.n_gpu > 1
+        ):  # the parent class would split a batch by rows, but the rows of our tensors do not correspond
             self._n_gpu = 1
-        if self.device.type == "cpu":  # pinned memory is for copies to an accelerator
+        if self.device.type == "cpu":  # pinned memory only speeds up copies to an accelerator
             self.dataloader_pin_memory = False
 
 
 @dataclass
 class UniSRecPretrainArguments(UniSRecTrainingArguments):
     r"""
-    Arguments of multi-domain contrastive pre-training, [`UniSRecPretrainTrainer`]. Defaults are the paper's, except
-    that each sequence draws its own kind of augmentation.
+    Arguments of multi-domain contrastive pre-training, [`UniSRecPretrainTrainer`]. The defaults are those of the paper,
+    except that the kind of augmentation is drawn for each sequence.
     """
 
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over all domains."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Number of passes over all domains."})
     domain_sampling: str = field(
         default="proportional",
         metadata={
-            "help": "How domains share an epoch: proportional (every window once), uniform (as many targets of each "
-            "domain), or a temperature T of at least 1 (shares by size ** (1 / T))."
+            "help": "Shares of the domains in an epoch: proportional (every window once), uniform (equally many targets "
+            "of each domain), or a temperature T of at least 1 (shares proportional to size ** (1 / T))."
         },
     )
     batch_domains: Literal["mixed", "one"] = field(
         default="mixed",
-        metadata={
-            "help": "Domains of a step: mixed, as in the paper, or one, so that all negatives are items of the same shop."
-        },
+        metadata={"help": "Domains in a step: mixed, as in the paper, or one, with negatives from one shop only."},
     )
     num_negatives: int = field(
         default=0,
         metadata={
-            "help": "With batch_domains one: items drawn uniformly from the catalogue of the domain in each step (by all "
-            "processes together), negatives beside the items of the batch."
+            "help": "With batch_domains one: number of additional negatives per step (over all processes), drawn "
+            "uniformly from the catalogue of the domain."
         },
     )
     zero_shot_domain: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of a domain that is not trained on. Its validation users, instead of those of the domains "
-            "trained on, choose the best checkpoint, which is what the run ends with."
+            "help": "Folder of a domain that is not trained on. Its validation users, instead of those of the training "
+            "domains, select the best checkpoint, which is the result of the run."
         },
     )
     metric_for_best_model: str | None = field(
         default=None,
-        metadata={"help": "What the best model is best at; with zero_shot_domain ndcg@10 by default."},
+        metadata={"help": "Metric that selects the best model. Defaults to ndcg@10 with zero_shot_domain."},
     )
     load_best_model_at_end: bool | None = field(
         default=None,
-        metadata={"help": "End with the best model, not the last; by default where there is a zero_shot_domain."},
+        metadata={"help": "Load the best model at the end. Defaults to true with zero_shot_domain."},
     )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
-            "help": "Evaluations without a better metric before training stops; 0 never stops. By default 10 with "
-            "zero_shot_domain, and 0 without."
+            "help": "Number of evaluations without improvement before training stops; 0 disables early stopping. "
+            "Defaults to 10 with zero_shot_domain, and to 0 without."
         },
     )
     restore_callback_states_from_checkpoint: bool = field(
@@ -136,8 +136,8 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
     sequence_loss_weight: float = field(
         default=1e-3,
         metadata={
-            "help": "Weight (lambda) of the sequence-sequence loss beside the sequence-item loss; 0 leaves it out, and "
-            "the views with it, which saves a third of a step."
+            "help": "Weight (lambda) of the sequence-sequence loss relative to the sequence-item loss; 0 disables it "
+            "and the augmented views, which saves a third of the time of a step."
         },
     )
     sequence_negatives: Literal["augmented", "original"] = field(
@@ -149,26 +149,26 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
     )
     duplicate_mask: Literal["exclude", "official"] = field(
         default="exclude",
-        metadata={
-            "help": "What becomes of pairs with the same target: left out, or a logit of 0 as in official code."
-        },
+        metadata={"help": "Pairs with the same target: exclude them, or set their logit to 0 (official code)."},
     )
     item_drop_probability: float = field(
-        default=0.9, metadata={"help": "Share of augmented views made by item drop; the others are made by word drop."}
+        default=0.9, metadata={"help": "Share of views augmented by item drop; the others use word drop."}
     )
-    item_drop_ratio: float = field(default=0.2, metadata={"help": "Share of items that item drop leaves out."})
-    word_drop_ratio: float = field(default=0.15, metadata={"help": "Share of words that word drop leaves out."})
-    word_drop_item_ratio: float = field(default=0.2, metadata={"help": "Share of items whose text word drop changes."})
+    item_drop_ratio: float = field(default=0.2, metadata={"help": "Share of items dropped by item drop."})
+    word_drop_ratio: float = field(default=0.15, metadata={"help": "Share of words dropped by word drop."})
+    word_drop_item_ratio: float = field(
+        default=0.2, metadata={"help": "Share of items with a text changed by word drop."}
+    )
     augmentation_draw: Literal["sequence", "batch"] = field(
         default="sequence",
-        metadata={"help": "Draw the kind of view for each sequence, or once for a batch as in official code."},
+        metadata={"help": "Draw the kind of view for each sequence, or for each batch as in the official code."},
     )
     cache_chunk_size: int | None = field(
         default=None,
         metadata={
-            "help": "Targets whose activations are held at a time. The loss is that of the whole batch, which may then "
-            "be many times what memory holds (more negatives for each target), at about one more forward pass a step. "
-            "By default the whole batch."
+            "help": "Number of targets whose activations are in memory at a time. The loss is still that of the whole "
+            "batch, which may be much larger than memory allows otherwise (more negatives per target), at the cost of "
+            "one more forward pass per step. Defaults to the whole batch."
         },
     )
 
@@ -209,74 +209,80 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
 @dataclass
 class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     r"""
-    Arguments of transfer to one domain, [`UniSRecFinetuneTrainer`]. Defaults are the paper's: the sequence encoder is
-    frozen, and training stops when `eval_ndcg@10` has not improved for ten epochs.
+    Arguments of transfer to one domain, [`UniSRecFinetuneTrainer`]. The defaults are those of the paper: the sequence
+    encoder is frozen, and training stops when `eval_ndcg@10` has not improved for ten epochs.
     """
 
-    num_train_epochs: float = field(default=200.0, metadata={"help": "Most passes; early stopping ends before."})
+    num_train_epochs: float = field(
+        default=200.0, metadata={"help": "Maximum number of epochs; early stopping may end earlier."}
+    )
     freeze_sequence_encoder: bool = field(
-        default=True, metadata={"help": "Keep positions and layers of the sequence encoder as they are."}
+        default=True, metadata={"help": "Freeze the positions and layers of the sequence encoder."}
     )
     num_negatives: int | None = field(
         default=None,
         metadata={
-            "help": "Sampled softmax: items drawn from the catalogue in each step (by all processes together) as "
-            "candidates beside the items of the batch. By default all items are candidates, as in the paper. Pays for "
-            "catalogues of many times the items of a batch."
+            "help": "Sampled softmax: number of items drawn from the catalogue per step (over all processes) as "
+            "candidates in addition to the items of the batch. By default all items are candidates, as in the paper. "
+            "Useful for catalogues much larger than a batch."
         },
     )
     hold_out: bool = field(
         default=True,
         metadata={
-            "help": "Keep the last two interactions of each user for validation and test. false trains on all of them, for "
-            "a model to serve, and measures nothing; it takes --num_train_epochs."
+            "help": "Hold out the last two interactions of each user for validation and test. false trains on all of them, "
+            "for a model to serve, without evaluation; it requires --num_train_epochs."
         },
     )
     teachers: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Checkpoints fine-tuned on this domain, such as those of other seeds. What their scores say of the "
-            "candidates, on average, is learned beside the next item (knowledge distillation)."
+            "help": "Checkpoints fine-tuned on this domain, for example with other seeds. Their mean scores of the "
+            "candidates become part of the training target (knowledge distillation)."
         },
     )
     distillation_weight: float = field(
-        default=0.5, metadata={"help": "Share of the teachers in the target; the next item has the rest."}
+        default=0.5, metadata={"help": "Weight of the teachers in the target; the next item has the remaining weight."}
     )
     min_id_interactions: int = field(
         default=0,
         metadata={
-            "help": "Transductive: items with fewer interactions in training have no ID embedding and go by their text, so "
-            "that training does not push them away from histories they were seldom in."
+            "help": "Transductive: represent items with fewer training interactions by their text alone, without ID "
+            "embedding, so that training does not push rare items away from all histories."
         },
     )
     sparse_item_embedding: bool = field(
         default=False,
         metadata={
-            "help": "With num_negatives: a step reads and updates the ID embedding of its own candidates alone, as "
-            "torch.optim.SparseAdam, whatever the size of the catalogue."
+            "help": "With num_negatives: read and update only the ID embeddings of the candidates of a step, as "
+            "torch.optim.SparseAdam does, so that the cost does not depend on the catalogue size."
         },
     )
     interpolate: str | None = field(
         default=None,
         metadata={
-            "help": "After training, weights between the pre-trained and the fine-tuned ones: the share of the latter, from 0 "
-            "to 1, or auto, which takes the best of six shares on the validation users by metric_for_best_model. ID "
-            "embeddings are scaled by the share. Keeps more of the pre-training where few users are trained on."
+            "help": "Interpolate between the pre-trained and the fine-tuned weights after training: the share of the latter, "
+            "from 0 to 1, or auto, which selects the best of six shares on the validation users by "
+            "metric_for_best_model. ID embeddings are scaled by the share. Preserves more of the pre-training if there "
+            "are few training users."
         },
     )
     lora: str | None = field(
         default=None,
         metadata={
-            "help": "Parts that get low-rank adapters instead of being trained or frozen: text, sequence or "
-            "text,sequence. The output folder holds adapters, as peft saves them."
+            "help": "Parts adapted by low-rank adapters (LoRA): text, sequence or text,sequence. The output is a standard "
+            "PEFT adapter."
         },
     )
-    lora_rank: int = field(default=8, metadata={"help": "Rank of these adapters."})
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the LoRA adapters."})
     early_stopping_patience: int = field(
-        default=10, metadata={"help": "Evaluations without a better metric before training stops; 0 never stops."}
+        default=10,
+        metadata={"help": "Evaluations without improvement before training stops; 0 disables early stopping."},
     )
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best model, not the last."})
-    metric_for_best_model: str | None = field(default="ndcg@10", metadata={"help": "What the best model is best at."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Load the best model at the end."})
+    metric_for_best_model: str | None = field(
+        default="ndcg@10", metadata={"help": "Metric that selects the best model."}
+    )
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "A resumed run goes on counting evaluations without a better metric."}
     )
@@ -332,12 +338,12 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
 
     @property
     def trains_on_texts(self) -> bool:
-        """Whether texts are encoded in the step, because weights of the text encoder are trained."""
+        """Returns whether texts are encoded in every step, because weights of the text encoder are trained."""
         return self.train_text_encoder or "text" in self.lora_parts
 
     @property
     def lora_parts(self) -> list[str]:
-        """The parts of the model that `lora` names; raises `ValueError` for another one."""
+        """Returns the parts of the model named in `lora`. Raises `ValueError` for an unknown part."""
         return [] if self.lora is None else parse_lora_parts(self.lora)
 
 

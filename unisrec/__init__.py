@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __version__ = version("unisrec")
 
-# In a checkout the code folders lie beside this one (an install puts them inside): `python -m unisrec` works there too.
+# In a checkout the code folders are siblings of this one (an install puts them inside), so `python -m unisrec` works.
 if not (Path(__file__).parent / "configuration").is_dir():
     __path__.append(str(Path(__file__).parents[1]))
 
@@ -70,7 +70,7 @@ _HOME = {name: folder for folder, names in _EXPORTS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used: the data half of the package needs no torch."""
+    """Imports a public name on first use, so that the data modules work without torch."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

@@ -1,7 +1,7 @@
-"""Command line: one verb for each step of the main job.
+"""Command line: one subcommand for each step of the workflow.
 
-Exit status: 0; 2 for bad usage, bad input or what the machine has no room for, one line on stderr; 1 for a fault of
-unisrec, with its traceback; 130 for Ctrl-C, 141 where the reader of the output has left, 143 for SIGTERM.
+Exit status: 0 for success; 2 for bad usage, bad input or exhausted resources, with one line on stderr; 1 for a bug in
+unisrec, with its traceback; 130 for Ctrl-C, 141 for a closed output pipe, 143 for SIGTERM.
 """
 
 import argparse
@@ -37,28 +37,28 @@ VERBS = {
 
 NO_MODEL = ("prepare", "push", "env")
 
-# Exceptions by which Python reports a mistake in a program. Ours, where they end in our code.
+# Exceptions that indicate a programming error, if they are raised in our own code.
 PROGRAMMING = (AssertionError, AttributeError, IndexError, NameError, TypeError, StopIteration)
-ENOUGH_WORDS = 4  # a message of fewer, such as that of a missing key, does not say what happened
+ENOUGH_WORDS = 4  # a shorter message, such as that of a missing key, does not explain the error
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser that takes options by their full names and answers bad usage by one line."""
+    """Argument parser that accepts only full option names and reports bad usage in one line."""
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **{"allow_abbrev": False} | options)
 
     def error(self, message: str) -> NoReturn:
-        """Prints the line and leaves with status 2."""
+        """Prints one line and exits with status 2."""
         self.exit(2, f"{self.prog}: error: {_shorten(message, 600)}; see {self.prog} --help\n")
 
 
 class OutputError(OSError):
-    """Standard output that cannot be written to: the disk of the file behind it is full."""
+    """Raised if standard output cannot be written to, for example because the disk is full."""
 
 
 class Output:
-    """Standard output whose failures are told from those of all other files."""
+    """Wrapper of standard output whose errors can be distinguished from those of other files."""
 
     def __init__(self, stream: TextIO | None):
         self._stream = stream
@@ -67,12 +67,12 @@ class Output:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """As of any stream; nothing where Python has no standard output."""
+        """Writes to the stream; does nothing if Python has no standard output."""
         with self._failures():
             return len(text) if self._stream is None else self._stream.write(text)
 
     def flush(self) -> None:
-        """As of any stream."""
+        """Flushes the stream."""
         with self._failures():
             if self._stream is not None:
                 self._stream.flush()
@@ -89,7 +89,7 @@ class Output:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs; quick, since verbs import what is heavy when they run."""
+    """Builds the parser of all subcommands; fast, because subcommands import heavy packages only when they run."""
     parser = OneLineParser(
         prog="unisrec",
         description="Sequential recommendation that transfers: items by their text, checkpoints for transformers.",
@@ -108,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; `argv` defaults to the command line. Returns the exit status."""
+    """Runs one subcommand; `argv` defaults to the command line. Returns the exit status."""
     argv = sys.argv[1:] if argv is None else list(argv)
     name = f"unisrec {argv[0]}" if argv and argv[0] in VERBS else "unisrec"
     _print_any_text()
@@ -119,12 +119,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 status = _run(argv)
                 is_done = True
             finally:
-                output.flush()  # here, where a full disk still gets its line
+                output.flush()  # flush here, so that a full disk is still reported
         return status
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has left, as in `unisrec recommend ... | head -1`
+    except BrokenPipeError:  # the reader has closed the pipe, as in `unisrec recommend ... | head -1`
         _discard_output()
         return 141
     except InterruptedError as error:  # a training has saved a checkpoint on SIGTERM
@@ -161,18 +161,18 @@ def _run(argv: Sequence[str]) -> int:
 
 def explain(error: BaseException, command: Sequence[str]) -> str | None:
     r"""
-    One line about an exception that an input or the machine can cause.
+    Describes an exception caused by the input or the machine in one line.
 
-    An exception is a fault of unisrec only if no input can cause it: one of `PROGRAMMING` that ends in our own code. What
-    our code raises by a sentence of its own is told as it is. All else comes from a library or from Python; it is told by
-    the message of its cause, with the command that was run.
+    An exception is a bug in unisrec only if it is one of `PROGRAMMING` and was raised in our own code. Errors that our
+    code raises with a message are shown unchanged. All others come from a library or from Python; the message of their
+    cause is shown with the command that was run.
 
     Args:
-        error (`BaseException`): What reached the top.
+        error (`BaseException`): The uncaught exception.
         command (`Sequence[str]`): Words of the command.
 
     Returns:
-        `str` or `None`: The line, without a line break; `None` for a fault of unisrec.
+        `str` or `None`: The line, without a line break; `None` for a bug in unisrec.
     """
     place, is_raised_by_us = _origin(error)
     message = _message(error)
@@ -184,7 +184,7 @@ def explain(error: BaseException, command: Sequence[str]) -> str | None:
         return f"cannot access {str(error.filename)!r}: {error.strerror}"
     cause = error
     while type(cause).__module__ != "builtins" and cause.__cause__ is not None:
-        cause = cause.__cause__  # a library's own exception often says only that there was one
+        cause = cause.__cause__  # the outer exception of a library often has a generic message
     if len(_message(cause).split()) >= ENOUGH_WORDS:
         message = _message(cause)
     elif cause is not error:
@@ -197,7 +197,7 @@ def explain(error: BaseException, command: Sequence[str]) -> str | None:
 
 
 def _origin(error: BaseException) -> tuple[str, bool]:
-    """The package whose code an exception comes from, and whether that is ours and raised it by a statement."""
+    """Returns the package that raised an exception, and whether it is ours and used a `raise` statement."""
     step = error.__traceback__
     while step.tb_next is not None:
         step = step.tb_next
@@ -207,7 +207,7 @@ def _origin(error: BaseException) -> tuple[str, bool]:
 
 
 def _message(error: BaseException) -> str:
-    """The text of an exception in one line; for one that comes from a worker process, without its traceback."""
+    """Returns the message of an exception in one line, without the traceback that worker processes add."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if "Original Traceback" in text:
         text = text.strip().splitlines()[-1]
@@ -220,21 +220,21 @@ def _shorten(text: str, length: int) -> str:
 
 
 def _print_any_text() -> None:
-    """Lets texts through that the terminal has no characters for, such as Japanese in the code page of Windows."""
+    """Lets the terminal escape characters it cannot encode, such as Japanese in a Windows code page."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
 
 
 def _discard_output() -> None:
-    """Keeps Python from trying to write the output once more when it leaves."""
+    """Prevents Python from flushing the output again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
 def _transformers() -> Iterator[None]:
-    """The model is registered; bars of weight files do not cut into the bar of the training; what libraries tell programmers
-    stays out of an answer of one line (`TRANSFORMERS_VERBOSITY=warning` and `python -W default` bring it back)."""
+    """Registers the model, hides the progress bars of weight files, and silences library warnings meant for
+    programmers (`TRANSFORMERS_VERBOSITY=warning` and `python -W default` show them again)."""
     from transformers.utils import logging
 
     from . import register

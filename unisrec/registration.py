@@ -39,7 +39,9 @@ def _register_pipeline() -> None:
 
     from .modeling_unisrec import SequentialRecommendationPipeline
 
-    if "sequential-recommendation" not in PIPELINE_REGISTRY.get_supported_tasks():  # it warns when told twice
+    if (
+        "sequential-recommendation" not in PIPELINE_REGISTRY.get_supported_tasks()
+    ):  # registering twice would log a warning
         PIPELINE_REGISTRY.register_pipeline(
             "sequential-recommendation",
             pipeline_class=SequentialRecommendationPipeline,
@@ -48,7 +50,7 @@ def _register_pipeline() -> None:
         )
 
 
-# What each registration needs: a module of transformers, which says when, and one of ours, which is imported for it.
+# Each registration has a module of transformers, whose import triggers it, and a module of ours, imported for it.
 REGISTRATIONS: dict[Callable[[], None], tuple[str, str]] = {
     _register_config: ("transformers.models.auto.configuration_auto", f"{__package__}.configuration"),
     _register_model: ("transformers.models.auto.modeling_auto", f"{__package__}.modeling_unisrec"),
@@ -59,20 +61,20 @@ WATCHED = {name for names in REGISTRATIONS.values() for name in names}
 
 
 def _is_imported(name: str) -> bool:
-    """Whether a module has been imported to its end."""
+    """Returns whether a module is completely imported."""
     return name in sys.modules and not getattr(sys.modules[name].__spec__, "_initializing", False)
 
 
 def _register_what_is_ready(just_imported: str | None = None) -> None:
     for registration, (theirs, ours) in list(REGISTRATIONS.items()):
-        # A module of ours that is still being imported has asked for transformers itself: its own end comes later.
+        # A module of ours that is still being imported has itself imported transformers and will finish later.
         ready = ours not in sys.modules or ours == just_imported or _is_imported(ours)
         if ready and (theirs == just_imported or _is_imported(theirs)):
             registration()
 
 
 class _RegisteringLoader(Loader):
-    """Loads a module as its own loader does, then makes the registrations that waited for it."""
+    """Loads a module with its own loader, then runs the pending registrations."""
 
     def __init__(self, loader: Loader):
         self._loader = loader
@@ -81,14 +83,14 @@ class _RegisteringLoader(Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # The module keeps its own loader, which `inspect` and `importlib.resources` ask for its files.
+        # The module keeps its own loader, because `inspect` and `importlib.resources` query it for files.
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
         _register_what_is_ready(module.__name__)
 
 
 class _RegisteringFinder(MetaPathFinder):
-    """Finds the watched modules as the other finders do, and wraps their loader."""
+    """Finds the watched modules with the other finders, and wraps their loaders."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -107,9 +109,10 @@ class _RegisteringFinder(MetaPathFinder):
 
 def register_lazily() -> None:
     """
-    Makes our checkpoints known to `AutoConfig`, `AutoModel`, `AutoProcessor` and `pipeline`, without importing transformers.
+    Makes our checkpoints known to `AutoConfig`, `AutoModel`, `AutoProcessor` and `pipeline`, without importing
+    transformers.
 
-    What transformers has already imported is registered now, the rest when transformers imports it.
+    Modules that transformers has already imported are registered now, the others on import.
     """
     if not any(isinstance(finder, _RegisteringFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RegisteringFinder())

@@ -1,1 +1,1 @@
-"""Everything that knows a file format: readers of raw data, and what they share."""
+"""Readers of raw data, one for each file format, and their shared helpers."""

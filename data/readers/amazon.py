@@ -14,7 +14,7 @@ from .json_lines import json_records, read_json_lines
 from .values import flatten_text, to_id
 
 
-# Fields of an item text -> where the dumps keep them (2018, 2014, 2023); the first that is not empty counts.
+# Fields of an item text -> where the dumps keep them (2018, 2014, 2023); the first non-empty one is used.
 FIELDS = {
     "title": ("title",),
     "category": ("category", "categories", "main_category"),
@@ -38,14 +38,14 @@ def read_amazon(
     Args:
         ratings (`str` or `os.PathLike`):
             Plain or gzipped: "ratings only" CSV without header (`item,user,rating,timestamp` in 2018 and
-            `user,item,rating,timestamp` in 2014: the column whose values are in the metadata is taken for the item),
-            2023 CSV with header, or reviews as JSON lines of any year.
+            `user,item,rating,timestamp` in 2014: the item column is the one whose values occur in the metadata), 2023
+            CSV with header, or reviews as JSON lines of any year.
         metadata (`str` or `os.PathLike`): JSON lines of the same category, plain or gzipped.
         text_fields (`Sequence[str]`, *optional*, defaults to `("title", "category", "brand")`):
             Parts of the item text in order, out of `title`, `category`, `brand` (2023: the store), `description`.
 
     Returns:
-        `RawData`: Interactions, items (with the cleaned `title`, `category` and `brand`) and what was read.
+        `RawData`: Interactions, items (with the cleaned `title`, `category` and `brand`) and facts about the source.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -92,7 +92,7 @@ def _read_metadata(path: str | os.PathLike, text_fields: Sequence[str]) -> pl.Da
 def _read_ratings(
     path: str | os.PathLike, metadata: str | os.PathLike, item_ids: pl.Series
 ) -> tuple[pl.DataFrame, str]:
-    """Interactions, and the layout they were found in."""
+    """Returns the interactions and the detected file layout."""
     head = first_line(path)
     source = str(path)
     if head.startswith("{"):

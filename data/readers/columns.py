@@ -1,4 +1,4 @@
-"""Raw tables -> checked ids and times, with errors that name the row, the field and the next step."""
+"""Conversion of raw tables to checked ids and times; errors name the row, the field and the next step."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%Y-%m-%d %
 
 def check_columns(found: Sequence[str], wanted: Sequence[str], source: str) -> None:
     """
-    Refuse a table that lacks a column.
+    Check that a table has all required columns.
 
     Args:
         found (`Sequence[str]`): Columns of the table.
-        wanted (`Sequence[str]`): Columns that are needed.
+        wanted (`Sequence[str]`): Required columns.
         source (`str`): File or dataset, for the message.
 
     Raises:
-        ValueError: If a column is missing; names the columns there are and the nearest one.
+        ValueError: If a column is missing; the message lists the existing columns and suggests the nearest one.
     """
     for column in wanted:
         if column not in found:
@@ -40,7 +40,7 @@ def to_interactions(
     time_formats: Sequence[str] = (),
 ) -> pl.DataFrame:
     """
-    The checked `user_id`, `item_id`, `time` columns of a raw table.
+    Convert a raw table to checked `user_id`, `item_id` and `time` columns.
 
     Args:
         frame (`pl.DataFrame`): Raw table.
@@ -70,10 +70,10 @@ def to_times(
     times: pl.Series, source: str = "", *, first_line: int | None = None, formats: Sequence[str] = ()
 ) -> pl.Series:
     """
-    Times as numbers, null where they are absent.
+    Convert times to numbers; missing times become null.
 
     Args:
-        times (`pl.Series`): Numbers in any unit, dates, or texts of either.
+        times (`pl.Series`): Numbers in any unit, dates, or strings that hold either.
         source (`str`, *optional*): File or dataset, for the messages.
         first_line (`int`, *optional*): Line of the first row in a text file; by default messages count rows from 1.
         formats (`Sequence[str]`, *optional*): Date formats to try besides ISO 8601.
@@ -82,8 +82,8 @@ def to_times(
         `pl.Series` of `i64` or `f64`: Numbers in the unit of the column, dates in microseconds since 1970.
 
     Raises:
-        ValueError: If the column holds durations, times of day, lists or the like, or a value is neither a number nor a
-            date.
+        ValueError: If the column holds durations, times of day, lists or the like, or a value is neither a number nor
+            a date.
     """
     dtype = times.dtype
     if dtype == pl.Object:  # JSON lines of several types
@@ -114,7 +114,7 @@ def to_times(
 
 
 def _parse_times(times: pl.Series, formats: Sequence[str]) -> pl.Series:
-    """Numbers or microseconds; null where the best reading of the column does not fit a value."""
+    """Parses numbers or dates (in microseconds); null for values that do not match the best format of the column."""
     if times.dtype.is_temporal():
         return times.cast(pl.Datetime("us")).to_physical()
     if times.dtype.is_numeric():
@@ -125,7 +125,7 @@ def _parse_times(times: pl.Series, formats: Sequence[str]) -> pl.Series:
     whole = texts.cast(pl.Int64, strict=False)
     if whole.null_count() == missing:
         return whole
-    # A whole number that takes more than 64 bits would lose its last digits, and the order with them.
+    # An integer of more than 64 bits would lose its last digits, and the time order with them.
     numbers = texts.set(texts.str.contains(r"^[+-]?\d+$") & whole.is_null(), None).cast(pl.Float64, strict=False)
     if numbers.null_count() == missing:
         return numbers

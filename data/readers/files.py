@@ -1,4 +1,4 @@
-"""Opening of raw files (CSV, JSON lines, parquet; plain or gzipped), with errors that name the file and the line."""
+"""Opening of raw files (CSV, JSON lines, parquet; plain or gzipped); errors name the file and the line."""
 
 import codecs
 import csv
@@ -21,7 +21,7 @@ _QUOTES = "are the quotes of each field in pairs, and those inside it doubled?"
 
 def check_file(path: str | os.PathLike) -> None:
     """
-    Refuse what cannot be read as a file.
+    Check that a path is a readable regular file.
 
     Args:
         path (`str` or `os.PathLike`): File.
@@ -29,7 +29,7 @@ def check_file(path: str | os.PathLike) -> None:
     Raises:
         FileNotFoundError: If there is no such file.
         IsADirectoryError: If it is a folder.
-        OSError: If it may not be read, or is a pipe or a device.
+        OSError: If permission is denied, or the path is a pipe or a device.
     """
     with reading(path):
         mode = os.stat(path).st_mode
@@ -44,23 +44,23 @@ def check_file(path: str | os.PathLike) -> None:
 @contextmanager
 def reading(path: str | os.PathLike, kind: str = "file") -> Iterator[None]:
     """
-    Turn whatever a library raises over a file into one line that names the file and the cause.
+    Convert errors of reading libraries into one line that names the file and the cause.
 
     Args:
         path (`str` or `os.PathLike`): File that is read inside the `with` block.
-        kind (`str`, *optional*, defaults to `"file"`): What it should be, for the message.
+        kind (`str`, *optional*, defaults to `"file"`): Expected kind of file, for the message.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        OSError: If it cannot be read, such as for want of permission.
-        ValueError: If its content is not of its kind. Errors of that type raised inside are left as they are.
+        OSError: If it cannot be read, for example because permission is denied.
+        ValueError: If its content is not of this kind. A `ValueError` raised inside the block passes unchanged.
     """
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{path}: no such file") from error
     except OSError as error:
-        if error.errno is None:  # said already
+        if error.errno is None:  # already one clear line
             raise
         raise OSError(f"{path}: cannot be read ({error.strerror})") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, RecursionError, MemoryError) as error:
@@ -68,20 +68,20 @@ def reading(path: str | os.PathLike, kind: str = "file") -> Iterator[None]:
 
 
 def suffix_of(path: str | os.PathLike) -> str:
-    """Ending of a file name that says its kind, in lower case: `".csv"` for `Clicks.CSV.gz`."""
+    """Returns the suffix that tells the file format, in lower case: `".csv"` for `Clicks.CSV.gz`."""
     return Path(str(path).lower().removesuffix(".gz")).suffix
 
 
 def line_blocks(path: str | os.PathLike, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
     """
-    The lines of a plain or gzipped text file in blocks, so that a dump need not fit into memory.
+    Read a plain or gzipped text file in blocks of lines, so that large files need not fit into memory.
 
     Args:
         path (`str` or `os.PathLike`): File; gzip is recognised by its first two bytes, not by its name.
-        block_bytes (`int`, *optional*): About how many bytes a block has.
+        block_bytes (`int`, *optional*): Approximate size of a block, in bytes.
 
     Yields:
-        `tuple[int, bytes]`: Number of the first line (from 1), and whole lines; without a byte order mark.
+        `tuple[int, bytes]`: Number of the first line (from 1), and complete lines without byte order mark.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -111,12 +111,12 @@ def line_blocks(path: str | os.PathLike, block_bytes: int = BLOCK_BYTES) -> Iter
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """Whole content of a plain or gzipped file; raises as [`line_blocks`] does."""
+    """Returns the content of a plain or gzipped file. Raises the same errors as [`line_blocks`]."""
     return b"".join(block for _, block in line_blocks(path))
 
 
 def first_line(path: str | os.PathLike) -> str:
-    """First line that is not blank, without its line break; raises as [`line_blocks`] does."""
+    """Returns the first non-blank line without its line break. Raises the same errors as [`line_blocks`]."""
     for number, block in line_blocks(path, block_bytes=1 << 16):
         for offset, line in enumerate(block.splitlines()):
             if line.strip():
@@ -126,12 +126,13 @@ def first_line(path: str | os.PathLike) -> str:
 
 def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence[str] | None = None) -> pl.DataFrame:
     r"""
-    A plain or gzipped CSV file with every column as text.
+    Read a plain or gzipped CSV file with all columns as strings.
 
     Args:
         path (`str` or `os.PathLike`): File in UTF-8.
         separator (`str`, *optional*, defaults to `","`): `","` or `"\t"`; tab-separated files have no quoting.
-        columns (`Sequence[str]`, *optional*): Names for a file without header line; by default the first line has them.
+        columns (`Sequence[str]`, *optional*):
+            Names for a file without header line; by default the first line has them.
 
     Returns:
         `pl.DataFrame`: Columns of `str`, null where a field is empty.
@@ -140,7 +141,7 @@ def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence
         ValueError: If the file is empty, damaged, not UTF-8, names a column twice, or a line has another number of
             fields than the first.
     """
-    # Blank lines at the end are no rows.
+    # Blank lines at the end are not rows.
     content = read_bytes(path).rstrip(b"\r\n")
     if not content:
         raise ValueError(f"{path}: the file holds only blank lines")
@@ -155,7 +156,7 @@ def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence
         raise ValueError(f"{path}: {fault}") from error
     if frame.is_empty():
         raise ValueError(f"{path}: the file has a header line but no rows")
-    # polars fills lines that are too short with nulls. Where separators may be quoted, to count them proves nothing.
+    # polars pads short lines with nulls. Counting separators detects them only if no separator can be quoted.
     num_separators = (frame.height + (columns is None)) * (frame.width - 1)
     may_be_quoted = quote is not None and quote.encode() in content
     is_doubtful = may_be_quoted or content.count(separator.encode()) != num_separators
@@ -174,7 +175,7 @@ def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence
 
 def read_parquet(path: str | os.PathLike) -> pl.DataFrame:
     """
-    A parquet file.
+    Read a parquet file.
 
     Args:
         path (`str` or `os.PathLike`): File.
@@ -209,13 +210,13 @@ def decode_line(line: bytes, path: str | os.PathLike, number: int) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """First line of an error, or its name where it says nothing."""
+    """Returns the first line of an error message, or the name of the error if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def _explain_csv(content: bytes, separator: str, quote: str | None) -> str | None:
-    """What is wrong with a CSV file, if anything is; slow, so only asked where something seems to be."""
+    """Returns the fault of a CSV file, or `None`. Slow, and therefore only called if a fault is suspected."""
     try:
         text = content.decode()
     except UnicodeDecodeError as error:

@@ -11,13 +11,13 @@ MAX_CHARS = 2000
 
 def clean_text(text: pl.Expr) -> pl.Expr:
     """
-    Cleaned text: HTML entities decoded, tags and double quotes removed, line breaks and runs of spaces made one space.
+    Clean texts: decode HTML entities, remove tags and double quotes, and collapse whitespace into single spaces.
 
     Args:
         text (`pl.Expr` of `str`): Raw text.
 
     Returns:
-        `pl.Expr` of `str`: Cleaned text; null stays null, and a text of which nothing is left is null.
+        `pl.Expr` of `str`: Cleaned text; null stays null, and a text with nothing left becomes null.
     """
     cleaned = (
         text.map_batches(_unescape, return_dtype=pl.String)
@@ -31,7 +31,11 @@ def clean_text(text: pl.Expr) -> pl.Expr:
 
 def join_texts(parts: Iterable[pl.Expr], max_chars: int = MAX_CHARS) -> pl.Expr:
     """
-    One item text from its parts, cleaned and separated by `". "`.
+
+    The official code replaces a text of 2,000 characters and more by nothing; here it is cut at a word boundary.
+    Join the cleaned parts of an item text with `". "`.
+
+    The official code empties texts of 2,000 characters and more; here they are cut at a word boundary.
 
     The official code replaces a text of 2,000 characters and more by nothing; here it is cut at a word boundary.
 

@@ -1,4 +1,4 @@
-"""JSON lines: records one by one, or some of their fields as columns with every value as it was written."""
+"""JSON lines: records one by one, or selected fields as columns with unchanged values."""
 
 import ast
 import json
@@ -18,15 +18,15 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON writes characters beyon
 
 def read_json_lines(path: str | os.PathLike, fields: Sequence[str]) -> pl.DataFrame:
     """
-    Some fields of a plain or gzipped JSON-lines file.
+    Read selected fields of a plain or gzipped JSON-lines file.
 
     Args:
         path (`str` or `os.PathLike`): File as for [`json_records`].
-        fields (`Sequence[str]`): Fields to read; a record without one has null there.
+        fields (`Sequence[str]`): Fields to read; null for records without the field.
 
     Returns:
-        `pl.DataFrame`: One row per record. A field that has strings, integers, floats or booleans alone becomes a column
-        of that type, any other one a column of Python objects.
+        `pl.DataFrame`: One row per record. A field that has strings, integers, floats or booleans alone becomes a
+        column of that type, any other one a column of Python objects.
 
     Raises:
         ValueError: If a line is not a JSON object; names the line. If no record has one of the fields.
@@ -55,7 +55,7 @@ def read_json_lines(path: str | os.PathLike, fields: Sequence[str]) -> pl.DataFr
 
 def json_records(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
     """
-    The objects of a plain or gzipped JSON-lines file, one by one.
+    Iterate over the objects of a plain or gzipped JSON-lines file.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -107,7 +107,7 @@ def _parse_record(text: str) -> Any:
 
 def _typed_columns(block: bytes, first: Mapping[str, Any]) -> list[pl.Series] | None:
     """
-    Fields of JSON lines that are strings or integers throughout, by pyarrow: several times as fast as record by record.
+    Read fields that hold only strings or only integers with pyarrow, several times faster than record by record.
 
     Args:
         block (`bytes`): Whole lines.
@@ -116,7 +116,7 @@ def _typed_columns(block: bytes, first: Mapping[str, Any]) -> list[pl.Series] | 
     Returns:
         `list[pl.Series]`: A column for each field, or `None` if a value has another type or a line is not plain JSON.
     """
-    # Slow to import, and other files do not need it.
+    # Imported here because it is slow to import and other files do not need it.
     import pyarrow as pa
     from pyarrow import json as arrow_json
 
@@ -125,7 +125,7 @@ def _typed_columns(block: bytes, first: Mapping[str, Any]) -> list[pl.Series] | 
         return None
     schema = pa.schema([(field, types[type(value)]) for field, value in first.items()])
     try:
-        block.decode()  # pyarrow does not look into the other fields
+        block.decode()  # pyarrow does not check the other fields
         table = arrow_json.read_json(
             pa.BufferReader(block),
             arrow_json.ReadOptions(block_size=len(block)),
@@ -140,7 +140,7 @@ def _typed_columns(block: bytes, first: Mapping[str, Any]) -> list[pl.Series] | 
 
 
 def _column(name: str, values: list[Any]) -> pl.Series:
-    """Values of one type as they are, others as Python objects."""
+    """Returns values of one type as a typed column, mixed ones as Python objects."""
     dtypes = {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
     kinds = {type(value) for value in values if value is not None}
     if not kinds:
@@ -152,7 +152,7 @@ def _column(name: str, values: list[Any]) -> pl.Series:
 
 
 def _join(parts: list[pl.Series]) -> pl.Series:
-    """Parts of a column as one, of their common type if they have one."""
+    """Concatenates the parts of a column, with their common type if they have one."""
     dtypes = {part.dtype for part in parts} - {pl.Null}
     if len(parts) == 1 or not dtypes:
         return pl.concat(parts)

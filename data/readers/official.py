@@ -1,4 +1,4 @@
-"""Reader of the processed folders published with the official UniSRec code: `downstream/Scientific`, `pretrain/FHCKM`, ..."""
+"""Reader of the processed folders published with the official UniSRec code, such as `downstream/Scientific`."""
 
 import os
 from pathlib import Path
@@ -19,13 +19,13 @@ SPLITS = ("train", "valid", "test")
 
 def find_official(folder: str | os.PathLike) -> str | None:
     """
-    Name of the dataset in a folder of the official code.
+    Return the name of the dataset in a folder of the official code.
 
     Args:
         folder (`str` or `os.PathLike`): Folder.
 
     Returns:
-        `str`: `"Scientific"` where there is `Scientific.train.inter`, ...; `None` where there is no such file.
+        `str`: For example `"Scientific"` if the folder holds `Scientific.train.inter`; `None` without such a file.
 
     Raises:
         ValueError: If there are several datasets.
@@ -39,14 +39,14 @@ def find_official(folder: str | os.PathLike) -> str | None:
 
 def read_official(folder: str | os.PathLike, *, missing_text: Literal["error", "keep"] = "error") -> list[Domain]:
     """
-    The domains of a processed folder, with splits, item numbers and text vectors exactly as released.
+    Read the domains of a processed folder, with the released splits, item numbers and text vectors.
 
-    [`leave_one_out`] gives the histories and targets of the `.inter` files. The histories there are cut at 50 items; the
-    domain has them whole, put together from the train rows. Item row `k` is item index `k`, and so row `k` of the text
-    vectors in `NAME.feat1CLS` and `NAME.feat2CLS`, which become `given_features` as memory maps.
+    [`leave_one_out`] returns the histories and targets of the `.inter` files. Those files cut histories at 50 items;
+    the domain holds complete histories, reconstructed from the train rows. Item row `k` is item index `k`, and so row
+    `k` of the text vectors in `NAME.feat1CLS` and `NAME.feat2CLS`, which become `given_features` as memory maps.
 
-    A folder with `NAME.pt_datasets` is a merged one: it gives one domain for each source dataset, whose own files
-    (`Food.feat1CLS`, `Food.text`, ...) may lie in it or in the folder `Food` beside it. Where it has no validation and
+    A folder with `NAME.pt_datasets` is a merged dataset and gives one domain per source dataset. The files of a source
+    (`Food.feat1CLS`, `Food.text`, ...) may be in this folder or in its sibling folder `Food`. Without validation and
     test rows, the domains hold nothing out.
 
     Args:
@@ -93,7 +93,7 @@ def read_official(folder: str | os.PathLike, *, missing_text: Literal["error", "
 
 
 def _read_sources(path: Path) -> list[str]:
-    """Names of the source datasets, whose numbers begin the users and items of a merged folder."""
+    """Returns the names of the source datasets; their positions prefix the users and items of a merged folder."""
     text = path.read_text(encoding="utf-8", errors="replace").strip()
     sources = text.split(",")
     if len(set(sources)) < len(sources) or any(

@@ -23,11 +23,11 @@ _ROWS_PER_CHECK = 1 << 14
 
 class OfficialCatalogue(NamedTuple):
     """
-    Items and names of users.
+    Items of an official dataset and ids of its users.
 
     Args:
         items (`pl.DataFrame`): Columns `item_id` and `text`, in the order of the item indices.
-        users (`pl.Series` of `str`): Ids of the users by their numbers; `None` where `NAME.user2index` is not there.
+        users (`pl.Series` of `str`): User ids in the order of the user numbers; `None` without `NAME.user2index`.
         features (`dict[str, np.ndarray]`): See `given_features` of [`Domain`].
         files (`list[str]`): Names of the files that were read.
         info (`dict`): Facts for the `info` of the domain.
@@ -48,19 +48,19 @@ def read_official_catalogue(
     """
     Read `NAME.item2index`, `NAME.text`, `NAME.feat1CLS`, `NAME.feat2CLS` and `NAME.user2index`.
 
-    There must be text vectors, or texts and item numbers. Texts are taken as they are, but for blanks around them.
+    Either text vectors or both texts and item numbers are required. Surrounding whitespace is stripped from texts.
 
     Args:
-        places (`Sequence[Path]`): Folders to look for each file, the first one that has it counts.
+        places (`Sequence[Path]`): Folders to search; each file is taken from the first folder that has it.
         name (`str`): Name of the dataset.
         missing_text (`str`): `"error"` refuses items without text, `"keep"` keeps them with the item id for a text.
 
     Returns:
-        `OfficialCatalogue`: What they say.
+        `OfficialCatalogue`: Items, texts, text vectors and user ids.
 
     Raises:
-        FileNotFoundError: If a file that is needed is missing.
-        ValueError: If a file is damaged, or the files do not fit each other.
+        FileNotFoundError: If a required file is missing.
+        ValueError: If a file is damaged, or the files are inconsistent.
     """
     endings = ("item2index", "text", *FEATURES.values(), "user2index")
     candidates = {end: [place / f"{name}.{end}" for place in places] for end in endings}
@@ -93,7 +93,7 @@ def read_official_catalogue(
 
 
 def _read_index(path: Path) -> pl.Series:
-    """The ids of an index file by their numbers, which must be 0, 1, 2, ... in any order."""
+    """Returns the ids of an index file in the order of their numbers, which must be 0, 1, 2, ... in any order."""
     frame = pl.concat(list(read_lines(path)))
     tabs = frame["text"].str.count_matches("\t", literal=True)
     frame = frame.with_columns(pl.col("text").str.split_exact("\t", 1).struct.rename_fields(["id", "index"])).unnest(
@@ -115,7 +115,7 @@ def _read_index(path: Path) -> pl.Series:
 
 
 def _open_features(path: Path, num_items: int | None) -> tuple[np.ndarray, dict[str, str]]:
-    """Memory map of a file of text vectors, checked, and where it comes from."""
+    """Returns a checked memory map of a file of text vectors, and its source."""
     row_bytes = 4 * FEATURE_SIZE
     num_bytes = path.stat().st_size
     rows = num_bytes // row_bytes
@@ -138,7 +138,7 @@ def _open_features(path: Path, num_items: int | None) -> tuple[np.ndarray, dict[
 def _read_texts(
     path: Path, ids: pl.Series, missing_text: Literal["error", "keep"]
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    """Columns `item_id` and `text` in the order of `ids`."""
+    """Reads the columns `item_id` and `text` in the order of `ids`."""
     if os.path.lexists(path):
         fields = pl.col("text").str.splitn("\t", 2).struct.rename_fields(["item_id", "text"])
         table = pl.concat(list(read_lines(path, TEXT_HEADER))).with_columns(fields).unnest("text")

@@ -1,4 +1,4 @@
-"""From the rows of the official code, each a prefix of a history and the next item, back to whole histories."""
+"""Reconstruction of complete histories from the rows of the official code, each a history prefix and the next item."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -14,7 +14,7 @@ _ITEMS_PER_CHECK = 1 << 22
 
 class Histories(NamedTuple):
     """
-    Whole histories.
+    Complete user histories as flat arrays.
 
     Args:
         users (`pl.Series` of `str`): The users, each once.
@@ -31,21 +31,23 @@ class Histories(NamedTuple):
 
 def join_histories(train: PrefixRows, valid: PrefixRows | None = None, test: PrefixRows | None = None) -> Histories:
     r"""
-    The histories whose prefixes the rows are, longer ones than those in the files put together from the targets.
 
-    Every row is then checked against them, so the histories say exactly what the files say: train rows are all proper
-    prefixes of the history without its last two items, longest first; one validation and one test row follow it.
+
+    Reconstruct complete histories from their prefixes; histories longer than those in the files come from the targets.
+
+    Every row is checked against the result, so that the histories match the files exactly: train rows are all proper
+    prefixes of the history without its last two items, longest first, followed by one validation and one test row.
 
     Args:
         train (`PrefixRows`): Train rows.
         valid (`PrefixRows`, *optional*): One validation row for each user; goes with `test`.
-        test (`PrefixRows`, *optional*): One test row for each user. Without any row in both, nothing is held out.
+        test (`PrefixRows`, *optional*): One test row for each user. If both are empty, nothing is held out.
 
     Returns:
-        `Histories`: Users in the order of the test rows, or of the train rows where there are none.
+        `Histories`: Users in the order of the test rows, or of the train rows if there are no test rows.
 
     Raises:
-        ValueError: If the rows of a user are not leave-one-out of one history; names user, file and line.
+        ValueError: If the rows of a user are not the leave-one-out split of one history; names user, file and line.
     """
     held_out = any(rows is not None and len(rows.users) for rows in (valid, test))
     if held_out:
@@ -60,7 +62,7 @@ def join_histories(train: PrefixRows, valid: PrefixRows | None = None, test: Pre
         missing = users[int((np.bincount(owners[1], minlength=len(users)) == 0).argmax())]
         raise ValueError(f"{valid}: user {missing!r} has no row, expected one as in {test}; fetch both files again")
 
-    # The targets of a user's train rows are the history backwards, but for its first item.
+    # The targets of a user's train rows are the history in reverse order, without its first item.
     num_train = np.bincount(owners[0], minlength=len(users))
     offsets = np.concatenate(([0], np.cumsum(num_train + (3 if held_out else 1))))
     order = np.argsort(owners[0], kind="stable")
@@ -82,14 +84,14 @@ def join_histories(train: PrefixRows, valid: PrefixRows | None = None, test: Pre
 
 
 def _check_unique(rows: PrefixRows) -> pl.Series:
-    """The users of validation or test rows, each of whom must have one row."""
+    """Returns the users of validation or test rows. Raises `ValueError` if a user has more than one row."""
     if (repeated := ~rows.users.is_first_distinct()).any():
         raise ValueError(f"{rows.place(int(repeated.arg_max()))} has a second row, expected one for each user")
     return rows.users
 
 
 def _owners(rows: PrefixRows, users: pl.Series, reference: PrefixRows) -> np.ndarray:
-    """Number of each row's user among the users."""
+    """Returns the position of each row's user among the users."""
     runs = rows.users.rle().struct.unnest()  # the rows of a user mostly follow each other
     numbered = pl.DataFrame({"value": users}).with_row_index("owner")
     owners = runs.join(numbered, on="value", how="left", maintain_order="left")["owner"]
@@ -103,7 +105,7 @@ def _owners(rows: PrefixRows, users: pl.Series, reference: PrefixRows) -> np.nda
 
 
 def _check_prefixes(rows: PrefixRows, flat: np.ndarray, starts: np.ndarray, places: np.ndarray, longest: int) -> None:
-    """Raise unless every row's history is what comes before its target, at most `longest` items of it."""
+    """Raise `ValueError` unless every row's history is the (at most `longest`) items before its target."""
     lengths = np.minimum(places - starts, longest)
     if (lengths != rows.lengths).any():
         row = int((lengths != rows.lengths).argmax())
@@ -118,7 +120,7 @@ def _check_prefixes(rows: PrefixRows, flat: np.ndarray, starts: np.ndarray, plac
 
 
 def _first_other_item(rows: PrefixRows, flat: np.ndarray, places: np.ndarray) -> int | None:
-    """First row with an item that is not the one before its target in the whole history."""
+    """Returns the first row whose items differ from those before its target in the complete history."""
     ends = np.cumsum(rows.lengths)
     cuts = np.searchsorted(ends, np.arange(0, len(rows.items), _ITEMS_PER_CHECK), side="right")
     for first, last in pairwise([*cuts, len(ends)]):

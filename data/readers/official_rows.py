@@ -38,29 +38,29 @@ class PrefixRows(NamedTuple):
         return self.path
 
     def history(self, row: int) -> np.ndarray:
-        """Item indices of one row."""
+        """Returns the item indices in the history of one row."""
         end = int(self.lengths[: row + 1].sum())
         return self.items[end - self.lengths[row] : end]
 
     def place(self, row: int) -> str:
-        """File, line and user of a row, for messages."""
+        """Returns file, line and user of a row, for messages."""
         return f"{self.path}, line {self.lines[row]}: user {self.users[row]!r}"
 
 
 def read_lines(path: str | os.PathLike, header: str | None = None) -> Iterator[pl.DataFrame]:
     r"""
-    The lines of a text file in blocks; Windows line ends are line ends, blank lines are left out.
+    Read the lines of a text file in blocks. Windows line ends are accepted and blank lines are skipped.
 
     Args:
         path (`str` or `os.PathLike`): File, plain or gzipped.
-        header (`str`, *optional*): What the first line must be; it is not given out.
+        header (`str`, *optional*): Expected first line; it is not part of the output.
 
     Yields:
         `pl.DataFrame`: Columns `line` (number, from 1) and `text`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is empty or not UTF-8, a line holds a carriage return, or the header is another one.
+        ValueError: If the file is empty or not UTF-8, a line contains a carriage return, or the header differs.
     """
     for number, block in line_blocks(path, _BLOCK_BYTES):
         block = block.replace(b"\r\n", b"\n")
@@ -88,20 +88,21 @@ def read_prefix_rows(
     path: str | os.PathLike, num_items: Sequence[int], prefixes: Sequence[str] = ("",)
 ) -> list[PrefixRows]:
     r"""
-    The rows of an `.inter` file.
+    Read the rows of an `.inter` file.
 
     Args:
-        path (`str` or `os.PathLike`): File with the columns `user_id:token`, `item_id_list:token_seq`, `item_id:token`.
+        path (`str` or `os.PathLike`):
+            File with the columns `user_id:token`, `item_id_list:token_seq`, `item_id:token`.
         num_items (`Sequence[int]`): Catalogue size of each source dataset.
         prefixes (`Sequence[str]`, *optional*):
-            What the users and items of each source dataset begin with: `"0-"`, `"1-"`, ... in a merged file.
+            Prefix of the users and items of each source dataset: `"0-"`, `"1-"`, ... in a merged file.
 
     Returns:
-        `list[PrefixRows]`: The rows of each source dataset, of which there may be none.
+        `list[PrefixRows]`: Rows of each source dataset, possibly empty.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line has another form, or an item or user belongs to no dataset; names the line.
+        ValueError: If a line is malformed, or an item or user belongs to no dataset; names the line.
     """
     parts: list[list[PrefixRows]] = [[] for _ in prefixes]
     for frame in read_lines(path, HEADER):

@@ -1,4 +1,4 @@
-"""Reader of the UCI "Online Retail" and "Online Retail II" tables: an invoice is a user, as in the paper."""
+"""Reader of the UCI "Online Retail" and "Online Retail II" tables. Each invoice is a user, as in the paper."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from .item_texts import join_texts
 from .values import to_texts
 
 
-# The two tables name the first column differently.
+# The two tables use different names for the first column.
 INVOICE_COLUMNS = ("Invoice", "InvoiceNo")
 # How CSV copies of the first table write times: month first, no leading zeros, no seconds.
 TIME_FORMATS = ("%m/%d/%Y %H:%M",)
@@ -22,8 +22,8 @@ def read_online_retail(path: str | os.PathLike) -> RawData:
     """
     Read an Online Retail table.
 
-    Rows without description are dropped, and so are further lines of an item in the same invoice. The text of an item
-    is its most frequent description in lower case, of equally frequent ones the first in the alphabet.
+    Rows without description and repeated lines of an item within an invoice are dropped. The text of an item is its
+    most frequent description in lower case; ties are broken alphabetically.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -35,7 +35,7 @@ def read_online_retail(path: str | os.PathLike) -> RawData:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file has another ending, cannot be read (workbooks: also without `fastexcel`), or lacks a
+        ValueError: If the file has an unknown suffix, cannot be read (workbooks require `fastexcel`), or lacks a
             column.
     """
     path = Path(path)
@@ -50,7 +50,7 @@ def read_online_retail(path: str | os.PathLike) -> RawData:
 
     complete, incomplete = drop_incomplete(rows)
     described = complete.drop_nulls("text")
-    # A long invoice is typed in over minutes: another time does not make a further line of an item another purchase.
+    # Entering a long invoice takes minutes, so a repeated item with a later time is not a second purchase.
     interactions = described.unique(["user_id", "item_id"], keep="first", maintain_order=True)
     items = (
         described.group_by("item_id", "text")
@@ -86,7 +86,7 @@ def _read_binary(path: Path) -> pl.DataFrame:
             f"{path}: workbooks need fastexcel; `pip install unisrec[excel]`, or save it as CSV first"
         ) from error
     try:
-        # As text: invoices and stock codes are numbers in some rows and words in others.
+        # Read as strings: invoices and stock codes are numbers in some rows and words in others.
         with reading(path, "workbook"):
             return pl.concat(pl.read_excel(path, sheet_id=0, infer_schema_length=0).values())
     except fastexcel.FastExcelError as error:

@@ -25,16 +25,16 @@ def read_recbole(folder: str | os.PathLike, *, text_columns: Sequence[str] | Non
     Args:
         folder (`str` or `os.PathLike`): Folder with the files of one dataset.
         text_columns (`Sequence[str]`, *optional*):
-            Columns of `NAME.item` that make the item text, without their types; by default all `token` and `token_seq`
-            columns but the id, in the order of the file.
+            Columns of `NAME.item` that form the item text, without their types. Defaults to all `token` and
+            `token_seq` columns except the id, in the order of the file.
 
     Returns:
-        `RawData`: Interactions, items and what was read.
+        `RawData`: Interactions, items and facts about the source.
 
     Raises:
         FileNotFoundError: If the folder or one of its files is missing.
-        ValueError: If there are several datasets in the folder, a file cannot be read, a column is missing, or the folder is
-            one of the official UniSRec code, see [`read_official`].
+        ValueError: If there are several datasets in the folder, a file cannot be read, a column is missing, or the
+            folder is one of the official UniSRec code, see [`read_official`].
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -73,7 +73,7 @@ def _read_atomic(stem: Path, text_columns: Sequence[str] | None) -> RawData:
 
 
 def _read_typed(path: str) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Table with plain column names, and the type of each column from the `name:type` header."""
+    """Reads a table; returns it with plain column names, and the column types from the `name:type` header."""
     frame = read_csv(path, separator="\t")
     if untyped := [name for name in frame.columns if ":" not in name]:
         raise ValueError(

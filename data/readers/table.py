@@ -1,4 +1,4 @@
-"""Reader of any table of interactions and any table of items: local CSV, TSV, JSON lines, parquet, or a dataset of the Hub."""
+"""Reader of tables of interactions and items: local CSV, TSV, JSON lines or parquet, or a dataset of the Hub."""
 
 import os
 import re
@@ -37,24 +37,25 @@ def read_table(
 
     Args:
         interactions (`str` or `os.PathLike`):
-            `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.json` (one object per line), each also with `.gz`, or `.parquet`; or a
-            dataset for `datasets.load_dataset`, written `owner/name`, and behind it in this order `@revision`, `:config`
-            and `[split]`, each if needed (split `train` by default).
+            `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.json` (one object per line), each also with `.gz`, or `.parquet`; or
+            a dataset for `datasets.load_dataset`, written `owner/name`, and behind it in this order `@revision`,
+            `:config` and `[split]`, each if needed (split `train` by default).
         items (`str` or `os.PathLike`, *optional*):
-            The same kinds; by default the text columns are in the interactions, and the first text of an item counts.
+            File or dataset, as for `interactions`. By default the text columns are read from the interactions, and the
+            first text of an item is used.
         user_column (`str`, *optional*, defaults to `"user_id"`): Column of the user ids.
         item_column (`str`, *optional*, defaults to `"item_id"`): Column of the item ids, in both tables.
         time_column (`str`, *optional*, defaults to `"timestamp"`): Column of numbers (any unit) or ISO 8601 dates.
         text_columns (`Sequence[str]`, *optional*, defaults to `("title",)`):
-            Columns that make the item text, in order; see [`to_texts`] for what they may hold.
+            Columns that form the item text, in order; see [`to_texts`] for the supported types.
 
     Returns:
-        `RawData`: Interactions, items and what was read.
+        `RawData`: Interactions, items and facts about the source.
 
     Raises:
         FileNotFoundError: If there is no such file, and the name is not that of a dataset either.
         OSError: If a file cannot be read, see [`check_file`].
-        ValueError: If a table cannot be read or lacks a column, a column has a wrong type, or a time is none.
+        ValueError: If a table cannot be read or lacks a column, a column has a wrong type, or a time is invalid.
     """
     columns = {"user_id": user_column, "item_id": item_column, "time": time_column}
     text_columns = list(text_columns)
@@ -85,21 +86,21 @@ def load_table(
     source: str | os.PathLike, columns: Sequence[str], *, hub: bool = True
 ) -> tuple[pl.DataFrame, int | None]:
     """
-    Read a table of any kind.
+    Read a table from a file of any supported format or from a dataset of the Hub.
 
     Args:
-        source (`str` or `os.PathLike`): File or dataset, as for [`read_table`]; endings in upper case are the same.
-        columns (`Sequence[str]`): Columns it must have.
-        hub (`bool`, *optional*, defaults to `True`): Whether it may be a dataset.
+        source (`str` or `os.PathLike`): File or dataset, as for [`read_table`]; the case of the suffix is ignored.
+        columns (`Sequence[str]`): Required columns.
+        hub (`bool`, *optional*, defaults to `True`): Whether `source` may name a dataset of the Hub.
 
     Returns:
-        `tuple[pl.DataFrame, int | None]`: The table, with these columns at least, and the line of its first row where it
-        is a text file.
+        `tuple[pl.DataFrame, int | None]`: The table, with at least these columns, and the line number of its first row
+        (`None` for binary formats).
 
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If it cannot be read, see [`check_file`].
-        ValueError: If it is damaged, lacks a column, or is of no known kind; names the file.
+        ValueError: If it is damaged, lacks a column, or has an unknown format; names the file.
     """
     suffix = suffix_of(source)
     if suffix in SEPARATORS:
@@ -119,7 +120,7 @@ def load_table(
 
 
 def _item_texts(ids: pl.Series, table: pl.DataFrame, source: str, first_line: int | None) -> pl.DataFrame:
-    """Columns `item_id` and `text`, of the different rows only."""
+    """Returns the columns `item_id` and `text` of the distinct rows."""
     texts = [to_texts(column, source, first_line=first_line).alias(f"text {n}") for n, column in enumerate(table)]
     different = pl.DataFrame([ids.alias("item_id"), *texts]).unique(keep="first", maintain_order=True)
     return different.select("item_id", text=join_texts(pl.col(text.name) for text in texts))
@@ -132,7 +133,7 @@ def _load_dataset(source: str) -> pl.DataFrame:
             f"{source}: expected a .csv, .tsv, .jsonl or .parquet file, or a dataset such as "
             "owner/name@revision:config[split]"
         )
-    # Slow to import, and local files do not need it.
+    # Imported here because it is slow to import and local files do not need it.
     from datasets import load_dataset
 
     path, revision = match["path"], match["revision"]
@@ -141,8 +142,10 @@ def _load_dataset(source: str) -> pl.DataFrame:
             revision = pin_revision(path, revision, "dataset")["revision"]
         dataset = load_dataset(path, match["config"], revision=revision, split=match["split"] or "train")
         return dataset.to_polars()
-    except Exception as error:  # of datasets, pyarrow, pandas, fsspec or polars: whatever its files make them raise
-        # datasets says only that something went wrong; the Hub's own answers come as a line already
+    except (
+        Exception
+    ) as error:  # damaged files make datasets, pyarrow, pandas, fsspec or polars raise errors of any type
+        # the message of datasets is generic, whereas errors of the Hub are already one clear line
         cause = error if isinstance(error, OSError) else error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise ValueError(f"{source}: cannot be loaded as a dataset of the Hub ({reason})") from error

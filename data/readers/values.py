@@ -1,4 +1,4 @@
-"""Values of a table as ids and as texts: what counts as absent, and one spelling for each value in every file format."""
+"""Conversion of table values to ids and texts: missing values, and one spelling per value for all file formats."""
 
 import ast
 import json
@@ -20,14 +20,14 @@ _TEXT_TYPES = "texts, numbers, dates, or lists and objects of them"
 
 def present(texts: pl.Series) -> pl.Series:
     """
-    Texts without outer spaces, null where they are absent.
+    Strip texts and replace missing ones by null.
 
     Args:
         texts (`pl.Series` of `str`): Texts.
 
     Returns:
-        `pl.Series` of `str`: Null for blank texts and for those that print a missing value ([`MISSING_WORDS`]). The same
-        series if there is nothing to change, so that large columns are not copied in vain.
+        `pl.Series` of `str`: Null for blank texts and printed missing values ([`MISSING_WORDS`]). If nothing changes,
+        the input series is returned without a copy.
     """
     missing = rf"^(?:{'|'.join(MISSING_WORDS)})?$"
     if not texts.str.contains(rf"^\s|\s$|{missing}").any():
@@ -38,18 +38,18 @@ def present(texts: pl.Series) -> pl.Series:
 
 def to_ids(values: pl.Series, source: str = "", *, first_line: int | None = None) -> pl.Series:
     """
-    Ids as strings, null where they are absent.
+    Convert ids to strings; missing ids become null.
 
     Args:
         values (`pl.Series`):
-            Texts, categories, or numbers. A column of an untyped format may mix them. A whole number has no decimal
-            point, whether it is stored as an integer, as a decimal or, as pandas does with gaps, as a float; texts lose
-            a ".0" only where all of a column end in it.
+            Strings, categories or numbers; untyped formats may mix them. Whole numbers are written without a decimal
+            point, whether stored as integers, decimals or (as pandas does for columns with gaps) floats. A trailing
+            ".0" is removed from strings only if all strings of the column end in it.
         source (`str`, *optional*): File or dataset, for the messages.
         first_line (`int`, *optional*): Line of the first row in a text file; by default messages count rows from 1.
 
     Returns:
-        `pl.Series` of `str`: Ids without outer spaces.
+        `pl.Series` of `str`: Ids without surrounding whitespace.
 
     Raises:
         ValueError: If the column holds booleans, dates, lists or the like, or a float too large to be an exact number.
@@ -86,16 +86,16 @@ def to_ids(values: pl.Series, source: str = "", *, first_line: int | None = None
 
 
 def to_id(value: Any) -> str | None:
-    """One id as [`to_ids`] spells it, `None` where it is absent; raises `TypeError` or `ValueError` for what is none."""
+    """Converts one id as [`to_ids`] does, `None` if missing. Raises `TypeError` or `ValueError` if it is invalid."""
     return _id(value, float(2**53))
 
 
 def to_texts(values: pl.Series, source: str = "", *, first_line: int | None = None) -> pl.Series:
     """
-    Texts of a column, null where they are absent.
+    Convert a column to texts; missing values become null.
 
     Args:
-        values (`pl.Series`): Anything [`flatten_text`] takes.
+        values (`pl.Series`): Values supported by [`flatten_text`].
         source (`str`, *optional*): File or dataset, for the messages.
         first_line (`int`, *optional*): Line of the first row in a text file; by default messages count rows from 1.
 
@@ -130,15 +130,16 @@ def to_texts(values: pl.Series, source: str = "", *, first_line: int | None = No
 
 def flatten_text(value: Any) -> str:
     """
-    One string from a field that may be a string, a number, a (nested) list or object, or one of these printed into a
-    string.
+    Flatten a field into one string. The field may be a string, a number, a (nested) list or object, or the printed
+    form of one of these.
 
     Args:
-        value: `"Toys"`, `3.5`, `["Toys", "Games"]`, `[["Toys", "Games"], ["Toys", "Puzzles"]]`, `"['Toys']"`, `None`, ...
+        value: `"Toys"`, `3.5`, `["Toys", "Games"]`, `[["Toys", "Games"], ["Toys", "Puzzles"]]`, `"['Toys']"`, `None`,
+        ...
 
     Returns:
-        `str`: The different leaves in order, separated by a space; `""` where there are none. Absent leaves (null, NaN,
-        blank strings, [`MISSING_WORDS`]) are left out.
+        `str`: The distinct leaves in order, separated by spaces; `""` if there are none. Missing leaves (null, NaN,
+        blank strings, [`MISSING_WORDS`]) are skipped.
 
     Raises:
         TypeError: If a leaf is not a string, a number or a date.
@@ -151,13 +152,13 @@ def flatten_text(value: Any) -> str:
 
 
 def place(source: str, row: int, first_line: int | None = None) -> str:
-    """Where a row stands, for messages: by its line in a text file, else by its number from 1."""
+    """Returns the location of a row for messages: its line in a text file, otherwise its number from 1."""
     return f"{source}, row {row + 1}" if first_line is None else f"{source}, line {first_line + row}"
 
 
 def _leaves(value: Any) -> Iterator[str]:
-    """All present leaves of a value, in order."""
-    pending = [value]  # not recursive: files may nest as deep as they like
+    """Returns all non-missing leaves of a value, in order."""
+    pending = [value]  # iterative, because files may be nested arbitrarily deep
     while pending:
         value = pending.pop()
         if isinstance(value, str):
@@ -171,7 +172,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _parse_printed(text: str) -> Any:
-    """The list or object that was printed into a text, as JSON or by Python; any other text as it is."""
+    """Parses a text that is a printed list or object (JSON or Python); returns any other text unchanged."""
     if text[:1] + text[-1:] not in ("[]", "{}"):
         return text
     for parse in (json.loads, ast.literal_eval):
@@ -185,7 +186,7 @@ def _parse_printed(text: str) -> Any:
 
 
 def _spell(value: Any) -> str:
-    """One scalar as a text, `""` where it is absent; raises `TypeError` for a value of another kind."""
+    """Converts a scalar to a text, `""` if it is missing. Raises `TypeError` for other types."""
     if value is None or (isinstance(value, (float, Decimal)) and math.isnan(value)):
         return ""
     if isinstance(value, str):
@@ -199,7 +200,7 @@ def _spell(value: Any) -> str:
 
 
 def _id(value: Any, exact: float) -> str | None:
-    """One id; floats from `exact` on may stand for several whole numbers."""
+    """Converts one id; floats from `exact` upwards do not represent unique integers."""
     if isinstance(value, bool) or not (value is None or isinstance(value, (str, int, float, Decimal))):
         raise TypeError(f"a {type(value).__name__}")
     if isinstance(value, (float, Decimal)) and not math.isnan(value):
@@ -215,7 +216,7 @@ def _id(value: Any, exact: float) -> str | None:
 
 
 def _shortest(values: pl.Series) -> list[Any]:
-    """Python values; numbers of 32 bits are written with the digits they need, not with those of 64 bits."""
+    """Returns Python values; float32 numbers keep their shortest decimal form instead of that of float64."""
     if values.dtype == pl.Float32:
         values = values.cast(pl.String).cast(pl.Float64)
     return values.to_list()

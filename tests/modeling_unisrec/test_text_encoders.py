@@ -36,6 +36,7 @@ from unisrec.data.text_features import encode_texts
 from unisrec.modeling_unisrec import UniSRecModel, UniSRecProcessor, pool_tokens, text_encoders
 from unisrec.modeling_unisrec import checkpoint as checkpoints
 from unisrec.modeling_unisrec.text_encoders import find_text_pooling, load_text_encoder, text_max_length
+from unisrec.modeling_unisrec.text_pooling import new_text_scale
 
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
@@ -406,6 +407,7 @@ REFUSED = {
     ),
     "words": ("modules.json", {0: "sentence_transformers.models.WordEmbeddings"}, "WordEmbeddings"),
     "pooling": ("1_Pooling/config.json", {"pooling_mode": "attention"}, "the pooling 'attention'"),
+    "empty pooling": ("1_Pooling/config.json", {"pooling_mode": []}, "the pooling ''"),
     "flag": ("1_Pooling/config.json", {"pooling_mode_attention": True}, "pooling_mode_attention=True"),
     "task": ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task='fill-mask'"),
     "chat": ("sentence_bert_config.json", {"modality_config": {"message": {}}}, "modality_config="),
@@ -588,3 +590,18 @@ def test_the_checkpoint_is_followed_where_it_differs_from_the_files(save_sentenc
     assert model.text_encoder.text_head.pooling == "cls"
     assert len(lines) == 1
     assert "text_pooling='cls', text_layers=None" in lines[0]
+
+
+@pytest.mark.parametrize("scale", [1, 4.9])
+def test_vectors_of_length_1_are_scaled_in_front_of_the_adaptor(scale):
+    assert new_text_scale([{"type": "normalize"}], 384) == pytest.approx(384**0.5 / 4)
+    assert new_text_scale([{"type": "normalize"}, {"type": "dense"}], 384) == new_text_scale(None, 384) == 1
+    config = UniSRecConfig(text_embedding_size=16, hidden_size=8, num_experts=2, text_scale=scale)
+    model, plain = (
+        UniSRecModel(config).eval(),
+        UniSRecModel(UniSRecConfig(**(config.to_dict() | {"text_scale": 1.0}))).eval(),
+    )
+    plain.load_state_dict(model.state_dict())
+    text_embeds = torch.randn(5, 16)
+    torch.testing.assert_close(model.adaptor(text_embeds), plain.adaptor(text_embeds * scale))
+    torch.testing.assert_close(model.adaptor.gate(text_embeds), plain.adaptor.gate(text_embeds * scale))

@@ -1,4 +1,4 @@
-"""The examples of the README run as printed, on tiny data."""
+"""The examples of the README run as printed, on tiny data; links between the pages lead somewhere."""
 
 import re
 from pathlib import Path
@@ -7,9 +7,18 @@ import pytest
 
 from unisrec.cli import VERBS
 from unisrec.data import Domain
+from unisrec.trainer.argument_rules import UNSUPPORTED
 
 
 README = Path(__file__).parents[2] / "README.md"
+PAGES = [README, *README.parent.glob("[CS]*.md"), *README.parent.glob("docs/*.md")]
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    headings = re.findall(r"^#+ (.*)", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_python_examples_run(tmp_path, monkeypatch, make_domain, text_encoder_dir, capsys):
@@ -23,7 +32,8 @@ def test_python_examples_run(tmp_path, monkeypatch, make_domain, text_encoder_di
 
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
     assert len(blocks) == 3
-    code = "\n".join(blocks).replace('"minilm"', repr(str(text_encoder_dir)))
+    shop, loaded, pretrained = blocks
+    code = "\n".join([pretrained, shop, loaded]).replace('"minilm"', repr(str(text_encoder_dir)))
     code = code.replace("num_train_epochs=10", "num_train_epochs=1, use_cpu=True, disable_tqdm=True")
     code = code.replace('("runs/shop"))', '("runs/shop", num_train_epochs=1, use_cpu=True, disable_tqdm=True))')
     names: dict = {}
@@ -38,6 +48,27 @@ def test_table_of_verbs_is_complete():
     assert listed[1 : len(VERBS) + 1] == list(VERBS)
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README.read_text()))
-def test_links_lead_somewhere(target):
-    assert target.startswith("https://") or (README.parent / target).exists()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_refused_arguments_are_all_listed():
+    page = (README.parent / "docs" / "arguments.md").read_text(encoding="utf-8")
+    section = page.split("## Arguments that must keep their default")[1].split("\n## ")[0]
+    listed = [
+        name for row in re.findall(r"^\| (`.*?`) \|", section, flags=re.M) for name in re.findall(r"`(\w+)`", row)
+    ]
+    assert sorted(listed) == sorted(UNSUPPORTED)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_named_in_code_spans_exist(page):
+    for name in re.findall(r"`((?:tests|benchmarks)/[\w/]+\.(?:py|yaml))`", page.read_text(encoding="utf-8")):
+        assert (README.parent / name).is_file(), name

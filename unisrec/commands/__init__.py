@@ -1,1 +1,2 @@
-"""One module per verb of the command line: `add_arguments(parser)` and `run(args)`; heavy imports inside `run`."""
+"""Subcommands of the command line, one module each. `add_arguments(parser)` adds the options, `run(args)` runs the
+subcommand and imports the heavy packages."""

@@ -1,4 +1,4 @@
-"""What the verbs of serving share: entries of a history, and a recommender with its index."""
+"""Helpers shared by the serving commands: parsing of history entries, and loading of a recommender with its index."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def parse_entry(entry: str) -> str | dict[str, str]:
-    """An entry of a history as the processor takes it: `text:...` is a text, all else an id, also with `id:` in front."""
+    """Parses a history entry: `text:...` is a text; anything else is an id, optionally prefixed with `id:`."""
     kind, colon, value = entry.partition(":")
     if colon and kind in ("text", "id"):
         return {"text": value} if kind == "text" else {"item_id": value}
@@ -16,7 +16,7 @@ def parse_entry(entry: str) -> str | dict[str, str]:
 
 
 def load_recommender(model: str, domain: str | None = None, index: str = "exact") -> "Recommender":
-    """A recommender; a missing FAISS is bad usage, one line and status 2. Raises `ValueError`."""
+    """Loads a recommender. Raises `ValueError` if FAISS is missing, so that the command exits with status 2."""
     from ..recommender import Recommender
 
     try:

@@ -1,4 +1,4 @@
-"""Tables of the terminal."""
+"""Tables printed to the terminal."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ COLUMNS = ("recall@10", "ndcg@10", "recall@50", "ndcg@50")
 
 
 def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """Metrics by row name, seen items kept and masked side by side."""
+    """Formats metrics by row name, with seen items kept and masked side by side."""
     width = max(len(name) for name in rows)
     lines = [
         f"{'':{width}}  {'seen items kept':^36}  {'seen items masked':^36}",

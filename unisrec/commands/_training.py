@@ -1,8 +1,9 @@
-"""What the training verbs share: model settings, a YAML file of arguments, and all arguments of `TrainingArguments`."""
+"""Helpers shared by the training commands: model settings, YAML files of arguments, and all `TrainingArguments`."""
 
 import argparse
 import difflib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
-# Options of the verb itself that make no sense in a file.
+# Options of the command that make no sense in a file.
 NOT_IN_FILES = ("help", "help_all", "config")
-# Fields of the model's configuration that follow from the data, or are no setting.
+# Fields of the model configuration that follow from the data or are not settings.
 NOT_IN_MODEL_CONFIG = ("text_config", "num_items", "training_data")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--output_dir` and `--config`; all else of the training arguments is parsed when the verb runs."""
+    """Adds `--output_dir` and `--config`; all other training arguments are parsed when the command runs."""
     parser.add_argument("--output_dir", "--output-dir", metavar="DIR", help="new folder for the checkpoint")
     parser.add_argument(
         "--config",
@@ -42,24 +43,26 @@ def parse_training_arguments(
     kind: "type[Arguments]", args: argparse.Namespace, rest: Sequence[str], required: Sequence[str]
 ) -> "Arguments":
     r"""
-    Training arguments from the configuration file and what the verb's own parser left over.
+    Parses training arguments from the configuration file and the remaining command line.
 
     Args:
-        kind (`type`): Class of the arguments.
-        args (`argparse.Namespace`): What the verb's parser understood; values of the file fill what was not given.
-        rest (`Sequence[str]`): What it did not understand.
+        kind (`type`): Class of the training arguments.
+        args (`argparse.Namespace`): Options parsed so far; the file sets those that were not given.
+        rest (`Sequence[str]`): Remaining words of the command line.
         required (`Sequence[str]`): Names in `args` that must have a value.
 
     Returns:
-        The arguments.
+        `kind`: The training arguments.
 
     Raises:
         ValueError: If an argument is unknown or missing, or the file is not a YAML mapping.
     """
     from transformers import HfArgumentParser
 
-    hints = get_type_hints(kind)  # before the parser below narrows the types of the fields
+    hints = get_type_hints(kind)  # before the parser below changes the types of the fields
     parser = HfArgumentParser(kind, prog=f"unisrec {args.verb}", usage=argparse.SUPPRESS, allow_abbrev=False)
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:  # else the command line's own quietness would hide the bar
+        parser.set_defaults(disable_tqdm=False)
     if args.help_all:
         parser.print_help()
         raise SystemExit(0)
@@ -91,7 +94,7 @@ def parse_training_arguments(
         if not getattr(args, name):
             raise ValueError(f"--{name} is missing; see unisrec {args.verb} --help for an example.")
     tokens += [*rest, f"--output_dir={args.output_dir}"]
-    # A file beside the program that happens to be called like it is none of ours.
+    # Ignore an unrelated file with a matching name next to the program.
     parsed, unknown = parser.parse_args_into_dataclasses(
         tokens, return_remaining_strings=True, look_for_args_file=False
     )
@@ -104,7 +107,8 @@ def parse_training_arguments(
 
 
 def had_ended(args: "UniSRecTrainingArguments") -> bool:
-    """Whether the run that is to be resumed by `--resume_from_checkpoint auto` has come to its end; says so."""
+    """Returns whether the run to be resumed by `--resume_from_checkpoint auto` has already ended, and prints it if
+    so."""
     from ..trainer.checkpoint_folders import has_ended
 
     folder = Path(args.output_dir)
@@ -116,14 +120,14 @@ def had_ended(args: "UniSRecTrainingArguments") -> bool:
 
 
 def tidy(args: "UniSRecTrainingArguments") -> AbstractContextManager[None]:
-    """Context of a run that, after an exception, leaves nothing half-written; the main process sees to it."""
+    """Context manager that removes incomplete output after an exception, in the main process."""
     from ..trainer.checkpoint_folders import tidy_failure
 
     return tidy_failure(Path(args.output_dir)) if args.process_index == 0 else nullcontext()
 
 
 def parse_model_config(pairs: Sequence[str]) -> dict[str, Any]:
-    """`["hidden_size=64", ...]` as fields of [`UniSRecConfig`]. Raises `ValueError` for an unknown field."""
+    """Parses `["hidden_size=64", ...]` into fields of [`UniSRecConfig`]. Raises `ValueError` for an unknown field."""
     import yaml
 
     from ..configuration import UniSRecConfig
@@ -145,15 +149,15 @@ def parse_model_config(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _find_settings(name: str, verb: str) -> str:
-    """A file, or the one of that name among ours: `paper` is `configs/paper-pretrain.yaml` for `pretrain`."""
+    """Returns a file, or the bundled one of that name: `paper` is `configs/paper-pretrain.yaml` for `pretrain`."""
     packaged = CONFIGS / f"{name}-{verb}.yaml"
     return str(packaged) if packaged.is_file() and not Path(name).is_file() else name
 
 
 def _read_settings(file: str) -> dict[str, Any]:
     """
-    Settings of a file by name: a scalar as the text that stands there (`no` is a word, `1e-3` is for the parser to read),
-    null as `None`, a list as texts, a mapping as YAML reads it.
+    Reads the settings of a file: scalars as strings (`no` is a word, `1e-3` is left to the parser), null as `None`,
+    lists as lists of strings, mappings as parsed by YAML.
     """
     import yaml
 
@@ -185,14 +189,14 @@ def _read_settings(file: str) -> dict[str, Any]:
 
 
 def _options_of_verb(verb: str) -> dict[str, argparse.Action]:
-    """The options that the verb's own parser takes, by name."""
+    """Returns the options of the command's own parser, by name."""
     parser = argparse.ArgumentParser()
     import_module(f".{verb}", __package__).add_arguments(parser)
     return {action.dest: action for action in parser._actions}
 
 
 def _own_value(file: str, option: argparse.Action, value: Any) -> Any:
-    """A setting as the parser of the verb would have read it."""
+    """Converts a setting as the parser of the command would."""
     from transformers.hf_argparser import string_to_bool
 
     name = option.dest
@@ -213,7 +217,7 @@ def _own_value(file: str, option: argparse.Action, value: Any) -> Any:
 
 
 def _takes(hint: Any, kind: type) -> bool:
-    """Whether a type, or one of those in a union, is a list or a dict."""
+    """Returns whether a type, or a member of a union, is a list or a dict."""
     return kind in (hint, get_origin(hint)) or any(_takes(part, kind) for part in get_args(hint))
 
 

@@ -19,13 +19,12 @@ example:
 Nothing that the file pickles is run, and RecBole is not needed. A fine-tuned checkpoint holds neither ids nor texts of its
 items; --domain takes them from the folder that unisrec prepare recbole made of the official data it was fine-tuned on.
 """
-# Share of items whose text vector is that of their row. Another order or another encoder has next to none; the right ones
-# may miss a few, whose texts were cleaned in another way.
+# Minimum share of items whose text vector matches their row. A wrong order or encoder matches almost none; the right
+# ones may differ for a few items whose texts were cleaned differently.
 ENOUGH = 0.99
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument(
         "--official", required=True, metavar="FILE", help="checkpoint of the official code, a .pth file"
@@ -38,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     from ..data import Domain
     from ..data.domain import check_output_folder, new_folder
     from ..data.given_features import given_text_features
@@ -76,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(conversion: "OfficialConversion") -> str:
-    """What was read of an official checkpoint, under which name, and what was not."""
+    """Lists the tensors read from an official checkpoint, with their new names, and the ignored entries."""
     rows = [(name, " x ".join(map(str, shape)), ours) for name, (shape, ours) in conversion.used.items()]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{conversion.stage} checkpoint, {conversion.model.num_parameters():,} parameters", ""]
@@ -94,21 +92,21 @@ def report(conversion: "OfficialConversion") -> str:
 
 def official_item_order(conversion: "OfficialConversion", domain: "Domain") -> "np.ndarray":
     r"""
-    Which item of a domain each row of a fine-tuned checkpoint belongs to: the order in which RecBole numbers the items of
+    Returns the domain item of each row of a fine-tuned checkpoint, in the order in which RecBole numbers the items of
     an official downstream folder.
 
-    It goes by the first appearance among the targets of the training rows (user by user, the latest first), then those
-    of validation and test rows, and last the histories, where only the first item of a user can be new.
+    Items are numbered by first appearance: in the targets of the training rows (user by user, latest first), then in
+    those of validation and test rows, and last in the histories, where only the first item of a user can be new.
 
     Args:
         conversion ([`OfficialConversion`]): The checkpoint.
-        domain (`Domain`): Of the folder it was fine-tuned on, with its users in the order of the files.
+        domain (`Domain`): Domain read from the folder it was fine-tuned on, with users in the order of the files.
 
     Returns:
         `np.ndarray` of shape `(num_items,)`: Rows of `domain.items`.
 
     Raises:
-        ValueError: If the checkpoint has no items, or not as many as the domain.
+        ValueError: If the checkpoint has no items, or another number of items than the domain.
     """
     import polars as pl
 
@@ -140,20 +138,20 @@ def arrange_items(
     conversion: "OfficialConversion", domain: "Domain", order: "np.ndarray", vectors: "np.ndarray | None"
 ) -> "ItemCatalogue":
     r"""
-    Brings the items of a fine-tuned checkpoint into the order of a domain, in place, ID embedding included.
+    Reorders the items of a fine-tuned checkpoint, including its ID embedding, into the order of a domain, in place.
 
     Args:
         conversion ([`OfficialConversion`]): The checkpoint.
         domain (`Domain`): The domain it was fine-tuned on.
-        order (`np.ndarray` of shape `(num_items,)`): As [`official_item_order`] gives it.
+        order (`np.ndarray` of shape `(num_items,)`): Result of [`official_item_order`].
         vectors (`np.ndarray` of shape `(num_items, text_embedding_size)` or `None`):
-            Text vectors of the domain, by which the order is checked.
+            Text vectors of the domain, used to verify the order.
 
     Returns:
         [`ItemCatalogue`]: The items of the domain with the text vectors of the checkpoint.
 
     Raises:
-        ValueError: If the items are not those of the domain, or nothing is there to check it by.
+        ValueError: If the items are not those of the domain, or there are no text vectors to verify the order.
     """
     import torch
     from torch.nn import functional as F

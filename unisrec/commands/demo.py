@@ -19,11 +19,10 @@ Needs pip install "unisrec[demo]".
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--domain", metavar="DIR", help="domain folder: example histories and popularity")
-    parser.add_argument("--compare", metavar="NAME_OR_PATH", help="second checkpoint to show beside the first")
+    parser.add_argument("--compare", metavar="NAME_OR_PATH", help="second checkpoint to compare with the first")
     parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to serve on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, metavar="PORT", help="port to serve on (7860)")
     parser.add_argument(
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_address(host: str, port: int) -> None:
-    """Raises `OSError` where nothing can be served, before anything is loaded."""
+    """Raises `OSError` if the address cannot be served, before anything is loaded."""
     try:
         socket.create_server((host, port)).close()
     except (OSError, OverflowError) as error:
@@ -40,7 +39,6 @@ def check_address(host: str, port: int) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     if find_spec("gradio") is None:
         raise ValueError('the web page needs gradio: pip install "unisrec[demo]"')
     if args.export_space is not None:
@@ -58,6 +56,6 @@ def run(args: argparse.Namespace) -> int:
     try:
         while app.is_running:
             time.sleep(0.1)
-    finally:  # Ctrl-C, which Gradio would take for a good end
+    finally:  # Ctrl-C, which Gradio would treat as a normal exit
         app.close(verbose=False)
     return 0

@@ -17,12 +17,10 @@ PACKAGES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     import torch
 
     rows = {"platform": platform.platform(), "python": platform.python_version()}

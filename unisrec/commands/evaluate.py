@@ -16,7 +16,6 @@ candidates (official UniSRec) and with them masked (S3-Rec, HSTU, RecTools).
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--domain", required=True, metavar="DIR", help="domain folder, written by unisrec prepare")
@@ -33,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     from accelerate import PartialState
     from transformers.utils import logging
 

@@ -19,13 +19,12 @@ EXAMPLE = """\
 example:
   unisrec export runs/office --output onnx/office
 
-Each file is run in ONNX Runtime beside the model before the verb ends; exit status 1 if they differ.
+Each file is run in ONNX Runtime and compared with the model; exit status 1 if they differ.
 """
 TOLERANCE = 1e-4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the files")
@@ -33,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     from ..data.domain import check_output_folder
     from ..modeling_unisrec.checkpoint import load_checkpoint
     from ..recommender.onnx_export import check_export_packages, export_onnx
@@ -51,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(model: "UniSRecModel", folder: Path) -> int:
-    """Prints sizes of the files and how far they are from the model. Returns the exit status."""
+    """Prints the file sizes and their deviations from the model. Returns the exit status."""
     from ..recommender.onnx_export import onnx_differences
 
     differences = onnx_differences(model, folder)
@@ -74,7 +72,7 @@ def report(model: "UniSRecModel", folder: Path) -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what the exporters say about their own insides off the terminal: the files are checked instead."""
+    """Hides the internal messages of the exporters; the files are verified instead."""
     from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
     torch_logger = logging.getLogger("torch.onnx")

@@ -14,7 +14,7 @@ example:
       --output_dir runs/office-scratch --seed 1
   unisrec finetune --model runs/pretrained --domain domains/office --setting inductive --lora text,sequence \\
       --output_dir runs/office-adapters
-  unisrec finetune --model runs/pretrained --domain domains/office --setting transductive --from-scratch --config fast \
+  unisrec finetune --model runs/pretrained --domain domains/office --setting transductive --from-scratch --config fast \\
       --teachers runs/office-1 runs/office-2 runs/office-3 --output_dir runs/office-taught
 
 All arguments of transformers.TrainingArguments are taken too, and --freeze_sequence_encoder, --train_text_encoder,
@@ -23,7 +23,6 @@ All arguments of transformers.TrainingArguments are taken too, and --freeze_sequ
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--domain", metavar="DIR", help="domain folder, written by unisrec prepare")
@@ -33,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from-scratch",
         action="store_true",
-        help="take only the settings of the checkpoint and train all weights anew, the row to compare with",
+        help="take only the settings of the checkpoint and train all weights from random values, as a baseline",
     )
     parser.add_argument(
         "--model-config",
@@ -45,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare-with",
         metavar="DIR",
-        help="output folder of another run on this domain, shown beside this one in the model card",
+        help="output folder of another run on this domain, compared with this one in the model card",
     )
     parser.add_argument(
         "--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has none: the one it was trained with"
@@ -54,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Runs the verb."""
     from ..trainer import UniSRecFinetuneArguments, finetune
 
     training_args = parse_training_arguments(

@@ -18,7 +18,6 @@ histories. Needs pip install "unisrec[ann]".
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the index")
@@ -29,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     from ..data.domain import check_output_folder
     from ..recommender.faiss_index import check_faiss, choose_kind
 

@@ -23,7 +23,6 @@ folder waits for up to a minute.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     actions = parser.add_subparsers(dest="action", metavar="list|add|remove", required=True)
     for action, what in {
@@ -48,7 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     if args.action == "list":
         return list_items(args)
     from ..data.domain import check_output_folder, new_folder
@@ -67,8 +65,10 @@ def run(args: argparse.Namespace) -> int:
         given = read_item_ids(args.input) if args.input else args.id
     folder = Path(args.model) / "catalogue"
     if args.output is None and not folder.is_dir():
-        raise FileNotFoundError(f"{args.model}: no folder with a catalogue to be changed; name a new one by --output.")
-    # From before the catalogue is read until it is replaced, or the items of a process that came between would be lost.
+        raise FileNotFoundError(
+            f"{args.model}: not a local folder with a catalogue; name an output folder with --output."
+        )
+    # Locked from reading to replacing the catalogue, so that changes by other processes are not lost.
     with lock_catalogue(folder) if args.output is None else nullcontext():
         recommender = load_recommender(args.model)
         before = len(recommender.processor.catalogue)

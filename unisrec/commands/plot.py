@@ -20,7 +20,7 @@ Needs pip install "unisrec[plots]".
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `curves`, `map`, `gates` and `popularity`, each with its own inputs."""
+    """Adds `curves`, `map`, `gates` and `popularity`, each with its own inputs."""
     parser.epilog = EXAMPLE
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--output", required=True, metavar="FILE", help="PNG to write")
@@ -46,7 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     if find_spec("matplotlib") is None:
         raise ValueError('pictures need matplotlib: pip install "unisrec[plots]"')
     from ..data.atomic import check_output_file
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plot_curves(folder: Path, output: Path) -> None:
-    """The log that a training left. Raises `OSError` or `ValueError` where there is nothing to draw."""
+    """Plots the log of a training run. Raises `OSError` or `ValueError` if there is nothing to draw."""
     from ..reports.plots import plot_run
 
     file = folder / "trainer_state.json"
@@ -73,7 +72,8 @@ def plot_curves(folder: Path, output: Path) -> None:
 
 
 def read_log(file: Path) -> tuple[list[dict[str, float]], int | None]:
-    """Lines of the log in a `trainer_state.json`, and the step of the best model. Raises `ValueError` for another file."""
+    """Returns the log entries of a `trainer_state.json` and the step of the best model. Raises `ValueError` for other
+    files."""
     try:
         state = json.loads(file.read_bytes())
     except FileNotFoundError as error:
@@ -99,7 +99,7 @@ def _is_log_line(line: object) -> bool:
 
 
 def plot_domains(kind: str, model: str, folders: Sequence[str], output: Path, use_cpu: bool) -> None:
-    """Map or use of the experts."""
+    """Plots a catalogue map or the use of the experts."""
     from ..reports.analysis_plots import domain_vectors, plot_analysis, plot_catalogue_map
 
     found = domain_vectors(model, folders, use_cpu)
@@ -111,7 +111,7 @@ def plot_domains(kind: str, model: str, folders: Sequence[str], output: Path, us
 
 
 def plot_popularity(pairs: Sequence[str], domain: str, output: Path, use_cpu: bool) -> None:
-    """Recall of checkpoints, each given as NAME=M."""
+    """Plots the recall of checkpoints, each given as NAME=M."""
     from ..reports.analysis_plots import metrics_of_models, plot_analysis
 
     unnamed = next((pair for pair in pairs if not all(pair.partition("="))), None)

@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the domain folder and print what became of the rows."""
+    """Write the domain folder and print the number of rows dropped by each step."""
     from ..data import build_domain
     from ..data.domain import check_output_folder
     from ..data.readers.official import find_official
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_official(args: argparse.Namespace, output: Path) -> int:
-    """Domains with the splits and text vectors of the official code, in one folder each."""
+    """Writes domains with the splits and text vectors of the official code, one folder each."""
     from dataclasses import replace
 
     from ..data.domain import new_folder

@@ -21,7 +21,6 @@ All arguments of transformers.TrainingArguments are taken too, and those of the 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("--domains", nargs="+", metavar="DIR", help="domain folders, written by unisrec prepare")
     parser.add_argument(
@@ -33,19 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-pooling",
         metavar="POOLING",
-        help="how token states become a text vector: cls, mean, max, mean_sqrt_len, weightedmean, lasttoken, or several "
-        "joined by + (default: what the encoder's files say, else lasttoken for decoders and cls for others)",
+        help="pooling of token states into a text vector: cls, mean, max, mean_sqrt_len, weightedmean, lasttoken, or several "
+        "joined by + (default: that of the encoder's files, else lasttoken for decoders and cls for others)",
     )
     parser.add_argument(
         "--text-prompt",
         metavar="TEXT",
-        help="text put before each item text, such as 'passage: ' (default: what the encoder's files say)",
+        help="text prepended to each item text, such as 'passage: ' (default: that of the encoder's files)",
     )
     parser.add_argument(
         "--text-truncate-dim",
         type=int,
         metavar="N",
-        help="numbers to keep of each text vector, for encoders trained for that (default: what the encoder's files say)",
+        help="components to keep of each text vector, for Matryoshka encoders (default: that of the encoder's files)",
     )
     parser.add_argument(
         "--text-whitening",
@@ -63,7 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Runs the verb."""
     from ..trainer import UniSRecPretrainArguments, pretrain
 
     training_args = parse_training_arguments(UniSRecPretrainArguments, args, rest, required=["domains", "output_dir"])

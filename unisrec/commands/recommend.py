@@ -25,7 +25,6 @@ too.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the verb."""
     parser.epilog = EXAMPLE
     parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     histories = parser.add_mutually_exclusive_group(required=True)
@@ -53,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the verb."""
     if (args.input is None) != (args.output is None):
         raise ValueError("--input and --output belong together: a file of histories gives a file of recommendations.")
     if args.top_k < 1 or args.batch_size < 1:
@@ -73,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_file(args: argparse.Namespace) -> int:
-    """Recommendations for a file of histories."""
+    """Writes recommendations for a file of histories."""
     from ..recommender.tables import check_suffix, read_histories, write_table
 
     check_suffix(args.output)
@@ -108,7 +106,7 @@ def run_file(args: argparse.Namespace) -> int:
 
 
 def known_entries(processor: "UniSRecProcessor", history: list) -> list:
-    """A history without ids that are not in the catalogue."""
+    """Removes ids that are not in the catalogue from a history."""
     known = []
     for entry in history:
         try:
