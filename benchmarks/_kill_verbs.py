@@ -1,20 +1,28 @@
 """Kills of the verbs that write: what each is asked for, and what must be there after a kill."""
 
 import csv
+import filecmp
+import json
 import multiprocessing
 import os
 import shutil
 import signal
+import socket
+import subprocess
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import numpy as np
 
 
 CHANGES = ("os.remove", "os.rmdir", "os.rename", "os.mkdir", "open")
+HUB = Path(__file__).parents[1] / "tests" / "local_hub.py"
 WORDS = "red blue green steel wood pen lamp tent kettle chair garden travel kids case".split()
 
 
@@ -24,6 +32,46 @@ class Verb(NamedTuple):
     name: str
     words: list[object]
     check: Callable[[], bool]
+    reads: bool = False  # whether it is also killed where it opens a file for reading
+
+
+class Hub:
+    """A stand-in for the Hugging Face Hub on this machine, which `restart` empties."""
+
+    def __init__(self):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self._server: subprocess.Popen | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts an empty Hub at the same address."""
+        self.stop()
+        command = [sys.executable, str(HUB), str(self.port)]
+        self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise TimeoutError("the stand-in for the Hub does not answer")
+
+    def stop(self) -> None:
+        """Ends the server."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+
+    def files(self, repo_id: str) -> set[str]:
+        """Returns the names of the files of a model repository; an empty set if there is no such repository."""
+        try:
+            with urlopen(f"{self.address}/api/models/{repo_id}/tree/main?recursive=true") as answer:
+                return {entry["path"] for entry in json.load(answer) if entry["type"] == "file"}
+        except HTTPError as error:
+            if error.code == 404:
+                return set()
+            raise
 
 
 def write_world(root: Path) -> None:
@@ -75,9 +123,10 @@ def _official_weights(text: int, hidden: int, inner: int) -> "OrderedDict":
     return OrderedDict((name, torch.randn(shape)) for name, shape in shapes.items())
 
 
-def verbs_of(root: Path) -> list[Verb]:
+def verbs_of(root: Path, hub: Hub) -> list[Verb]:
     """The verbs; those that change the shop in place come first."""
     from unisrec import Domain, UniSRecModel, UniSRecProcessor
+    from unisrec.modeling_unisrec.hub import shared_files
     from unisrec.recommender import FaissIndex, Recommender
 
     shop, out = root / "shop", root / "out"
@@ -123,6 +172,13 @@ def verbs_of(root: Path) -> list[Verb]:
     def prepared() -> bool:
         return out.exists() and Domain.load_from_disk(out).num_items == 40
 
+    def pushed() -> bool:
+        different = filecmp.dircmp(shop, root / "kept")
+        assert not different.left_only + different.right_only + different.diff_files, "the folder was changed"
+        there = hub.files("shop/killed") - {".gitattributes"}
+        assert there in (set(), set(shared_files(shop))), there
+        return bool(there)
+
     table = ["prepare", "table", "--interactions", root / "clicks.csv", "--items", root / "items.csv"]
     found = out.with_suffix(".parquet")
     verbs = [
@@ -135,11 +191,12 @@ def verbs_of(root: Path) -> list[Verb]:
         Verb("prepare", [*table, "--user-k", "1", "--item-k", "1", "--output", out], prepared),
     ]
     words = ["recommend", "--model", shop, "--input", root / "histories.csv", "--output", found, "--top-k", "5"]
-    return [*verbs, Verb("recommend", words, recommended)]
+    push = Verb("push", ["push", shop, "shop/killed"], pushed, reads=True)
+    return [*verbs, Verb("recommend", words, recommended), push]
 
 
-def run_verb(words: list[object], root: Path, log: Path, moment: int | None, count) -> None:
-    """What a process does; it kills itself at the n-th change of a file below `root`."""
+def run_verb(words: list[object], root: Path, log: Path, moment: int | None, count, reads: bool) -> None:
+    """What a process does; it kills itself at the n-th change of a file below `root`, or with `reads` opening of one."""
     from unisrec.cli import main
 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -149,7 +206,7 @@ def run_verb(words: list[object], root: Path, log: Path, moment: int | None, cou
     def watch(event: str, arguments: tuple) -> None:
         if event not in CHANGES or not str(arguments[0]).startswith(str(root)):
             return
-        if event == "open" and isinstance(arguments[1], str) and not set(arguments[1]) & set("wax+"):
+        if event == "open" and not reads and isinstance(arguments[1], str) and not set(arguments[1]) & set("wax+"):
             return  # for reading
         if moment is not None and count.value >= moment:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -169,13 +226,15 @@ def kill_verbs(root: Path, kills: int, seed: int) -> dict[str, list[int]]:
     """
     from transformers.utils.logging import disable_progress_bar
 
-    rng, log = np.random.default_rng(seed), root / "log.txt"
+    rng, log, hub = np.random.default_rng(seed), root / "log.txt", Hub()
+    # For the processes: this one has read its own settings of the Hub, and asks for nothing there.
+    os.environ |= {"HF_ENDPOINT": hub.address, "HF_TOKEN": "hf_shop", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["unisrec.cli", "unisrec.recommender", "unisrec.trainer"])
     disable_progress_bar()
     write_world(root)
     shutil.copytree(root / "shop", root / "kept")
-    verbs = verbs_of(root)
+    verbs = verbs_of(root, hub)
     counts = {verb.name: [0, 0, 0, 0] for verb in verbs}
 
     def reset() -> None:
@@ -183,10 +242,12 @@ def kill_verbs(root: Path, kills: int, seed: int) -> dict[str, list[int]]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.rmtree(root / "shop")
         shutil.copytree(root / "kept", root / "shop")
+        if hub.files("shop/killed"):
+            hub.restart()
 
     def start(verb: Verb, moment: int | None) -> tuple[int, int]:
         count = processes.Value("i", 0)
-        process = processes.Process(target=run_verb, args=(verb.words, root, log, moment, count))
+        process = processes.Process(target=run_verb, args=(verb.words, root, log, moment, count, verb.reads))
         process.start()
         process.join()
         return process.exitcode, count.value
@@ -213,4 +274,5 @@ def kill_verbs(root: Path, kills: int, seed: int) -> dict[str, list[int]]:
                 counts[verb.name][3] += code != 0 or is_there(verb) is not True
         reset()
         print(f"{verb.name:16}" + "".join(f"{count:8}" for count in counts[verb.name]), flush=True)
+    hub.stop()
     return counts

@@ -8,8 +8,8 @@ Each process is killed by SIGKILL and started again with `--resume_from_checkpoi
 are used up, the next one starts. The domain and its text vectors are invented. Status 1 if a bit differs or a folder is
 corrupt.
 
-With `--verbs` it is `items`, `index`, `export`, `convert`, `prepare` and `recommend` that are killed, each at random changes of
-files. Status 1 if a kill loses something, leaves something half-written where a reader would find it, or is in the way of the
+With `--verbs` it is `items`, `index`, `export`, `convert`, `prepare`, `recommend` and `push` that are killed, each at random
+changes of files, `push` (to a stand-in for the Hub on this machine) where it opens one. Status 1 if a kill loses something, leaves something half-written where a reader would find it, or is in the way of the
 next start.
 """
 

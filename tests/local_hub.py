@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub on this machine: `python local_hub.py` prints its address and serves until killed.
+"""A stand-in for the Hugging Face Hub on this machine: `python local_hub.py [PORT]` prints its address and serves until killed.
 
 Repositories live in memory. The user `shop` has the token `hf_shop`, `rival` has `hf_rival`. All may read what is neither
 private nor named `gated-...`; a repository named `full-...` takes no large file, one named `slow-...` takes its time.
@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
@@ -220,6 +221,6 @@ class Hub(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 0), Hub)
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()
