@@ -69,7 +69,7 @@ class Hub:
             with urlopen(f"{self.address}/api/models/{repo_id}/tree/main?recursive=true") as answer:
                 return {entry["path"] for entry in json.load(answer) if entry["type"] == "file"}
         except HTTPError as error:
-            if error.code == 404:
+            if error.code in (401, 404):  # as the Hub answers those who may not know
                 return set()
             raise
 

@@ -40,6 +40,8 @@ class UniSRecTrainingArguments(TrainingArguments):
         default=1,
         metadata={"help": "Batches accumulated per step. This adds no negatives: each batch has only in-batch ones."},
     )
+    # The parent's default depends on the verbosity of transformers, which the command line lowers.
+    disable_tqdm: bool = field(default=False, metadata={"help": "Print log lines instead of progress bars."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the log."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: collators need all columns."})
     prefix_rows: bool = field(

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
@@ -61,8 +60,6 @@ def parse_training_arguments(
 
     hints = get_type_hints(kind)  # before the parser below changes the types of the fields
     parser = HfArgumentParser(kind, prog=f"unisrec {args.verb}", usage=argparse.SUPPRESS, allow_abbrev=False)
-    if "TRANSFORMERS_VERBOSITY" not in os.environ:  # else the command line's own quietness would hide the bar
-        parser.set_defaults(disable_tqdm=False)
     if args.help_all:
         parser.print_help()
         raise SystemExit(0)
