@@ -164,7 +164,7 @@ def test_a_tokenizer_is_saved_without_the_places_it_was_read_from(text_encoder_d
     write_json(
         encoder / "tokenizer_config.json",
         name_or_path="/home/alice/bert",
-        special_tokens_map_file="/root/.cache/x/special_tokens_map.json",
+        special_tokens_map_file="/home/alice/.cache/x/special_tokens_map.json",
         tokenizer_file="C:\\Users\\alice\\tokenizer.json",
         model_max_length=32,
     )
