@@ -12,6 +12,7 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
+from ..data.atomic import whole_file
 from ..data.domain import writing
 from ..data.readers.table import load_table
 from ..data.readers.values import place, to_id, to_ids, to_texts
@@ -148,17 +149,11 @@ def export_vectors(
 
 @contextmanager
 def _whole_file(path: str | os.PathLike) -> Iterator[str]:
-    """Yields a temporary name in the same folder, renamed to the file at the end. Raises `OSError` if it cannot be
-    written."""
-    path = Path(path)
-    draft = path.with_name(f".{os.getpid()}.{path.name}")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+    """As [`whole_file`], in a folder that is made if it is missing. Raises `OSError` if it cannot be written."""
+    with writing(Path(path)):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as draft:
             yield str(draft)
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
 
 
 def _parse_history(cell: Any) -> list[str | dict[str, str]]:
