@@ -228,10 +228,10 @@ def _read_embeddings(file: str, expected: str) -> dict[str | None, torch.Tensor 
         with safe_open(file, "pt") as stored:
             digest = (stored.metadata() or {}).get("items_sha256")
             vectors = stored.get_tensor("item_embeddings") if digest in (expected, None) else None
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError) as error:  # torch raises the latter
         raise ValueError(f"{file}: not a readable file of text vectors ({error}).") from error
     after = os.stat(file)
-    # safetensors opens it twice, for the header and for the numbers.
+    # safetensors opens it twice, for the header and, by torch, for the numbers.
     if (after.st_ino, after.st_mtime_ns) != (before.st_ino, before.st_mtime_ns):
         raise ValueError(f"{file}: replaced while it was read.")
     if vectors is not None and not (vectors.dim() == 2 and vectors.is_floating_point() and vectors.isfinite().all()):

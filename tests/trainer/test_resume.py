@@ -351,8 +351,14 @@ spec = importlib.util.spec_from_file_location("run_lock", sys.argv[1])  # torch 
 run_lock = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(run_lock)
 run_lock.lock_run(Path(sys.argv[2]))
-worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=[600])
+context = multiprocessing.get_context("fork")
+born = context.Event()
+def work():
+    born.set()  # by now filelock has let go of what the fork inherited
+    time.sleep(600)
+worker = context.Process(target=work)
 worker.start()
+born.wait()
 print(worker.pid, flush=True)
 time.sleep(600)
 """
