@@ -59,9 +59,9 @@ def domain_features(
         if word_drop_ratio is not None and domain.given_features:
             raise ValueError(
                 f"{domain_dir}: no text vectors with words left out came with the domain; name a text encoder by "
-                "--text-encoder, or make all views by item drop with --item_drop_probability 1."
+                "--text_encoder, or make all views by item drop with --item_drop_probability 1."
             )
-        raise ValueError("there is no text encoder; name the one of the checkpoint by --text-encoder.")
+        raise ValueError("there is no text encoder; name the one of the checkpoint by --text_encoder.")
     with main_process_first or nullcontext():
         return load_text_features(
             domain_dir,

@@ -73,6 +73,12 @@ class ItemCatalogue:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    def __repr__(self) -> str:
+        parts = [f"{len(self):,} items", "no text vectors" if self.item_embeddings is None else "with text vectors"]
+        if self.id_rows is not None:
+            parts.append(f"{int((self.id_rows > 0).sum()):,} with an ID embedding")
+        return f"ItemCatalogue({', '.join(parts)})"
+
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._rows
 

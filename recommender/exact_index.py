@@ -29,6 +29,10 @@ class ExactIndex:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    def __repr__(self) -> str:
+        num_items, size = self.vectors.shape
+        return f"ExactIndex({num_items:,} items, hidden_size={size}, {self.vectors.dtype}, device={str(self.vectors.device)!r})"
+
     def update(self, kept: torch.Tensor, added: torch.Tensor) -> "ExactIndex":
         """Returns a new index of the kept rows followed by new vectors; this index is not changed."""
         vectors = self.vectors[kept.to(self.vectors.device)]

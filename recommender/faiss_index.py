@@ -78,6 +78,9 @@ class FaissIndex:
     def __len__(self) -> int:
         return len(self.exact)
 
+    def __repr__(self) -> str:
+        return f"FaissIndex({self.kind!r}, {len(self):,} items, recall={self.recall:.3f})"
+
     @classmethod
     def build(cls, exact: ExactIndex, queries: torch.Tensor, kind: str = "auto") -> "FaissIndex":
         r"""

@@ -46,8 +46,9 @@ class Recommender:
 
     ```python
     >>> recommender = Recommender.from_pretrained("runs/office")  # doctest: +SKIP
-    >>> recommender.recommend([["B00006IE7J", {"text": "label maker tape, black on white"}]], top_k=3)  # doctest:
-    +SKIP >>> recommender.add_items({"new-1": "label maker tape, white on red"})  # doctest: +SKIP
+    >>> history = ["B00006IE7J", {"text": "label maker tape, black on white"}]
+    >>> recommender.recommend([history], top_k=3)  # doctest: +SKIP
+    >>> recommender.add_items({"new-1": "label maker tape, white on red"})  # doctest: +SKIP
 
     ```
     """
@@ -63,6 +64,10 @@ class Recommender:
         self._encoder, self._writers_encoder = VectorEncoder(model, processor), VectorEncoder(model, processor)
         self._writers_lock = threading.RLock()
         self._snapshot = self._make_snapshot(processor)
+
+    def __repr__(self) -> str:
+        kind = "inductive" if self._model.config.num_items is None else "transductive"
+        return f"Recommender({kind}, {self.processor.catalogue!r}, {self._current().index!r})"
 
     @classmethod
     def from_pretrained(

@@ -1,9 +1,8 @@
 """`unisrec evaluate`: full-ranking metrics of a checkpoint on a domain."""
 
 import argparse
-import json
 
-from ._tables import metrics_table
+from ._shared import Result, add_json, metrics_table, shows_progress
 
 
 EXAMPLE = """\
@@ -28,23 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="evaluate even if the checkpoint was trained on the held-out items; the table says so",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the metrics there too")
+    add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int | Result:
     from accelerate import PartialState
-    from transformers.utils import logging
 
-    from ..data.atomic import check_output_file, whole_file
     from ..data.training_data import SeenInTraining
     from ..evaluation import evaluate
 
     if not 1 <= args.batch_size < 2**31:
         raise ValueError(f"--batch-size is {args.batch_size}, expected a number from 1 to 2**31 - 1.")
-    if args.json is not None:
-        check_output_file(args.json)
     row, options = args.split, {"text_encoder": args.text_encoder, "batch_size": args.batch_size}
-    options |= {"use_cpu": args.use_cpu, "progress": logging.is_progress_bar_enabled()}
+    options |= {"use_cpu": args.use_cpu, "progress": shows_progress()}
     try:
         metrics = evaluate(args.model, args.domain, args.split, **options)
     except SeenInTraining:
@@ -52,9 +47,4 @@ def run(args: argparse.Namespace) -> int:
             raise
         metrics = evaluate(args.model, args.domain, args.split, **options, allow_seen=True)
         row = f"{args.split}, seen in training"
-    if PartialState().is_main_process:
-        if args.json is not None:
-            with whole_file(args.json) as draft:
-                draft.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        print(metrics_table({row: metrics}))
-    return 0
+    return Result(metrics_table({row: metrics}), metrics) if PartialState().is_main_process else 0

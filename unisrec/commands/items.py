@@ -1,12 +1,11 @@
 """`unisrec items`: list, add and remove items of a checkpoint, without training."""
 
 import argparse
-import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
-from ._serving import load_recommender
+from ._shared import Result, add_json, load_recommender, plural, table
 
 
 EXAMPLE = """\
@@ -27,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="list|add|remove", required=True)
     for action, what in {
         "list": "print ids and texts",
-        "add": "add items, known by their texts",
+        "add": "add items, represented by their texts",
         "remove": "remove items",
     }.items():
-        command = actions.add_parser(action, help=what, description=f"{what}.", allow_abbrev=False)
+        command = actions.add_parser(action, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=EXAMPLE)
         command.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+        add_json(command)
         if action == "list":
-            command.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
             continue
         source = command.add_mutually_exclusive_group(required=True)
         source.add_argument("--input", metavar="FILE", help="file of the items")
@@ -46,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         command.add_argument("--output", metavar="DIR", help="new folder for the whole checkpoint")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     if args.action == "list":
-        return list_items(args)
+        return list_items(args.model)
     from ..data.domain import check_output_folder, new_folder
     from ..modeling_unisrec import lock_catalogue
     from ..recommender.tables import read_item_ids, read_items
@@ -81,21 +80,20 @@ def run(args: argparse.Namespace) -> int:
             recommender.save_pretrained(draft)
             if (card := Path(args.model) / "README.md").is_file():
                 shutil.copy(card, draft)
-    after = len(catalogue)
     done = "added" if args.action == "add" else "removed"
-    print(f"{abs(after - before):,} items {done}, {after:,} in the catalogue: {args.output or args.model}")
-    return 0
+    found = {done: abs(len(catalogue) - before), "items": len(catalogue), "checkpoint": args.output or args.model}
+    text = f"{plural(found[done], 'item')} {done}, {found['items']:,} in the catalogue: {found['checkpoint']}"
+    return Result(text, found)
 
 
-def list_items(args: argparse.Namespace) -> int:
-    """Prints the catalogue."""
+def list_items(model: str) -> Result:
+    """Returns the ids and texts of the catalogue of a checkpoint."""
     from ..modeling_unisrec import UniSRecProcessor
     from ..modeling_unisrec.hub import find_model
 
-    name, options = find_model(args.model)
+    name, options = find_model(model)
     catalogue = UniSRecProcessor.from_pretrained(name, **options).catalogue
     if catalogue is None:
-        raise ValueError(f"{args.model}: the checkpoint has no catalogue; finetune it on a domain.")
-    for item_id, text in zip(catalogue.item_ids, catalogue.texts, strict=True):
-        print(json.dumps({"item_id": item_id, "text": text}) if args.json else f"{item_id:16}  {text}")
-    return 0
+        raise ValueError(f"{model}: the checkpoint has no catalogue; fine-tune it on a domain.")
+    items = list(zip(catalogue.item_ids, catalogue.texts, strict=True))
+    return Result(table(("item_id", "text"), items), [{"item_id": item_id, "text": text} for item_id, text in items])

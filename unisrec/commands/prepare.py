@@ -1,11 +1,26 @@
 """`unisrec prepare`: raw files -> domain folder."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ._shared import Result, add_json
 
 
-FORMATTER = argparse.RawDescriptionHelpFormatter
+if TYPE_CHECKING:
+    from ..data import Domain
+    from ..data.interactions import RawData
+
+
 DEFAULT_K = 5
+
+EXAMPLE = """\
+example:
+  unisrec prepare table --interactions clicks.csv --items products.csv --text-columns title brand --output domains/shop
+
+unisrec prepare SOURCE --help shows the options of a source.
+"""
 
 AMAZON_EXAMPLE = """example:
   unisrec prepare amazon --ratings Office_Products.csv.gz --metadata meta_Office_Products.json.gz --output domains/office
@@ -29,7 +44,7 @@ TABLE_EXAMPLE = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `amazon`, `online-retail`, `recbole` and `table`, each with its own inputs and the shared output options."""
+    parser.epilog = EXAMPLE
     shared = argparse.ArgumentParser(add_help=False)
     group = shared.add_argument_group("output")
     group.add_argument("--output", required=True, metavar="DIR", help="domain folder to write; must not exist yet")
@@ -46,13 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="error",
         help="interactions whose item has no text: refuse, drop, or keep with the item id as text (default: error)",
     )
+    add_json(group)
 
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
 
     def add_source(name: str, help: str, epilog: str) -> argparse.ArgumentParser:
-        return sources.add_parser(
-            name, help=help, description=help, epilog=epilog, formatter_class=FORMATTER, parents=[shared]
-        )
+        return sources.add_parser(name, help=help, description=f"Read {help}.", epilog=epilog, parents=[shared])
 
     amazon = add_source("amazon", "one category of the Amazon review data of 2014, 2018 or 2023", AMAZON_EXAMPLE)
     amazon.add_argument(
@@ -92,8 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Write the domain folder and print the number of rows dropped by each step."""
+def run(args: argparse.Namespace) -> Result:
     from ..data import build_domain
     from ..data.domain import check_output_folder
     from ..data.readers.official import find_official
@@ -114,12 +127,10 @@ def run(args: argparse.Namespace) -> int:
         info=info,
     )
     domain.save_to_disk(output)
-    print(domain.report())
-    print(f"\nwritten to {output}")
-    return 0
+    return _result([domain], [output], f"written to {output}")
 
 
-def _run_official(args: argparse.Namespace, output: Path) -> int:
+def _run_official(args: argparse.Namespace, output: Path) -> Result:
     """Writes domains with the splits and text vectors of the official code, one folder each."""
     from dataclasses import replace
 
@@ -129,24 +140,33 @@ def _run_official(args: argparse.Namespace, output: Path) -> int:
     ignored = {"--user-k": args.user_k, "--item-k": args.item_k, "--text-columns": args.text_columns}
     if given := [option for option, value in ignored.items() if value is not None]:
         raise ValueError(
-            f"{args.input} is a folder of the official code and taken whole; leave {', '.join(given)} out"
+            f"{args.input} is a folder of the official code, which is read as it is; leave out {', '.join(given)}."
         )
     domains = read_official(args.input, missing_text=args.missing_text)
     if len(domains) == 1:
         domains = [replace(domains[0], name=args.name or output.absolute().name)]
         domains[0].save_to_disk(output)
-    elif args.name is not None:
-        raise ValueError(f"--name {args.name}: {args.input} holds {len(domains)} domains with names of their own")
-    else:
-        with new_folder(output) as draft:
-            for domain in domains:
-                domain.save_to_disk(draft / domain.name)
-    print("\n\n".join(domain.report() for domain in domains))
-    print(f"\nwritten to {output}" + (f": {' '.join(domain.name for domain in domains)}" if len(domains) > 1 else ""))
-    return 0
+        return _result(domains, [output], f"written to {output}")
+    if args.name is not None:
+        raise ValueError(f"--name {args.name}: {args.input} holds {len(domains)} domains, which have names already.")
+    with new_folder(output) as draft:
+        for domain in domains:
+            domain.save_to_disk(draft / domain.name)
+    names = [domain.name for domain in domains]
+    return _result(domains, [output / name for name in names], f"written to {output}: {' '.join(names)}")
 
 
-def _read(args: argparse.Namespace):
+def _result(domains: "Sequence[Domain]", folders: Sequence[Path], last_line: str) -> Result:
+    """Reports the number of rows dropped by each step."""
+    counts = ("name", "num_users", "num_items", "num_interactions", "info")
+    found = [
+        {name: getattr(domain, name) for name in counts} | {"output": str(folder)}
+        for domain, folder in zip(domains, folders, strict=True)
+    ]
+    return Result("\n\n".join([*(domain.report() for domain in domains), last_line]), {"domains": found})
+
+
+def _read(args: argparse.Namespace) -> "RawData":
     from ..data import read_amazon, read_online_retail, read_recbole, read_table
 
     if args.source == "amazon":
@@ -163,6 +183,3 @@ def _read(args: argparse.Namespace):
         time_column=args.time_column,
         text_columns=args.text_columns,
     )
-
-
-__all__ = ["add_arguments", "run"]

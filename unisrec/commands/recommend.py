@@ -1,11 +1,10 @@
 """`unisrec recommend`: the next items for one history, or for a file of them."""
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING
 
-from ._serving import load_recommender, parse_entry
+from ._shared import Result, add_json, load_recommender, parse_entry, plural, shows_progress, table
 
 
 if TYPE_CHECKING:
@@ -48,10 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         help="exact (default), exact-bf16, auto, flat, ivf, hnsw or a folder",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table (one history)")
+    add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     if (args.input is None) != (args.output is None):
         raise ValueError("--input and --output belong together: a file of histories gives a file of recommendations.")
     if args.top_k < 1 or args.batch_size < 1:
@@ -63,14 +62,12 @@ def run(args: argparse.Namespace) -> int:
     if args.skip_unknown:
         history = known_entries(recommender.processor, history)
     (items,) = recommender.recommend([history], args.top_k, exclude_seen=not args.include_seen)
-    for rank, item in enumerate(items, start=1):
-        print(
-            json.dumps(item.to_dict()) if args.json else f"{rank:3}  {item.score:7.4f}  {item.item_id:16}  {item.text}"
-        )
-    return 0
+    rows = [(str(rank), f"{item.score:.4f}", item.item_id, item.text) for rank, item in enumerate(items, start=1)]
+    text = table(("rank", "score", "item_id", "text"), rows, right=(0, 1))
+    return Result(text, [item.to_dict() for item in items])
 
 
-def run_file(args: argparse.Namespace) -> int:
+def run_file(args: argparse.Namespace) -> Result:
     """Writes recommendations for a file of histories."""
     from ..recommender.tables import check_suffix, read_histories, write_table
 
@@ -84,7 +81,7 @@ def run_file(args: argparse.Namespace) -> int:
         histories = [known_entries(processor, history) for history in histories]
         left = [row for row, history in enumerate(histories) if history]
         dropped, users = before - sum(map(len, histories)), len(user_ids) - len(left)
-        print(f"left out: {dropped:,} unknown ids, {users:,} users with nothing else", file=sys.stderr)
+        print(f"left out: {plural(dropped, 'unknown id')}, {plural(users, 'user')} with nothing else", file=sys.stderr)
         user_ids, histories = [user_ids[row] for row in left], [histories[row] for row in left]
     for row, (user_id, history) in enumerate(zip(user_ids, histories, strict=True)):
         try:
@@ -92,17 +89,18 @@ def run_file(args: argparse.Namespace) -> int:
         except (KeyError, ValueError) as error:
             reason = error.args[0].replace("history 0", "the history")
             raise ValueError(f"{args.input}, history {row + 1}, user {user_id}: {reason}") from error
-    table = recommender.recommend_dataset(
+    found = recommender.recommend_dataset(
         histories,
         user_ids,
         top_k=args.top_k,
         exclude_seen=not args.include_seen,
         batch_size=args.batch_size,
-        progress=True,
+        progress=shows_progress(),
     )
-    write_table(table, args.output)
-    print(f"{table.num_rows:,} recommendations for {len(histories):,} histories: {args.output}")
-    return 0
+    write_table(found, args.output)
+    counts = {"recommendations": found.num_rows, "histories": len(histories)}
+    text = f"{plural(found.num_rows, 'recommendation')} for {plural(len(histories), 'history')}: {args.output}"
+    return Result(text, counts | {"output": args.output})
 
 
 def known_entries(processor: "UniSRecProcessor", history: list) -> list:
