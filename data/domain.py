@@ -85,14 +85,17 @@ class Domain:
 
     @property
     def num_users(self) -> int:
+        """Number of users, each with one history."""
         return self.sequences.height
 
     @property
     def num_items(self) -> int:
+        """Number of items in the catalogue."""
         return self.items.height
 
     @property
     def num_interactions(self) -> int:
+        """Number of interactions of all users."""
         return int(self.offsets[-1])
 
     @cached_property

@@ -91,7 +91,7 @@ class ItemCatalogue:
         return self._item_ids_hash
 
     def row(self, item_id: str) -> int:
-        """Returns the row of an item, from 0. Raises `KeyError` naming the three nearest known ids."""
+        """Returns the row of `item_id`, from 0. Raises `KeyError` naming the three nearest known ids."""
         if item_id not in self._rows:
             name = item_id if len(item_id) <= 80 else item_id[:77] + "..."  # longer than any id of a shop
             shared = [len(os.path.commonprefix([known, name])) for known in self.item_ids]  # noqa: RUF071 (characters)
@@ -105,18 +105,18 @@ class ItemCatalogue:
         return self._rows[item_id]
 
     def item_ids_of(self, rows: torch.Tensor) -> torch.Tensor:
-        """The `item_ids` of the model, rows of its ID embedding, for catalogue rows (-1, no item of ours: 0)."""
+        """Returns the rows of the ID embedding for `rows` of the catalogue, of the same shape; 0 for -1, no item."""
         return rows + 1 if self.id_rows is None else self.id_rows[rows].where(rows >= 0, 0)
 
     def with_embeddings(self, item_embeddings: torch.Tensor) -> "ItemCatalogue":
-        """Returns a catalogue of the same items with other text vectors."""
+        """Returns a catalogue of the same items with the text vectors `item_embeddings`."""
         catalogue = copy.copy(self)
         catalogue.item_embeddings = item_embeddings
         return catalogue
 
     def content_hash(self) -> str:
-        """SHA-256 of ids and texts in their order. It is stored with the text vectors, which belong to no other
-        items."""
+        """Returns the SHA-256 of ids and texts in their order, which is stored with the text vectors to tell which
+        items they belong to."""
         return hashlib.sha256(json.dumps([self.item_ids, self.texts]).encode()).hexdigest()
 
     def save(self, directory: str | os.PathLike) -> None:
@@ -261,7 +261,7 @@ def _file_states(find: Callable[[str], str | None]) -> list[tuple[int, int] | No
 @contextmanager
 def lock_catalogue(directory: str | os.PathLike) -> Iterator[None]:
     r"""
-    Keeps other processes from changing a catalogue. Readers need no lock.
+    Returns a context manager that keeps other processes from changing a catalogue. Readers need no lock.
 
     Args:
         directory (`str` or `os.PathLike`): Folder of the catalogue. The lock is reentrant.

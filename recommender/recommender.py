@@ -77,7 +77,7 @@ class Recommender:
         index: str | os.PathLike = "exact",
     ) -> "Recommender":
         r"""
-        Loads a recommender from a checkpoint.
+        Returns a recommender of a checkpoint.
 
         Args:
             name_or_path (`str` or `os.PathLike`): Folder or Hub id.
@@ -337,7 +337,7 @@ class Recommender:
         return torch.from_numpy(users)
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
-        """Saves the model and the current catalogue as a checkpoint folder for `from_pretrained` and the Auto
+        """Saves model and current catalogue to the folder `save_directory` for `from_pretrained` and the Auto
         classes."""
         processor = self.processor
         self.model.save_pretrained(save_directory)
