@@ -37,7 +37,7 @@ class Domain:
         sequences (`pl.DataFrame`):
             Columns `user_id` (`str`, unique) and `item_index` (`list[u32]`): rows of `items`, oldest first, not empty.
         info (`dict`, *optional*):
-            JSON-able facts: `source`, `filters`, `steps` (rows `{"step", "dropped", "left"}` counting interactions),
+            JSON-serialisable facts: `source`, `filters`, `steps` (rows `{"step", "dropped", "left"}` counting interactions),
             `item_steps` (the same for items), and any other facts.
         held_out (`bool`, *optional*, defaults to `True`):
             Whether the last two interactions of each user are kept for validation and test, see [`leave_one_out`].
@@ -313,7 +313,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     for key in ("steps", "item_steps"):
         steps = description["info"].get(key, [])
         if not (isinstance(steps, list) and all(_is_step(step) for step in steps)):
-            raise ValueError(f"{key!r} in domain.json is no list of steps, each with 'step', 'dropped' and 'left'")
+            raise ValueError(f"{key!r} in domain.json is not a list of steps, each with 'step', 'dropped' and 'left'")
     return description
 
 

@@ -64,7 +64,7 @@ class ItemCatalogue:
         if len(self._rows) != len(self.item_ids):
             seen: set[str] = set()
             twice = next(item_id for item_id in self.item_ids if item_id in seen or seen.add(item_id))
-            raise ValueError(f"Item id {twice!r} comes twice in the catalogue: ids must be different.")
+            raise ValueError(f"Item id {twice!r} comes twice in the catalogue: ids must be unique.")
         if item_embeddings is not None and len(item_embeddings) != len(self.item_ids):
             raise ValueError(f"{len(self.item_ids)} item ids but {len(item_embeddings)} rows of `item_embeddings`.")
         if id_rows is not None and len(id_rows) != len(self.item_ids):
@@ -84,8 +84,8 @@ class ItemCatalogue:
 
     @property
     def item_ids_hash(self) -> str | None:
-        """SHA-256 of the item ids, in the order of their rows of the ID embedding: those of this catalogue or, with
-        `id_rows`, of the one that the model was trained on (`None` where that is not known)."""
+        """SHA-256 of the item ids in the order of the rows of the ID embedding: the ids of this catalogue or, with
+        `id_rows`, of the catalogue that the model was trained on (`None` if unknown)."""
         if self.id_rows is None and self._item_ids_hash is None:
             self._item_ids_hash = hashlib.sha256(json.dumps(self.item_ids).encode()).hexdigest()
         return self._item_ids_hash
@@ -127,7 +127,7 @@ class ItemCatalogue:
         processes see or leave either the old catalogue or the new one.
 
         Args:
-            directory (`str` or `os.PathLike`): Folder, made if need be.
+            directory (`str` or `os.PathLike`): Folder; created if it does not exist.
 
         Raises:
             OSError: If it cannot be written, or another process keeps changing it.
@@ -227,8 +227,8 @@ class ItemCatalogue:
 
 
 def _read_embeddings(file: str, expected: str) -> dict[str | None, torch.Tensor | None]:
-    """Text vectors by the hash of the items they belong to (`None` where it is not stored); they are read if that can
-    be the hash `expected`. Raises `ValueError`."""
+    """Returns text vectors by the hash of the items they belong to (`None` if no hash is stored); they are read only if
+    the hash may be `expected`. Raises `ValueError` if the file is damaged."""
     before = os.stat(file)
     try:
         with safe_open(file, "pt") as stored:
@@ -292,7 +292,7 @@ def _flush(file: Path) -> None:
 def check_id_rows(config: PreTrainedConfig, catalogue: ItemCatalogue) -> None:
     r"""
     Raises `ValueError` if a transductive model was trained for other items than those of a catalogue, or for the same
-    ones in another order: their rows of the ID embedding would be those of other items. Inductive models take any.
+    items in another order, since the rows of its ID embedding would belong to other items. Inductive models fit any.
 
     Args:
         config ([`UniSRecConfig`]): Of the model. Without `item_ids_hash`, as saved before there was one, or where a

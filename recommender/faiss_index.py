@@ -104,7 +104,7 @@ class FaissIndex:
 
         kind, _ = choose_kind(kind, len(exact))
         if not (exact.vectors.isfinite().all() and queries.isfinite().all()):
-            raise ValueError("the vectors to build an index of hold numbers that are not finite.")
+            raise ValueError("the item vectors hold numbers that are not finite, so no index can be built.")
         vectors = exact.vectors.float().numpy()
         width = vectors.shape[1]
         if kind == "flat":
@@ -298,8 +298,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 
 
 def _stored_vectors(index, kind: str) -> torch.Tensor | None:
-    """The vectors `(num_items, hidden_size)` of a FAISS index in the order of their rows; `None` if it is of another
-    kind or its rows are not 0 to num_items - 1."""
+    """Returns the vectors `(num_items, hidden_size)` of a FAISS index in the order of their rows, or `None` if it is of
+    another kind or its rows are not 0 to num_items - 1."""
     import faiss
 
     kinds = {"flat": faiss.IndexFlat, "hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}

@@ -291,7 +291,7 @@ class Recommender:
             kept = torch.ones(len(catalogue), dtype=torch.bool)
             kept[[catalogue.row(item_id) for item_id in item_ids]] = False
             if not kept.any():
-                raise ValueError("no item would be left in the catalogue; add the new ones first.")
+                raise ValueError("no item would be left in the catalogue; add new items first.")
             self._update(kept.nonzero()[:, 0], {})
 
     def use_index(self, index: str | os.PathLike) -> ExactIndex | FaissIndex:
@@ -376,7 +376,7 @@ class Recommender:
         return snapshot
 
     def _make_snapshot(self, processor: UniSRecProcessor, old: Snapshot | None = None) -> Snapshot:
-        """Vectors and index of the catalogue of a processor, searched as the old one. Raises `ValueError` where the
+        """Computes vectors and index of a processor's catalogue, with the same kind of index. Raises `ValueError` if the
         model cannot rank it."""
         catalogue = processor.catalogue
         check_catalogue(self._model, catalogue)

@@ -371,7 +371,7 @@ def test_bad_input_of_the_training_verbs(folders, tmp_path, text_encoder_dir, ca
     assert "got 'hidden_sizes=3' (did you mean hidden_size?)" in bad(
         capsys, *pretrain, "--text-encoder", text_encoder_dir, "--model-config", "hidden_sizes=3"
     )
-    assert "the model cannot be of that form: " in bad(
+    assert "invalid model configuration: " in bad(
         capsys, *pretrain, "--text-encoder", text_encoder_dir, "--model-config", "hidden_size=9"
     )
     assert "no such configuration file" in bad(capsys, *pretrain, "--config", tmp_path / "none.yaml")
@@ -442,5 +442,5 @@ def test_quickstart_checks_its_numbers_before_it_begins(tmp_path, capsys, monkey
     for option, value in (("--users", 0), ("--pretrain-epochs", 0), ("--finetune-epochs", -1), ("--seed", -1)):
         assert f"{option} is {value}, expected a number from" in bad(capsys, "quickstart", f"{option}={value}")
     (tmp_path / "file").write_text("x")
-    assert "file: this is no folder" in bad(capsys, "quickstart", "--output", "file")
+    assert "file: not a folder" in bad(capsys, "quickstart", "--output", "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

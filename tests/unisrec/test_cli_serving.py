@@ -180,9 +180,9 @@ def test_bad_items_leave_everything_as_it_was(shop, tmp_path, capsys):
     }.items():
         file.write_text(lines + "\n")
         assert message in bad(capsys, *add)
-    assert "an id comes twice" in bad(capsys, "items", "add", shop, "--item", "n", "pen", "--item", "n", "tent")
+    assert "an id is given twice" in bad(capsys, "items", "add", shop, "--item", "n", "pen", "--item", "n", "tent")
     assert "'i9' is not in the catalogue" in bad(capsys, "items", "remove", shop, "--id", "i0", "i9")
-    assert "is no folder here: name a new one" in bad(capsys, "items", "remove", "shop/office", "--id", "i0")
+    assert "is not a local folder: name a new folder" in bad(capsys, "items", "remove", "shop/office", "--id", "i0")
     assert "not an empty folder" in bad(capsys, "items", "remove", shop, "--id", "i0", "--output", shop)
     assert files_of(shop) == before
 

@@ -53,13 +53,15 @@ def run(args: argparse.Namespace) -> Result:
     from ..recommender.tables import read_item_ids, read_items
 
     if args.output is None and not Path(args.model).is_dir():
-        raise ValueError(f"{args.model} is no folder here: name a new one for the changed checkpoint by --output.")
+        raise ValueError(
+            f"{args.model} is not a local folder: name a new folder for the changed checkpoint with --output."
+        )
     if args.output is not None:
         check_output_folder(args.output)
     if args.action == "add":
         given = read_items(args.input) if args.input else dict(args.item)
         if args.item and len(given) < len(args.item):
-            raise ValueError("--item: an id comes twice, expected each once.")
+            raise ValueError("--item: an id is given twice; give each id once.")
     else:
         given = read_item_ids(args.input) if args.input else args.id
     folder = Path(args.model) / "catalogue"

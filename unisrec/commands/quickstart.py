@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> Result:
     output = Path(args.output)
     existed = os.path.lexists(output)
     if existed and not output.is_dir():
-        raise FileExistsError(f"{output}: this is no folder; name a new one with --output.")
+        raise FileExistsError(f"{output}: not a folder; name a new one with --output.")
     if existed and any(output.iterdir()):
         raise FileExistsError(f"{output}: the output folder is not empty; name a new one with --output.")
     try:
