@@ -1,12 +1,14 @@
 """The examples of the README run as printed, on tiny data; links between the pages lead somewhere."""
 
 import argparse
+import ast
 import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+import unisrec
 from unisrec.cli import VERBS, build_parser
 from unisrec.data import Domain
 from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments
@@ -102,3 +104,18 @@ def test_refused_arguments_are_all_listed():
 def test_files_named_in_code_spans_exist(page):
     for name in re.findall(r"`((?:tests|benchmarks)/[\w/]+\.(?:py|yaml))`", page.read_text(encoding="utf-8")):
         assert (README.parent / name).is_file(), name
+
+
+def test_code_named_in_the_guide_for_contributors_exists():
+    guide = (README.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[\w.]+/)+[\w.]+\.py)(?:::([\w.]+))?`", guide)
+    assert len(named) > 20
+    for file, name in named:
+        tree = ast.parse((README.parent / file).read_text(encoding="utf-8"))
+        assigned = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        defined = {getattr(node, "name", None) for node in tree.body} | {
+            getattr(node, "id", None) for node in assigned
+        }
+        assert not name or name in defined, f"{file}::{name}"
+    for owner, method in re.findall(r"`(UniSRecModel)\.(\w+)`", guide):
+        assert hasattr(getattr(unisrec, owner), method), f"{owner}.{method}"
