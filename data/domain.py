@@ -78,10 +78,12 @@ class Domain:
         check_given_features(self.given_features, self.num_items)
 
     def __repr__(self) -> str:
-        return (
-            f"Domain({self.name!r}, {self.num_users:,} users, {self.num_items:,} items, "
-            f"{self.num_interactions:,} interactions)"
-        )
+        return f"Domain({self.name!r}, {self._sizes()})"
+
+    def _sizes(self) -> str:
+        """Returns `2,000 users, 1 item, 9,000 interactions`."""
+        numbers = (("user", self.num_users), ("item", self.num_items), ("interaction", self.num_interactions))
+        return ", ".join(f"{number:,} {noun}{'s' * (number != 1)}" for noun, number in numbers)
 
     @property
     def num_users(self) -> int:
@@ -198,11 +200,11 @@ class Domain:
     def report(self) -> str:
         """Returns a short table of the counts and of the rows dropped by each preparation step."""
         lengths = np.diff(self.offsets)
-        evaluated = (lengths >= MIN_INTERACTIONS).sum() if self.held_out else 0
+        evaluated = int((lengths >= MIN_INTERACTIONS).sum()) if self.held_out else 0
         lines = [
-            f"{self.name}: {self.num_users:,} users, {self.num_items:,} items, {self.num_interactions:,} interactions",
+            f"{self.name}: {self._sizes()}",
             f"{lengths.mean():.2f} interactions per user, {self.items['text'].str.len_chars().mean():.1f} characters per "
-            f"item text, {evaluated:,} users can be evaluated",
+            f"item text, {evaluated:,} user{'s' * (evaluated != 1)} can be evaluated",
         ]
         lines += [f"{name}: {len(rows):,} x {rows.shape[1]}" for name, rows in self.given_features.items()]
         for title, key in (("interactions", "steps"), ("items", "item_steps")):

@@ -287,5 +287,5 @@ def test_invalid_columns():
 def test_report():
     report = make_domain().report()
     assert "shop: 3 users, 3 items, 7 interactions" in report
-    assert "2.33 interactions per user, 7.3 characters per item text, 1 users can be evaluated" in report
+    assert "2.33 interactions per user, 7.3 characters per item text, 1 user can be evaluated" in report
     assert "1,234" in report
