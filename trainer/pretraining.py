@@ -11,10 +11,9 @@ from transformers.trainer_utils import IntervalStrategy
 from ..data import Domain, leave_one_out
 from ..data.domain_features import domain_features
 from ..data.given_features import ITEM_EMBEDDINGS
-from ..data.text_features import text_max_length
+from ..data.text_features import drop_words, text_max_length
 from ..data.training_data import training_record
 from ..data.whitening import fit_whitening
-from ..data.word_drop import drop_words
 from ..evaluation.ranking import RankingDataset
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.checkpoint import new_config
@@ -30,7 +29,7 @@ from .training_args import UniSRecPretrainArguments, encoding_options
 
 
 def pretrain(
-    domain_dirs: Sequence[str | os.PathLike],
+    domain_dirs: Sequence[Domain | str | os.PathLike],
     text_encoder: str | None,
     args: UniSRecPretrainArguments,
     text_pooling: str | None = None,
@@ -50,7 +49,7 @@ def pretrain(
     checkpoint is the best on them.
 
     Args:
-        domain_dirs (`Sequence` of `str` or `os.PathLike`): Domain folders.
+        domain_dirs (`Sequence` of [`Domain`], `str` or `os.PathLike`): Domains, in memory or as folders.
         text_encoder (`str` or `None`):
             Folder or Hub id of the text encoder, or `"minilm"` for the packaged one. `None` takes the text vectors that
             came with the domains and makes an embeddings-only model.
@@ -81,7 +80,7 @@ def pretrain(
     }
     _check_text_options(text_encoder, of_encoder, args, settings, text_whitening, text_whitening_size)
     check_output_dir(args)
-    domains = [Domain.load_from_disk(folder) for folder in domain_dirs]
+    domains = [Domain.load(domain) for domain in domain_dirs]
     if len({domain.name for domain in domains}) < len(domains):
         raise ValueError(f"two domains have the same name: {', '.join(domain.name for domain in domains)}.")
     unseen = None if args.zero_shot_domain is None else _load_unseen(args.zero_shot_domain, domains)
@@ -126,11 +125,11 @@ def pretrain(
         tables = [
             [
                 domain_features(
-                    folder, domain, encoder, tokenizer, model.config, word_drop_ratio=ratio, **encoding_options(args)
+                    domain, encoder, tokenizer, model.config, word_drop_ratio=ratio, **encoding_options(args)
                 )
                 for ratio in ratios
             ]
-            for folder, domain in zip(domain_dirs, domains, strict=True)
+            for domain in domains
         ]
         catalogues = [originals for originals, *_ in tables]
         if text_whitening == "pca":
@@ -155,9 +154,7 @@ def pretrain(
     else:
         catalogue = unseen.items["text"].to_list()
         if not args.train_text_encoder:
-            catalogue = domain_features(
-                args.zero_shot_domain, unseen, encoder, tokenizer, model.config, **encoding_options(args)
-            )
+            catalogue = domain_features(unseen, encoder, tokenizer, model.config, **encoding_options(args))
         eval_dataset = RankingDataset(leave_one_out(unseen, "valid"), catalogue)
     trainer = UniSRecPretrainTrainer(
         model,

@@ -30,7 +30,7 @@ from .training_args import UniSRecFinetuneArguments, encoding_options
 
 def finetune_trainer(
     model: str | os.PathLike,
-    domain_dir: str | os.PathLike,
+    domain: Domain | str | os.PathLike,
     setting: Literal["inductive", "transductive"],
     args: UniSRecFinetuneArguments,
     text_encoder: str | None = None,
@@ -68,11 +68,11 @@ def finetune_trainer(
         raise ValueError("--model-config changes what the weights were trained for: add --from-scratch.")
     args = copy.copy(args)  # what is found out here is not the caller's
     check_output_dir(args)
-    domain = Domain.load_from_disk(domain_dir)
+    domain = Domain.load(domain)
     if not args.hold_out:
         domain = replace(domain, held_out=False)
     elif not domain.held_out:
-        raise ValueError(f"{domain_dir} holds nothing out to validate and test on: add --hold_out false.")
+        raise ValueError(f"{domain.name!r} holds nothing out to validate and test on: add --hold_out false.")
     card_data = UniSRecModelCardData(
         [domain],
         text_encoder,
@@ -96,7 +96,7 @@ def finetune_trainer(
         raise ValueError("the checkpoint has no text encoder to train; name the one it knows by --text-encoder.")
     if not args.trains_on_texts:
         catalogue = text_embeds = domain_features(
-            domain_dir, domain, model.text_encoder, processor.tokenizer, model.config, **encoding_options(args)
+            domain, model.text_encoder, processor.tokenizer, model.config, **encoding_options(args)
         )
         processor.catalogue.item_embeddings = torch.from_numpy(np.array(text_embeds))
         encoder, collator = model.detach_text_encoder(), None
@@ -141,7 +141,7 @@ def finetune_trainer(
 
 def finetune(
     model: str | os.PathLike,
-    domain_dir: str | os.PathLike,
+    domain: Domain | str | os.PathLike,
     setting: Literal["inductive", "transductive"],
     args: UniSRecFinetuneArguments,
     text_encoder: str | None = None,
@@ -154,7 +154,7 @@ def finetune(
 
     Args:
         model (`str` or `os.PathLike`): Folder or Hub id of a checkpoint.
-        domain_dir (`str` or `os.PathLike`): Domain folder.
+        domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
         args ([`UniSRecFinetuneArguments`]): Arguments; they are copied, and stay as they are.
         text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
@@ -175,9 +175,7 @@ def finetune(
             run to compare with was on another domain.
         OSError: If the output folder is not empty, or one of the inputs is not there.
     """
-    trainer = finetune_trainer(
-        model, domain_dir, setting, args, text_encoder, from_scratch, compare_with, model_config
-    )
+    trainer = finetune_trainer(model, domain, setting, args, text_encoder, from_scratch, compare_with, model_config)
     args = trainer.args
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
