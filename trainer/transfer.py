@@ -68,11 +68,11 @@ def finetune_trainer(
         raise ValueError("--model-config changes what the weights were trained for: add --from-scratch.")
     args = copy.copy(args)  # what is found out here is not the caller's
     check_output_dir(args)
-    domain = Domain.load(domain)
+    source, domain = domain, Domain.load(domain)
     if not args.hold_out:
         domain = replace(domain, held_out=False)
     elif not domain.held_out:
-        raise ValueError(f"{domain.name!r} holds nothing out to validate and test on: add --hold_out false.")
+        raise ValueError(f"{source} holds nothing out to validate and test on: add --hold_out false.")
     card_data = UniSRecModelCardData(
         [domain],
         text_encoder,
