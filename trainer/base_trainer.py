@@ -3,6 +3,7 @@
 import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,6 +37,23 @@ logger = logging.get_logger(__name__)
 
 def _ranking_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return ranking_metrics(prediction.predictions)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    r"""
+    Result of [`pretrain`] and [`finetune`].
+
+    Args:
+        model ([`UniSRecModel`] or `PeftModel`):
+            The trained model, without a text encoder that was frozen; the checkpoint in the output folder contains it.
+        trainer ([`UniSRecTrainer`]): The trainer after training; `trainer.state.log_history` is the log.
+        metrics (`dict[str, float]`): Ranking metrics, see [`ranking_metrics`], without a prefix for the split.
+    """
+
+    model: PreTrainedModel
+    trainer: "UniSRecTrainer"
+    metrics: dict[str, float]
 
 
 class _BestModelCheck(TrainerCallback):
@@ -368,4 +386,4 @@ class UniSRecTrainer(SafeTrainer):
             logger.warning(f"{folder}: no model card could be written ({type(error).__name__}: {error}).")
 
 
-__all__ = ["UniSRecTrainer"]
+__all__ = ["TrainingResult", "UniSRecTrainer"]

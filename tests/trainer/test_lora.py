@@ -43,7 +43,7 @@ def root(text_encoder_dir, make_domain, training_options, tmp_path_factory):
     arguments = UniSRecPretrainArguments(
         str(root / "pretrained"), num_train_epochs=1, item_drop_probability=1.0, **training_options
     )
-    pretrain([root / "books"], str(text_encoder_dir), arguments, "mean", MODEL)
+    pretrain(str(text_encoder_dir), [root / "books"], arguments, text_pooling="mean", model_config=MODEL)
     return root
 
 
@@ -59,7 +59,8 @@ def transfer(root, training_options):
             arguments = UniSRecFinetuneArguments(
                 str(root / name), num_train_epochs=2, learning_rate=2e-2, lora=lora, lora_rank=2, **options
             )
-            done[name] = (*finetune(root / "pretrained", root / "toys", setting, arguments), root / name)
+            result = finetune(root / "pretrained", root / "toys", setting, arguments)
+            done[name] = (result.trainer, result.metrics, root / name)
         return done[name]
 
     return run
@@ -146,7 +147,7 @@ def test_resume_goes_on_where_it_was(transfer, root, training_options, tmp_path)
     options |= {"learning_rate": 2e-2, "lora": "text", "lora_rank": 2, "num_train_epochs": 2}
     checkpoint = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[0]
     arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), resume_from_checkpoint=str(checkpoint), **options)
-    resumed, _ = finetune(root / "pretrained", root / "toys", "inductive", arguments)
+    resumed = finetune(root / "pretrained", root / "toys", "inductive", arguments).trainer
     assert resumed.state.log_history[-1]["epoch"] == 2
     expected = dict(trainer.model.named_parameters())
     for name, parameter in resumed.model.named_parameters():

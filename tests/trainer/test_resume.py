@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from unisrec.cli import main
 from unisrec.configuration import UniSRecConfig
 from unisrec.modeling_unisrec import UniSRecModel
-from unisrec.trainer import UniSRecFinetuneArguments, finetune_trainer, run_lock
+from unisrec.trainer import UniSRecFinetuneArguments, build_finetune_trainer, run_lock
 from unisrec.trainer.checkpoint_folders import DRAFTS, find_damage
 
 
@@ -430,7 +430,7 @@ def test_a_trainer_that_is_to_resume_finds_a_checkpoint_or_says_so(root, trainin
     arguments = UniSRecFinetuneArguments(
         str(tmp_path / "run"), max_steps=1, load_best_model_at_end=False, **training_options
     )
-    trainer = finetune_trainer(root / "start", root / "toys", "inductive", arguments)
+    trainer = build_finetune_trainer(root / "start", root / "toys", "inductive", arguments)
     with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
         trainer.train(resume_from_checkpoint=True)
     assert trainer.train().global_step == 1
