@@ -4,14 +4,14 @@ from ..reports.model_card import UniSRecModelCardData
 from . import finetuning as transfer  # its former name
 from .base_trainer import TrainingResult, UniSRecTrainer
 from .data_collator import FinetuneCollator, PretrainCollator, SampledFinetuneCollator, TextFinetuneCollator
-from .datasets import TargetBatchSampler, WindowDataset
+from .datasets import WindowDataset
 from .distributed import RowGatherer
 from .finetune_trainer import UniSRecFinetuneTrainer
 from .finetuning import build_finetune_trainer, finetune
 from .losses import catalogue_loss, contrastive_loss, sampled_softmax_loss
-from .negatives import NegativeSampler
 from .pretrain_trainer import UniSRecPretrainTrainer
 from .pretraining import build_pretrain_trainer, pretrain
+from .samplers import NegativeSampler, TargetBatchSampler
 from .training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
 
 

@@ -15,6 +15,7 @@ from ..data.domain_features import domain_features
 from ..data.training_data import check_unseen, merge_records, training_record
 from ..evaluation.ranking import RankingDataset
 from ..modeling_unisrec import ItemCatalogue
+from ..modeling_unisrec.adapters import add_lora
 from ..modeling_unisrec.checkpoint import load_checkpoint, untrained_model
 from ..modeling_unisrec.hub import find_model
 from ..reports.model_card import UniSRecModelCardData
@@ -25,7 +26,6 @@ from .data_collator import TextFinetuneCollator
 from .datasets import WindowDataset
 from .ensemble import Ensemble
 from .finetune_trainer import UniSRecFinetuneTrainer
-from .lora import add_lora
 from .training_args import UniSRecFinetuneArguments, encoding_options
 
 

@@ -8,7 +8,7 @@ import torch
 from unisrec.cli import main
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune, pretrain
-from unisrec.trainer.interpolation import SHARES, WeightInterpolator, parse_interpolation
+from unisrec.trainer.ensemble import SHARES, WeightInterpolator, parse_interpolation
 
 
 MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 2}

@@ -15,6 +15,7 @@ from transformers import AutoModel
 from unisrec.cli import main
 from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.modeling_unisrec.adapters import add_lora, parse_lora_parts
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 from unisrec.recommender import Recommender
 from unisrec.trainer import (
@@ -23,7 +24,6 @@ from unisrec.trainer import (
     finetune,
     pretrain,
 )
-from unisrec.trainer.lora import add_lora, parse_lora_parts
 
 
 MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 3, "max_position_embeddings": 10}
