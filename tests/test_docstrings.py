@@ -18,6 +18,7 @@ FLOORS = (
     "unisrec.data",
     "unisrec.evaluation",
     "unisrec.reports",
+    "unisrec.trainer",
     "unisrec.recommender",
     "unisrec.demo",
 )

@@ -58,26 +58,26 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int | Result:
     if (ended := had_ended(training_args)) is not None:
         return ended if training_args.process_index == 0 else 0
     with tidy(training_args):
-        trainer, metrics = finetune(
+        result = finetune(
             args.model,
             args.domain,
             args.setting,
             training_args,
-            args.text_encoder,
-            args.from_scratch,
-            args.compare_with,
-            parse_model_config(args.model_config),
+            text_encoder=args.text_encoder,
+            from_scratch=args.from_scratch,
+            compare_with=args.compare_with,
+            model_config=parse_model_config(args.model_config),
         )
-    if not trainer.is_world_process_zero():
+    if not result.trainer.is_world_process_zero():
         return 0
-    trained, total = trainer.count_parameters()
+    trained, total = result.trainer.count_parameters()
     lines = [f"trained: {trained:,} of {total:,} parameters ({trained / total:.1%})"]
     lines.append(f"checkpoint: {training_args.output_dir}")
-    if metrics:
+    if result.metrics:
         start = "from scratch" if args.from_scratch else "pre-trained"
-        lines.insert(0, metrics_table({f"{args.setting}, {start}": metrics}))
+        lines.insert(0, metrics_table({f"{args.setting}, {start}": result.metrics}))
     found = {
-        "metrics": dict(metrics or {}),
+        "metrics": result.metrics,
         "trained_parameters": trained,
         "parameters": total,
         "checkpoint": training_args.output_dir,
