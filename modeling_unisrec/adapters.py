@@ -74,7 +74,7 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
             "--lora takes a whole checkpoint for its base: save the model with its adapters merged in first."
         )
     if "text" in parts and model.text_encoder is None:
-        raise ValueError("--lora text: the model has no text encoder; name it with --text-encoder.")
+        raise ValueError("--lora text: the model has no text encoder; name it with `text_encoder`.")
     trained_in_full = ["adaptor", "sequence_encoder.layer_norm"]
     if model.item_embedding is not None:
         trained_in_full.append("item_embedding")
