@@ -91,7 +91,7 @@ def _plain(option: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns ` (did you mean ...?)` with the nearest of the known words, or nothing if none is near."""
-    spellings = {_plain(name): name for name in known}
+    spellings = {_plain(name): name for name in reversed([*known])}  # the first spelling of a name is its own
     word = _plain(word)
     begins = sorted((name for name in spellings if len(word) > 3 and name.startswith(word)), key=len)
     nearest = begins or difflib.get_close_matches(word, spellings, n=1)

@@ -112,7 +112,7 @@ def test_without_words_the_help_is_shown(capsys):
         (["items", "add", "x", "--inptu", "y"], "unknown option --inptu (did you mean --input?)"),
         (["env", "--no-such-thing"], "unisrec env: error: unknown option --no-such-thing; see unisrec env --help"),
         (["finetune", "--domian", "x"], "unknown option --domian (did you mean --domain?)"),
-        (["finetune", "--num-train", "1"], "unknown option --num-train (did you mean --num-train-epochs?)"),
+        (["finetune", "--num-train", "1"], "unknown option --num-train (did you mean --num_train_epochs?)"),
         (["pretrain", "--text_encodr", "x"], "unknown option --text_encodr (did you mean --text_encoder?)"),
     ],
 )
@@ -157,17 +157,18 @@ def test_both_spellings_reach_the_verb(folders, capsys):
         assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-def test_results_as_json(folders, tmp_path):
+def test_results_as_json(folders, tmp_path, capsys):
     """`--json` prints the result and nothing else, `--json FILE` writes it and keeps the text."""
     evaluate = ["evaluate", "--model", folders / "inductive", "--domain", folders / "books", "--use-cpu"]
-    done = unisrec(*evaluate, "--json")
-    assert done.returncode == 0, done.stderr
-    file = tmp_path / "metrics.json"
-    assert "seen items masked" in unisrec(*evaluate, "--json", file).stdout
-    assert json.loads(done.stdout) == json.loads(file.read_text())
+    evaluate, file = [str(word) for word in evaluate], tmp_path / "metrics.json"
+    assert main([*evaluate, "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert main([*evaluate, "--json", str(file)]) == 0
+    assert "seen items masked" in capsys.readouterr().out
+    assert json.loads(file.read_text()) == metrics
     finetune = ["finetune", "--model", folders / "pretrained", "--domain", folders / "books", *TRAINING]
     finetune += ["--setting", "inductive", "--output_dir", tmp_path / "out", "--num_train_epochs", 1, "--json"]
-    done = unisrec(*finetune)
+    done = unisrec(*finetune)  # whose training also writes a log
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     reported = json.loads((tmp_path / "out" / "test_results.json").read_text())
