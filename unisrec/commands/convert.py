@@ -14,8 +14,8 @@ EXAMPLE = """\
 example:
   unisrec convert --official UniSRec-FHCKM-300.pth --text-encoder bert-base-uncased --output runs/official
 
-Nothing that the file pickles is run, and RecBole is not needed. A fine-tuned checkpoint holds neither ids nor texts of its
-items; --domain takes them from the folder that unisrec prepare recbole made of the official data it was fine-tuned on.
+The pickle in the file is read as data and never executed; RecBole is not required. A fine-tuned checkpoint holds neither
+ids nor texts of its items: --domain adds them, from a folder that unisrec prepare recbole made of its official data.
 """
 
 

@@ -18,14 +18,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--domain", required=True, metavar="DIR", help="domain folder, written by unisrec prepare")
-    parser.add_argument("--split", choices=["valid", "test"], default="test", help="which held-out items (test)")
-    parser.add_argument("--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has no text encoder")
+    parser.add_argument("--split", choices=["valid", "test"], default="test", help="held-out items to rank (test)")
+    parser.add_argument(
+        "--text-encoder",
+        metavar="NAME_OR_PATH",
+        help="text encoder that the checkpoint was trained with, if it contains none",
+    )
     parser.add_argument("--batch-size", type=int, default=512, metavar="N", help="users ranked at a time (512)")
     parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
     parser.add_argument(
         "--allow-seen",
         action="store_true",
-        help="evaluate even if the checkpoint was trained on the held-out items; the table says so",
+        help="evaluate even if the checkpoint was trained on the held-out items; marked in the table",
     )
     add_json(parser)
 

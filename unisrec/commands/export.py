@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the files")
-    parser.add_argument("--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has no text encoder")
+    parser.add_argument(
+        "--text-encoder",
+        metavar="NAME_OR_PATH",
+        help="text encoder that the checkpoint was trained with, if it contains none",
+    )
     add_json(parser)
 
 

@@ -29,22 +29,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from_scratch",
         action="store_true",
-        help="take only the settings of the checkpoint and train all weights from random values, as a baseline",
+        help="keep only the settings of the checkpoint and train all weights from random values, as a baseline",
     )
     parser.add_argument(
         "--model_config",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="from scratch only: fields of UniSRecConfig that differ from the checkpoint's, num_experts=1",
+        help="with --from_scratch: fields of UniSRecConfig that differ from the checkpoint, such as num_experts=1",
     )
     parser.add_argument(
         "--compare_with",
         metavar="DIR",
-        help="output folder of another run on this domain, compared with this one in the model card",
+        help="output folder of another run on this domain, to compare with in the model card",
     )
     parser.add_argument(
-        "--text_encoder", metavar="NAME_OR_PATH", help="where the checkpoint has none: the one it was trained with"
+        "--text_encoder",
+        metavar="NAME_OR_PATH",
+        help="text encoder that the checkpoint was trained with, if it contains none",
     )
     add_training_arguments(parser, "UniSRecFinetuneArguments")
 

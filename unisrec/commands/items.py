@@ -15,9 +15,8 @@ example:
   unisrec items remove runs/office --id 77 1024
   unisrec items list runs/office --json
 
-A file (.csv, .jsonl, .parquet) has the columns item_id and text; to remove items, item_id is enough. Without --output the
-catalogue of the folder itself is replaced, at once when the new one is written. Another process that changes the same
-folder waits for up to a minute.
+A file (.csv, .jsonl, .parquet) has the columns item_id and text; to remove items, item_id is enough. Without --output, the
+catalogue in the folder is replaced atomically. A second process that changes the same folder waits for up to a minute.
 """
 
 

@@ -50,10 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output", required=True, metavar="DIR", help="domain folder to write; must not exist yet")
     group.add_argument("--name", help="name of the domain (default: name of the output folder)")
     group.add_argument(
-        "--user-k", type=int, metavar="K", help="fewest interactions of a user; 1 keeps all (default: 5)"
+        "--user-k", type=int, metavar="K", help="minimum number of interactions of a user; 1 keeps all (default: 5)"
     )
     group.add_argument(
-        "--item-k", type=int, metavar="K", help="fewest interactions of an item; 1 keeps all (default: 5)"
+        "--item-k", type=int, metavar="K", help="minimum number of interactions of an item; 1 keeps all (default: 5)"
     )
     group.add_argument(
         "--missing-text",
@@ -104,7 +104,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument(
         "--interactions", required=True, metavar="SOURCE", help="file, or owner/name@revision:config[split] on the Hub"
     )
-    table.add_argument("--items", metavar="SOURCE", help="likewise; not needed if the interactions hold the texts")
+    table.add_argument(
+        "--items",
+        metavar="SOURCE",
+        help="file or dataset with the item texts; not needed if the interactions hold them",
+    )
     for name, default in (("user", "user_id"), ("item", "item_id"), ("time", "timestamp")):
         table.add_argument(f"--{name}-column", default=default, metavar="COLUMN", help=f"(default: {default})")
     table.add_argument(

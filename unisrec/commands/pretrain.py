@@ -56,7 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text_whitening_size", type=int, metavar="N", help="components that the whitening keeps (default: all)"
     )
     parser.add_argument(
-        "--model_config", nargs="+", default=[], metavar="NAME=VALUE", help="fields of UniSRecConfig, hidden_size=64"
+        "--model_config",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="fields of UniSRecConfig, such as hidden_size=64",
     )
     add_training_arguments(parser, "UniSRecPretrainArguments")
 

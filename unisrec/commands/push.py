@@ -22,14 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "repo_id", metavar="REPO_ID", help="owner/name, created if missing; a name without owner is in your account"
     )
-    parser.add_argument("--private", action="store_true", help="a new repository is private")
+    parser.add_argument("--private", action="store_true", help="create a private repository")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to push to, created if missing (default: main)")
     parser.add_argument(
         "--no-catalogue",
         action="store_true",
-        help="share neither ids nor texts of the items; a catalogue pushed before is deleted",
+        help="do not upload ids and texts of the items; delete a catalogue that was pushed before",
     )
-    parser.add_argument("--message", metavar="TEXT", default="Upload checkpoint", help="message of the commit")
+    parser.add_argument("--message", metavar="TEXT", default="Upload checkpoint", help="commit message")
     add_json(parser)
 
 

@@ -27,8 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-encoder", default="minilm", metavar="NAME_OR_PATH", help="text encoder (minilm)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of data and training (0)")
     parser.add_argument("--pretrain-epochs", type=int, default=10, metavar="N", help="epochs of pre-training (10)")
-    parser.add_argument("--finetune-epochs", type=int, default=60, metavar="N", help="most epochs of a transfer (60)")
-    parser.add_argument("--users", type=int, default=4000, metavar="N", help="users of each source shop (4000)")
+    parser.add_argument(
+        "--finetune-epochs", type=int, default=60, metavar="N", help="maximum number of fine-tuning epochs (60)"
+    )
+    parser.add_argument("--users", type=int, default=4000, metavar="N", help="users of each pre-training shop (4000)")
     parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
     add_json(parser)
 

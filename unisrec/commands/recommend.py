@@ -16,10 +16,10 @@ example:
   unisrec recommend --model runs/office --history 1024 77 "text:label maker tape, black on white" --top-k 5
   unisrec recommend --model runs/office --input histories.jsonl --output tonight.parquet --top-k 50
 
-An entry of a history is an id of the catalogue, or text: and the text of an item. An id that itself begins with text: or
-id: takes another id: in front. A file (.csv, .jsonl, .parquet) has the columns user_id and history, a list of such
-entries; in CSV a JSON list, or ids with blanks between them. In JSON, {"text": "..."} and {"item_id": "..."} are entries
-too.
+An entry of a history is an id of the catalogue, or text: followed by the text of an item. If an id itself begins with
+text: or id:, put id: in front of it. A file (.csv, .jsonl, .parquet) has the columns user_id and history, a list of
+entries; in CSV it is a JSON list, or ids separated by spaces. In JSON, an entry may also be {"text": "..."} or
+{"item_id": "..."}.
 """
 
 
@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="FILE", help="columns user_id, rank, item_id, score as .parquet, .csv or .jsonl"
     )
-    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="how many items (10)")
-    parser.add_argument("--include-seen", action="store_true", help="items of the history may be recommended too")
+    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="number of items (10)")
+    parser.add_argument("--include-seen", action="store_true", help="also recommend items of the history")
     parser.add_argument(
-        "--skip-unknown", action="store_true", help="leave ids that are not in the catalogue out, and say how many"
+        "--skip-unknown", action="store_true", help="leave out ids that are not in the catalogue, and print how many"
     )
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="histories at a time (256)")
     parser.add_argument(
