@@ -31,7 +31,7 @@ from .training_args import UniSRecFinetuneArguments, encoding_options
 
 def build_finetune_trainer(
     model: str | os.PathLike,
-    domain_dir: str | os.PathLike,
+    domain: Domain | str | os.PathLike,
     setting: Literal["inductive", "transductive"],
     args: UniSRecFinetuneArguments,
     *,
@@ -47,7 +47,7 @@ def build_finetune_trainer(
 
     Args:
         model (`str` or `os.PathLike`): Folder or Hub id of the checkpoint to start from.
-        domain_dir (`str` or `os.PathLike`): Domain folder.
+        domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
         args ([`UniSRecFinetuneArguments`]): Training arguments. They are copied, not modified.
         text_encoder (`str`, *optional*): Text encoder to use if the checkpoint contains none: the one it was trained with.
@@ -82,11 +82,11 @@ def build_finetune_trainer(
         raise ValueError("--model-config changes what the weights were trained for: add --from-scratch.")
     args = copy.copy(args)  # what is found out here is not the caller's
     check_output_dir(args)
-    domain = Domain.load_from_disk(domain_dir)
+    source, domain = domain, Domain.load(domain)
     if not args.hold_out:
         domain = replace(domain, held_out=False)
     elif not domain.held_out:
-        raise ValueError(f"{domain_dir} holds nothing out to validate and test on: add --hold_out false.")
+        raise ValueError(f"{source} holds nothing out to validate and test on: add --hold_out false.")
     card_data = UniSRecModelCardData(
         [domain],
         text_encoder,
@@ -110,7 +110,7 @@ def build_finetune_trainer(
         raise ValueError("the checkpoint has no text encoder to train; name the one it knows by --text-encoder.")
     if not args.trains_on_texts:
         catalogue = text_embeds = domain_features(
-            domain_dir, domain, model.text_encoder, processor.tokenizer, model.config, **encoding_options(args)
+            domain, model.text_encoder, processor.tokenizer, model.config, **encoding_options(args)
         )
         processor.catalogue.item_embeddings = torch.from_numpy(np.array(text_embeds))
         encoder, collator = model.detach_text_encoder(), None
@@ -155,7 +155,7 @@ def build_finetune_trainer(
 
 def finetune(
     model: str | os.PathLike,
-    domain_dir: str | os.PathLike,
+    domain: Domain | str | os.PathLike,
     setting: Literal["inductive", "transductive"],
     args: UniSRecFinetuneArguments,
     *,
@@ -171,7 +171,7 @@ def finetune(
 
     Args:
         model (`str` or `os.PathLike`): Folder or Hub id of the checkpoint to start from.
-        domain_dir (`str` or `os.PathLike`): Domain folder.
+        domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
         args ([`UniSRecFinetuneArguments`]): Training arguments. They are copied, not modified.
         text_encoder, from_scratch, compare_with, model_config (*optional*): See [`build_finetune_trainer`].
@@ -187,7 +187,7 @@ def finetune(
     """
     trainer = build_finetune_trainer(
         model,
-        domain_dir,
+        domain,
         setting,
         args,
         text_encoder=text_encoder,

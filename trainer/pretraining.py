@@ -11,10 +11,9 @@ from transformers.trainer_utils import IntervalStrategy
 from ..data import Domain, leave_one_out
 from ..data.domain_features import domain_features
 from ..data.given_features import ITEM_EMBEDDINGS
-from ..data.text_features import text_max_length
+from ..data.text_features import drop_words, text_max_length
 from ..data.training_data import training_record
 from ..data.whitening import fit_whitening
-from ..data.word_drop import drop_words
 from ..evaluation.ranking import RankingDataset
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.checkpoint import new_config
@@ -32,7 +31,7 @@ from .training_args import UniSRecPretrainArguments, encoding_options
 
 def build_pretrain_trainer(
     text_encoder: str | None,
-    domain_dirs: Sequence[str | os.PathLike],
+    domains: Sequence[Domain | str | os.PathLike],
     args: UniSRecPretrainArguments,
     *,
     text_pooling: str | None = None,
@@ -51,7 +50,7 @@ def build_pretrain_trainer(
         text_encoder (`str` or `None`):
             Folder or Hub id of the text encoder to start from, or `"minilm"` for the packaged one. `None` uses the text
             vectors that came with the domains and makes an embeddings-only model.
-        domain_dirs (`Sequence` of `str` or `os.PathLike`): Domain folders.
+        domains (`Sequence` of [`Domain`], `str` or `os.PathLike`): Domains in memory, or their folders.
         args ([`UniSRecPretrainArguments`]): Training arguments. They are copied, not modified.
         text_pooling (`str`, *optional*):
             Pooling of token states, see [`pool_tokens`]. Defaults to what the files of the encoder specify, or else to
@@ -72,8 +71,8 @@ def build_pretrain_trainer(
             options contradict each other, or there are no text vectors.
         OSError: If the output folder is not empty, or the text encoder or a domain cannot be read.
     """
-    if isinstance(domain_dirs, str | os.PathLike):
-        raise ValueError(f"domain_dirs is {str(domain_dirs)!r}, expected a list of domain folders.")
+    if isinstance(domains, str | os.PathLike | Domain):
+        raise ValueError(f"domains is {str(domains)!r}, expected a list of domains or of their folders.")
     args, settings = copy(args), dict(model_config or {})
     of_encoder = {
         "--text-pooling": text_pooling,
@@ -82,7 +81,7 @@ def build_pretrain_trainer(
     }
     _check_text_options(text_encoder, of_encoder, args, settings, text_whitening, text_whitening_size)
     check_output_dir(args)
-    domains = [Domain.load_from_disk(folder) for folder in domain_dirs]
+    domains = [Domain.load(domain) for domain in domains]
     if len({domain.name for domain in domains}) < len(domains):
         raise ValueError(f"two domains have the same name: {', '.join(domain.name for domain in domains)}.")
     unseen = None if args.zero_shot_domain is None else _load_unseen(args.zero_shot_domain, domains)
@@ -127,11 +126,11 @@ def build_pretrain_trainer(
         tables = [
             [
                 domain_features(
-                    folder, domain, encoder, tokenizer, model.config, word_drop_ratio=ratio, **encoding_options(args)
+                    domain, encoder, tokenizer, model.config, word_drop_ratio=ratio, **encoding_options(args)
                 )
                 for ratio in ratios
             ]
-            for folder, domain in zip(domain_dirs, domains, strict=True)
+            for domain in domains
         ]
         catalogues = [originals for originals, *_ in tables]
         if text_whitening == "pca":
@@ -156,9 +155,7 @@ def build_pretrain_trainer(
     else:
         catalogue = unseen.items["text"].to_list()
         if not args.train_text_encoder:
-            catalogue = domain_features(
-                args.zero_shot_domain, unseen, encoder, tokenizer, model.config, **encoding_options(args)
-            )
+            catalogue = domain_features(unseen, encoder, tokenizer, model.config, **encoding_options(args))
         eval_dataset = RankingDataset(leave_one_out(unseen, "valid"), catalogue)
     return UniSRecPretrainTrainer(
         model,
@@ -181,7 +178,7 @@ def build_pretrain_trainer(
 
 def pretrain(
     text_encoder: str | None,
-    domain_dirs: Sequence[str | os.PathLike],
+    domains: Sequence[Domain | str | os.PathLike],
     args: UniSRecPretrainArguments,
     *,
     text_pooling: str | None = None,
@@ -203,7 +200,7 @@ def pretrain(
         text_encoder (`str` or `None`):
             Folder or Hub id of the text encoder to start from, or `"minilm"` for the packaged one. `None` uses the text
             vectors that came with the domains and makes an embeddings-only model.
-        domain_dirs (`Sequence` of `str` or `os.PathLike`): Domain folders.
+        domains (`Sequence` of [`Domain`], `str` or `os.PathLike`): Domains in memory, or their folders.
         args ([`UniSRecPretrainArguments`]): Training arguments. They are copied, not modified.
         text_pooling, text_prompt, text_truncate_dim, text_whitening, text_whitening_size, model_config (*optional*):
             See [`build_pretrain_trainer`].
@@ -219,7 +216,7 @@ def pretrain(
     """
     trainer = build_pretrain_trainer(
         text_encoder,
-        domain_dirs,
+        domains,
         args,
         text_pooling=text_pooling,
         text_prompt=text_prompt,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from unisrec.cli import main
+from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune, pretrain
@@ -88,3 +89,15 @@ def test_on_the_command_line(root, tmp_path, capsys):
     assert "NDCG" not in said.upper()
     assert f"checkpoint: {tmp_path / 'run'}" in said
     assert np.isfinite(UniSRecModel.from_pretrained(tmp_path / "run").adaptor.weight.detach().numpy()).all()
+
+
+def test_a_domain_in_memory_trains_and_ranks_as_its_folder_does(root, domain, training_options, tmp_path):
+    options = training_options | {"num_train_epochs": 1, "load_best_model_at_end": False, "early_stopping_patience": 0}
+    found = []
+    for name, source in (("folder", root / "toys"), ("memory", domain)):
+        args = UniSRecFinetuneArguments(str(tmp_path / name), **options)
+        _, metrics = finetune(root / "pretrained", source, "inductive", args)
+        assert evaluate(tmp_path / name, source, use_cpu=True) == pytest.approx(metrics)
+        found.append(metrics)
+    assert found[0] == found[1]
+    assert len(domain.encoded) == 1
