@@ -23,7 +23,7 @@ LONGEST = {
     "modeling_unisrec/modeling_unisrec.py": 735,  # remote code: one file, as in transformers
     "trainer/argument_rules.py": 466,
 }
-MOST_FILES = {"data": 27, "trainer": 27, "unisrec": 22}
+MOST_FILES = {"data": 27, "trainer": 27, "unisrec": 25}
 
 
 def imported_floors(file: Path) -> Counter[str]:

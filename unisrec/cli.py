@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TextIO
 
 
 VERBS = {
+    "fit": "two tables of a shop -> a checkpoint that recommends there, with a report",
     "prepare": "raw files -> domain folder",
     "pretrain": "multi-domain contrastive pre-training",
     "finetune": "transfer of a checkpoint to a domain, inductive or transductive",
