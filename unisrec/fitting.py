@@ -69,7 +69,7 @@ class FitResult:
     attempts: list[Attempt]
     domain: Domain
 
-    def recommender(self) -> "Recommender":
+    def recommender(self) -> Recommender:
         """Loads the checkpoint, see [`Recommender`]."""
         from .recommender import Recommender
 
@@ -167,7 +167,7 @@ def fit(
     with new_folder(output) as draft:
         fitting = _Fitting(domain, draft / ".work", Path(output).absolute().name, seed, use_cpu, say)
         result = fitting.run(draft, model, text_encoder, budget * 60, train_on_all, columns)
-        shutil.rmtree(draft / ".work")
+        shutil.rmtree(draft / ".work", ignore_errors=True)
     say(f"written to {output}: checkpoint, README.md, {REPORT}")
     return replace(result, output=Path(output))
 

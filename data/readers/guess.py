@@ -165,7 +165,7 @@ def _shared_ids(
     found = []
     for mine in interactions.frame.columns:
         ids = _sample(interactions, mine).unique()
-        if mine in taken or not len(ids) or only not in (None, mine):
+        if mine in taken or len(ids) < 2 or only not in (None, mine):
             continue
         for other in items.frame.columns:
             try:
@@ -176,8 +176,8 @@ def _shared_ids(
                 continue
             share = ids.is_in(known.implode()).mean()
             if share >= _LEAST_SHARE:
-                found.append((share, mine, other))
-    for share, mine, other in sorted(found, key=lambda each: -each[0]):
+                found.append((share, len(ids), mine, other))
+    for share, _, mine, other in sorted(found, key=lambda each: each[:2], reverse=True):
         yield mine, other, f"by its content: {share:.0%} of the ids are in the other table"
 
 
