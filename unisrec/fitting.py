@@ -1,7 +1,5 @@
 """From two tables of a shop to a checkpoint that recommends there: the work of `unisrec fit`."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import time
@@ -69,7 +67,7 @@ class FitResult:
     attempts: list[Attempt]
     domain: Domain
 
-    def recommender(self) -> Recommender:
+    def recommender(self) -> "Recommender":
         """Loads the checkpoint, see [`Recommender`]."""
         from .recommender import Recommender
 

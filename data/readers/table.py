@@ -1,7 +1,5 @@
 """Reader of tables of interactions and items: files, data frames, or datasets of the Hub."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path
