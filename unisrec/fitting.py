@@ -114,8 +114,7 @@ def fit(
         model (`str` or `os.PathLike`, *optional*):
             Checkpoint to start from. Defaults to `"unisrec-base"`, or to none if a `text_encoder` is given.
         text_encoder (`str`, *optional*):
-            Without `model`: text encoder of a new model that is trained on this shop alone. With it: text encoder of a
-            checkpoint that has none.
+            Without `model`: that of a new model, trained on this shop alone. With it: that of a checkpoint without one.
         budget (`float`, *optional*, defaults to 30):
             Minutes for the trainings. A training that is under way ends with its best epoch so far.
         train_on_all (`bool`, *optional*, defaults to `False`):
@@ -126,8 +125,7 @@ def fit(
             Columns, as for [`read_table`]. By default they are recognised by name or content, see [`guess_columns`].
         separator, encoding, date_format, drop_anonymous (*optional*): As for [`read_table`].
         keep_unsold (`bool`, *optional*, defaults to `True`):
-            Whether products that nobody bought stay in the catalogue, as for [`build_domain`], so that they can be
-            recommended.
+            Whether products that nobody bought can be recommended, see [`build_domain`].
         missing_text (`str`, *optional*, defaults to `"drop"`): As for [`build_domain`].
         seed (`int`, *optional*, defaults to 0): Random seed of the trainings.
         use_cpu (`bool`, *optional*, defaults to `False`): Do not use an accelerator.

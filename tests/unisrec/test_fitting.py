@@ -135,7 +135,10 @@ def test_once_more_on_all_interactions(shop, text_encoder_dir, tmp_path):
     [
         (["--user-column", "Kundin"], r"clicks.csv: no column 'Kundin', .*did you mean 'Kunde'\?"),
         (["--budget", "0"], r"--budget is 0.0, expected a positive number of minutes"),
-        (["--date-format", "%d/%m/%Y"], r"clicks.csv, line 2: 'Zeitpunkt' is '\d+.1.2024 18:05', expected a date of the"),
+        (
+            ["--date-format", "%d/%m/%Y"],
+            r"clicks.csv, line 2: 'Zeitpunkt' is '\d+.1.2024 18:05', expected a date of the",
+        ),
         (["--text-encoder", "nowhere"], r"nowhere"),
         (["--separator", "::"], r"--separator is '::'"),
         (["--model", "nowhere"], r"nowhere"),

@@ -1,8 +1,11 @@
 """`unisrec fit`: two tables of a shop -> a checkpoint that recommends there, and a report."""
 
 import argparse
+import signal
 import sys
+from types import FrameType
 
+from ._shared import Result, add_json, metrics_table
 from .prepare import add_table_options, table_options
 
 
@@ -54,12 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the trainings (0)")
     parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
+    add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     from ..fitting import fit
-    from ._tables import metrics_table
 
+    signal.signal(signal.SIGTERM, _end)
     result = fit(
         args.interactions,
         args.items,
@@ -79,5 +83,11 @@ def run(args: argparse.Namespace) -> int:
         report=lambda line: print(line, file=sys.stderr, flush=True),
         **table_options(args),
     )
-    print(metrics_table(result.rows))
-    return 0
+    data = {"output": args.output, "chosen": result.chosen, "test": result.rows}
+    data["validation"] = {each.name: each.score for each in result.attempts}
+    return Result(metrics_table(result.rows), data)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    """Lets SIGTERM end the run as an exception does, which removes what is half done."""
+    raise InterruptedError("ended by SIGTERM; nothing was written")
