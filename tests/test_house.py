@@ -21,9 +21,8 @@ FLOORS["unisrec"] = set(FLOORS)
 # Files and floors that are larger than a new one may be; these numbers go down, not up.
 LONGEST = {
     "modeling_unisrec/modeling_unisrec.py": 735,  # remote code: one file, as in transformers
-    "trainer/argument_rules.py": 466,
 }
-MOST_FILES = {"data": 27, "trainer": 27, "unisrec": 22}
+MOST_FILES = {"data": 27, "unisrec": 22}
 
 
 def imported_floors(file: Path) -> Counter[str]:

@@ -55,6 +55,18 @@ class TrainingResult:
     metrics: dict[str, float]
 
 
+# Private methods of `Trainer` that our trainers override, each because there is no public hook for it:
+# - `_inner_training_loop`: with `auto_find_batch_size`, every attempt starts from the initial weights.
+# - `_run_epoch`: a run that had already ended trains no further when it is resumed.
+# - `_load_optimizer_and_scheduler`: state files are checked before torch reads them.
+# - `_load_best_model`: weights are checked before they are loaded, and the step is kept for the model card.
+# - `_finalize_training`: the best checkpoint may have disappeared, and others are deleted at once, not file by file.
+# - `_get_output_dir`, `_save_checkpoint`: checkpoints are written elsewhere and moved into place when complete.
+# - `_save`: the frozen text encoder is part of the model but not of checkpoints, and there are no pickled arguments.
+# - `_save_rng_state`: only the first process writes into the output folder.
+# - `_push_from_checkpoint`: private files of the run are not uploaded.
+# - `_finish_current_push`: a failed upload is a warning; the parent ends the training.
+# - `_get_grad_norm`: gradients of the ID embedding may be sparse.
 class UniSRecTrainer(CheckpointTrainer):
     r"""
     Base of [`UniSRecPretrainTrainer`] and [`UniSRecFinetuneTrainer`].
