@@ -1,4 +1,4 @@
-"""The part of a model card that loads the model: rendered when the card is written, and again when it is pushed."""
+"""Part of a model card with the code that loads the model, rendered when the card is written and when it is pushed."""
 
 import json
 import shlex
@@ -14,22 +14,22 @@ from . import card_tables
 
 # In the root of a checkout, and inside the package of an installation: both are one above this folder.
 TEMPLATE = Path(__file__).parents[1] / "model_card.md"
-# Lines of the card around this part. No name of a file or folder can hold them, since they have a slash.
+# Lines around this part of the card. They contain a slash, and names of files and folders do not.
 START, END = "<!-- unisrec/use -->\n", "<!-- /unisrec/use -->\n"
 
 
 @dataclass(frozen=True)
 class UseFacts:
     r"""
-    What the examples of a card depend on.
+    Facts that the examples of a card depend on.
 
     Args:
         name (`str`): Folder or Hub id that the examples load.
-        has_adapters (`bool`): Whether the checkpoint is one of adapters.
-        has_catalogue (`bool`): Whether items are saved with it.
-        reads_text (`bool`): Whether it encodes texts of items.
+        has_adapters (`bool`): Whether the checkpoint is a PEFT adapter.
+        has_catalogue (`bool`): Whether it contains a catalogue.
+        reads_text (`bool`): Whether it can encode item texts.
         is_inductive (`bool`): Whether it represents items by their text alone.
-        catalogue_withheld (`bool`): Whether its catalogue exists and is not shared.
+        catalogue_withheld (`bool`): Whether it has a catalogue that is not shared.
     """
 
     name: str
@@ -48,7 +48,7 @@ class UseFacts:
         has_text_encoder: bool,
         has_adapters: bool,
     ) -> "UseFacts":
-        """Facts of a model that is saved now."""
+        """Returns the facts of a model that is being saved."""
         return cls(
             name,
             has_adapters,

@@ -145,7 +145,7 @@ class CheckpointTrainer(Trainer):
             self._saving.best_checkpoint = best
         elif best is not None and self.is_world_process_zero():
             logger.warning(
-                f"the best checkpoint so far, {best.name} ({self.args.metric_for_best_model} {state.best_metric}), is missing: "
+                f"{best}, the best checkpoint so far ({self.args.metric_for_best_model} {state.best_metric}), is missing: "
                 "unless a better one follows, the run will end with the weights of its last step."
             )
 

@@ -206,8 +206,8 @@ def test_resumed_run_equals_the_straight_one_with_workers_and_accumulation(make_
     ("arguments", "message"),
     [
         ({"num_negatives": -1}, r"--num_negatives is -1, expected a number in \[0, "),
-        ({"num_negatives": 5, "train_text_encoder": True}, "leave it out where the text encoder is trained"),
-        ({"num_negatives": 5, "lora": "text"}, "leave it out where the text encoder is trained"),
+        ({"num_negatives": 5, "train_text_encoder": True}, "leave it out when the text encoder is trained"),
+        ({"num_negatives": 5, "lora": "text"}, "leave it out when the text encoder is trained"),
     ],
 )
 def test_what_cannot_be_is_refused(training_options, tmp_path, arguments, message):

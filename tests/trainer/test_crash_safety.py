@@ -362,7 +362,7 @@ def test_killed_worker_is_one_line_and_the_next_start_goes_on(runs, capsys):
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unisrec")]
     assert status == 2
     assert "a worker of the data loader died" in line
-    assert f"checkpoint-{runs.an_epoch} by --resume_from_checkpoint auto" in line
+    assert f"checkpoint-{runs.an_epoch} with --resume_from_checkpoint auto" in line
     assert runs("lost", *workers, *AUTO) == 0
     runs.assert_same(runs.unbroken, "lost")
 

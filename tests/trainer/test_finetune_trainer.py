@@ -99,6 +99,23 @@ def test_loss_and_gradient_equal_a_loop_over_prefixes(make_trainer, setting):
         )
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            {"preprocess_logits_for_metrics": lambda logits, labels: logits},
+            "preprocess_logits_for_metrics has no effect",
+        ),
+        ({"text_embeds": None}, "neither text_embeds nor a data_collator"),
+    ],
+)
+def test_what_the_trainer_cannot_use_is_refused(make_trainer, options, reason):
+    trainer = make_trainer()
+    given = {"train_dataset": trainer.train_dataset, "text_embeds": np.zeros((60, 16), np.float32)} | options
+    with pytest.raises(ValueError, match=reason):
+        UniSRecFinetuneTrainer(trainer.model, trainer.args, **given)
+
+
 # Training
 
 

@@ -196,7 +196,10 @@ def test_a_small_catalogue_is_drawn_as_a_whole(make_trainer, domains):
     [
         ({"num_negatives": 8}, "add --batch_domains one"),
         ({"num_negatives": -1, "batch_domains": "one"}, "--num_negatives is -1, expected"),
-        ({"num_negatives": 8, "batch_domains": "one", "cache_chunk_size": 5}, "cannot be combined with --cache_chunk_size"),
+        (
+            {"num_negatives": 8, "batch_domains": "one", "cache_chunk_size": 5},
+            "cannot be combined with --cache_chunk_size",
+        ),
         ({"num_negatives": 8, "batch_domains": "one", "train_text_encoder": True}, "leave --train_text_encoder out"),
         ({"early_stopping_patience": 2}, "needs a metric to stop by"),
         ({"early_stopping_patience": -2}, "--early_stopping_patience is -2, expected"),

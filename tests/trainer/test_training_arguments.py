@@ -316,7 +316,7 @@ def test_batch_size_is_halved_until_memory_holds_it(make_trainer, monkeypatch, f
     monkeypatch.setattr(UniSRecFinetuneTrainer, "training_step", scarce)
     found = make_trainer("found", per_device_train_batch_size=256, auto_find_batch_size=True)
     if fits == 0:
-        with pytest.raises(ValueError, match="not even one target a step"):
+        with pytest.raises(ValueError, match="not even one target per step"):
             found.train()
         return
     found.train()
