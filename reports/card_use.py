@@ -59,7 +59,7 @@ class UseFacts:
 
     @classmethod
     def of_folder(cls, folder: Path, name: str, catalogue: bool = True) -> "UseFacts":
-        """Facts of a checkpoint folder; without `catalogue`, its items are not shared."""
+        """Returns the facts of a checkpoint folder. Without `catalogue`, its items are not shared."""
         has_adapters = (folder / "adapter_config.json").is_file()
         settings = {} if has_adapters else json.loads((folder / "config.json").read_text(encoding="utf-8"))
         has_text_encoder = has_adapters or settings.get("text_config") is not None
@@ -76,7 +76,7 @@ class UseFacts:
 
 
 def load_template(file: Path = TEMPLATE) -> Template:
-    """The template of the card, with the filters that it uses."""
+    """Loads the template of the card with its filters."""
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
@@ -87,14 +87,14 @@ def load_template(file: Path = TEMPLATE) -> Template:
 
 def replace_use(card: str, facts: UseFacts) -> str | None:
     r"""
-    A card with the part that loads the model rendered anew.
+    Renders the part of a card that loads the model again.
 
     Args:
         card (`str`): Text of the card.
-        facts ([`UseFacts`]): What the examples depend on.
+        facts ([`UseFacts`]): Facts that the examples depend on.
 
     Returns:
-        `str`: The card, or `None` if it does not hold the two lines around that part, each once.
+        `str` or `None`: The new card, or `None` if the card does not contain both lines around that part exactly once.
     """
     if card.count(START) != 1 or card.count(END) != 1 or card.index(END) < card.index(START):
         return None
@@ -104,13 +104,13 @@ def replace_use(card: str, facts: UseFacts) -> str | None:
 
 
 def python_literal(text: str) -> str:
-    """A text as a Python literal in double quotes, on one line."""
+    """Formats a text as a Python literal in double quotes, on one line."""
     literal = json.dumps(text, ensure_ascii=False)
     return literal if literal.isprintable() else json.dumps(text)
 
 
 def shell_word(text: str) -> str:
-    """A text as one word of a command line, on one line; no option is made of it."""
+    """Quotes a text as one word of a shell command, on one line. It cannot be taken for an option."""
     if text.startswith("-"):
         text = f"./{text}"
     if text.isprintable():
