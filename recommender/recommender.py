@@ -46,8 +46,9 @@ class Recommender:
 
     ```python
     >>> recommender = Recommender.from_pretrained("runs/office")  # doctest: +SKIP
-    >>> recommender.recommend([["B00006IE7J", {"text": "label maker tape, black on white"}]], top_k=3)  # doctest:
-    +SKIP >>> recommender.add_items({"new-1": "label maker tape, white on red"})  # doctest: +SKIP
+    >>> history = ["B00006IE7J", {"text": "label maker tape, black on white"}]
+    >>> recommender.recommend([history], top_k=3)  # doctest: +SKIP
+    >>> recommender.add_items({"new-1": "label maker tape, white on red"})  # doctest: +SKIP
 
     ```
     """
@@ -64,6 +65,10 @@ class Recommender:
         self._writers_lock = threading.RLock()
         self._snapshot = self._make_snapshot(processor)
 
+    def __repr__(self) -> str:
+        kind = "inductive" if self._model.config.num_items is None else "transductive"
+        return f"Recommender({kind}, {self.processor.catalogue!r}, {self._current().index!r})"
+
     @classmethod
     def from_pretrained(
         cls,
@@ -72,7 +77,7 @@ class Recommender:
         index: str | os.PathLike = "exact",
     ) -> "Recommender":
         r"""
-        Loads a recommender from a checkpoint.
+        Returns a recommender of a checkpoint.
 
         Args:
             name_or_path (`str` or `os.PathLike`): Folder or Hub id.
@@ -286,7 +291,7 @@ class Recommender:
             kept = torch.ones(len(catalogue), dtype=torch.bool)
             kept[[catalogue.row(item_id) for item_id in item_ids]] = False
             if not kept.any():
-                raise ValueError("no item would be left in the catalogue; add the new ones first.")
+                raise ValueError("no item would be left in the catalogue; add new items first.")
             self._update(kept.nonzero()[:, 0], {})
 
     def use_index(self, index: str | os.PathLike) -> ExactIndex | FaissIndex:
@@ -332,7 +337,7 @@ class Recommender:
         return torch.from_numpy(users)
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
-        """Saves the model and the current catalogue as a checkpoint folder for `from_pretrained` and the Auto
+        """Saves model and current catalogue to the folder `save_directory` for `from_pretrained` and the Auto
         classes."""
         processor = self.processor
         self.model.save_pretrained(save_directory)
@@ -371,7 +376,7 @@ class Recommender:
         return snapshot
 
     def _make_snapshot(self, processor: UniSRecProcessor, old: Snapshot | None = None) -> Snapshot:
-        """Vectors and index of the catalogue of a processor, searched as the old one. Raises `ValueError` where the
+        """Computes vectors and index of a processor's catalogue, with the same kind of index. Raises `ValueError` if the
         model cannot rank it."""
         catalogue = processor.catalogue
         check_catalogue(self._model, catalogue)

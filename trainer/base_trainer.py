@@ -3,7 +3,7 @@
 import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -50,8 +50,8 @@ class TrainingResult:
         metrics (`dict[str, float]`): Ranking metrics, see [`ranking_metrics`], without a prefix for the split.
     """
 
-    model: PreTrainedModel
-    trainer: "UniSRecTrainer"
+    model: PreTrainedModel = field(repr=False)
+    trainer: "UniSRecTrainer" = field(repr=False)
     metrics: dict[str, float]
 
 
@@ -78,6 +78,7 @@ class UniSRecTrainer(CheckpointTrainer):
     The training arguments are copied; those of the caller do not change.
 
     Args:
+        args ([`UniSRecTrainingArguments`]): Training arguments.
         text_encoder ([`PreTrainedModel`], *optional*):
             Frozen encoder of the text vectors. It is not part of the model and the checkpoints during training; `save_model`
             and `push_to_hub` add it.

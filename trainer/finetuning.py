@@ -71,15 +71,15 @@ def build_finetune_trainer(
     if setting not in ("inductive", "transductive"):
         raise ValueError(f"the setting is {setting!r}, expected 'inductive' or 'transductive'.")
     if from_scratch and args.lora is not None:
-        raise ValueError("--lora adapts trained weights, and --from-scratch has none: leave one of them out.")
+        raise ValueError("--lora adapts trained weights, and `from_scratch` has none: leave one of them out.")
     if from_scratch and args.interpolate is not None:
-        raise ValueError("--interpolate keeps trained weights, and --from-scratch has none: leave one of them out.")
+        raise ValueError("--interpolate keeps trained weights, and `from_scratch` has none: leave one of them out.")
     if text_encoder is not None and args.lora is not None:
         raise ValueError(
             "--lora needs a base checkpoint with a text encoder: save the checkpoint together with its encoder first."
         )
     if model_config and not from_scratch:
-        raise ValueError("--model-config does not fit trained weights: add --from-scratch.")
+        raise ValueError("`model_config` does not fit trained weights: add `from_scratch`.")
     args = copy.copy(args)  # changed below, unlike those of the caller
     check_output_dir(args)
     source, domain = domain, Domain.load(domain)
@@ -108,7 +108,7 @@ def build_finetune_trainer(
     encoder, text_embeds, catalogue, collator = None, None, texts, TextFinetuneCollator(texts, processor.tokenize)
     if args.trains_on_texts and model.text_encoder is None:
         raise ValueError(
-            "the checkpoint has no text encoder to train: name the one it was trained with by --text-encoder."
+            "the checkpoint has no text encoder to train: name the one it was trained with by `text_encoder`."
         )
     if not args.trains_on_texts:
         catalogue = text_embeds = domain_features(
@@ -197,8 +197,24 @@ def finetune(
         compare_with=compare_with,
         model_config=model_config,
     )
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    return finish_finetuning(trainer, setting, from_scratch)
+
+
+def finish_finetuning(
+    trainer: UniSRecFinetuneTrainer, setting: Literal["inductive", "transductive"], from_scratch: bool
+) -> TrainingResult:
+    """
+    Evaluates a trained model on the test split and saves it, as [`finetune`] does after training.
+
+    Args:
+        trainer ([`UniSRecFinetuneTrainer`]): Trainer of [`build_finetune_trainer`], after training.
+        setting, from_scratch: As given to [`build_finetune_trainer`], for the files of results.
+
+    Returns:
+        [`TrainingResult`]: As of [`finetune`].
+    """
     args = trainer.args
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
     (domain,) = trainer.card_data.domains
     metrics: dict[str, float] = {}
@@ -219,4 +235,4 @@ def finetune(
     return TrainingResult(trainer.model, trainer, metrics)
 
 
-__all__ = ["build_finetune_trainer", "finetune"]
+__all__ = ["build_finetune_trainer", "finetune", "finish_finetuning"]

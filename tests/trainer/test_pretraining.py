@@ -108,7 +108,7 @@ def test_builder_returns_the_trainer_before_its_first_step(root, arguments, text
     assert trainer.state.global_step == 0
     assert trainer.args is not settings
     assert [*(tmp_path / "run").iterdir()] == []
-    with pytest.raises(ValueError, match=r"domains is 'minilm', expected a list of domains or of their folders\."):
+    with pytest.raises(ValueError, match=r"domains is 'minilm', expected a list of domains\."):
         pretrain([root / "toys"], "minilm", settings)
 
 

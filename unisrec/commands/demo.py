@@ -12,8 +12,8 @@ example:
   unisrec demo runs/office --domain domains/office --compare runs/office-id
   unisrec demo shop/unisrec-office --export-space space
 
-The page is served on this machine alone unless --host says otherwise, and loads nothing from elsewhere. With --domain it
-compares with what sells best, by training interactions; with --compare it shows a second checkpoint beside the first.
+The page is reachable from this machine only, unless --host is given, and loads nothing from other hosts. --domain adds
+example histories and a comparison with the most popular items; --compare adds a second checkpoint.
 Needs pip install "unisrec[demo]".
 """
 
@@ -21,12 +21,12 @@ Needs pip install "unisrec[demo]".
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
-    parser.add_argument("--domain", metavar="DIR", help="domain folder: example histories and popularity")
+    parser.add_argument("--domain", metavar="DIR", help="domain folder, for example histories and popularity")
     parser.add_argument("--compare", metavar="NAME_OR_PATH", help="second checkpoint to compare with the first")
     parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to serve on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, metavar="PORT", help="port to serve on (7860)")
     parser.add_argument(
-        "--export-space", metavar="DIR", help="write a folder for a Hugging Face Space and do not serve"
+        "--export-space", metavar="DIR", help="write the folder of a Hugging Face Space instead of serving"
     )
 
 
