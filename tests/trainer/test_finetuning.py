@@ -65,7 +65,7 @@ def test_by_default_the_last_two_interactions_are_held_out(root, domain, trainin
 
 
 def test_it_needs_a_number_of_epochs(tmp_path):
-    with pytest.raises(ValueError, match="leaves no validation to stop at: set --num_train_epochs"):
+    with pytest.raises(ValueError, match="leaves no validation users for early stopping: set --num_train_epochs"):
         UniSRecFinetuneArguments(str(tmp_path), hold_out=False)
     UniSRecFinetuneArguments(str(tmp_path), hold_out=False, max_steps=5)
 

@@ -371,7 +371,7 @@ def test_bad_input_of_the_training_verbs(folders, tmp_path, text_encoder_dir, ca
     finetune += ["--output_dir", tmp_path / "out", "--model"]
 
     assert "text encoder 'no-such' cannot be loaded" in bad(capsys, *pretrain, "--text-encoder", "no-such")
-    assert "no text vectors came with the domain: name --text_encoder" in bad(capsys, *pretrain)
+    assert "the domain contains no text vectors: add --text_encoder" in bad(capsys, *pretrain)
     assert "did you mean --learning_rate?" in bad(
         capsys, *pretrain, "--text-encoder", text_encoder_dir, "--learnin_rate", 1
     )
