@@ -1,7 +1,7 @@
 """Full ranking of held-out items by a model: dataset, collator, ranking loop, and metrics of a checkpoint."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -154,12 +154,33 @@ def rank_targets(
     accelerator = make_accelerator() if accelerator is None else accelerator
     collator = RankingCollator(model.config.max_position_embeddings)
     loader = accelerator.prepare(DataLoader(users, batch_size, collate_fn=collator))
+    shown = tqdm(loader, desc="Ranking", disable=not (progress and accelerator.is_main_process))
+    return rank_batches(model, users.catalogue, shown, accelerator)
+
+
+def rank_batches(
+    model: UniSRecModel,
+    catalogue: np.ndarray,
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    accelerator: Accelerator,
+) -> np.ndarray:
+    r"""
+    The ranking loop: ranks of the targets of batches, each among the whole catalogue, in float32.
+
+    Args:
+        model ([`UniSRecModel`]): The model; moved to the device of the accelerator, its mode is left as it was.
+        catalogue (`np.ndarray` of shape `(num_items, text_embedding_size)`): Text vectors of the catalogue.
+        batches (`Iterable` of `Mapping`): Batches of [`RankingCollator`], from a loader prepared by the accelerator.
+        accelerator (`Accelerator`): Device and processes.
+
+    Returns:
+        `np.ndarray` of shape `(num_users, 2)`: As [`rank_targets`].
+    """
     training = model.training
     model.to(accelerator.device).eval()
     try:
-        ranker = TargetRanker(model, users.catalogue)
-        shown = tqdm(loader, desc="Ranking", disable=not (progress and accelerator.is_main_process))
-        ranks = [accelerator.gather_for_metrics(ranker(batch)).cpu() for batch in shown]
+        ranker = TargetRanker(model, catalogue)
+        ranks = [accelerator.gather_for_metrics(ranker(batch)).cpu() for batch in batches]
     finally:
         model.train(training)
     return torch.cat(ranks).numpy()
@@ -232,5 +253,6 @@ __all__ = [
     "catalogue_tensors",
     "evaluate",
     "pad_rows",
+    "rank_batches",
     "rank_targets",
 ]

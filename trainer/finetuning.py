@@ -21,8 +21,8 @@ from ..modeling_unisrec.hub import find_model
 from ..reports.model_card import UniSRecModelCardData
 from ..reports.run_results import load_run_results, run_facts
 from .base_trainer import TrainingResult
+from .candidates import TextFinetuneCollator
 from .checkpoint_folders import check_output_dir
-from .data_collator import TextFinetuneCollator
 from .datasets import WindowDataset
 from .ensemble import Ensemble
 from .finetune_trainer import UniSRecFinetuneTrainer
