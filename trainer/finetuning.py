@@ -195,8 +195,24 @@ def finetune(
         compare_with=compare_with,
         model_config=model_config,
     )
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    return finish_finetuning(trainer, setting, from_scratch)
+
+
+def finish_finetuning(
+    trainer: UniSRecFinetuneTrainer, setting: Literal["inductive", "transductive"], from_scratch: bool
+) -> TrainingResult:
+    """
+    Evaluates a trained model on the test split and saves it, as [`finetune`] does after training.
+
+    Args:
+        trainer ([`UniSRecFinetuneTrainer`]): Trainer of [`build_finetune_trainer`], after training.
+        setting, from_scratch: As given to [`build_finetune_trainer`], for the files of results.
+
+    Returns:
+        [`TrainingResult`]: As of [`finetune`].
+    """
     args = trainer.args
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_state()
     (domain,) = trainer.card_data.domains
     metrics: dict[str, float] = {}
@@ -217,4 +233,4 @@ def finetune(
     return TrainingResult(trainer.model, trainer, metrics)
 
 
-__all__ = ["build_finetune_trainer", "finetune"]
+__all__ = ["build_finetune_trainer", "finetune", "finish_finetuning"]

@@ -72,7 +72,7 @@ def build_pretrain_trainer(
         OSError: If the output folder is not empty, or the text encoder or a domain cannot be read.
     """
     if isinstance(domains, str | os.PathLike | Domain):
-        raise ValueError(f"domains is {str(domains)!r}, expected a list of domains or of their folders.")
+        raise ValueError(f"domains is {str(domains)!r}, expected a list of domains.")
     args, settings = copy(args), dict(model_config or {})
     of_encoder = {
         "text_pooling": text_pooling,

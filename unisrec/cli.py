@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TextIO
 
 
 VERBS = {
+    "fit": "turn two tables of a shop into a checkpoint that recommends there, with a report",
     "prepare": "turn raw files into a domain folder",
     "pretrain": "pre-train a model on several domains",
     "finetune": "fine-tune a checkpoint on one domain",

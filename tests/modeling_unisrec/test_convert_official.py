@@ -555,7 +555,7 @@ def test_a_wrong_domain_is_refused(finetuned, official, text_encoder_dir, tmp_pa
         return ["--official", path, "--domain", tmp_path / name, *wanted]
 
     alone = ["--official", path, "--domain", folder, "--output", tmp_path / "out"]
-    refused("no text vectors came with domain, so the order of the items cannot be checked", *alone)
+    refused("domain has no text vectors, so the order of its items cannot be checked", *alone)
     texts = domain.items["text"].reverse()
     refused("have the text vector of their row", *other("texts", items=domain.items.with_columns(text=texts)))
     refused("have the text vector of their row", *other("users", sequences=domain.sequences.reverse()))
