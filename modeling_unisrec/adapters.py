@@ -5,11 +5,10 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers.utils import cached_file, logging
 
 from ..configuration import UniSRecConfig
-from .hub import pin_revision
+from .hub import pin_revision, released_folder
 from .modeling_unisrec import UniSRecModel
 from .weight_files import check_weights, not_finite
 
@@ -60,6 +59,8 @@ def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
     except Exception as error:  # whatever somebody has written into the file
         raise OSError(f"{name}: its adapter_config.json cannot be read ({' '.join(str(error).split())}).") from error
     is_of_hub = config.revision is not None
+    if (folder := released_folder(config.base_model_name_or_path)) is not None:
+        return str(folder), {}
     if base.is_dir() and not is_of_hub:
         return str(base), {}
     beside = Path(name).resolve().parent / base.name
@@ -79,18 +80,18 @@ def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
         ) from error
 
 
-def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> UniSRecModel:
+def load_adapted(name: str, revision: str, model: UniSRecModel) -> UniSRecModel:
     r"""
     A plain model out of a folder or repository of adapters: their base, with the adapters merged in.
 
     Args:
         name (`str`): Folder or Hub id that holds `adapter_config.json`.
         revision (`str`): Of the Hub repository.
-        base (`tuple[str, dict[str, Any]]`): As [`find_base`] finds it.
+        model ([`UniSRecModel`]): The base, as [`find_base`] finds it, with its text encoder; it is changed in place.
 
     Raises:
         ValueError: If the adapters are not those of the base, or a weight is not finite.
-        OSError: If base or adapters are not there.
+        OSError: If the adapters are not there.
     """
     from peft import (
         PeftConfig,
@@ -99,11 +100,6 @@ def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> 
         set_peft_model_state_dict,
     )
 
-    base_name, options = base
-    try:
-        model = UniSRecModel.from_pretrained(base_name, dtype=torch.float32, **options)
-    except (OSError, ValueError) as error:
-        raise OSError(f"their base {base_name} cannot be loaded: {' '.join(str(error).split())}") from error
     # The base may be of another setting or catalogue; an ID embedding comes with the adapters.
     weights = load_peft_weights(name, device="cpu", revision=revision)
     rows = [len(weight) for key, weight in weights.items() if key.endswith(".item_embedding.weight")]

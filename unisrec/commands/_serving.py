@@ -1,5 +1,8 @@
-"""Helpers shared by the serving commands: parsing of history entries, and loading of a recommender with its index."""
+"""Helpers shared by the serving commands: history entries, the items to rank, and loading of a recommender."""
 
+import argparse
+import sys
+import time
 from typing import TYPE_CHECKING
 
 
@@ -15,11 +18,44 @@ def parse_entry(entry: str) -> str | dict[str, str]:
     return entry
 
 
-def load_recommender(model: str, domain: str | None = None, index: str = "exact") -> "Recommender":
-    """Loads a recommender. Raises `ValueError` if FAISS is missing, so that the command exits with status 2."""
-    from ..recommender import Recommender
+def add_items_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Adds the options that name the items to rank, and the text encoder that reads them."""
+    items = parser.add_mutually_exclusive_group()
+    items.add_argument(
+        "--items",
+        metavar="SOURCE",
+        help=f"{verb} these products instead of the checkpoint's catalogue: .csv, .tsv, .jsonl, .parquet or a dataset",
+    )
+    items.add_argument("--domain", metavar="DIR", help="likewise, the items of a domain folder")
+    parser.add_argument("--item-column", metavar="COLUMN", help="ids of --items (default: item_id)")
+    parser.add_argument(
+        "--text-columns",
+        nargs="+",
+        metavar="COLUMN",
+        help="item text of --items, in order (default: title, or else text)",
+    )
+    parser.add_argument("--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has no text encoder")
 
+
+def load_recommender(args: argparse.Namespace, index: str = "exact") -> "Recommender":
+    """Loads the recommender that the options of a command ask for, and says how long texts took to encode. Raises
+    `ValueError` if FAISS is missing, so that the command exits with status 2."""
+    from ..modeling_unisrec.checkpoint import load_checkpoint
+    from ..recommender import Recommender
+    from ..recommender.catalogue import make_catalogue
+
+    items = args.items if args.domain is None else args.domain
+    catalogue = make_catalogue(items, item_column=args.item_column, text_columns=args.text_columns)
+    model, processor = load_checkpoint(args.model, args.text_encoder)
+    processor.catalogue = processor.catalogue if catalogue is None else catalogue
+    start = time.perf_counter()
+    recommender = Recommender(model, processor)
+    if processor.catalogue.item_embeddings is None:
+        seconds = time.perf_counter() - start
+        print(f"{len(processor.catalogue):,} items encoded in {seconds:.1f} s", file=sys.stderr)
     try:
-        return Recommender.from_pretrained(model, domain, index)
+        if index != "exact":
+            recommender.use_index(index)
     except ImportError as error:
         raise ValueError(str(error)) from error
+    return recommender

@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from ._serving import load_recommender, parse_entry
+from ._serving import add_items_arguments, load_recommender, parse_entry
 
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
 example:
+  unisrec recommend --model unisrec-base --items products.csv --text-columns title brand \\
+      --history sku-17 "text:garden hose"
   unisrec recommend --model runs/office --history 1024 77 "text:label maker tape, black on white" --top-k 5
   unisrec recommend --model runs/office --input histories.jsonl --output tonight.parquet --top-k 50
 
@@ -26,7 +28,9 @@ too.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+    parser.add_argument(
+        "--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id"
+    )
     histories = parser.add_mutually_exclusive_group(required=True)
     histories.add_argument("--history", nargs="+", metavar="ID|text:TEXT", help="items of one history, oldest first")
     histories.add_argument("--input", metavar="FILE", help="file of histories; needs --output")
@@ -39,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--skip-unknown", action="store_true", help="leave ids that are not in the catalogue out, and say how many"
     )
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="histories at a time (256)")
-    parser.add_argument(
-        "--domain", metavar="DIR", help="rank the items of this domain folder instead of the checkpoint's catalogue"
-    )
+    add_items_arguments(parser, "rank")
     parser.add_argument(
         "--index",
         default="exact",
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--top-k is {args.top_k} and --batch-size {args.batch_size}; both are at least 1.")
     if args.input is not None:
         return run_file(args)
-    recommender = load_recommender(args.model, args.domain, args.index)
+    recommender = load_recommender(args, args.index)
     history = [parse_entry(entry) for entry in args.history]
     if args.skip_unknown:
         history = known_entries(recommender.processor, history)
@@ -76,7 +78,7 @@ def run_file(args: argparse.Namespace) -> int:
 
     check_suffix(args.output)
     user_ids, histories = read_histories(args.input)
-    recommender = load_recommender(args.model, args.domain, args.index)
+    recommender = load_recommender(args, args.index)
     processor = recommender.processor
     histories = [[parse_entry(entry) if isinstance(entry, str) else entry for entry in items] for items in histories]
     if args.skip_unknown:
