@@ -1,5 +1,6 @@
 """The items to recommend, from whatever a shop has: a table, a data frame, a mapping, a domain."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import polars as pl
 
 from ..data import Domain
-from ..data.readers.table import read_products
-from ..data.readers.values import flatten_text, to_id
+from ..data.readers.columns import check_columns
+from ..data.readers.item_texts import join_texts
+from ..data.readers.json_lines import json_records
+from ..data.readers.table import JSON_LINES, load_table
+from ..data.readers.values import flatten_text, to_id, to_ids, to_texts
 from ..modeling_unisrec import ItemCatalogue
 
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 Items: TypeAlias = (
     "str | os.PathLike | Mapping[str, str] | pl.DataFrame | pd.DataFrame | datasets.Dataset | Domain | ItemCatalogue"
 )
+DEFAULT_TEXT_COLUMNS = ("title", "text")  # the first that a table has
+logger = logging.getLogger(__name__)
 
 
 def make_catalogue(
@@ -62,6 +68,105 @@ def make_catalogue(
     return ItemCatalogue(list(items), list(items.values()))
 
 
+def read_products(
+    items: Any, *, item_column: str = "item_id", text_columns: str | Sequence[str] | None = None
+) -> pl.DataFrame:
+    r"""
+    Reads a product list. Rows without an id or a text are left out, and so is an id that came before; a warning counts
+    them.
+
+    Args:
+        items (`str`, `os.PathLike` or data frame):
+            File or dataset, as for [`read_table`], or a data frame of polars or pandas, an Arrow table or a
+            `datasets.Dataset`.
+        item_column (`str`, *optional*, defaults to `"item_id"`): Column of the item ids.
+        text_columns (`str` or `Sequence[str]`, *optional*):
+            Columns that form the item text, in order, as for [`read_table`]. Defaults to `title`, and to `text` where
+            there is no such column.
+
+    Returns:
+        `pl.DataFrame`: Columns `item_id` (`str`) and `text` (`str`), in the order of the rows.
+
+    Raises:
+        OSError: If there is no such file or dataset, or it cannot be read.
+        TypeError: If `items` is nothing of the above.
+        ValueError: If a column is missing or of a wrong type, or no row has an id and a text.
+    """
+    source = str(items) if isinstance(items, str | os.PathLike) else "the items"
+    if isinstance(text_columns, str):
+        text_columns = [text_columns]
+    if text_columns is None and source.lower().removesuffix(".gz").endswith(JSON_LINES):
+        text_columns = _default_columns(list(next(json_records(items), {})), source)
+    if isinstance(items, str | os.PathLike):
+        table, first_line = load_table(items, [item_column, *(text_columns or ())])
+    else:
+        table, first_line = _as_frame(items), None
+        check_columns(table.columns, [item_column], source)
+    if text_columns is None:
+        text_columns = _default_columns(table.columns, source)
+    ids = to_ids(table[item_column], source, first_line=first_line).alias("item_id")
+    rows = pl.DataFrame([ids, join_columns(table, text_columns, source, first_line)])
+    with_id = rows.drop_nulls("item_id")
+    with_text = with_id.drop_nulls("text")
+    found = with_text.unique("item_id", keep="first", maintain_order=True)
+    if found.is_empty():
+        raise ValueError(
+            f"{source}: none of its {rows.height:,} rows has an id and a text ({', '.join(text_columns)})"
+        )
+    reasons = {
+        "without an id": rows.height - with_id.height,
+        "without a text": with_id.height - with_text.height,
+        "with an id that came before": with_text.height - found.height,
+    }
+    if found.height < rows.height:
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+        left_out = rows.height - found.height
+        logger.warning("%s: %s of %s rows left out: %s", source, f"{left_out:,}", f"{rows.height:,}", counts)
+    return found
+
+
+def join_columns(
+    table: pl.DataFrame, text_columns: Sequence[str], source: str, first_line: int | None = None
+) -> pl.Series:
+    """Returns the column `text`, joined from columns of a table in their order; null where all of them are empty.
+    Raises `ValueError` if a column is missing, named twice or of a wrong type."""
+    text_columns = list(text_columns)
+    if not text_columns:
+        raise ValueError("no text column is named, expected at least one")
+    if twice := next((name for name in text_columns if text_columns.count(name) > 1), None):
+        raise ValueError(f"text column {twice!r} is named twice, expected each once")
+    check_columns(table.columns, text_columns, source)
+    texts = [to_texts(table[name], source, first_line=first_line) for name in text_columns]
+    return pl.DataFrame(texts).select(text=join_texts(pl.col(name) for name in text_columns))["text"]
+
+
+def _default_columns(found: Sequence[str], source: str) -> list[str]:
+    for name in DEFAULT_TEXT_COLUMNS:
+        if name in found:
+            return [name]
+    raise ValueError(
+        f"{source}: neither a column 'title' nor 'text', the columns are {', '.join(found)}; name those that form the "
+        "text of an item (text_columns, --text-columns)"
+    )
+
+
+def _as_frame(table: Any) -> pl.DataFrame:
+    """Converts a data frame of polars or pandas, an Arrow table or a `datasets.Dataset`. Raises `TypeError` for other
+    objects."""
+    if isinstance(table, pl.DataFrame):
+        return table
+    library = type(table).__module__.partition(".")[0]
+    if library == "pandas" and hasattr(table, "columns"):
+        return pl.from_pandas(table)
+    if library == "datasets" and hasattr(table, "to_polars"):
+        return table.to_polars()
+    if library == "pyarrow" and hasattr(table, "column_names"):
+        return pl.from_arrow(table)
+    raise TypeError(
+        f"a table is a file, a dataset of the Hub or a data frame of polars or pandas, not a {type(table).__name__}"
+    )
+
+
 def check_items(items: Mapping[Any, Any]) -> None:
     """Raises `ValueError` unless all ids and texts are strings that say something."""
     for pair in items.items():
@@ -69,4 +174,4 @@ def check_items(items: Mapping[Any, Any]) -> None:
             raise ValueError(f"an item is an id and a text, neither of them empty; got {pair!r}.")
 
 
-__all__ = ["Items", "check_items", "make_catalogue"]
+__all__ = ["Items", "check_items", "join_columns", "make_catalogue", "read_products"]

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 
 from ..data.atomic import whole_file
 from ..data.domain import writing
-from ..data.readers.table import load_table, text_of_columns
+from ..data.readers.table import load_table
 from ..data.readers.values import place, to_id, to_ids, to_texts
+from .catalogue import join_columns
 
 
 if TYPE_CHECKING:
@@ -86,11 +87,13 @@ def read_items(
     if text_columns is None:
         texts = to_texts(table["text"], str(path), first_line=first_line)
     else:
-        texts = text_of_columns(table, text_columns, str(path), first_line)
+        texts = join_columns(table, text_columns, str(path), first_line)
     items: dict[str, str] = {}
     for row, (item_id, text) in enumerate(zip(ids, texts, strict=True)):
         if item_id is None or text is None:
-            raise ValueError(f"{place(str(path), row, first_line)}: expected an id and a text, neither of them empty.")
+            raise ValueError(
+                f"{place(str(path), row, first_line)}: expected an item_id and a text, neither of them empty."
+            )
         if item_id in items:
             raise ValueError(f"{place(str(path), row, first_line)}: item id {item_id!r} comes twice, expected once.")
         items[item_id] = text

@@ -1,11 +1,9 @@
 """Reader of tables of interactions and items: local CSV, TSV, JSON lines or parquet, or a dataset of the Hub."""
 
-import logging
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -19,12 +17,10 @@ from .values import to_ids, to_texts
 
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-DEFAULT_TEXT_COLUMNS = ("title", "text")  # of a product list, the first that it has
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 DATASET = re.compile(
     r"(?P<path>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?(:(?P<config>[\w.-]+))?(\[(?P<split>[^\[\]]+)\])?"
 )
-logger = logging.getLogger(__name__)
 
 
 def read_table(
@@ -84,84 +80,6 @@ def read_table(
         "item_steps": [count_step(item_step, catalogue.height, catalogue.height)],
     }
     return RawData(rows, catalogue, info)
-
-
-def read_products(
-    items: Any, *, item_column: str = "item_id", text_columns: str | Sequence[str] | None = None
-) -> pl.DataFrame:
-    r"""
-    Reads a product list. Rows without an id or a text are left out, and so is an id that came before; a warning counts
-    them.
-
-    Args:
-        items (`str`, `os.PathLike` or data frame):
-            File or dataset, as for [`read_table`], or a data frame of polars or pandas, an Arrow table or a
-            `datasets.Dataset`.
-        item_column (`str`, *optional*, defaults to `"item_id"`): Column of the item ids.
-        text_columns (`str` or `Sequence[str]`, *optional*):
-            Columns that form the item text, in order, as for [`read_table`]. Defaults to `title`, and to `text` where
-            there is no such column.
-
-    Returns:
-        `pl.DataFrame`: Columns `item_id` (`str`) and `text` (`str`), in the order of the rows.
-
-    Raises:
-        FileNotFoundError: If there is no such file or dataset.
-        OSError: If it cannot be read.
-        TypeError: If `items` is nothing of the above.
-        ValueError: If a column is missing or of a wrong type, or no row has an id and a text.
-    """
-    source = str(items) if isinstance(items, str | os.PathLike) else "the items"
-    if isinstance(items, str | os.PathLike):
-        if Path(items).is_dir():
-            raise IsADirectoryError(f"{items}: a folder, expected a table of products such as products.csv")
-        table, first_line = load_table(items, [item_column])
-    else:
-        table, first_line = _as_frame(items), None
-        check_columns(table.columns, [item_column], source)
-    if text_columns is None:
-        text_columns = [name for name in DEFAULT_TEXT_COLUMNS if name in table.columns][:1]
-        if not text_columns:
-            raise ValueError(
-                f"{source}: neither a column 'title' nor 'text', the columns are {', '.join(table.columns)}; name those "
-                "that form the text of an item (text_columns, --text-columns)"
-            )
-    text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)
-    ids = to_ids(table[item_column], source, first_line=first_line).alias("item_id")
-    rows = pl.DataFrame([ids, text_of_columns(table, text_columns, source, first_line)])
-    with_id = rows.drop_nulls("item_id")
-    with_text = with_id.drop_nulls("text")
-    found = with_text.unique("item_id", keep="first", maintain_order=True)
-    if found.is_empty():
-        raise ValueError(
-            f"{source}: none of its {rows.height:,} rows has an id and a text ({', '.join(text_columns)})"
-        )
-    reasons = {
-        "without an id": rows.height - with_id.height,
-        "without a text": with_id.height - with_text.height,
-        "with an id that came before": with_text.height - found.height,
-    }
-    if found.height < rows.height:
-        counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
-        logger.warning(
-            "%s: %s of %s rows left out: %s", source, f"{rows.height - found.height:,}", f"{rows.height:,}", counts
-        )
-    return found
-
-
-def text_of_columns(
-    table: pl.DataFrame, text_columns: Sequence[str], source: str, first_line: int | None = None
-) -> pl.Series:
-    """Returns the column `text`, joined from columns of a table in their order; null where all of them are empty.
-    Raises `ValueError` if a column is missing, named twice or of a wrong type."""
-    text_columns = list(text_columns)
-    if not text_columns:
-        raise ValueError("no text column is named, expected at least one")
-    if twice := next((name for name in text_columns if text_columns.count(name) > 1), None):
-        raise ValueError(f"text column {twice!r} is named twice, expected each once")
-    check_columns(table.columns, text_columns, source)
-    texts = [to_texts(table[name], source, first_line=first_line) for name in text_columns]
-    return pl.DataFrame(texts).select(text=join_texts(pl.col(name) for name in text_columns))["text"]
 
 
 def load_table(
@@ -233,21 +151,4 @@ def _load_dataset(source: str) -> pl.DataFrame:
         raise ValueError(f"{source}: cannot be loaded as a dataset of the Hub ({reason})") from error
 
 
-def _as_frame(table: Any) -> pl.DataFrame:
-    """Converts a data frame of polars or pandas, an Arrow table or a `datasets.Dataset`. Raises `TypeError` for other
-    objects."""
-    if isinstance(table, pl.DataFrame):
-        return table
-    library = type(table).__module__.partition(".")[0]
-    if library == "pandas" and hasattr(table, "columns"):
-        return pl.from_pandas(table)
-    if library == "datasets" and hasattr(table, "to_polars"):
-        return table.to_polars()
-    if library == "pyarrow" and hasattr(table, "column_names"):
-        return pl.from_arrow(table)
-    raise TypeError(
-        f"a table is a file, a dataset of the Hub or a data frame of polars or pandas, not a {type(table).__name__}"
-    )
-
-
-__all__ = ["load_table", "read_products", "read_table", "text_of_columns"]
+__all__ = ["load_table", "read_table"]

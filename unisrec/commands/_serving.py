@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
+    from ..modeling_unisrec import ItemCatalogue
     from ..recommender import Recommender
 
 
@@ -18,15 +19,17 @@ def parse_entry(entry: str) -> str | dict[str, str]:
     return entry
 
 
-def add_items_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
-    """Adds the options that name the items to rank, and the text encoder that reads them."""
+def add_items_arguments(
+    parser: argparse.ArgumentParser, domain: str = "likewise, the items of a domain folder"
+) -> None:
+    """Adds the options that name the items to rank; `domain` is the help for `--domain`."""
     items = parser.add_mutually_exclusive_group()
     items.add_argument(
         "--items",
         metavar="SOURCE",
-        help=f"{verb} these products instead of the checkpoint's catalogue: .csv, .tsv, .jsonl, .parquet or a dataset",
+        help="these products instead of the checkpoint's catalogue: .csv, .tsv, .jsonl, .parquet or a dataset",
     )
-    items.add_argument("--domain", metavar="DIR", help="likewise, the items of a domain folder")
+    items.add_argument("--domain", metavar="DIR", help=domain)
     parser.add_argument("--item-column", metavar="COLUMN", help="ids of --items (default: item_id)")
     parser.add_argument(
         "--text-columns",
@@ -34,7 +37,16 @@ def add_items_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
         metavar="COLUMN",
         help="item text of --items, in order (default: title, or else text)",
     )
-    parser.add_argument("--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has no text encoder")
+
+
+def given_items(args: argparse.Namespace) -> "ItemCatalogue | None":
+    """Returns the items that the options of a command name, `None` for none."""
+    from ..recommender.catalogue import make_catalogue
+
+    if args.items is None and (args.item_column is not None or args.text_columns is not None):
+        raise ValueError("--item-column and --text-columns name columns of --items: name the products by --items too.")
+    items = args.items if args.domain is None else args.domain
+    return make_catalogue(items, item_column=args.item_column, text_columns=args.text_columns)
 
 
 def load_recommender(args: argparse.Namespace, index: str = "exact") -> "Recommender":
@@ -42,10 +54,8 @@ def load_recommender(args: argparse.Namespace, index: str = "exact") -> "Recomme
     `ValueError` if FAISS is missing, so that the command exits with status 2."""
     from ..modeling_unisrec.checkpoint import load_checkpoint
     from ..recommender import Recommender
-    from ..recommender.catalogue import make_catalogue
 
-    items = args.items if args.domain is None else args.domain
-    catalogue = make_catalogue(items, item_column=args.item_column, text_columns=args.text_columns)
+    catalogue = given_items(args)
     model, processor = load_checkpoint(args.model, args.text_encoder)
     processor.catalogue = processor.catalogue if catalogue is None else catalogue
     start = time.perf_counter()

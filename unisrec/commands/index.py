@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the index")
     parser.add_argument("--kind", default="auto", choices=("auto", "flat", "ivf", "hnsw"), help="kind of index (auto)")
-    add_items_arguments(parser, "index")
+    add_items_arguments(parser)
+    parser.add_argument("--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has no text encoder")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -109,12 +109,12 @@ def run(args: argparse.Namespace) -> int:
 def list_items(args: argparse.Namespace) -> int:
     """Prints the catalogue."""
     from ..modeling_unisrec import UniSRecProcessor
-    from ..modeling_unisrec.hub import find_model
+    from ..modeling_unisrec.hub import find_model, released_name
 
     name, options = find_model(args.model)
-    catalogue = UniSRecProcessor.from_pretrained(name, **options).catalogue
+    catalogue = None if released_name(name) else UniSRecProcessor.from_pretrained(name, **options).catalogue
     if catalogue is None:
-        raise ValueError(f"{args.model}: the checkpoint has no catalogue; finetune it on a domain.")
+        raise ValueError(f"{args.model}: the checkpoint has no catalogue; add items, or finetune it on a domain.")
     for item_id, text in zip(catalogue.item_ids, catalogue.texts, strict=True):
         print(json.dumps({"item_id": item_id, "text": text}) if args.json else f"{item_id:16}  {text}")
     return 0

@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--skip-unknown", action="store_true", help="leave ids that are not in the catalogue out, and say how many"
     )
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="histories at a time (256)")
-    add_items_arguments(parser, "rank")
+    add_items_arguments(parser)
+    parser.add_argument("--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has no text encoder")
     parser.add_argument(
         "--index",
         default="exact",
