@@ -137,7 +137,7 @@ def load_app(
     compare: str | os.PathLike | None = None,
     popularity_file: str | os.PathLike | None = None,
     name: str | None = None,
-    items: Items | None = None,
+    items: "Items | None" = None,
 ) -> gr.Blocks:
     r"""
     Builds the page of a checkpoint.

@@ -53,7 +53,7 @@ def export_space(
     output: str | os.PathLike,
     domain_dir: str | os.PathLike | None = None,
     compare: str | os.PathLike | None = None,
-    items: Items | None = None,
+    items: "Items | None" = None,
 ) -> None:
     r"""
     Writes the folder of a Space.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils import cached_file, logging
 
 from ..configuration import UniSRecConfig
-from .hub import pin_revision, released_folder
+from .hub import RELEASED, pin_revision, released_folder
 from .modeling_unisrec import UniSRecModel
 from .weight_files import check_weights, not_finite
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 logger = logging.get_logger(__name__)
+for name in RELEASED:  # peft asks the Hub for the vocabulary of a base
+    warnings.filterwarnings("ignore", message=rf"(Unable to fetch remote|Could not find a config) file.* in {name}\b")
 
 TRAINING_DATA_FILE = "training_data.json"  # beside adapters, whose folder has no config.json
 

@@ -1,13 +1,14 @@
 """`unisrec-base`: what the name stands for, with which text encoder it is joined, and one line for what goes wrong."""
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from unisrec import Recommender
+from unisrec import Recommender, UniSRecFinetuneArguments, finetune
 from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
@@ -130,3 +131,14 @@ def test_another_text_encoder_of_another_width_is_refused(text_encoder_dir):
 def test_it_has_no_items_of_its_own():
     with pytest.raises(ValueError, match="no catalogue to recommend from; give the items to rank"):
         Recommender.from_pretrained(NAME)
+
+
+def test_adapters_on_it_name_it_and_load_anywhere(make_domain):
+    make_domain("shop").save_to_disk("shop")
+    args = UniSRecFinetuneArguments("run", lora="sequence", num_train_epochs=1, use_cpu=True, disable_tqdm=True)
+    finetune(NAME, "shop", "inductive", args)
+    assert json.loads(Path("run/adapter_config.json").read_bytes())["base_model_name_or_path"] == NAME
+    measured = json.loads(Path("run/test_results.json").read_bytes())
+    shutil.move("run", "elsewhere")
+    assert evaluate("elsewhere", "shop")["ndcg@10"] == pytest.approx(measured["test_ndcg@10"], abs=1e-6)
+    assert "huggingface.co/unisrec-base" not in Path("elsewhere/README.md").read_text(encoding="utf-8")
