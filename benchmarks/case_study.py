@@ -34,7 +34,7 @@ def describe_domains(pretrained: str, folders: list[Path]):
     gates, rows = {}, []
     for folder in folders:
         domain = Domain.load_from_disk(folder)
-        texts = domain_features(folder, domain, model.text_encoder, processor.tokenizer, model.config)
+        texts = domain_features(domain, model.text_encoder, processor.tokenizer, model.config)
         gates[domain.name] = gate_use(model.eval(), texts)
         split = leave_one_out(domain, "valid")
         with torch.inference_mode():

@@ -62,7 +62,7 @@ def transfer(row: Mapping[str, Any], seed: int, domain_dir: Path, pretrained: st
     if row.get("config"):
         arguments = yaml.safe_load((CONFIGS / f"{row['config']}-finetune.yaml").read_text()) | arguments
     start = time.perf_counter()
-    trainer, metrics = finetune(
+    result = finetune(
         row.get("model", pretrained).format(seed=seed),
         domain_dir,
         row["setting"],
@@ -70,7 +70,7 @@ def transfer(row: Mapping[str, Any], seed: int, domain_dir: Path, pretrained: st
         from_scratch=row.get("from_scratch", False),
         model_config=row.get("model_config"),
     )
-    found = metrics | {"seconds": time.perf_counter() - start, "epochs": trainer.state.epoch}
+    found = result.metrics | {"seconds": time.perf_counter() - start, "epochs": result.trainer.state.epoch}
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     results.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

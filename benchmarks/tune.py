@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 
 from unisrec import UniSRecFinetuneArguments
-from unisrec.trainer import finetune_trainer
+from unisrec.trainer import build_finetune_trainer
 
 
 METRIC = "eval_ndcg@10_seen_masked"
@@ -40,7 +40,7 @@ def run(settings: Mapping[str, Any], seed: int, domain: Path, pretrained: str, f
     arguments = {"metric_for_best_model": METRIC, **settings["arguments"]}
     # No checkpoints: what counts is the best epoch's metric, not its weights.
     arguments |= {"save_strategy": "no", "load_best_model_at_end": False, "report_to": "none", "seed": seed}
-    trainer = finetune_trainer(
+    trainer = build_finetune_trainer(
         settings.get("model", pretrained),
         domain,
         settings["setting"],

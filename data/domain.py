@@ -44,6 +44,9 @@ class Domain:
         given_features (`dict[str, np.ndarray]`, *optional*):
             Text vectors supplied with the data, float32 `(num_items, text_embedding_size)`: `"item_embeddings"` and
             `"word_drop_embeddings"` (of the texts after word drop). See [`given_text_features`].
+        folder (`Path`, *optional*): Folder that the domain was loaded from; encoded text vectors are kept there.
+        encoded (`dict[str, np.ndarray]`, *optional*):
+            Encoded text vectors of a domain without a folder, which are kept as long as the domain itself.
 
     Raises:
         ValueError: If a column is missing or has another type, an id is missing or repeated, a text or a history is
@@ -56,6 +59,8 @@ class Domain:
     info: dict[str, Any] = field(default_factory=dict)
     held_out: bool = True
     given_features: dict[str, np.ndarray] = field(default_factory=dict)
+    folder: Path | None = None
+    encoded: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_columns("items", self.items, {"item_id": pl.String, "text": pl.String})
@@ -181,7 +186,7 @@ class Domain:
             items, sequences = (read_parquet(path / name) for name in FILES[1:])
             given = load_given_features(path, description.get("given_features", []))
             held_out = description["splits"]["protocol"] == LEAVE_ONE_OUT["protocol"]
-            domain = cls(description["name"], items, sequences, description["info"], held_out, given)
+            domain = cls(description["name"], items, sequences, description["info"], held_out, given, path)
             for key, count in domain.counts.items():
                 if count != description["counts"].get(key):
                     raise ValueError(f"{count} {key}, expected {description['counts'].get(key)!r} (domain.json)")
@@ -191,6 +196,11 @@ class Domain:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{path}: damaged domain folder ({reason}); prepare it again") from error
         return domain
+
+    @classmethod
+    def load(cls, source: "Domain | str | os.PathLike") -> "Domain":
+        """Returns a domain that is in memory as it is, and reads one from a folder, see [`Domain.load_from_disk`]."""
+        return source if isinstance(source, cls) else cls.load_from_disk(source)
 
     def report(self) -> str:
         """Returns a short table of the counts and of the rows dropped by each preparation step."""
@@ -207,6 +217,8 @@ class Domain:
             if steps:
                 lines += ["", f"{title:<60}{'dropped':>12}{'left':>12}"]
                 lines += [f"  {row['step']:<58}{row['dropped']:>12,}{row['left']:>12,}" for row in steps]
+        if notes := self.info.get("notes"):
+            lines += ["", *map(str, notes)]
         return "\n".join(lines)
 
 

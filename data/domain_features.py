@@ -1,6 +1,5 @@
 """Text vectors of a domain as a model takes them: encoded by its text encoder, or given with the domain."""
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -14,7 +13,6 @@ from .text_features import load_text_features
 
 
 def domain_features(
-    domain_dir: str | os.PathLike,
     domain: Domain,
     text_encoder: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -32,8 +30,7 @@ def domain_features(
     is no text encoder.
 
     Args:
-        domain_dir (`str` or `os.PathLike`): Folder of the domain, where encoded vectors are kept.
-        domain ([`Domain`]): The domain.
+        domain ([`Domain`]): The domain. Encoded vectors are kept in its folder, or with a domain in memory.
         text_encoder (`PreTrainedModel`, *optional*): Text encoder of the model.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Its tokenizer.
         config ([`UniSRecConfig`]): Configuration of the model.
@@ -58,13 +55,13 @@ def domain_features(
             return given
         if word_drop_ratio is not None and domain.given_features:
             raise ValueError(
-                f"{domain_dir}: no text vectors with words left out came with the domain; name a text encoder by "
-                "--text-encoder, or make all views by item drop with --item_drop_probability 1."
+                f"{domain.name}: no text vectors with words left out came with the domain; name a text encoder by "
+                "`text_encoder`, or make all views by item drop with --item_drop_probability 1."
             )
-        raise ValueError("there is no text encoder; name the one of the checkpoint by --text-encoder.")
+        raise ValueError("there is no text encoder; name the one of the checkpoint by `text_encoder`.")
     with main_process_first or nullcontext():
         return load_text_features(
-            domain_dir,
+            domain.encoded if domain.folder is None else domain.folder,
             domain.items["text"].to_list(),
             text_encoder,
             tokenizer,

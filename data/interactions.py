@@ -1,5 +1,7 @@
 """From interactions and item texts to a domain: duplicates, items without text, k-core filter, time order."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
@@ -9,6 +11,7 @@ import polars as pl
 
 from .domain import Domain
 from .readers.columns import check_columns, to_interactions
+from .readers.frames import Frame, to_polars
 from .readers.values import to_ids, to_texts
 
 
@@ -93,29 +96,30 @@ def k_core(users: np.ndarray, items: np.ndarray, user_k: int = 5, item_k: int = 
 
 
 def build_domain(
-    interactions: pl.DataFrame,
-    items: pl.DataFrame,
+    interactions: Frame,
+    items: Frame,
     *,
     name: str,
     source: str,
     user_k: int = 5,
     item_k: int = 5,
     missing_text: Literal["error", "drop", "keep"] = "error",
+    keep_unsold: bool = False,
     info: dict[str, Any] | None = None,
 ) -> Domain:
     """
     Filter and order interactions, and join them with the item texts.
 
     In this order: rows without a user, an item or a time are dropped, repeated `(user, item, time)` rows are dropped,
-    items without text are refused or dropped, the k-core is taken, items without interactions are dropped. Users and
+    items without text are refused or dropped, the k-core is taken, items without interactions are dropped or kept. Users and
     items of the domain are sorted by id, independent of the order of the input rows; histories are in time order,
     and ties keep the order of the input rows.
 
     Args:
-        interactions (`pl.DataFrame`):
+        interactions (data frame, see [`to_polars`]):
             Columns `user_id`, `item_id` and `time`, of what [`to_ids`] and [`to_times`] take; others are
             ignored.
-        items (`pl.DataFrame`):
+        items (data frame, see [`to_polars`]):
             Columns `item_id` and `text`, of types accepted by [`to_ids`] and [`to_texts`]; others are kept. If an id
             occurs several times, its first row with a text is used.
         name (`str`): Name of the domain.
@@ -125,6 +129,11 @@ def build_domain(
         missing_text (`str`, *optional*, defaults to `"error"`):
             What to do with interactions whose item has no text: `"error"` refuses them, `"drop"` drops them, `"keep"`
             keeps them with the item id for a text. Counted in any case.
+        keep_unsold (`bool`, *optional*, defaults to `False`):
+            Whether items with a text that are in no history, such as new ones, stay in the catalogue. They can be
+            recommended, are ranked beside the others in every evaluation, which lowers its metrics a little, and are
+            among the candidates of training, as items that nobody chose. The default drops them, as the published
+            benchmarks do.
         info (`dict`, *optional*): Facts from the reader; its `steps` and `item_steps` precede those added here.
 
     Returns:
@@ -136,6 +145,7 @@ def build_domain(
     """
     if missing_text not in ("error", "drop", "keep"):
         raise ValueError(f"unknown missing_text {missing_text!r}, expected 'error', 'drop' or 'keep'")
+    interactions, items = to_polars(interactions, "interactions"), to_polars(items, "items")
     info = dict(info or {})
     steps, item_steps = list(info.pop("steps", [])), list(info.pop("item_steps", []))
 
@@ -189,15 +199,23 @@ def build_domain(
     users, numbers = users[core], numbers[core]
     used = np.zeros(len(item_ids), dtype=bool)
     used[numbers] = True
-    new_number = (np.cumsum(used) - 1).astype(np.uint32)
-    items_left = item_ids.filter(pl.Series(used)).to_frame("item_id")
-    items_left = items_left.join(catalogue, on="item_id", how="left", maintain_order="left")
-    item_steps.append(count_step("no interaction left", catalogue.height, items_left.height))
+    ids_left = item_ids.filter(pl.Series(used))
+    if keep_unsold:
+        unsold = catalogue.height - len(ids_left)
+        ids_left = catalogue["item_id"].sort()
+        item_steps.append(count_step(f"no interaction left, kept ({unsold:,})", catalogue.height, len(ids_left)))
+    else:
+        item_steps.append(count_step("no interaction left", catalogue.height, len(ids_left)))
+    items_left = ids_left.to_frame("item_id").join(catalogue, on="item_id", how="left", maintain_order="left")
+    new_number = np.zeros(len(item_ids), dtype=np.uint32)
+    new_number[used] = ids_left.search_sorted(item_ids.filter(pl.Series(used)))
     # polars groups a column that is flagged as sorted without a hash table.
     histories = pl.DataFrame([pl.Series("user", users).set_sorted(), pl.Series("item_index", new_number[numbers])])
     histories = histories.group_by("user", maintain_order=True).agg("item_index")
     sequences = histories.select(user_id=user_ids.gather(histories["user"]), item_index="item_index")
     filters = {"user_k": user_k, "item_k": item_k, "missing_text": missing_text}
+    if keep_unsold:
+        filters["keep_unsold"] = True
     info = {"source": source, "filters": filters, **info, "steps": steps, "item_steps": item_steps}
     return Domain(name, items_left, sequences, info)
 
@@ -255,8 +273,8 @@ def _describe_missing(rows: pl.DataFrame, items: pl.DataFrame, catalogue: pl.Dat
     reason = "has an empty text" if (items["item_id"] == first).any() else "is not in the items table"
     return (
         f"items without text: {missing['item_id'].n_unique():,} ({missing.height:,} of {rows.height:,} interactions); the "
-        f"first is {first!r}, which {reason}; complete the items, drop these interactions (--missing-text drop) or keep "
-        "them with the item id as text (--missing-text keep)"
+        f"first is {first!r}, which {reason}; complete the items, drop these interactions (`missing_text='drop'`) or keep "
+        "them with the item id as text (`missing_text='keep'`)"
     )
 
 
@@ -266,7 +284,7 @@ def _describe_empty(before: int, rounds: Sequence[int], user_k: int, item_k: int
     counts = " -> ".join(f"{count:,}" for count in (before, *rounds))
     return (
         f"the k-core (user_k={user_k}, item_k={item_k}) leaves nothing: {counts} interactions; "
-        "lower --user-k or --item-k (1 means no filter)"
+        "lower `user_k` or `item_k` (1 means no filter)"
     )
 
 

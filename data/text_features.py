@@ -5,9 +5,10 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import BinaryIO
 
 import numpy as np
@@ -21,7 +22,6 @@ from ..modeling_unisrec import TextHead
 from ..modeling_unisrec.text_encoders import text_max_length
 from .given_features import first_row_not_finite
 from .readers.files import reading
-from .word_drop import drop_words
 
 
 _TEXTS_PER_TOKENIZER_CALL = 16384
@@ -127,7 +127,7 @@ def encode_texts(
 
 
 def load_text_features(
-    domain_dir: str | os.PathLike,
+    store: str | os.PathLike | MutableMapping[str, np.ndarray],
     texts: Sequence[str],
     encoder: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -147,7 +147,9 @@ def load_text_features(
     texts after word drop, autocast type), so features of another encoder or of other texts are never used.
 
     Args:
-        domain_dir (`str` or `os.PathLike`): A domain folder, see [`Domain.save_to_disk`].
+        store (`str`, `os.PathLike` or `MutableMapping`):
+            A domain folder, see [`Domain.save_to_disk`]; or a mapping in memory, in which the features are kept by
+            their key.
         texts (`Sequence[str]`): The item texts of the domain, in catalogue order.
         encoder (`PreTrainedModel`): The text encoder.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
@@ -159,15 +161,15 @@ def load_text_features(
         encode_kwargs: `tokens_per_batch`, `device`, `progress` and `desc` of [`encode_texts`].
 
     Returns:
-        `np.ndarray` of shape `(num_items, text_embedding_size)`, float32: A read-only memory map.
+        `np.ndarray` of shape `(num_items, text_embedding_size)`, float32: Read-only; of a folder a memory map.
 
     Raises:
         FileNotFoundError: If there is no such domain folder.
         OSError: If the features cannot be written to the domain folder.
         ValueError: As for [`encode_texts`] and [`drop_words`].
     """
-    domain_dir = Path(domain_dir)
-    if not domain_dir.is_dir():
+    domain_dir = None if isinstance(store, MutableMapping) else Path(store)
+    if domain_dir is not None and not domain_dir.is_dir():
         raise FileNotFoundError(f"{domain_dir}: no such domain folder; write it first with `unisrec prepare`")
     if word_drop_ratio is not None:
         texts = drop_words(texts, word_drop_ratio, seed)
@@ -187,6 +189,12 @@ def load_text_features(
     if dtype is not None:
         contents["dtype"] = str(dtype)
     key = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+    options = {"pooling": pooling, "max_length": max_length, "dtype": dtype, **encode_kwargs}
+    if domain_dir is None:
+        if key not in store:
+            store[key] = encode_texts(texts, encoder, tokenizer, **options)
+            store[key].flags.writeable = False
+        return store[key]
     folder = domain_dir / "text_features" / key
     path = folder / "features.npy"
     shape = (len(texts), head.vector_size(encoder.config.hidden_size))
@@ -195,14 +203,48 @@ def load_text_features(
 
     with _write_errors_explained(folder):
         folder.mkdir(parents=True, exist_ok=True)  # checked before the long computation
-    features = encode_texts(
-        texts, encoder, tokenizer, pooling=pooling, max_length=max_length, dtype=dtype, **encode_kwargs
-    )
+    features = encode_texts(texts, encoder, tokenizer, **options)
     description = {"encoder_name": encoder.name_or_path, "shape": shape, **contents}
     with _write_errors_explained(folder):
         _write(folder / "key.json", lambda file: file.write(json.dumps(description, indent=2).encode()))
         _write(path, lambda file: np.save(file, features))
     return np.load(path, mmap_mode="r")
+
+
+def drop_words(texts: Sequence[str], ratio: float = 0.15, seed: int = 0) -> list[str]:
+    r"""
+    Returns copies of texts with randomly dropped words, reproducible for a given seed.
+
+    Each word is dropped independently; a text that would lose all its words keeps the first. The result for a text
+    depends on `seed` and the text alone, not on its position in the list.
+
+    Args:
+        texts (`Sequence[str]`): Item texts; words are separated by whitespace.
+        ratio (`float`, *optional*, defaults to 0.15): Probability that a word is dropped, in `[0, 1)`.
+        seed (`int`, *optional*, defaults to 0): Random seed.
+
+    Returns:
+        `list[str]`: The remaining words of each text, separated by single spaces, in the order of `texts`.
+
+    Raises:
+        ValueError: If `ratio` is outside `[0, 1)`.
+
+    Examples:
+
+    ```python
+    >>> drop_words(["Nordkap Stainless Steel Kettle 1.7 L"], ratio=0.3, seed=1)
+    ['Nordkap Stainless Kettle L']
+    ```
+    """
+    if not 0 <= ratio < 1:
+        raise ValueError(f"ratio must be at least 0 and below 1, got {ratio}")
+
+    dropped = []
+    for text in texts:
+        draw = Random(f"{seed} {text}").random
+        words = text.split()
+        dropped.append(" ".join([word for word in words if draw() >= ratio] or words[:1]))
+    return dropped
 
 
 def _find_head(encoder: PreTrainedModel, pooling: str | None) -> TextHead:
@@ -303,4 +345,4 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-__all__ = ["encode_texts", "load_text_features", "text_max_length"]
+__all__ = ["drop_words", "encode_texts", "load_text_features", "text_max_length"]

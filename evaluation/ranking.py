@@ -167,7 +167,7 @@ def rank_targets(
 
 def evaluate(
     model: str | os.PathLike,
-    domain_dir: str | os.PathLike,
+    domain: Domain | str | os.PathLike,
     split: Literal["valid", "test"] = "test",
     *,
     text_encoder: str | None = None,
@@ -181,7 +181,7 @@ def evaluate(
 
     Args:
         model (`str` or `os.PathLike`): Folder or Hub id of a checkpoint.
-        domain_dir (`str` or `os.PathLike`): Domain folder.
+        domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         split (`str`, *optional*, defaults to `"test"`): `"valid"` or `"test"`.
         text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
         allow_seen (`bool`, *optional*, defaults to `False`):
@@ -199,7 +199,7 @@ def evaluate(
         OSError: If the checkpoint or the domain cannot be loaded.
     """
     accelerator = make_accelerator(use_cpu)
-    domain = Domain.load_from_disk(domain_dir)
+    domain = Domain.load(domain)
     name, (model, processor) = model, load_checkpoint(model, text_encoder)
     if not allow_seen:
         check_unseen(name, model.config, domain, "take a model that holds out, or look all the same with --allow-seen")
@@ -207,10 +207,9 @@ def evaluate(
     if model.config.num_items is not None and model.config.item_ids_hash != items.item_ids_hash:
         raise ValueError(
             f"the checkpoint is transductive: its ID embedding belongs to a catalogue of {model.config.num_items} "
-            f"items, which is not that of {domain_dir}; finetune it there, or take an inductive checkpoint."
+            f"items, which is not that of {domain.name!r}; finetune it there, or take an inductive checkpoint."
         )
     text_embeds = domain_features(
-        domain_dir,
         domain,
         model.text_encoder,
         processor.tokenizer,

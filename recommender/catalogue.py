@@ -2,28 +2,24 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TypeAlias
 
 import polars as pl
 
 from ..data import Domain
 from ..data.readers.columns import check_columns
+from ..data.readers.files import suffix_of
+from ..data.readers.frames import TableSource, is_path
 from ..data.readers.item_texts import join_texts
 from ..data.readers.json_lines import json_records
 from ..data.readers.table import JSON_LINES, load_table
-from ..data.readers.values import flatten_text, to_id, to_ids, to_texts
+from ..data.readers.values import to_ids, to_texts
 from ..modeling_unisrec import ItemCatalogue
 
 
-if TYPE_CHECKING:
-    import datasets
-    import pandas as pd
-
-Items: TypeAlias = (
-    "str | os.PathLike | Mapping[str, str] | pl.DataFrame | pd.DataFrame | datasets.Dataset | Domain | ItemCatalogue"
-)
+Items: TypeAlias = "TableSource | Mapping[str, str] | Domain | ItemCatalogue"
 DEFAULT_TEXT_COLUMNS = ("title", "text")  # the first that a table has
 logger = logging.getLogger(__name__)
 
@@ -44,8 +40,7 @@ def make_catalogue(
 
     Raises:
         OSError: If a file or folder does not exist or cannot be read.
-        TypeError: If `items` is nothing of the above.
-        ValueError: If a column is missing, an id or text is empty or no string, no item is there, or columns are named
+        ValueError: If `items` is nothing of the above, a column is missing, an id or text is empty or no string, no item is there, or columns are named
             for what has none.
     """
     if isinstance(items, str | os.PathLike) and Path(items).is_dir():
@@ -69,16 +64,14 @@ def make_catalogue(
 
 
 def read_products(
-    items: Any, *, item_column: str = "item_id", text_columns: str | Sequence[str] | None = None
+    items: TableSource, *, item_column: str = "item_id", text_columns: str | Sequence[str] | None = None
 ) -> pl.DataFrame:
     r"""
     Reads a product list. Rows without an id or a text are left out, and so is an id that came before; a warning counts
     them.
 
     Args:
-        items (`str`, `os.PathLike` or data frame):
-            File or dataset, as for [`read_table`], or a data frame of polars or pandas, an Arrow table or a
-            `datasets.Dataset`.
+        items (`str`, `os.PathLike` or data frame): File, dataset of the Hub or frame, as for [`read_table`].
         item_column (`str`, *optional*, defaults to `"item_id"`): Column of the item ids.
         text_columns (`str` or `Sequence[str]`, *optional*):
             Columns that form the item text, in order, as for [`read_table`]. Defaults to `title`, and to `text` where
@@ -89,21 +82,17 @@ def read_products(
 
     Raises:
         OSError: If there is no such file or dataset, or it cannot be read.
-        TypeError: If `items` is nothing of the above.
-        ValueError: If a column is missing or of a wrong type, or no row has an id and a text.
+        ValueError: If `items` is no table, a column is missing or of a wrong type, or no row has an id and a text.
     """
-    source = str(items) if isinstance(items, str | os.PathLike) else "the items"
     if isinstance(text_columns, str):
         text_columns = [text_columns]
-    if text_columns is None and source.lower().removesuffix(".gz").endswith(JSON_LINES):
-        text_columns = _default_columns(list(next(json_records(items), {})), source)
-    if isinstance(items, str | os.PathLike):
-        table, first_line = load_table(items, [item_column, *(text_columns or ())])
-    else:
-        table, first_line = _as_frame(items), None
-        check_columns(table.columns, [item_column], source)
-    if text_columns is None:
-        text_columns = _default_columns(table.columns, source)
+    columns = [item_column, *(text_columns or ())]
+    if text_columns is None and is_path(items) and suffix_of(items) in JSON_LINES:  # of which only named ones are read
+        columns += _default_columns(next(json_records(items), {}), str(items))
+    table, source, first_line, notes = load_table(items, columns, name="items")
+    for note in notes:
+        logger.warning(note)
+    text_columns = _default_columns(table.columns, source) if text_columns is None else text_columns
     ids = to_ids(table[item_column], source, first_line=first_line).alias("item_id")
     rows = pl.DataFrame([ids, join_columns(table, text_columns, source, first_line)])
     with_id = rows.drop_nulls("item_id")
@@ -140,7 +129,7 @@ def join_columns(
     return pl.DataFrame(texts).select(text=join_texts(pl.col(name) for name in text_columns))["text"]
 
 
-def _default_columns(found: Sequence[str], source: str) -> list[str]:
+def _default_columns(found: Iterable[str], source: str) -> list[str]:
     for name in DEFAULT_TEXT_COLUMNS:
         if name in found:
             return [name]
@@ -148,30 +137,6 @@ def _default_columns(found: Sequence[str], source: str) -> list[str]:
         f"{source}: neither a column 'title' nor 'text', the columns are {', '.join(found)}; name those that form the "
         "text of an item (text_columns, --text-columns)"
     )
-
-
-def _as_frame(table: Any) -> pl.DataFrame:
-    """Converts a data frame of polars or pandas, an Arrow table or a `datasets.Dataset`. Raises `TypeError` for other
-    objects."""
-    if isinstance(table, pl.DataFrame):
-        return table
-    library = type(table).__module__.partition(".")[0]
-    if library == "pandas" and hasattr(table, "columns"):
-        return pl.from_pandas(table)
-    if library == "datasets" and hasattr(table, "to_polars"):
-        return table.to_polars()
-    if library == "pyarrow" and hasattr(table, "column_names"):
-        return pl.from_arrow(table)
-    raise TypeError(
-        f"a table is a file, a dataset of the Hub or a data frame of polars or pandas, not a {type(table).__name__}"
-    )
-
-
-def check_items(items: Mapping[Any, Any]) -> None:
-    """Raises `ValueError` unless all ids and texts are strings that say something."""
-    for pair in items.items():
-        if not (all(isinstance(part, str) for part in pair) and to_id(pair[0]) and flatten_text(pair[1])):
-            raise ValueError(f"an item is an id and a text, neither of them empty; got {pair!r}.")
 
 
 __all__ = ["Items", "check_items", "join_columns", "make_catalogue", "read_products"]

@@ -44,7 +44,7 @@ def read_histories(path: str | os.PathLike) -> tuple[list[str], list[list[str | 
         OSError: If it cannot be read, see [`check_file`].
         ValueError: If a column or a user id is missing, or a history is not a list of ids and texts; names the row.
     """
-    table, first_line = load_table(path, ["user_id", "history"], hub=False)
+    table, _, first_line, _ = load_table(path, ["user_id", "history"], hub=False)
     user_ids = to_ids(table["user_id"], str(path), first_line=first_line)
     if user_ids.null_count():
         where = place(str(path), int(user_ids.is_null().arg_max()), first_line)
@@ -80,9 +80,8 @@ def read_items(
         OSError: If it cannot be read, see [`check_file`].
         ValueError: If a column, id or text is missing, or an id occurs twice; names the row.
     """
-    table, first_line = load_table(
-        path, [item_column, *(["text"] if text_columns is None else text_columns)], hub=False
-    )
+    columns = [item_column, *(["text"] if text_columns is None else text_columns)]
+    table, _, first_line, _ = load_table(path, columns, hub=False)
     ids = to_ids(table[item_column], str(path), first_line=first_line)
     if text_columns is None:
         texts = to_texts(table["text"], str(path), first_line=first_line)
@@ -102,7 +101,7 @@ def read_items(
 
 def read_item_ids(path: str | os.PathLike) -> list[str]:
     """Reads the column `item_id` of a CSV, JSON-lines or parquet file. Raises the same errors as [`read_items`]."""
-    table, first_line = load_table(path, ["item_id"], hub=False)
+    table, _, first_line, _ = load_table(path, ["item_id"], hub=False)
     ids = to_ids(table["item_id"], str(path), first_line=first_line)
     if ids.null_count():
         where = place(str(path), int(ids.is_null().arg_max()), first_line)

@@ -52,7 +52,7 @@ def domain_vectors(
         domain = Domain.load_from_disk(folder)
         if domain.name in found:
             raise ValueError(f"{folder}: another domain is called {domain.name!r} too; give each domain once.")
-        texts = _text_vectors(folder, domain, model, processor, accelerator)
+        texts = _text_vectors(domain, model, processor, accelerator)
         texts = torch.from_numpy(np.array(texts, dtype=np.float32))
         parts = [part.to(model.device, model.adaptor.weight.dtype) for part in texts.split(8192)]
         items = torch.cat([model.adaptor(part).float().cpu() for part in parts])
@@ -82,7 +82,7 @@ def metrics_of_models(
     for name, model_name in models.items():
         model, processor = load_checkpoint(model_name)
         check_unseen(model_name, model.config, domain, "take a model that holds out")
-        texts = _text_vectors(domain_dir, domain, model, processor, accelerator)
+        texts = _text_vectors(domain, model, processor, accelerator)
         model.detach_text_encoder()
         users = RankingDataset(test, texts)
         ranks = rank_targets(model, users, accelerator=accelerator)
@@ -91,14 +91,12 @@ def metrics_of_models(
 
 
 def _text_vectors(
-    domain_dir: str | os.PathLike,
     domain: Domain,
     model: UniSRecModel,
     processor: UniSRecProcessor,
     accelerator: Accelerator,
 ) -> np.ndarray:
     return domain_features(
-        domain_dir,
         domain,
         model.text_encoder,
         processor.tokenizer,

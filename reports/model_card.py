@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from ..configuration import UniSRecConfig
 from ..data import Domain
-from ..data.readers.table import DATASET, JSON_LINES, SEPARATORS
+from ..data.readers.table import DATASET, ENDINGS
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.hub import RELEASED, split_revision
 from ..modeling_unisrec.text_encoders import PACKAGED_ENCODER, PACKAGED_ENCODER_NAMES
@@ -231,8 +231,8 @@ def _hub_id(name: str | None) -> str | None:
 def _hub_datasets(domains: Sequence[Domain]) -> list[str]:
     """Datasets of the Hub among what `read_table` says that it has read."""
     names = [str(name) for domain in domains for name in domain.info.get("files", [])]
-    files = (*SEPARATORS, *JSON_LINES, ".parquet", ".gz")
-    matches = [DATASET.fullmatch(name) for name in names if "/" in name and not name.endswith(files)]
+    files = (*ENDINGS, ".gz")
+    matches = [DATASET.fullmatch(name) for name in names if "/" in name and not name.lower().endswith(files)]
     return list(dict.fromkeys(filter(None, (_hub_id(match["path"]) for match in matches if match))))
 
 

@@ -1,17 +1,18 @@
 """Training of models: losses, batches, trainers and training arguments."""
 
 from ..reports.model_card import UniSRecModelCardData
-from .base_trainer import UniSRecTrainer
+from . import finetuning as transfer  # its former name
+from .base_trainer import TrainingResult, UniSRecTrainer
 from .data_collator import FinetuneCollator, PretrainCollator, SampledFinetuneCollator, TextFinetuneCollator
-from .datasets import TargetBatchSampler, WindowDataset
+from .datasets import WindowDataset
 from .distributed import RowGatherer
 from .finetune_trainer import UniSRecFinetuneTrainer
+from .finetuning import build_finetune_trainer, finetune
 from .losses import catalogue_loss, contrastive_loss, sampled_softmax_loss
-from .negatives import NegativeSampler
 from .pretrain_trainer import UniSRecPretrainTrainer
-from .pretraining import pretrain
+from .pretraining import build_pretrain_trainer, pretrain
+from .samplers import NegativeSampler, TargetBatchSampler
 from .training_args import UniSRecFinetuneArguments, UniSRecPretrainArguments, UniSRecTrainingArguments
-from .transfer import finetune, finetune_trainer
 
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "SampledFinetuneCollator",
     "TargetBatchSampler",
     "TextFinetuneCollator",
+    "TrainingResult",
     "UniSRecFinetuneArguments",
     "UniSRecFinetuneTrainer",
     "UniSRecModelCardData",
@@ -30,10 +32,12 @@ __all__ = [
     "UniSRecTrainer",
     "UniSRecTrainingArguments",
     "WindowDataset",
+    "build_finetune_trainer",
+    "build_pretrain_trainer",
     "catalogue_loss",
     "contrastive_loss",
     "finetune",
-    "finetune_trainer",
     "pretrain",
     "sampled_softmax_loss",
+    "transfer",
 ]

@@ -6,7 +6,7 @@ import math
 import multiprocessing
 import numbers
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from enum import Enum
 from functools import cache
@@ -42,7 +42,8 @@ UNSUPPORTED = {
     "do_eval": "--eval_strategy says when",
     "do_predict": "the verb decides what is run",
     "do_train": "the verb decides what is run",
-    "enable_jit_checkpoint": "SIGTERM saves a checkpoint anyway",
+    "enable_jit_checkpoint": "its SIGTERM handler would replace ours, which always saves a checkpoint",
+    "eval_accumulation_steps": "ranks are moved to the CPU after each batch",
     "eval_do_concat_batches": "metrics are taken over all users at once",
     "eval_use_gather_object": "ranks are gathered as tensors",
     "fp16_full_eval": "evaluation is in float32, since rounding makes ties",
@@ -100,7 +101,6 @@ RANGES = {
     "eval_steps": "(0, 2147483647]",
     "save_steps": "(0, 2147483647]",
     "eval_delay": _NOT_NEGATIVE,
-    "eval_accumulation_steps": _COUNT,
     "save_total_limit": _COUNT,
     "seed": "[0, 4294967295]",
     "data_seed": "[0, 4294967295]",
@@ -132,142 +132,80 @@ _ALSO = {
     "optim_target_modules": bool,
 }
 
-_IGNORE_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
-_IGNORE_KWARGS = ("constant", "constant_with_warmup")
+Problem = tuple[str, str]  # an argument, and what is wrong with it
 
-# When an argument without effect, or one that ends in an error later, is refused; `before` anything is set up.
-_CONDITIONS: list[tuple[str, Callable[[Any], bool], str]] = [
-    (
-        "warmup_steps",
-        lambda args: args.warmup_steps > 0 and args.lr_scheduler_type in _IGNORE_WARMUP,
-        "has no effect on --lr_scheduler_type {lr_scheduler_type}: take constant_with_warmup, linear or cosine",
-    ),
-    (
-        "warmup_steps",
-        lambda args: args.warmup_steps > 1 and args.warmup_steps != int(args.warmup_steps),
-        "is {warmup_steps}, expected a whole number of steps, or a share of them below 1",
-    ),
-    (
-        "lr_scheduler_kwargs",
-        lambda args: bool(args.lr_scheduler_kwargs) and args.lr_scheduler_type in _IGNORE_KWARGS,
-        "have no effect on --lr_scheduler_type {lr_scheduler_type}: leave them out",
-    ),
-    (
-        "max_steps",
-        lambda args: args.max_steps != -1 and not 1 <= args.max_steps < 2**31,
-        "is {max_steps}, expected 1 or more",
-    ),
-    (
-        "load_best_model_at_end",
-        lambda args: args.load_best_model_at_end and args.eval_strategy == "no",
-        "needs evaluations: take --eval_strategy epoch, or --load_best_model_at_end false",
-    ),
-    (
-        "load_best_model_at_end",
-        lambda args: (
-            args.load_best_model_at_end
-            and args.eval_strategy == args.save_strategy == "steps"
-            and args.save_steps != (args.eval_steps or args.logging_steps)
-        ),
-        "would lose the best model between two saves: set --save_steps to the --eval_steps",
-    ),
-    (
-        "load_best_model_at_end",
-        lambda args: args.load_best_model_at_end and args.save_strategy not in ("best", args.eval_strategy),
-        "needs a checkpoint for each evaluation: set --save_strategy to the --eval_strategy, or to best",
-    ),
-    (
-        "save_strategy",
-        lambda args: args.save_strategy == "best" and args.eval_strategy == "no",
-        "best needs evaluations: take --eval_strategy epoch",
-    ),
-    (
-        "metric_for_best_model",
-        lambda args: (
-            args.metric_for_best_model is None
-            and (args.load_best_model_at_end or args.save_strategy == "best" or _is_by_metric(args))
-        ),
-        "is missing, such as ndcg@10, or DOMAIN_ndcg@10 in pre-training",
-    ),
-    (
-        "lr_scheduler_type",
-        lambda args: _is_by_metric(args) and args.eval_strategy == "no",
-        "{lr_scheduler_type} needs evaluations: take --eval_strategy epoch",
-    ),
-    (
-        "eval_on_start",
-        lambda args: args.eval_on_start and not getattr(args, "hold_out", True),
-        "has nothing to evaluate on where --hold_out is false: leave it out",
-    ),
-    (
-        "dataloader_prefetch_factor",
-        lambda args: args.dataloader_prefetch_factor is not None and args.dataloader_num_workers == 0,
-        "needs workers: set --dataloader_num_workers",
-    ),
-    (
-        "dataloader_multiprocessing_context",
-        lambda args: args.dataloader_multiprocessing_context is not None and args.dataloader_num_workers == 0,
-        "needs workers: set --dataloader_num_workers",
-    ),
-    (
-        "activation_checkpointing_kwargs",
-        lambda args: (
-            not (getattr(args, "activation_checkpointing", None) or args.gradient_checkpointing)
-            and bool(getattr(args, "activation_checkpointing_kwargs", None) or args.gradient_checkpointing_kwargs)
-        ),
-        "need --activation_checkpointing true",
-    ),
-    (
-        "skip_memory_metrics",
-        lambda args: not args.skip_memory_metrics and find_spec("psutil") is None,
-        "false needs psutil: pip install psutil",
-    ),
-    (
-        "local_rank",
-        lambda args: args.local_rank not in (-1, int(os.environ.get("LOCAL_RANK", -1))),
-        "is set by launchers, together with LOCAL_RANK: leave it out",
-    ),
-    (
-        "ddp_backend",
-        lambda args: args.ddp_backend is not None and not torch.distributed.is_backend_available(args.ddp_backend),
-        "{ddp_backend} is not part of this PyTorch: take gloo on CPUs, nccl on NVIDIA GPUs",
-    ),
-    *(
-        (
-            name,
-            lambda args, name=name: _is_changed(args, name) and "trackio" not in (args.report_to or ()),
-            "is for --report_to trackio: leave it out",
-        )
-        for name in ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
-    ),
-]
+_SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 
-# The same where the device and the number of processes must be known.
-_LATE_CONDITIONS: list[tuple[str, Callable[[Any], bool], str]] = [
-    (
-        "fp16",
-        lambda args: args.fp16 and args.device.type == "cpu",
-        "needs an accelerator: take --bf16 true on a CPU",
-    ),
-    (
-        "ddp_timeout",
-        lambda args: args.ddp_timeout != 1800 and args.device.type == "cpu",
-        "has no effect on CPUs: leave it out",
-    ),
-    (
-        "lr_scheduler_kwargs",
-        lambda args: (
-            _is_by_metric(args)
-            and (args.lr_scheduler_kwargs or {}).get("mode", "min") != ("max" if args.greater_is_better else "min")
-        ),
-        'need the direction of the metric for {lr_scheduler_type}, as \'{{"mode": "max"}}\' where higher is better',
-    ),
-    (
-        "auto_find_batch_size",
-        lambda args: args.auto_find_batch_size and args.world_size > 1,
-        "works in one process: find the size there, and set --per_device_train_batch_size",
-    ),
-]
+
+def _conflicts(args: TrainingArguments) -> Iterator[Problem]:
+    """Arguments without effect, or that would end in an error later."""
+    schedule, by_metric = _plain(args.lr_scheduler_type), args.lr_scheduler_type in _SCHEDULES_BY_METRIC
+    if args.warmup_steps > 0 and schedule in ("constant", *_SCHEDULES_BY_METRIC):
+        advice = "take constant_with_warmup, linear or cosine"
+        yield "warmup_steps", f"has no effect on --lr_scheduler_type {schedule}: {advice}"
+    if args.warmup_steps > 1 and args.warmup_steps != int(args.warmup_steps):
+        yield "warmup_steps", f"is {args.warmup_steps}, expected a whole number of steps, or a share of them below 1"
+    if args.lr_scheduler_kwargs and schedule in ("constant", "constant_with_warmup"):
+        yield "lr_scheduler_kwargs", f"have no effect on --lr_scheduler_type {schedule}: leave them out"
+    if args.max_steps != -1 and not 1 <= args.max_steps < 2**31:
+        yield "max_steps", f"is {args.max_steps}, expected 1 or more"
+    if args.load_best_model_at_end:
+        both_by_steps = args.eval_strategy == args.save_strategy == "steps"
+        if args.eval_strategy == "no":
+            advice = "take --eval_strategy epoch, or --load_best_model_at_end false"
+            yield "load_best_model_at_end", f"needs evaluations: {advice}"
+        if both_by_steps and args.save_steps != (args.eval_steps or args.logging_steps):
+            yield (
+                "load_best_model_at_end",
+                "would lose the best model between two saves: set --save_steps to --eval_steps",
+            )
+        if args.save_strategy not in ("best", args.eval_strategy):
+            advice = "set --save_strategy to the --eval_strategy, or to best"
+            yield "load_best_model_at_end", f"needs a checkpoint for each evaluation: {advice}"
+    if args.save_strategy == "best" and args.eval_strategy == "no":
+        yield "save_strategy", "best needs evaluations: take --eval_strategy epoch"
+    if args.metric_for_best_model is None and (
+        args.load_best_model_at_end or args.save_strategy == "best" or by_metric
+    ):
+        yield "metric_for_best_model", "is missing, such as ndcg@10, or DOMAIN_ndcg@10 in pre-training"
+    if by_metric and args.eval_strategy == "no":
+        yield "lr_scheduler_type", f"{schedule} needs evaluations: take --eval_strategy epoch"
+    if args.eval_on_start and not getattr(args, "hold_out", True):
+        yield "eval_on_start", "has nothing to evaluate on with --hold_out false: leave it out"
+    for name in ("dataloader_prefetch_factor", "dataloader_multiprocessing_context"):
+        if getattr(args, name) is not None and args.dataloader_num_workers == 0:
+            yield name, "needs workers: set --dataloader_num_workers"
+    # Named gradient_checkpointing in earlier versions of transformers.
+    checkpointing = getattr(args, "activation_checkpointing", None) or args.gradient_checkpointing
+    if not checkpointing and (
+        getattr(args, "activation_checkpointing_kwargs", None) or args.gradient_checkpointing_kwargs
+    ):
+        yield "activation_checkpointing_kwargs", "need --activation_checkpointing true"
+    if not args.skip_memory_metrics and find_spec("psutil") is None:
+        yield "skip_memory_metrics", "false needs psutil: pip install psutil"
+    if args.local_rank not in (-1, int(os.environ.get("LOCAL_RANK", -1))):
+        yield "local_rank", "is set by launchers, together with LOCAL_RANK: leave it out"
+    if args.ddp_backend is not None and not torch.distributed.is_backend_available(args.ddp_backend):
+        yield "ddp_backend", f"{args.ddp_backend} is not part of this PyTorch: take gloo on CPUs, nccl on NVIDIA GPUs"
+    for name in ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"):
+        if _is_changed(args, name) and "trackio" not in (args.report_to or ()):
+            yield name, "is for --report_to trackio: leave it out"
+
+
+def _setup_conflicts(args: TrainingArguments) -> Iterator[Problem]:
+    """Conflicts with the device or the number of processes, which are known after the `__post_init__` of transformers."""
+    if args.fp16 and args.device.type == "cpu":
+        yield "fp16", "needs an accelerator: take --bf16 true on a CPU"
+    if args.ddp_timeout != 1800 and args.device.type == "cpu":
+        yield "ddp_timeout", "has no effect on CPUs: leave it out"
+    direction = "max" if args.greater_is_better else "min"
+    by_metric = args.lr_scheduler_type in _SCHEDULES_BY_METRIC
+    if by_metric and (args.lr_scheduler_kwargs or {}).get("mode", "min") != direction:
+        advice = f"""need the direction of the metric for {_plain(args.lr_scheduler_type)}, here '{{"mode": "{direction}"}}'"""
+        yield "lr_scheduler_kwargs", advice
+    if args.auto_find_batch_size and args.world_size > 1:
+        advice = "find the size there, and set --per_device_train_batch_size"
+        yield "auto_find_batch_size", f"works in one process: {advice}"
 
 
 def check_arguments(args: TrainingArguments) -> None:
@@ -295,7 +233,7 @@ def check_arguments(args: TrainingArguments) -> None:
             )
         if name in RANGES and not (value is None or _is_within(value, RANGES[name])):
             raise ValueError(f"--{name} is {value}, expected a number in {RANGES[name]}.")
-    _check_conditions(args, _CONDITIONS)
+    _refuse(_conflicts(args))
 
 
 def check_setup(args: TrainingArguments) -> None:
@@ -308,7 +246,7 @@ def check_setup(args: TrainingArguments) -> None:
     Raises:
         ValueError: If one of them cannot be created, for example because a package is missing or an option is invalid.
     """
-    _check_conditions(args, _LATE_CONDITIONS)
+    _refuse(_setup_conflicts(args))
     for name in args.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
             raise ValueError(
@@ -381,15 +319,9 @@ def _check_compiler(args: TrainingArguments) -> None:
         raise ValueError(f"--torch_compile_mode is {args.torch_compile_mode!r}, expected one of {', '.join(modes)}.")
 
 
-def _check_conditions(args: TrainingArguments, conditions: list[tuple[str, Callable[[Any], bool], str]]) -> None:
-    for name, is_wrong, advice in conditions:
-        if is_wrong(args):
-            values = {field.name: _plain(getattr(args, field.name)) for field in fields(args)}
-            raise ValueError(f"--{name} {advice.format(**values)}.")
-
-
-def _is_by_metric(args: TrainingArguments) -> bool:
-    return args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+def _refuse(problems: Iterator[Problem]) -> None:
+    for name, advice in problems:
+        raise ValueError(f"--{name} {advice}.")
 
 
 def _is_changed(args: TrainingArguments, name: str) -> bool:

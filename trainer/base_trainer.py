@@ -3,6 +3,7 @@
 import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +13,7 @@ from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
+from transformers import EvalPrediction, PreTrainedModel
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 from transformers.utils import logging
@@ -23,11 +24,10 @@ from ..evaluation.ranking import RankingCollator, RankingDataset, TargetRanker
 from ..modeling_unisrec.adapters import save_training_data
 from ..reports.model_card import KindOfRun, ModelCardCallback, UniSRecModelCardData, write_model_card
 from .argument_rules import check_arguments, check_metric
-from .checkpoint_trainer import SafeTrainer, outlive_sigterm
-from .datasets import TargetBatchSampler
+from .callbacks import BestModelCheck, LogFile, SpeedMeter, TrainingProgress, outlive_sigterm
+from .checkpoint_trainer import CheckpointTrainer
 from .distributed import layers_to_shard, whole_weights
-from .progress import TrainingProgress
-from .run_log import LogFile, SpeedMeter
+from .samplers import TargetBatchSampler
 from .training_args import UniSRecTrainingArguments
 
 
@@ -38,24 +38,24 @@ def _ranking_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return ranking_metrics(prediction.predictions)
 
 
-class _BestModelCheck(TrainerCallback):
-    """Raises `ValueError` before the first step if a run should end with its best model but never evaluates."""
+@dataclass(frozen=True)
+class TrainingResult:
+    r"""
+    Result of [`pretrain`] and [`finetune`].
 
-    def on_train_begin(
-        self, args: UniSRecTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
-    ) -> None:
-        if not args.load_best_model_at_end:
-            return
-        last = state.max_steps if args.eval_strategy == "steps" else state.num_train_epochs
-        first = max(args.eval_delay, state.eval_steps if args.eval_strategy == "steps" else 0)
-        if first > last:
-            raise ValueError(
-                f"--load_best_model_at_end needs an evaluation, and the first would come after the end, at {first:g} of "
-                f"{last} {args.eval_strategy.value.rstrip('s')}s: lower --eval_steps or --eval_delay."
-            )
+    Args:
+        model ([`UniSRecModel`] or `PeftModel`):
+            The trained model, without a text encoder that was frozen; the checkpoint in the output folder contains it.
+        trainer ([`UniSRecTrainer`]): The trainer after training; `trainer.state.log_history` is the log.
+        metrics (`dict[str, float]`): Ranking metrics, see [`ranking_metrics`], without a prefix for the split.
+    """
+
+    model: PreTrainedModel
+    trainer: "UniSRecTrainer"
+    metrics: dict[str, float]
 
 
-class UniSRecTrainer(SafeTrainer):
+class UniSRecTrainer(CheckpointTrainer):
     r"""
     Base of [`UniSRecPretrainTrainer`] and [`UniSRecFinetuneTrainer`].
 
@@ -92,11 +92,10 @@ class UniSRecTrainer(SafeTrainer):
         super().__init__(model, copy.copy(args), *more, **kwargs)
         if self.eval_dataset is not None and self.compute_metrics is _ranking_metrics:
             check_metric(self.args, self.eval_dataset if isinstance(self.eval_dataset, Mapping) else None)
-        self.add_callback(_BestModelCheck())
+        self.add_callback(BestModelCheck())
         if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap is None:
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = layers_to_shard(self.model)
         self._text_encoder = text_encoder
-        self._processor = self.processing_class
         self.label_names = ["labels"]
         self.card_data = card_data or UniSRecModelCardData()
         self.card_data.kind_of_run = self._kind_of_run
@@ -368,4 +367,4 @@ class UniSRecTrainer(SafeTrainer):
             logger.warning(f"{folder}: no model card could be written ({type(error).__name__}: {error}).")
 
 
-__all__ = ["UniSRecTrainer"]
+__all__ = ["TrainingResult", "UniSRecTrainer"]

@@ -3,17 +3,18 @@
 import json
 import os
 import shutil
+import socket
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
 from transformers.utils import logging
 
-from .run_lock import LOCK_FILE, lock_run
-from .run_log import LOG_FILE
+from .callbacks import LOG_FILE
 from .training_args import UniSRecTrainingArguments
 
 
@@ -21,7 +22,46 @@ logger = logging.get_logger(__name__)
 
 DRAFTS = ".saving"  # in the output folder until the run has ended: what is being written
 FILE_LIST = "files.json"  # written last into a checkpoint: bytes and CRC-32 of each of its files
+LOCK_FILE = "lock"  # in the folder of drafts
 LAST_FILES = ("config.json", "adapter_config.json")  # without them nothing is loaded from a folder
+_held: dict[Path, FileLock] = {}  # by this process
+
+
+def lock_run(drafts: Path) -> None:
+    r"""
+    Takes the lock of a run for this process, which may have it already.
+
+    Args:
+        drafts (`Path`): The folder of drafts in the output folder; it exists.
+
+    Raises:
+        BlockingIOError: If another process has it.
+    """
+    file = drafts.resolve() / LOCK_FILE
+    if file in _held and file.exists():
+        return
+    unlock_run(drafts)
+    try:
+        holder = file.read_text(encoding="utf-8")
+    except OSError:
+        holder = ""
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BlockingIOError(
+            f"{drafts.parent}: another run is writing into this output folder ({holder or 'process unknown'}); wait until "
+            "it has ended, or name another --output_dir."
+        ) from error
+    file.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    _held[file] = lock
+
+
+def unlock_run(drafts: Path) -> None:
+    """Gives the lock of a run back, if this process has it."""
+    lock = _held.pop(drafts.resolve() / LOCK_FILE, None)
+    if lock is not None:
+        lock.release(force=True)
 
 
 def publish_checkpoint(draft: Path, checkpoint: Path) -> None:
@@ -255,7 +295,9 @@ __all__ = [
     "has_ended",
     "is_under_way",
     "leave_no_trace",
+    "lock_run",
     "publish_checkpoint",
     "publish_files",
     "tidy_failure",
+    "unlock_run",
 ]

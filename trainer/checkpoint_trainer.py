@@ -1,38 +1,47 @@
 """A crash-safe trainer: checkpoints are complete or absent, and SIGTERM ends a run with a checkpoint."""
 
 import copy
-import logging
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
+from huggingface_hub import CommitInfo
 from safetensors import SafetensorError
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, get_last_checkpoint
+from transformers.utils.hub import PushInProgress
 from transformers.utils.logging import get_logger
 
+from ..modeling_unisrec.hub import api, create_repository, upload_checkpoint, upload_state
+from ..modeling_unisrec.outgoing import check_adapter_base, check_outgoing, shared_files
 from ..modeling_unisrec.weight_files import check_weights_of_folder
+from .callbacks import SavingCallback
 from .checkpoint_folders import (
     DRAFTS,
-    adopt_checkpoint,
     delete_checkpoints,
     leave_no_trace,
+    lock_run,
     publish_checkpoint,
     publish_files,
+    unlock_run,
 )
-from .hub_trainer import HubTrainer
-from .resume import check_optimizer, check_random_state, check_scheduler, read_trainer_state
-from .run_lock import lock_run, unlock_run
+from .resume import (
+    check_optimizer,
+    check_random_state,
+    check_scheduler,
+    find_best_checkpoint,
+    had_stopped,
+    read_trainer_state,
+    without_warnings_about_paths,
+)
 
 
 logger = get_logger(__name__)
@@ -42,79 +51,7 @@ class TrainingInterrupted(InterruptedError):
     """Raised after a training has saved a checkpoint and stopped because of SIGTERM."""
 
 
-class SavingCallback(TrainerCallback):
-    """
-    Asks for a checkpoint after the step in which SIGTERM came, as machines get it that are taken away soon. With several
-    processes they must agree on the step; they do where they wait for each other anyway, at log lines.
-
-    Tells a run that goes on where its best checkpoint is now, whatever path it had before.
-
-    A checkpoint of the last step of an epoch is put off until the evaluation that ends the epoch. A run that goes on from
-    one made before would leave that evaluation out, and its draw from the random state with it.
-    """
-
-    def __init__(self):
-        self.received = False  # in this process
-        self.saving = False  # agreed on, and the checkpoint is being saved
-        self.has_begun = False  # all of the checkpoint that is resumed has been read
-        self.best_checkpoint: Path | None = None  # of the run that is resumed
-        self._put_off = False
-        self._handler = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.received = self.saving = self._put_off = False
-        self.has_begun = True
-        state.best_model_checkpoint = None if self.best_checkpoint is None else str(self.best_checkpoint)
-        if threading.current_thread() is threading.main_thread():  # Python handles signals only in the main thread
-            self._handler = signal.signal(signal.SIGTERM, self._receive)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if control.should_training_stop or state.epoch == int(state.epoch):
-            self._put_off, control.should_save = control.should_save, False
-        elif args.world_size == 1 or state.global_step % max(1, int(state.logging_steps)) == 0:
-            self._save_if_received(args, control)
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        control.should_save |= self._put_off
-        self._put_off = False
-        self._save_if_received(args, control)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.restore_handler()
-
-    def restore_handler(self) -> None:
-        """Lets SIGTERM do again what it did before the training."""
-        if self._handler is not None:
-            signal.signal(signal.SIGTERM, self._handler)
-            self._handler = None
-
-    def _receive(self, number: int, frame: object) -> None:
-        self.received = True
-
-    def _save_if_received(self, args: TrainingArguments, control: TrainerControl) -> None:
-        self.saving = self.received
-        if args.world_size > 1:
-            flag = torch.tensor(int(self.received), device=args.device)
-            dist.all_reduce(flag, dist.ReduceOp.MAX)
-            self.saving = bool(flag)
-        if self.saving:
-            control.should_save = True
-
-
-def outlive_sigterm(worker: int) -> None:
-    """Lets a data loader's worker go on when all processes get SIGTERM: the step in progress needs its batches."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-class SafeTrainer(HubTrainer):
+class CheckpointTrainer(Trainer):
     r"""
     `Trainer` whose checkpoints survive a crash of its process.
 
@@ -125,6 +62,7 @@ class SafeTrainer(HubTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self._processor = self.processing_class  # also while training hides it from the parent
         self.loaded_step: int | None = None  # of the checkpoint that the model has its weights from after training
         self.best_is_gone = False  # the model has the weights of the last step instead
         self._drafting = False
@@ -157,7 +95,7 @@ class SafeTrainer(HubTrainer):
         try:
             if checkpoint is not None:
                 self._prepare_to_resume(checkpoint)
-            with _without_warnings_about_paths():
+            with without_warnings_about_paths():
                 return super().train(None if checkpoint is None else str(checkpoint), *args, **kwargs)
         except BaseException as error:
             if writes:
@@ -190,22 +128,14 @@ class SafeTrainer(HubTrainer):
         check_random_state(checkpoint, self.args.process_index, self.args.world_size)
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             check_weights_of_folder(checkpoint, self.model)
-        # Early stopping has ended it, and killed after that it must not train for another epoch.
-        control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
-        self._had_stopped = control.get("should_training_stop", False) and state.global_step < state.max_steps
-        if state.best_model_checkpoint is None:
-            return
-        # The name alone counts: the folder may have been moved since, or spelled in another way.
-        best = checkpoint.parent / Path(state.best_model_checkpoint).name
-        folder = Path(self.args.output_dir).absolute()
-        if self.args.should_save and best.is_dir() and not (folder / best.name).exists():
-            adopt_checkpoint(best, folder)
+        self._had_stopped = had_stopped(state)
+        best = find_best_checkpoint(checkpoint, state, Path(self.args.output_dir), adopt=self.args.should_save)
         self.accelerator.wait_for_everyone()
-        if (folder / best.name).is_dir():
-            self._saving.best_checkpoint = folder / best.name
-        elif self.is_world_process_zero():
+        if best is not None and best.is_dir():
+            self._saving.best_checkpoint = best
+        elif best is not None and self.is_world_process_zero():
             logger.warning(
-                f"{best}, the best checkpoint so far ({self.args.metric_for_best_model} {state.best_metric}), is gone: "
+                f"the best checkpoint so far, {best.name} ({self.args.metric_for_best_model} {state.best_metric}), is gone: "
                 "unless a better one follows, the run will end with the weights of its last step."
             )
 
@@ -257,11 +187,13 @@ class SafeTrainer(HubTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves as the parent does, but atomically: a killed process leaves a complete model or none. Raises `ValueError` if a
         trained weight is not finite."""
-        if not self._drafting:  # the last steps of a run without checkpoints are checked nowhere else
-            self._check_finite(weight for weight in self.model.parameters() if weight.requires_grad)
-        own = output_dir in (None, self.args.output_dir)
-        if self._drafting or (own and self.args.push_to_hub and not _internal_call):
-            super().save_model(output_dir, _internal_call)  # the push saves
+        if self._drafting:  # called by the parent
+            super().save_model(output_dir, _internal_call)
+            return
+        # The last steps of a run without checkpoints are checked nowhere else.
+        self._check_finite(self.model)
+        if self.args.push_to_hub and not _internal_call and output_dir in (None, self.args.output_dir):
+            self.push_to_hub()  # which saves first
             return
         folder = Path(output_dir or self.args.output_dir)
         draft = folder / DRAFTS / folder.absolute().name
@@ -275,7 +207,7 @@ class SafeTrainer(HubTrainer):
             self.push_to_hub()
 
     def _save_checkpoint(self, model: nn.Module, trial: None) -> None:
-        self._check_weights(model)
+        self._check_finite(model, self._tr_loss)
         folder = Path(self._get_output_dir(trial))
         checkpoint = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         draft = folder / DRAFTS / checkpoint.name
@@ -285,7 +217,7 @@ class SafeTrainer(HubTrainer):
                 self.state.best_model_checkpoint = str(checkpoint.absolute())
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                self._save_state(draft)
+                self._write_state(draft)
                 publish_checkpoint(draft, checkpoint)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
@@ -305,10 +237,6 @@ class SafeTrainer(HubTrainer):
         folder = super()._get_output_dir(trial)
         return os.path.join(folder, DRAFTS) if self._drafting else folder
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._drafting:
-            super()._push_from_checkpoint(checkpoint_folder)
-
     @contextmanager
     def _writing(self, draft: Path, target: Path) -> Iterator[None]:
         self._drafting = True
@@ -318,7 +246,7 @@ class SafeTrainer(HubTrainer):
             OSError,
             RuntimeError,
             SafetensorError,
-        ) as error:  # torch and safetensors have their own for a full disk
+        ) as error:  # torch and safetensors raise their own for a full disk
             shutil.rmtree(draft, ignore_errors=True)
             raise OSError(
                 f"{target} could not be written ({_one_line(error)}); is the disk full? {self._how_to_go_on()}"
@@ -326,25 +254,128 @@ class SafeTrainer(HubTrainer):
         finally:
             self._drafting = False
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Creates the repository, and its branch `args.hub_revision`, where they are not there yet. Raises `ValueError` if
+        nobody else could load what is trained: adapters whose base is a folder of this machine."""
+        for adapter in getattr(self.model, "peft_config", {}).values():
+            check_adapter_base(Path(self.args.output_dir), adapter.to_dict())
+        if self.is_world_process_zero():
+            self.hub_model_id = create_repository(
+                self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
+                private=self.args.hub_private_repo if private is None else private,
+                revision=self.args.hub_revision,
+                token=token or self.args.hub_token,
+            )
+            self.push_in_progress = None
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> CommitInfo | Future[CommitInfo] | None:
+        r"""
+        Saves model, processor and card, and uploads them.
+
+        Args:
+            commit_message (`str`, *optional*, defaults to `"End of training"`): Commit message.
+            blocking (`bool`, *optional*, defaults to `True`): Whether to wait for the upload.
+            token (`str`, *optional*): Token instead of `args.hub_token`.
+            revision (`str`, *optional*): An existing branch instead of `args.hub_revision`.
+            private (`bool`, *optional*): Whether a new repository is private; defaults to `args.hub_private_repo`.
+            **kwargs: For `create_model_card`.
+
+        Returns:
+            `CommitInfo`, or a `Future` of it without `blocking`; `None` in all processes but the first.
+
+        Raises:
+            OSError: If the upload fails; the output folder is complete then.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self._finish_current_push()  # an upload reads the folder that the save writes
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        if kwargs:  # saving has written the card that follows from the training alone
+            self.create_model_card(**kwargs)
+        folder = Path(self.args.output_dir)
+        upload = partial(
+            upload_checkpoint,
+            folder,
+            self.hub_model_id,
+            commit_message,
+            revision=revision or self.args.hub_revision,
+            token=token or self.args.hub_token,
+        )
+        if not blocking:
+            return api.run_as_future(upload)
+        try:
+            return upload()
+        except (OSError, ValueError) as error:
+            raise OSError(f"{error}; the checkpoint is complete: unisrec push {folder} {self.hub_model_id}") from error
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        strategy = self.args.hub_strategy
+        if self._drafting or not self.is_world_process_zero() or strategy == HubStrategy.END:
+            return
+        if not self.args.hub_always_push and self.push_in_progress is not None and not self.push_in_progress.is_done():
+            return
+        self._finish_current_push()  # an upload reads the folder that the next lines write
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        # The folder of a checkpoint may be deleted by the next save, while an upload still reads it.
+        checkpoint, folder = Path(checkpoint_folder), Path(self.args.output_dir)
+        try:
+            check_outgoing(checkpoint, shared_files(checkpoint))
+        except ValueError as error:
+            logger.warning("a checkpoint was not pushed: %s", error)
+            return
+        for name in shared_files(checkpoint):
+            if name != "README.md":
+                shutil.copy(checkpoint / name, folder / name)
+        if self.push_in_progress is None and self._processor is not None:
+            self._processor.save_pretrained(folder)
+        message = f"Training in progress, step {self.state.global_step}"
+        target = {"repo_id": self.hub_model_id, "revision": self.args.hub_revision, "token": self.args.hub_token}
+        jobs = [api.run_as_future(upload_checkpoint, folder, message=message, **target)]
+        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
+            title = f"{message}, state of the training"
+            jobs.append(api.run_as_future(upload_state, checkpoint, place, message=title, **target))
+        self.push_in_progress = PushInProgress(jobs)
+        if len(jobs) > 1:
+            self._finish_current_push()
+
+    def _finish_current_push(self) -> None:
+        """Waits for the uploads that run. One that failed is a warning: the training is worth more."""
+        super()._finish_current_push()
+        if self.hub_model_id is None or self.push_in_progress is None:
+            return
+        for job in self.push_in_progress.jobs:
+            if (error := job.exception()) is not None:
+                logger.warning("a checkpoint was not pushed: %s", " ".join(str(error).split()))
+        self.push_in_progress = PushInProgress([])
+
     def save_state(self) -> None:
         """Saves the state as the parent does, without local paths."""
         if self.args.should_save:
-            self._save_state(Path(self.args.output_dir))
+            self._write_state(Path(self.args.output_dir))
 
-    def _save_state(self, folder: Path) -> None:
-        """Writes the state of the trainer; the best checkpoint, which lies in the output folder, by its name alone."""
+    def _write_state(self, folder: Path) -> None:
+        """Writes the state of the trainer, with the name of the best checkpoint instead of its path."""
         state = copy.copy(self.state)
         if state.best_model_checkpoint is not None:
             state.best_model_checkpoint = Path(state.best_model_checkpoint).name
         state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
-    def _check_weights(self, model: nn.Module) -> None:
-        """Checks that the weights are finite, because a checkpoint with NaN would replace a good one."""
-        self._check_finite([self._tr_loss, *(weight for weight in model.parameters() if weight.requires_grad)])
-
-    def _check_finite(self, tensors: Iterable[torch.Tensor]) -> None:
-        flags = [torch.isfinite(tensor).all().to(self.args.device) for tensor in tensors]
-        if flags and not torch.stack(flags).all():
+    def _check_finite(self, model: nn.Module, *tensors: torch.Tensor) -> None:
+        """Raises `ValueError` if a trained weight or one of the tensors has NaN or infinity: a good checkpoint stays."""
+        tensors += tuple(weight for weight in model.parameters() if weight.requires_grad)
+        if tensors and not torch.stack([torch.isfinite(each).all().to(self.args.device) for each in tensors]).all():
             self._refuse("the loss or a weight is not finite")
 
     def _refuse(self, what: str) -> None:
@@ -361,23 +392,8 @@ class SafeTrainer(HubTrainer):
         return f"Go on from {last} by --resume_from_checkpoint auto."
 
 
-@contextmanager
-def _without_warnings_about_paths() -> Iterator[None]:
-    """Without the parent's warning that a best checkpoint is not at the path it had: that is found by its name."""
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("The best checkpoint ")
-
-    parent = logging.getLogger("transformers.trainer")
-    parent.addFilter(is_other)
-    try:
-        yield
-    finally:
-        parent.removeFilter(is_other)
-
-
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
-__all__ = ["SafeTrainer", "SavingCallback", "TrainingInterrupted", "outlive_sigterm"]
+__all__ = ["CheckpointTrainer", "TrainingInterrupted"]

@@ -1,12 +1,11 @@
-"""Histories as the trainers read them: training windows, and batches of them by number of targets."""
+"""Training windows of histories, and the text vectors or texts of their items."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from ..data.splits import Split
-from .domain_sampling import DomainSampler
 
 
 class WindowDataset(Dataset):
@@ -95,88 +94,6 @@ class WindowDataset(Dataset):
         }
 
 
-class TargetBatchSampler(Sampler[list[int]]):
-    r"""
-    Batches of windows of similar length with about the same number of targets.
-
-    Windows are shuffled, sorted by length and cut where the running number of targets passes a multiple of the batch
-    size; then the batches are shuffled. Every epoch has the same number of batches, a multiple of the number of
-    processes, and what n processes see in one step is what one process sees with a batch n times as large.
-
-    With `one_domain`, each domain is cut on its own, so that all batches of a step hold windows of one domain; the
-    number of steps of a domain is proportional to its share of the epoch, and at least one.
-
-    Args:
-        dataset ([`WindowDataset`]): Gives lengths and epoch.
-        targets_per_batch (`int`): Most targets on average in the batch of one process.
-        num_processes (`int`, *optional*, defaults to 1): Processes that share the batches of a step.
-        seed (`int`, *optional*, defaults to 0): Random seed for the shuffle.
-        temperature (`float`, *optional*, defaults to 1):
-            How domains share an epoch, see [`DomainSampler`]. Batches take windows by their length, so the shares hold
-            for the epoch, and for a batch where the histories of the domains are alike.
-        one_domain (`bool`, *optional*, defaults to `False`):
-            Whether a step takes windows of one domain instead of all.
-
-    Raises:
-        ValueError: If there are fewer windows than processes, in a domain with `one_domain`, otherwise in all.
-    """
-
-    def __init__(
-        self,
-        dataset: WindowDataset,
-        targets_per_batch: int,
-        num_processes: int = 1,
-        seed: int = 0,
-        temperature: float = 1.0,
-        one_domain: bool = False,
-    ):
-        self.dataset = dataset
-        self.num_processes = num_processes
-        self.seed = seed
-        self.one_domain = one_domain
-        num_targets = np.split(dataset.num_targets, dataset.first_windows[1:-1])
-        self.domain_sampler = DomainSampler(num_targets, temperature, seed)
-        shares, least_windows = self.domain_sampler.shares, self.domain_sampler.least_windows_by_domain
-        if not one_domain:
-            shares, least_windows = shares.sum(keepdims=True), least_windows.sum(keepdims=True)
-        steps = np.minimum(-(-shares // (targets_per_batch * num_processes)), least_windows // num_processes)
-        self.num_batches = steps * num_processes  # of each domain, or of all
-        for domain, (share, number) in enumerate(zip(shares.tolist(), steps.tolist(), strict=True)):
-            if share > 0 and number == 0:
-                which = f" of domain {domain + 1}" if one_domain else ""
-                raise ValueError(
-                    f"{least_windows[domain]} training windows{which} are too few for {num_processes} processes."
-                )
-
-    def __len__(self) -> int:
-        return int(self.num_batches.sum())
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng([self.seed, self.dataset.epoch])
-        windows = self.domain_sampler(self.dataset.epoch)
-        groups = [windows]
-        if self.one_domain:
-            domains = self.dataset.domains_of(windows)
-            groups = [windows[domains == domain] for domain in range(len(self.num_batches))]
-        batches = []
-        for group, number in zip(groups, self.num_batches.tolist(), strict=True):
-            if number > 0:
-                batches += self._cut(rng.permutation(group), number)
-        for step in rng.permutation(len(batches) // self.num_processes):
-            for batch in batches[step * self.num_processes : (step + 1) * self.num_processes]:
-                yield batch.tolist()
-
-    def _cut(self, order: np.ndarray, num_batches: int) -> list[np.ndarray]:
-        """Windows by their length, in batches of about as many targets."""
-        order = order[np.argsort(self.dataset.lengths[order % len(self.dataset)], kind="stable")]
-        total = np.cumsum(self.dataset.num_targets[order % len(self.dataset)], dtype=np.int64)
-        cuts = np.searchsorted(total, total[-1] * np.arange(1, num_batches) / num_batches)
-        # At least one window in each batch, also where a window is larger than a batch.
-        places = np.arange(1, num_batches)
-        cuts = np.clip(np.maximum.accumulate(cuts - places) + places, places, len(order) - num_batches + places)
-        return np.split(order, cuts)
-
-
 class DomainFeatures:
     r"""
     Text vectors of several domains by the item numbers of [`WindowDataset`].
@@ -218,6 +135,5 @@ class DomainTexts:
 __all__ = [
     "DomainFeatures",
     "DomainTexts",
-    "TargetBatchSampler",
     "WindowDataset",
 ]

@@ -12,13 +12,11 @@ from transformers.trainer_utils import TrainOutput
 
 from ..evaluation.ranking import catalogue_tensors
 from .base_trainer import UniSRecTrainer
-from .chunked_softmax import SoftTargets
 from .data_collator import FinetuneCollator, SampledFinetuneCollator
 from .distributed import RowGatherer
-from .ensemble import Ensemble, score_candidates, score_queries
-from .interpolation import SHARES, WeightInterpolator, parse_interpolation
-from .losses import catalogue_loss, sampled_softmax_loss
-from .negatives import NegativeSampler
+from .ensemble import SHARES, Ensemble, WeightInterpolator, parse_interpolation, score_candidates, score_queries
+from .losses import SoftTargets, catalogue_loss, sampled_softmax_loss
+from .samplers import NegativeSampler
 from .sparse_adam import SparseRowsAdamW, exchange_rows
 from .training_args import UniSRecFinetuneArguments
 

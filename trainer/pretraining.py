@@ -1,4 +1,4 @@
-"""Multi-domain pre-training in one call: domain folders and a text encoder in, a checkpoint out."""
+"""Multi-domain pre-training: a text encoder and domain folders in, a checkpoint out."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,9 @@ from transformers.trainer_utils import IntervalStrategy
 from ..data import Domain, leave_one_out
 from ..data.domain_features import domain_features
 from ..data.given_features import ITEM_EMBEDDINGS
-from ..data.text_features import text_max_length
+from ..data.text_features import drop_words, text_max_length
 from ..data.training_data import training_record
 from ..data.whitening import fit_whitening
-from ..data.word_drop import drop_words
 from ..evaluation.ranking import RankingDataset
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.checkpoint import new_config
@@ -22,6 +21,7 @@ from ..modeling_unisrec.text_encoders import load_text_encoder
 from ..modeling_unisrec.text_pooling import new_text_scale
 from ..reports.model_card import UniSRecModelCardData
 from .argument_rules import check_arguments, check_metric
+from .base_trainer import TrainingResult
 from .checkpoint_folders import check_output_dir
 from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, DomainTexts, WindowDataset
@@ -29,50 +29,50 @@ from .pretrain_trainer import UniSRecPretrainTrainer
 from .training_args import UniSRecPretrainArguments, encoding_options
 
 
-def pretrain(
-    domain_dirs: Sequence[str | os.PathLike],
+def build_pretrain_trainer(
     text_encoder: str | None,
+    domains: Sequence[Domain | str | os.PathLike],
     args: UniSRecPretrainArguments,
+    *,
     text_pooling: str | None = None,
-    model_config: Mapping[str, Any] | None = None,
+    text_prompt: str | None = None,
+    text_truncate_dim: int | None = None,
     text_whitening: Literal["none", "pca"] = "none",
     text_whitening_size: int | None = None,
-    text_truncate_dim: int | None = None,
-    text_prompt: str | None = None,
+    model_config: Mapping[str, Any] | None = None,
 ) -> UniSRecPretrainTrainer:
     r"""
-    Multi-domain contrastive pre-training; the checkpoint, with its text encoder, is left in `args.output_dir`.
+    Builds the trainer that [`pretrain`] runs, for example to add callbacks.
 
-    The last two interactions of each user are held out, so that no checkpoint has seen what it may be tested on; domains
-    that hold nothing out (merged folders of the official code) are trained on whole and not ranked.
-
-    With `args.zero_shot_domain`, the validation users of that domain alone are ranked, which is not trained on, and the
-    checkpoint is the best on them.
+    Nothing is trained yet. The output folder is created, empty, and text vectors are cached in the domain folders.
 
     Args:
-        domain_dirs (`Sequence` of `str` or `os.PathLike`): Domain folders.
         text_encoder (`str` or `None`):
-            Folder or Hub id of the text encoder, or `"minilm"` for the packaged one. `None` takes the text vectors that
-            came with the domains and makes an embeddings-only model.
-        args ([`UniSRecPretrainArguments`]): Arguments; they are copied, and stay as they are.
+            Folder or Hub id of the text encoder to start from, or `"minilm"` for the packaged one. `None` uses the text
+            vectors that came with the domains and makes an embeddings-only model.
+        domains (`Sequence` of [`Domain`], `str` or `os.PathLike`): Domains in memory, or their folders.
+        args ([`UniSRecPretrainArguments`]): Training arguments. They are copied, not modified.
         text_pooling (`str`, *optional*):
-            As for [`pool_tokens`]. Defaults to what the encoder's files say, and without such files to what suits its kind.
-        model_config (`Mapping`, *optional*): Further fields of [`UniSRecConfig`].
+            Pooling of token states, see [`pool_tokens`]. Defaults to what the files of the encoder specify, or else to
+            the usual one for its architecture.
+        text_prompt (`str`, *optional*): Prefix of each item text. Defaults to what the files of the encoder specify.
+        text_truncate_dim (`int`, *optional*): Number of leading components to keep of each text vector (Matryoshka).
         text_whitening (`str`, *optional*, defaults to `"none"`):
-            `"pca"` whitens text vectors by a fixed linear map, fitted to the catalogues of all domains, see
+            `"pca"` whitens text vectors by a fixed linear map that is fitted to the catalogues of all domains, see
             [`fit_whitening`].
-        text_whitening_size (`int`, *optional*): Components that the whitening keeps. Defaults to all.
-        text_truncate_dim (`int`, *optional*): Numbers to keep of each vector of the text encoder (Matryoshka).
-        text_prompt (`str`, *optional*): Text put before each item text. Defaults to what the encoder's files say.
+        text_whitening_size (`int`, *optional*): Number of components that the whitening keeps. Defaults to all.
+        model_config (`Mapping`, *optional*): Further fields of [`UniSRecConfig`].
 
     Returns:
-        [`UniSRecPretrainTrainer`]: After training, with the model and the log.
+        [`UniSRecPretrainTrainer`]: Trainer with model, training data and validation users, before its first step.
 
     Raises:
-        ValueError: If two domains have the same name, the zero-shot domain is one of those trained on or holds nothing
-            out, or there are no text vectors.
-        OSError: If the output folder is not empty, or one of the inputs is not there.
+        ValueError: If two domains have the same name, the zero-shot domain is also trained on or holds nothing out,
+            options contradict each other, or there are no text vectors.
+        OSError: If the output folder is not empty, or the text encoder or a domain cannot be read.
     """
+    if isinstance(domains, str | os.PathLike | Domain):
+        raise ValueError(f"domains is {str(domains)!r}, expected a list of domains or of their folders.")
     args, settings = copy(args), dict(model_config or {})
     of_encoder = {
         "--text-pooling": text_pooling,
@@ -81,7 +81,7 @@ def pretrain(
     }
     _check_text_options(text_encoder, of_encoder, args, settings, text_whitening, text_whitening_size)
     check_output_dir(args)
-    domains = [Domain.load_from_disk(folder) for folder in domain_dirs]
+    domains = [Domain.load(domain) for domain in domains]
     if len({domain.name for domain in domains}) < len(domains):
         raise ValueError(f"two domains have the same name: {', '.join(domain.name for domain in domains)}.")
     unseen = None if args.zero_shot_domain is None else _load_unseen(args.zero_shot_domain, domains)
@@ -126,11 +126,11 @@ def pretrain(
         tables = [
             [
                 domain_features(
-                    folder, domain, encoder, tokenizer, model.config, word_drop_ratio=ratio, **encoding_options(args)
+                    domain, encoder, tokenizer, model.config, word_drop_ratio=ratio, **encoding_options(args)
                 )
                 for ratio in ratios
             ]
-            for folder, domain in zip(domain_dirs, domains, strict=True)
+            for domain in domains
         ]
         catalogues = [originals for originals, *_ in tables]
         if text_whitening == "pca":
@@ -155,11 +155,9 @@ def pretrain(
     else:
         catalogue = unseen.items["text"].to_list()
         if not args.train_text_encoder:
-            catalogue = domain_features(
-                args.zero_shot_domain, unseen, encoder, tokenizer, model.config, **encoding_options(args)
-            )
+            catalogue = domain_features(unseen, encoder, tokenizer, model.config, **encoding_options(args))
         eval_dataset = RankingDataset(leave_one_out(unseen, "valid"), catalogue)
-    trainer = UniSRecPretrainTrainer(
+    return UniSRecPretrainTrainer(
         model,
         args,
         text_encoder=None if args.train_text_encoder else encoder,
@@ -176,10 +174,73 @@ def pretrain(
             domains, text_encoder, zero_shot_domain=None if unseen is None else unseen.name
         ),
     )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+
+
+def pretrain(
+    text_encoder: str | None,
+    domains: Sequence[Domain | str | os.PathLike],
+    args: UniSRecPretrainArguments,
+    *,
+    text_pooling: str | None = None,
+    text_prompt: str | None = None,
+    text_truncate_dim: int | None = None,
+    text_whitening: Literal["none", "pca"] = "none",
+    text_whitening_size: int | None = None,
+    model_config: Mapping[str, Any] | None = None,
+) -> TrainingResult:
+    r"""
+    Pre-trains a model on several domains (arXiv 2206.05941, section 2.3).
+
+    The checkpoint, with its text encoder, is saved to `args.output_dir`. The last two interactions of each user are held
+    out, so that the checkpoint can be evaluated on any of the domains. Domains that hold nothing out (merged folders of
+    the official code) are trained on in full and not evaluated. With `args.zero_shot_domain`, only the validation users
+    of that domain, which is not trained on, are ranked, and the checkpoint with the best metric on them is saved.
+
+    Args:
+        text_encoder (`str` or `None`):
+            Folder or Hub id of the text encoder to start from, or `"minilm"` for the packaged one. `None` uses the text
+            vectors that came with the domains and makes an embeddings-only model.
+        domains (`Sequence` of [`Domain`], `str` or `os.PathLike`): Domains in memory, or their folders.
+        args ([`UniSRecPretrainArguments`]): Training arguments. They are copied, not modified.
+        text_pooling, text_prompt, text_truncate_dim, text_whitening, text_whitening_size, model_config (*optional*):
+            See [`build_pretrain_trainer`].
+
+    Returns:
+        [`TrainingResult`]: Its metrics are those of the saved weights on the validation users: `NAME_ndcg@10` for each
+        domain, or `ndcg@10`, ... of the zero-shot domain. Empty if these weights were not evaluated during training.
+
+    Raises:
+        ValueError: As [`build_pretrain_trainer`], or if training diverges.
+        OSError: As [`build_pretrain_trainer`], or if a file cannot be written.
+        TrainingInterrupted: If SIGTERM ended the training, after a checkpoint has been saved.
+    """
+    trainer = build_pretrain_trainer(
+        text_encoder,
+        domains,
+        args,
+        text_pooling=text_pooling,
+        text_prompt=text_prompt,
+        text_truncate_dim=text_truncate_dim,
+        text_whitening=text_whitening,
+        text_whitening_size=text_whitening_size,
+        model_config=model_config,
+    )
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_state()
     trainer.save_model()
-    return trainer
+    return TrainingResult(trainer.model, trainer, _validation_metrics(trainer))
+
+
+def _validation_metrics(trainer: UniSRecPretrainTrainer) -> dict[str, float]:
+    """Logged metrics of the weights that the model has after training."""
+    step = trainer.state.global_step if trainer.loaded_step is None else trainer.loaded_step
+    return {
+        name.removeprefix("eval_"): value
+        for entry in trainer.state.log_history
+        if entry["step"] == step
+        for name, value in entry.items()
+        if name.startswith("eval_") and "@" in name
+    }
 
 
 def _check_evaluations(args: UniSRecPretrainArguments, unseen: Domain | None, ranked: Sequence[str]) -> None:
@@ -236,4 +297,4 @@ def _load_unseen(folder: str, domains: Sequence[Domain]) -> Domain:
     return unseen
 
 
-__all__ = ["pretrain"]
+__all__ = ["build_pretrain_trainer", "pretrain"]

@@ -1,10 +1,12 @@
 """Checks of the state files of a checkpoint before a run is resumed from it."""
 
 import json
+import logging as std_logging
 import math
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import logging
 
 from ..modeling_unisrec.weight_files import not_finite
+from .checkpoint_folders import adopt_checkpoint
 
 
 logger = logging.get_logger(__name__)
@@ -86,6 +89,50 @@ def read_trainer_state(checkpoint: Path, callbacks: Iterable[object]) -> Trainer
             for each in saved if isinstance(saved, list) else [saved]:
                 _check_form(each, callback.state(), f"{name} in {TRAINER_STATE_NAME}")
     return state
+
+
+def had_stopped(state: TrainerState) -> bool:
+    """Returns whether early stopping ended the run that saved a checkpoint; it must not train for another epoch."""
+    control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+    return control.get("should_training_stop", False) and state.global_step < state.max_steps
+
+
+def find_best_checkpoint(checkpoint: Path, state: TrainerState, folder: Path, adopt: bool) -> Path | None:
+    r"""
+    Finds the best checkpoint of a resumed run, which may have been moved together with the other checkpoints.
+
+    Args:
+        checkpoint (`Path`): Checkpoint that the run is resumed from. The best one is expected beside it, by its name.
+        state (`TrainerState`): State in the checkpoint.
+        folder (`Path`): Output folder of the run.
+        adopt (`bool`): Whether to copy a best checkpoint of another output folder into this one.
+
+    Returns:
+        `Path` or `None`: Its place in the output folder, where it is missing if it cannot be found; `None` if there is no
+        best checkpoint yet.
+    """
+    if state.best_model_checkpoint is None:
+        return None
+    best = checkpoint.parent / Path(state.best_model_checkpoint).name
+    place = folder.absolute() / best.name
+    if adopt and best.is_dir() and not place.exists():
+        adopt_checkpoint(best, folder.absolute())
+    return place
+
+
+@contextmanager
+def without_warnings_about_paths() -> Iterator[None]:
+    """Silences the warning of `Trainer` that the best checkpoint has moved; [`find_best_checkpoint`] finds it by name."""
+
+    def is_other(record: std_logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("The best checkpoint ")
+
+    parent = std_logging.getLogger("transformers.trainer")
+    parent.addFilter(is_other)
+    try:
+        yield
+    finally:
+        parent.removeFilter(is_other)
 
 
 def check_random_state(checkpoint: Path, process: int, processes: int) -> None:
@@ -212,4 +259,12 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__} {' '.join(str(error).split())[:150]}".strip()
 
 
-__all__ = ["check_optimizer", "check_random_state", "check_scheduler", "read_trainer_state"]
+__all__ = [
+    "check_optimizer",
+    "check_random_state",
+    "check_scheduler",
+    "find_best_checkpoint",
+    "had_stopped",
+    "read_trainer_state",
+    "without_warnings_about_paths",
+]

@@ -8,10 +8,10 @@ from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
 from ..evaluation.launch import check_launch
+from ..modeling_unisrec.adapters import parse_lora_parts
 from .argument_rules import check_arguments, check_metric, check_setup
-from .domain_sampling import parse_domain_sampling
-from .interpolation import parse_interpolation
-from .lora import parse_lora_parts
+from .ensemble import parse_interpolation
+from .samplers import parse_domain_sampling
 
 
 @dataclass

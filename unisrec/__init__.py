@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from .modeling_unisrec import UniSRecModelOutput as UniSRecModelOutput
     from .modeling_unisrec import UniSRecProcessor as UniSRecProcessor
     from .recommender import Recommender as Recommender
+    from .trainer import TrainingResult as TrainingResult
     from .trainer import UniSRecFinetuneArguments as UniSRecFinetuneArguments
     from .trainer import UniSRecFinetuneTrainer as UniSRecFinetuneTrainer
     from .trainer import UniSRecPretrainArguments as UniSRecPretrainArguments
     from .trainer import UniSRecPretrainTrainer as UniSRecPretrainTrainer
+    from .trainer import build_finetune_trainer as build_finetune_trainer
+    from .trainer import build_pretrain_trainer as build_pretrain_trainer
     from .trainer import finetune as finetune
     from .trainer import pretrain as pretrain
 
@@ -57,10 +60,13 @@ _EXPORTS = {
     ],
     "evaluation": ["evaluate"],
     "trainer": [
+        "TrainingResult",
         "UniSRecFinetuneArguments",
         "UniSRecFinetuneTrainer",
         "UniSRecPretrainArguments",
         "UniSRecPretrainTrainer",
+        "build_finetune_trainer",
+        "build_pretrain_trainer",
         "finetune",
         "pretrain",
     ],

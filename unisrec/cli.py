@@ -7,6 +7,7 @@ unisrec, with its traceback; 130 for Ctrl-C, 141 for a closed output pipe, 143 f
 import argparse
 import io
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -145,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if os.environ.get("UNISREC_DEBUG"):
             traceback.print_exc()
-        print(f"{name}: error: {message}", file=sys.stderr)
+        print(f"{name}: error: {as_flags(message, argv)}", file=sys.stderr)
         return 2
 
 
@@ -194,6 +195,35 @@ def explain(error: BaseException, command: Sequence[str]) -> str | None:
     kind = type(cause).__name__ + ("" if library == __package__ else f" of {library}")
     run = _shorten(" ".join(command), 300)
     return f"{_shorten(message, 600) or 'no message'} ({kind} while running `{run}`; UNISREC_DEBUG=1 shows where)"
+
+
+def as_flags(message: str, argv: Sequence[str]) -> str:
+    r"""
+    Writes the arguments that a message names in backticks as options of the command.
+
+    Args:
+        message (`str`): For example "... (`missing_text='drop'`)".
+        argv (`Sequence[str]`): Words of the command.
+
+    Returns:
+        `str`: "... (--missing-text drop)" if the verb has such an option; other words stay as they are.
+    """
+
+    def option_of(match: re.Match) -> str:
+        name, value = match["name"], match["value"]
+        if name not in options:
+            return match[0]
+        return options[name] if value is None else f"{options[name]} {value}"
+
+    options: dict[str, str] = {}
+    parsers = [build_parser()]
+    for parser in parsers:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += [choice for word, choice in action.choices.items() if word in argv]
+            elif flags := [flag for flag in action.option_strings if flag.startswith("--")]:
+                options[action.dest] = flags[-1]
+    return re.sub(r"`(?P<name>\w+)(?:='?(?P<value>[^'`]*)'?)?`", option_of, message)
 
 
 def _origin(error: BaseException) -> tuple[str, bool]:
@@ -254,4 +284,4 @@ def _transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-__all__ = ["build_parser", "explain", "main"]
+__all__ = ["as_flags", "build_parser", "explain", "main"]

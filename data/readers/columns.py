@@ -1,6 +1,7 @@
 """Conversion of raw tables to checked ids and times; errors name the row, the field and the next step."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 
 import polars as pl
@@ -8,6 +9,15 @@ import polars as pl
 from .values import place, present, to_ids
 
 
+# Spellings that become one of the formats below: German dates with a comma, "um" or "Uhr"; a T between date and time;
+# zones as Z, UTC, or an offset without minutes (PostgreSQL).
+_ISO_SPELLINGS = (
+    (r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{4})(?:(?:,|,?\s+um|\s)\s*(\d.*?)(?: Uhr)?)?$", "$3-$2-$1 $4"),
+    (r"^(\d{4}-\d{1,2}-\d{1,2})(?:T|\s*$)", "$1 "),
+    (r"\s?(?:Z|UTC|GMT)$", "+00:00"),
+    (r"(:\d{2}(?:\.\d+)?)\s?([+-]\d{2})$", "$1$2:00"),
+    (r"\s$", ""),
+)
 ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z")
 
 
@@ -38,6 +48,7 @@ def to_interactions(
     *,
     first_line: int | None = None,
     time_formats: Sequence[str] = (),
+    date_format: str | None = None,
 ) -> pl.DataFrame:
     """
     Convert a raw table to checked `user_id`, `item_id` and `time` columns.
@@ -47,7 +58,8 @@ def to_interactions(
         columns (`Mapping[str, str]`): Names of the raw columns for `user_id`, `item_id` and `time`.
         source (`str`): File or dataset, for the messages.
         first_line (`int`, *optional*): Line of the first row in a text file; by default messages count rows from 1.
-        time_formats (`Sequence[str]`, *optional*): Date formats to try besides ISO 8601.
+        time_formats (`Sequence[str]`, *optional*): Date formats to try besides those of [`to_times`].
+        date_format (`str`, *optional*): The only date format, as for [`to_times`].
 
     Returns:
         `pl.DataFrame`: Ids as [`to_ids`] gives them; `time` as `i64` or `f64` in the unit of the source, dates in
@@ -61,32 +73,43 @@ def to_interactions(
         {
             "user_id": to_ids(frame[columns["user_id"]], source, first_line=first_line),
             "item_id": to_ids(frame[columns["item_id"]], source, first_line=first_line),
-            "time": to_times(frame[columns["time"]], source, first_line=first_line, formats=time_formats),
+            "time": to_times(
+                frame[columns["time"]], source, first_line=first_line, formats=time_formats, date_format=date_format
+            ),
         }
     )
 
 
 def to_times(
-    times: pl.Series, source: str = "", *, first_line: int | None = None, formats: Sequence[str] = ()
+    times: pl.Series,
+    source: str = "",
+    *,
+    first_line: int | None = None,
+    formats: Sequence[str] = (),
+    date_format: str | None = None,
 ) -> pl.Series:
     """
     Convert times to numbers; missing times become null.
 
     Args:
-        times (`pl.Series`): Numbers in any unit, dates, or strings that hold either.
+        times (`pl.Series`):
+            Numbers in any unit, dates, or strings that hold numbers, ISO 8601 dates (`2024-12-31T18:05:00+01:00`, with
+            a zone as an offset, `Z` or `UTC`; times without one are taken for UTC) or German ones (`31.12.2024 18:05`).
         source (`str`, *optional*): File or dataset, for the messages.
         first_line (`int`, *optional*): Line of the first row in a text file; by default messages count rows from 1.
-        formats (`Sequence[str]`, *optional*): Date formats to try besides ISO 8601.
+        formats (`Sequence[str]`, *optional*): Date formats to try besides these.
+        date_format (`str`, *optional*):
+            The only format to read strings and whole numbers by, as of `strptime`: `"%d/%m/%Y %H:%M"`, `"%Y%m%d"`.
 
     Returns:
         `pl.Series` of `i64` or `f64`: Numbers in the unit of the column, dates in microseconds since 1970.
 
     Raises:
-        ValueError: If the column holds durations, times of day, lists or the like, or a value is neither a number nor
-            a date.
+        ValueError: If the column holds durations, times of day, lists or the like, a value is neither a number nor a
+            date, or `date_format` is invalid or given for a column of dates.
     """
     dtype = times.dtype
-    if dtype == pl.Object:  # JSON lines of several types
+    if dtype == pl.Object:  # JSON lines and frames with values of several types
         times = to_ids(times, source, first_line=first_line)
     elif dtype in (pl.Categorical, pl.Enum):
         times = times.cast(pl.String)
@@ -95,21 +118,28 @@ def to_times(
             f"{source}: column {times.name!r} is of type {dtype}, expected numbers or dates; name another column or "
             "convert it"
         )
+    if date_format is not None and dtype in (pl.Date, pl.Datetime):
+        raise ValueError(f"{source}: column {times.name!r} holds dates already; leave `date_format` out")
     if times.dtype == pl.String:
         times = present(times)
     elif dtype.is_float():
         times = times.fill_nan(None)
-    parsed = _parse_times(times, formats)
+    parsed = _parse_times(times, formats) if date_format is None else _parse_dates(times, date_format)
     invalid = parsed.is_null() & times.is_not_null()
     if parsed.dtype.is_float():
         invalid |= parsed.is_infinite().fill_null(False)
     if invalid.any():
         row = int(invalid.arg_max())
-        is_whole = str(times[row]).lstrip("+-").isdecimal()
-        expected = "a number of at most 64 bits" if is_whole else "a number or an ISO 8601 date"
-        raise ValueError(
-            f"{place(source, row, first_line)}: {times.name!r} is {str(times[row])[:80]!r}, expected {expected}"
-        )
+        text = str(times[row])
+        if date_format is not None:
+            expected = f"a date of the format {date_format!r}"
+        elif text.lstrip("+-").isdecimal():
+            expected = "a number of at most 64 bits"
+        else:
+            expected = "a number or an ISO 8601 date"
+            if re.match(r"\d{1,4}[/.-]\d{1,2}[/.-]\d{1,4}", text):
+                expected += "; name the format by `date_format`, such as '%d/%m/%Y %H:%M'"
+        raise ValueError(f"{place(source, row, first_line)}: {times.name!r} is {text[:80]!r}, expected {expected}")
     return parsed.rename("time")
 
 
@@ -129,14 +159,25 @@ def _parse_times(times: pl.Series, formats: Sequence[str]) -> pl.Series:
     numbers = texts.set(texts.str.contains(r"^[+-]?\d+$") & whole.is_null(), None).cast(pl.Float64, strict=False)
     if numbers.null_count() == missing:
         return numbers
-    # One spelling of ISO 8601: a space between date and time, the zone as an offset.
-    texts = texts.str.replace(r"^(\d{4}-\d{2}-\d{2})T", "$1 ").str.replace(r"Z$", "+00:00")
+    for pattern, spelling in _ISO_SPELLINGS:
+        texts = texts.str.replace(pattern, spelling)
     dates = pl.repeat(None, len(texts), dtype=pl.Int64, eager=True)
     for form in (*ISO_FORMATS, *formats):
         dates = dates.fill_null(texts.str.to_datetime(form, time_unit="us", strict=False).to_physical())
         if dates.null_count() == missing:
             break
     return min(dates, numbers, key=pl.Series.null_count)
+
+
+def _parse_dates(times: pl.Series, date_format: str) -> pl.Series:
+    """Parses dates of one format, in microseconds; null for other values."""
+    if not re.search(r"%(?:[YyGcDFsx]|\+)", date_format):
+        raise ValueError(
+            f"`date_format` is {date_format!r}, expected a format of strptime with day, month and year, such as "
+            "'%d/%m/%Y %H:%M'"
+        )
+    texts = to_ids(times).cast(pl.String)
+    return texts.str.to_datetime(date_format, time_unit="us", strict=False).to_physical()
 
 
 __all__ = ["check_columns", "to_interactions", "to_times"]

@@ -5,17 +5,21 @@ import csv
 import gzip
 import io
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import polars as pl
 
 
 BLOCK_BYTES = 1 << 26
+SEPARATORS = (",", ";", "\t", "|")
+_SAMPLE_BYTES, _SAMPLE_LINES = 1 << 16, 100
+_UTF8_CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _QUOTES = "are the quotes of each field in pairs, and those inside it doubled?"
 
 
@@ -72,13 +76,16 @@ def suffix_of(path: str | os.PathLike) -> str:
     return Path(str(path).lower().removesuffix(".gz")).suffix
 
 
-def line_blocks(path: str | os.PathLike, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
+def line_blocks(
+    path: str | os.PathLike, block_bytes: int = BLOCK_BYTES, *, is_utf8: bool = True
+) -> Iterator[tuple[int, bytes]]:
     """
     Read a plain or gzipped text file in blocks of lines, so that large files need not fit into memory.
 
     Args:
         path (`str` or `os.PathLike`): File; gzip is recognised by its first two bytes, not by its name.
         block_bytes (`int`, *optional*): Approximate size of a block, in bytes.
+        is_utf8 (`bool`, *optional*, defaults to `True`): Whether to remove a byte order mark and refuse NUL bytes.
 
     Yields:
         `tuple[int, bytes]`: Number of the first line (from 1), and complete lines without byte order mark.
@@ -94,10 +101,10 @@ def line_blocks(path: str | os.PathLike, block_bytes: int = BLOCK_BYTES) -> Iter
         try:
             while block := file.read(block_bytes):
                 block += file.readline()
-                if is_empty:
+                if is_empty and is_utf8:
                     block = block.removeprefix(codecs.BOM_UTF8)
                 is_empty = False
-                if (position := block.find(b"\0")) >= 0:
+                if is_utf8 and (position := block.find(b"\0")) >= 0:
                     place = line + block.count(b"\n", 0, position)
                     raise ValueError(f"{path}, line {place}: a NUL byte, expected text in UTF-8; convert the file")
                 yield line, block
@@ -110,9 +117,9 @@ def line_blocks(path: str | os.PathLike, block_bytes: int = BLOCK_BYTES) -> Iter
         raise ValueError(f"{path}: the file is empty")
 
 
-def read_bytes(path: str | os.PathLike) -> bytes:
+def read_bytes(path: str | os.PathLike, *, is_utf8: bool = True) -> bytes:
     """Returns the content of a plain or gzipped file. Raises the same errors as [`line_blocks`]."""
-    return b"".join(block for _, block in line_blocks(path))
+    return b"".join(block for _, block in line_blocks(path, is_utf8=is_utf8))
 
 
 def first_line(path: str | os.PathLike) -> str:
@@ -124,13 +131,89 @@ def first_line(path: str | os.PathLike) -> str:
     raise ValueError(f"{path}: the file holds only blank lines")
 
 
+class CsvText(NamedTuple):
+    """
+    Content of a CSV file and how it was read.
+
+    Args:
+        content (`bytes`): The lines in UTF-8, without byte order mark.
+        separator (`str`): One character.
+        encoding (`str`): Encoding of the file.
+        quote (`str`, *optional*): Quote character, `None` for a file without quoting.
+    """
+
+    content: bytes
+    separator: str
+    encoding: str
+    quote: str | None
+
+
+def open_csv(path: str | os.PathLike, separator: str | None = None, encoding: str | None = None) -> CsvText:
+    r"""
+    Read the text of a CSV file, and find out its separator and encoding where they are not given.
+
+    Args:
+        path (`str` or `os.PathLike`): Plain or gzipped file.
+        separator (`str`, *optional*):
+            One character, or `"tab"`. By default the one of `,`, `;`, tab and `|` that splits most lines into as many
+            fields as the first line.
+        encoding (`str`, *optional*):
+            Name of a codec. By default UTF-8; UTF-16 if the file begins with its byte order mark; otherwise, if no
+            part of the file is text in UTF-8 beyond ASCII, cp1252.
+
+    Returns:
+        [`CsvText`]: Tab-separated files have no quoting, unless the first line begins with a quote.
+
+    Raises:
+        ValueError: If the file is empty or damaged, not of this encoding, or one of the arguments is invalid.
+    """
+    separator = {"tab": "\t", "\\t": "\t"}.get(separator, separator)
+    if separator is not None and (len(separator) != 1 or not separator.isascii() or separator in '"\r\n\0'):
+        raise ValueError(f"`separator` is {separator!r}, expected one character, such as ';', or 'tab'")
+    content = read_bytes(path, is_utf8=False)
+    if encoding is None:
+        encoding = _find_encoding(content, path)
+    try:
+        if not (encoding == "utf-8" and content.isascii()):
+            content = content.decode("utf-8-sig" if encoding == "utf-8" else encoding).encode()
+    except LookupError as error:
+        raise ValueError(f"`encoding` is {encoding!r}, expected a name such as 'utf-8' or 'cp1252'") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}: line {line} is not {encoding.upper()} ({error.reason}); name another `encoding`, or convert the file"
+        ) from error
+    if (position := content.find(b"\0")) >= 0:
+        line = content.count(b"\n", 0, position) + 1
+        raise ValueError(f"{path}, line {line}: a NUL byte, expected text; name its `encoding`, or convert the file")
+    # Blank lines at the end are not rows.
+    content = content.rstrip(b"\r\n")
+    if separator is None:
+        separator = _find_separator(content) or ("\t" if suffix_of(path) == ".tsv" else ",")
+    quoted = separator != "\t" or content.startswith(b'"')
+    return CsvText(content, separator, encoding, '"' if quoted else None)
+
+
 def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence[str] | None = None) -> pl.DataFrame:
     r"""
-    Read a plain or gzipped CSV file with all columns as strings.
+    Read a plain or gzipped CSV file of a known format with all columns as strings.
 
     Args:
         path (`str` or `os.PathLike`): File in UTF-8.
         separator (`str`, *optional*, defaults to `","`): `","` or `"\t"`; tab-separated files have no quoting.
+        columns, returns, raises: As for [`parse_csv`].
+    """
+    quote = None if separator == "\t" else '"'
+    return parse_csv(path, CsvText(read_bytes(path).rstrip(b"\r\n"), separator, "utf-8", quote), columns)
+
+
+def parse_csv(path: str | os.PathLike, text: CsvText, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """
+    Parse the text of a CSV file, with all columns as strings.
+
+    Args:
+        path (`str` or `os.PathLike`): File, for the messages.
+        text ([`CsvText`]): Its content.
         columns (`Sequence[str]`, *optional*):
             Names for a file without header line; by default the first line has them.
 
@@ -138,14 +221,12 @@ def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence
         `pl.DataFrame`: Columns of `str`, null where a field is empty.
 
     Raises:
-        ValueError: If the file is empty, damaged, not UTF-8, names a column twice, or a line has another number of
-            fields than the first.
+        ValueError: If the file is empty or damaged, names a column twice, or a line has another number of fields than
+            the first.
     """
-    # Blank lines at the end are not rows.
-    content = read_bytes(path).rstrip(b"\r\n")
+    content, separator, _, quote = text
     if not content:
         raise ValueError(f"{path}: the file holds only blank lines")
-    quote = None if separator == "\t" else '"'
     try:
         with reading(path):
             frame = pl.read_csv(
@@ -171,6 +252,35 @@ def read_csv(path: str | os.PathLike, *, separator: str = ",", columns: Sequence
             f"{path}, line 1: {frame.width} fields, expected {len(columns)} ({','.join(columns)}) and no header line"
         )
     return frame.rename(dict(zip(frame.columns, columns, strict=True)))
+
+
+def read_workbook(path: str | os.PathLike) -> dict[str, pl.DataFrame]:
+    """
+    Read an `.xlsx` workbook with all columns as strings.
+
+    Args:
+        path (`str` or `os.PathLike`): File.
+
+    Returns:
+        `dict[str, pl.DataFrame]`: The sheets by name, in their order. Dates are written as ISO 8601.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or `fastexcel` is not installed.
+    """
+    check_file(path)
+    try:
+        import fastexcel
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{path}: workbooks need fastexcel; `pip install unisrec[excel]`, or save it as CSV first"
+        ) from error
+    try:
+        # Read as strings: ids such as invoices are numbers in some rows and words in others.
+        with reading(path, "workbook"):
+            return pl.read_excel(path, sheet_id=0, infer_schema_length=0)
+    except fastexcel.FastExcelError as error:
+        raise ValueError(f"{path}: not a readable workbook ({str(error).splitlines()[0]})") from error
 
 
 def read_parquet(path: str | os.PathLike) -> pl.DataFrame:
@@ -215,6 +325,35 @@ def reason_of(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def _find_encoding(content: bytes, path: str | os.PathLike) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if content.isascii():
+        return "utf-8"
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        # In cp1252, two such bytes in a row are rare: a file that has them is UTF-8 with a fault.
+        return "utf-8" if _UTF8_CHARACTER.search(content) else "cp1252"
+    return "utf-8"
+
+
+def _find_separator(content: bytes) -> str | None:
+    """Returns the separator that gives most of the first lines the width of the first one, `None` for a single column."""
+    text = content[:_SAMPLE_BYTES].decode(errors="replace")
+    lines = text.splitlines()[:_SAMPLE_LINES]
+    scores = {}
+    for separator in SEPARATORS:
+        try:
+            rows = [row for row in csv.reader(lines, delimiter=separator) if row]
+        except csv.Error:
+            continue
+        if rows and len(rows[0]) > 1:
+            same = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
+            scores[separator] = (same, len(rows[0]))
+    return max(scores, key=scores.__getitem__, default=None)
+
+
 def _explain_csv(content: bytes, separator: str, quote: str | None) -> str | None:
     """Returns the fault of a CSV file, or `None`. Slow, and therefore only called if a fault is suspected."""
     try:
@@ -241,13 +380,18 @@ def _explain_csv(content: bytes, separator: str, quote: str | None) -> str | Non
 
 
 __all__ = [
+    "SEPARATORS",
+    "CsvText",
     "check_file",
     "decode_line",
     "first_line",
     "line_blocks",
+    "open_csv",
+    "parse_csv",
     "read_bytes",
     "read_csv",
     "read_parquet",
+    "read_workbook",
     "reading",
     "reason_of",
     "suffix_of",

@@ -159,7 +159,7 @@ def _read_texts(
         )
         raise ValueError(
             f"{place}: no text for item {item!r}, as for {count:,} of {len(ids):,}; complete the file, or keep these items "
-            "with their ids as texts (--missing-text keep)"
+            "with their ids as texts (`missing_text='keep'`)"
         )
     steps = [count_step("texts of items not in item2index", table.height, found)]
     if count:

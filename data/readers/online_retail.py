@@ -7,7 +7,7 @@ import polars as pl
 
 from ..interactions import RawData, count_step, drop_incomplete
 from .columns import check_columns, to_interactions
-from .files import check_file, read_csv, read_parquet, reading, suffix_of
+from .files import open_csv, parse_csv, read_parquet, read_workbook, suffix_of
 from .item_texts import join_texts
 from .values import to_texts
 
@@ -40,7 +40,7 @@ def read_online_retail(path: str | os.PathLike) -> RawData:
     """
     path = Path(path)
     is_csv = suffix_of(path) == ".csv"
-    frame = read_csv(path) if is_csv else _read_binary(path)
+    frame = parse_csv(path, open_csv(path, ",")) if is_csv else _read_binary(path)
     invoice = next((name for name in INVOICE_COLUMNS if name in frame.columns), INVOICE_COLUMNS[0])
     columns = {"user_id": invoice, "item_id": "StockCode", "time": "InvoiceDate"}
     check_columns(frame.columns, [*columns.values(), "Description"], str(path))
@@ -78,19 +78,7 @@ def _read_binary(path: Path) -> pl.DataFrame:
         return read_parquet(path)
     if suffix != ".xlsx":
         raise ValueError(f"{path}: unknown ending {suffix!r}, expected .xlsx, .csv, .csv.gz or .parquet")
-    check_file(path)
-    try:
-        import fastexcel
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{path}: workbooks need fastexcel; `pip install unisrec[excel]`, or save it as CSV first"
-        ) from error
-    try:
-        # Read as strings: invoices and stock codes are numbers in some rows and words in others.
-        with reading(path, "workbook"):
-            return pl.concat(pl.read_excel(path, sheet_id=0, infer_schema_length=0).values())
-    except fastexcel.FastExcelError as error:
-        raise ValueError(f"{path}: not a readable workbook ({str(error).splitlines()[0]})") from error
+    return pl.concat(read_workbook(path).values())
 
 
 __all__ = ["read_online_retail"]

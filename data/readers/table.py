@@ -1,53 +1,89 @@
-"""Reader of tables of interactions and items: local CSV, TSV, JSON lines or parquet, or a dataset of the Hub."""
+"""Reader of tables of interactions and items: files, data frames, or datasets of the Hub."""
 
-import os
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
 from ...modeling_unisrec.hub import pin_revision
 from ..interactions import RawData, count_step
 from .columns import check_columns, to_interactions
-from .files import check_file, read_csv, read_parquet, suffix_of
+from .files import check_file, open_csv, parse_csv, read_parquet, read_workbook, suffix_of
+from .frames import TableSource, is_path, to_polars
 from .item_texts import join_texts
 from .json_lines import read_json_lines
 from .values import to_ids, to_texts
 
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}  # what goes without saying; any separator is found
 JSON_LINES = (".jsonl", ".ndjson", ".json")
+ENDINGS = (*SEPARATORS, *JSON_LINES, ".parquet", ".xlsx")
+# User ids that shops give to visitors without an account.
+ANONYMOUS = ("0", "-1", "-", "anonymous", "guest", "unknown", "undefined", "none", "null", "n/a", "na")
 DATASET = re.compile(
     r"(?P<path>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?(:(?P<config>[\w.-]+))?(\[(?P<split>[^\[\]]+)\])?"
 )
 
 
+class Table(NamedTuple):
+    """
+    A table as read, before ids, times and texts are converted.
+
+    Args:
+        frame (`pl.DataFrame`): The table.
+        source (`str`): File, dataset, or name of the argument that a frame was given by, for messages.
+        first_line (`int`, *optional*): Line of the first row in a text file; `None` for others.
+        notes (`list[str]`, *optional*): Sentences about what was found out about the file.
+    """
+
+    frame: pl.DataFrame
+    source: str
+    first_line: int | None = None
+    notes: Sequence[str] = ()
+
+
 def read_table(
-    interactions: str | os.PathLike,
-    items: str | os.PathLike | None = None,
+    interactions: TableSource,
+    items: TableSource | None = None,
     *,
     user_column: str = "user_id",
     item_column: str = "item_id",
     time_column: str = "timestamp",
     text_columns: Sequence[str] = ("title",),
+    items_id_column: str | None = None,
+    separator: str | None = None,
+    encoding: str | None = None,
+    date_format: str | None = None,
+    drop_anonymous: bool = False,
 ) -> RawData:
     """
     Read a table of interactions and the texts of its items.
 
     Args:
-        interactions (`str` or `os.PathLike`):
-            `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.json` (one object per line), each also with `.gz`, or `.parquet`; or
-            a dataset for `datasets.load_dataset`, written `owner/name`, and behind it in this order `@revision`,
-            `:config` and `[split]`, each if needed (split `train` by default).
-        items (`str` or `os.PathLike`, *optional*):
-            File or dataset, as for `interactions`. By default the text columns are read from the interactions, and the
-            first text of an item is used.
+        interactions (`str`, `os.PathLike` or data frame):
+            `.csv`, `.tsv`, `.txt`, `.jsonl`, `.ndjson`, `.json` (one object per line), each also with `.gz`;
+            `.parquet`; the first sheet of an `.xlsx` workbook; or a dataset for `datasets.load_dataset`, written
+            `owner/name`, and behind it in this order `@revision`, `:config` and `[split]`, each if needed (split
+            `train` by default). Or a table of pandas, polars, pyarrow or datasets, see [`to_polars`].
+        items (`str`, `os.PathLike` or data frame, *optional*):
+            As for `interactions`. By default the text columns are read from the interactions, and the first text of an
+            item is used.
         user_column (`str`, *optional*, defaults to `"user_id"`): Column of the user ids.
         item_column (`str`, *optional*, defaults to `"item_id"`): Column of the item ids, in both tables.
-        time_column (`str`, *optional*, defaults to `"timestamp"`): Column of numbers (any unit) or ISO 8601 dates.
+        time_column (`str`, *optional*, defaults to `"timestamp"`): Column of numbers (any unit) or dates.
         text_columns (`Sequence[str]`, *optional*, defaults to `("title",)`):
             Columns that form the item text, in order; see [`to_texts`] for the supported types.
+        items_id_column (`str`, *optional*): Column of the item ids in `items`. Defaults to `item_column`.
+        separator (`str`, *optional*): Separator of the CSV files, see [`open_csv`]. By default it is found.
+        encoding (`str`, *optional*): Encoding of the CSV files, see [`open_csv`]. By default it is found.
+        date_format (`str`, *optional*): The only format of dates, see [`to_times`].
+        drop_anonymous (`bool`, *optional*, defaults to `False`):
+            Whether to drop, besides the rows without a user id, those with a word for it ([`ANONYMOUS`], in any
+            case), which would make one long history of many visitors.
 
     Returns:
         `RawData`: Interactions, items and facts about the source.
@@ -58,70 +94,130 @@ def read_table(
         ValueError: If a table cannot be read or lacks a column, a column has a wrong type, or a time is invalid.
     """
     columns = {"user_id": user_column, "item_id": item_column, "time": time_column}
-    text_columns = list(text_columns)
+    text_columns, id_column = list(text_columns), items_id_column or item_column
     if twice := next((name for name in text_columns if text_columns.count(name) > 1), None):
         raise ValueError(f"text column {twice!r} is named twice, expected each once")
+    if not text_columns:
+        raise ValueError("`text_columns` is empty, expected at least one column")
+    if items is None and items_id_column is not None:
+        raise ValueError("`items_id_column` is a column of `items`, and none are given; leave it out")
+    sources = [source for source in (interactions, items) if source is not None]
+    if not any(is_path(source) and suffix_of(source) in SEPARATORS for source in sources):
+        for name, value in (("separator", separator), ("encoding", encoding)):
+            if value is not None:
+                raise ValueError(f"`{name}` is for .csv, .tsv and .txt files, and there is none; leave it out")
+    options = {"separator": separator, "encoding": encoding}
     extra = text_columns if items is None else []
-    frame, first_line = load_table(interactions, [*columns.values(), *extra])
-    rows = to_interactions(frame, columns, str(interactions), first_line=first_line)
+    table = load_table(interactions, [*columns.values(), *extra], name="interactions", **options)
+    frame, source, first_line, notes = table
+    rows = to_interactions(frame, columns, source, first_line=first_line, date_format=date_format)
+    steps = [count_step(f"read {Path(source).name}", rows.height, rows.height)]
+    catalogue_table, catalogue_columns = table, [item_column, *text_columns]
+    if items is not None:
+        catalogue_columns = [id_column, *text_columns]
+        catalogue_table = load_table(items, catalogue_columns, name="items", **options)
+    ids = to_ids(
+        catalogue_table.frame[catalogue_columns[0]], catalogue_table.source, first_line=catalogue_table.first_line
+    )
+    catalogue = _item_texts(ids, catalogue_table, text_columns)
+    item_step = f"read {Path(catalogue_table.source).name}"
     if items is None:
-        catalogue = _item_texts(rows["item_id"], frame.select(text_columns), str(interactions), first_line)
         catalogue = catalogue.drop_nulls().unique("item_id", keep="first", maintain_order=True)
         item_step = "items with a text in the interactions"
-    else:
-        table, first_line = load_table(items, [item_column, *text_columns])
-        ids = to_ids(table[item_column], str(items), first_line=first_line)
-        catalogue = _item_texts(ids, table.select(text_columns), str(items), first_line)
-        item_step = f"read {Path(items).name}"
+    if drop_anonymous:
+        rows, step = _drop_anonymous(rows)
+        steps.append(step)
+    sources = [source] if items is None else [source, catalogue_table.source]
     info = {
-        "files": [str(interactions), *([] if items is None else [str(items)])],
+        "files": sources,
         "columns": {**columns, "text": text_columns},
-        "steps": [count_step(f"read {Path(interactions).name}", rows.height, rows.height)],
+        "steps": steps,
         "item_steps": [count_step(item_step, catalogue.height, catalogue.height)],
     }
+    if id_column != item_column:
+        info["columns"]["items_id"] = id_column
+    if notes := [*notes, *(catalogue_table.notes if items is not None else ())]:
+        info["notes"] = notes
     return RawData(rows, catalogue, info)
 
 
 def load_table(
-    source: str | os.PathLike, columns: Sequence[str], *, hub: bool = True
-) -> tuple[pl.DataFrame, int | None]:
+    source: TableSource,
+    columns: Sequence[str] = (),
+    *,
+    name: str = "table",
+    hub: bool = True,
+    separator: str | None = None,
+    encoding: str | None = None,
+) -> Table:
     """
-    Read a table from a file of any supported format or from a dataset of the Hub.
+    Read a table from a file of any supported format, a data frame, or a dataset of the Hub.
 
     Args:
-        source (`str` or `os.PathLike`): File or dataset, as for [`read_table`]; the case of the suffix is ignored.
-        columns (`Sequence[str]`): Required columns.
+        source (`str`, `os.PathLike` or data frame): As for [`read_table`]; the case of a suffix is ignored.
+        columns (`Sequence[str]`, *optional*): Required columns. Of JSON lines, no others are read.
+        name (`str`, *optional*, defaults to `"table"`): Name of the argument, for messages about a data frame.
         hub (`bool`, *optional*, defaults to `True`): Whether `source` may name a dataset of the Hub.
+        separator (`str`, *optional*): Separator of a CSV file, see [`open_csv`].
+        encoding (`str`, *optional*): Encoding of a CSV file, see [`open_csv`].
 
     Returns:
-        `tuple[pl.DataFrame, int | None]`: The table, with at least these columns, and the line number of its first row
-        (`None` for binary formats).
+        [`Table`]: The table, with at least these columns.
 
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If it cannot be read, see [`check_file`].
         ValueError: If it is damaged, lacks a column, or has an unknown format; names the file.
     """
-    suffix = suffix_of(source)
+    if not is_path(source):
+        frame = to_polars(source, name)
+        check_columns(frame.columns, columns, name)
+        return Table(frame, name)
+    suffix, path = suffix_of(source), str(source)
+    first_line, notes = None, []
     if suffix in SEPARATORS:
-        frame, first_line = read_csv(source, separator=SEPARATORS[suffix]), 2
+        text = open_csv(source, separator, encoding)
+        frame, first_line = parse_csv(source, text), 2
+        if separator is None and text.separator != SEPARATORS[suffix]:
+            notes.append(f"{Path(source).name}: separator {text.separator!r} was found")
+        if encoding is None and text.encoding != "utf-8":
+            notes.append(f"{Path(source).name}: not UTF-8, read as {text.encoding}")
     elif suffix in JSON_LINES:
-        return read_json_lines(source, columns), 1
+        return Table(read_json_lines(source, columns), path, 1)
     elif suffix == ".parquet":
-        frame, first_line = read_parquet(source), None
+        frame = read_parquet(source)
+    elif suffix == ".xlsx":
+        sheets = read_workbook(source)
+        first, *others = sheets
+        frame = sheets[first]
+        if frame.is_empty():
+            raise ValueError(f"{source}: sheet {first!r} has no rows")
+        if others:
+            notes.append(f"{Path(source).name}: sheet {first!r} was read, the first of {len(sheets)}")
     elif hub and not Path(source).is_file():
-        frame, first_line = _load_dataset(str(source)), None
+        frame = _load_dataset(path)
     else:
         check_file(source)
-        endings = ", ".join([*SEPARATORS, *JSON_LINES, ".parquet"])
-        raise ValueError(f"{source}: unknown ending {suffix!r}, expected {endings}")
-    check_columns(frame.columns, columns, str(source))
-    return frame, first_line
+        raise ValueError(f"{source}: unknown ending {suffix!r}, expected {', '.join(ENDINGS)}")
+    check_columns(frame.columns, columns, path)
+    return Table(frame, path, first_line, notes)
 
 
-def _item_texts(ids: pl.Series, table: pl.DataFrame, source: str, first_line: int | None) -> pl.DataFrame:
+def _drop_anonymous(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict]:
+    """Drops the rows whose user id is missing or stands for a visitor without an account."""
+    anonymous = pl.col("user_id").is_null() | pl.col("user_id").str.to_lowercase().is_in(ANONYMOUS)
+    known = rows.filter(~anonymous)
+    if known.is_empty():
+        raise ValueError("no interaction has a user id: `drop_anonymous` leaves nothing")
+    return known, count_step("anonymous user", rows.height, known.height)
+
+
+def _item_texts(ids: pl.Series, table: Table, text_columns: Sequence[str]) -> pl.DataFrame:
     """Returns the columns `item_id` and `text` of the distinct rows."""
-    texts = [to_texts(column, source, first_line=first_line).alias(f"text {n}") for n, column in enumerate(table)]
+    texts = [
+        to_texts(table.frame[column], table.source, first_line=table.first_line).alias(f"text {n}")
+        for n, column in enumerate(text_columns)
+    ]
     different = pl.DataFrame([ids.alias("item_id"), *texts]).unique(keep="first", maintain_order=True)
     return different.select("item_id", text=join_texts(pl.col(text.name) for text in texts))
 
@@ -130,8 +226,7 @@ def _load_dataset(source: str) -> pl.DataFrame:
     match = DATASET.fullmatch(source)
     if match is None:
         raise FileNotFoundError(
-            f"{source}: expected a .csv, .tsv, .jsonl or .parquet file, or a dataset such as "
-            "owner/name@revision:config[split]"
+            f"{source}: expected a {', '.join(ENDINGS)} file, or a dataset such as owner/name@revision:config[split]"
         )
     # Imported here because it is slow to import and local files do not need it.
     from datasets import load_dataset
@@ -151,4 +246,4 @@ def _load_dataset(source: str) -> pl.DataFrame:
         raise ValueError(f"{source}: cannot be loaded as a dataset of the Hub ({reason})") from error
 
 
-__all__ = ["load_table", "read_table"]
+__all__ = ["ANONYMOUS", "DATASET", "ENDINGS", "JSON_LINES", "SEPARATORS", "Table", "load_table", "read_table"]

@@ -53,7 +53,7 @@ def start(make_domain, text_encoder_dir, training_options, tmp_path):
     )
     # With dropout, all eight numbers of a state may be gone, and the gradient of its normalisation is infinite.
     settings = {"hidden_size": 8, "num_experts": 2, "hidden_dropout": 0.0}
-    pretrain([tmp_path / "toys"], str(text_encoder_dir), arguments, "mean", settings)
+    pretrain(str(text_encoder_dir), [tmp_path / "toys"], arguments, text_pooling="mean", model_config=settings)
 
     outputs = ("--pretrained", "pretrained", "--output", "runs", "--report", "report.md")
 

@@ -145,7 +145,7 @@ def test_missing_text_is_an_error():
     items = make_items({"x": "X", "blank": "  "})
     message = (
         r"items without text: 2 \(3 of 4 interactions\); the first is 'gone', which is not in the items table; "
-        r".*--missing-text drop"
+        r".*missing_text='drop'"
     )
     with pytest.raises(ValueError, match=message):
         build(rows, items)
@@ -260,3 +260,18 @@ def test_ids_of_other_types_from_python():
         build(rows.drop("time"), items)
     with pytest.raises(ValueError, match="items: no column 'text', the columns are item_id"):
         build(rows, items.drop("text"))
+
+
+def test_unsold_items_stay_if_they_are_asked_for():
+    rows = make_rows([("u", "d", 2), ("u", "b", 1), ("v", "b", 3), ("w", "e", 1)])
+    items = make_items({"e": "lid", "c": "pot", "d": "pan", "a": "cup", "b": "mug", "f": ""})
+    dropping = build(rows, items)
+    domain = build(rows, items, keep_unsold=True)
+    assert dropping.items["item_id"].to_list() == ["b", "d", "e"]
+    assert domain.items.rows() == [("a", "cup"), ("b", "mug"), ("c", "pot"), ("d", "pan"), ("e", "lid")]
+    assert histories(domain) == histories(dropping) == {"u": ["b", "d"], "v": ["b"], "w": ["e"]}
+    assert domain.info["item_steps"][-1] == {"step": "no interaction left, kept (2)", "dropped": 0, "left": 5}
+    assert domain.info["filters"]["keep_unsold"] is True
+    core = build(rows, items, item_k=2, keep_unsold=True)  # items that the filter drops stay too
+    assert core.items.equals(domain.items)
+    assert histories(core) == {"u": ["b"], "v": ["b"]}

@@ -3,14 +3,16 @@ import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from transformers import BertTokenizer
 
-from unisrec.data.text_features import encode_texts, load_text_features
-from unisrec.data.word_drop import drop_words
+from unisrec.data import Domain
+from unisrec.data.domain_features import domain_features
+from unisrec.data.text_features import drop_words, encode_texts, load_text_features
 from unisrec.modeling_unisrec.text_encoders import find_text_encoder, find_text_pooling, load_text_encoder
 
 
@@ -289,3 +291,18 @@ def test_an_encoder_without_all_its_weights_is_refused(encoder, encoder_dir):
     weights = {name: tensor for name, tensor in encoder.state_dict().items() if "pooler" not in name}
     encoder.save_pretrained(encoder_dir, state_dict=weights)
     load_text_encoder(str(encoder_dir))
+
+
+def test_features_of_a_domain_in_memory_are_kept_with_it(make_domain, make_config, text_encoder_dir, tmp_path):
+    domain = make_domain("toys")
+    encoder, tokenizer = load_text_encoder(text_encoder_dir)
+    options = {"text_encoder": encoder, "tokenizer": tokenizer, "config": make_config(), "progress": False}
+    first = domain_features(domain, **options)
+    assert domain_features(replace(domain, held_out=False), **options) is first
+    assert not first.flags.writeable
+    assert list(tmp_path.iterdir()) == []
+    domain.save_to_disk(tmp_path / "toys")
+    stored = Domain.load_from_disk(tmp_path / "toys")
+    np.testing.assert_array_equal(domain_features(stored, **options), first)
+    assert stored.encoded == {}
+    assert (tmp_path / "toys" / "text_features").is_dir()

@@ -63,7 +63,8 @@ def domains(make_domain, tmp_path):
 
 def test_the_checkpoint_whitens(domains, text_encoder_dir, training_options, tmp_path, make_domain):
     arguments = UniSRecPretrainArguments(str(tmp_path / "run"), load_best_model_at_end=False, **training_options)
-    pretrain(domains, str(text_encoder_dir), arguments, "mean", MODEL, text_whitening="pca", text_whitening_size=6)
+    options = {"text_pooling": "mean", "model_config": MODEL, "text_whitening": "pca", "text_whitening_size": 6}
+    pretrain(str(text_encoder_dir), domains, arguments, **options)
     model = UniSRecModel.from_pretrained(tmp_path / "run")
     assert model.config.text_whitening_size == 6
     assert model.adaptor.weight.shape == (6, 2, 8)
@@ -99,5 +100,5 @@ def test_the_checkpoint_whitens(domains, text_encoder_dir, training_options, tmp
 def test_options_without_effect_are_refused(domains, text_encoder_dir, training_options, tmp_path, options, message):
     arguments = UniSRecPretrainArguments(str(tmp_path / "run"), load_best_model_at_end=False, **training_options)
     with pytest.raises(ValueError, match=message):
-        pretrain(domains, str(text_encoder_dir), arguments, **options)
+        pretrain(str(text_encoder_dir), domains, arguments, **options)
     assert not (tmp_path / "run").exists()

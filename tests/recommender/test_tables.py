@@ -81,11 +81,11 @@ def test_bad_histories(tmp_path, record, message):
 def test_what_is_no_file(tmp_path, monkeypatch, read):
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
-    Path("notes.txt").touch()
+    Path("notes.xyz").touch()
     for name, message in {
         "folder": "folder: a folder, expected a file",
         "owner/name": "owner/name: no such file",
-        "notes.txt": "notes.txt: unknown ending '.txt', expected .csv",
+        "notes.xyz": "notes.xyz: unknown ending '.xyz', expected .csv",
     }.items():
         with pytest.raises((OSError, ValueError), match=message):
             read(name)

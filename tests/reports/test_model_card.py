@@ -60,7 +60,7 @@ def root(tmp_path_factory, make_domain, text_encoder_dir, options):
     make_domain("toys").save_to_disk(root / "toys")
     make_domain("books", seed=1, num_items=20).save_to_disk(root / "books")
     args = UniSRecPretrainArguments(str(root / "pretrained"), num_train_epochs=2, **options)
-    pretrain([root / "toys", root / "books"], str(text_encoder_dir), args, model_config=MODEL)
+    pretrain(str(text_encoder_dir), [root / "toys", root / "books"], args, model_config=MODEL)
     args = UniSRecFinetuneArguments(str(root / "scratch"), num_train_epochs=1, seed=7, **options)
     finetune(root / "pretrained", root / "books", "transductive", args, from_scratch=True)
     args = UniSRecFinetuneArguments(str(root / "adapted"), num_train_epochs=4, learning_rate=2e-3, **options)
@@ -337,7 +337,7 @@ def test_users_are_those_that_were_ranked(root, options, tmp_path, monkeypatch):
     )
     Domain("books", domain.items, shorter).save_to_disk(tmp_path / "books")
     args = UniSRecFinetuneArguments(str(tmp_path / "run"), num_train_epochs=1, **options)
-    trainer, _ = finetune(root / "pretrained", tmp_path / "books", "inductive", args)
+    trainer = finetune(root / "pretrained", tmp_path / "books", "inductive", args).trainer
     ranked = len(leave_one_out(Domain.load_from_disk(tmp_path / "books"), "test"))
     assert ranked < 40
     assert trainer.card_data.num_test_users == ranked
@@ -659,7 +659,7 @@ def test_broken_template_is_one_warning(root, tmp_path, options, monkeypatch, wa
     broken.write_text("---\n{{ metadata }}\n---\n{{ no_such_thing }}\n")
     monkeypatch.setattr(model_card, "TEMPLATE", broken)
     args = UniSRecFinetuneArguments(str(tmp_path / "out"), num_train_epochs=1, **options)
-    _, metrics = finetune(root / "pretrained", root / "books", "inductive", args)
+    metrics = finetune(root / "pretrained", root / "books", "inductive", args).metrics
     assert metrics["ndcg@10"] > 0
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert not (tmp_path / "out" / "README.md").exists()

@@ -46,7 +46,7 @@ def test_map_and_gates_show_the_adaptor(runs, figures, capsys):
     model, processor = analysis_plots.load_checkpoint("text")
     for name, (texts, items, gates) in found.items():
         domain = Domain.load_from_disk(name)
-        features = domain_features(name, domain, model.text_encoder, processor.tokenizer, model.config)
+        features = domain_features(domain, model.text_encoder, processor.tokenizer, model.config)
         np.testing.assert_array_equal(texts.numpy(), features)
         with torch.no_grad():
             for row in (0, 7, 29):

@@ -34,7 +34,7 @@ def root(make_domain, text_encoder_dir, training_options, tmp_path_factory):
     arguments = UniSRecPretrainArguments(
         str(root / "pretrained"), num_train_epochs=1, item_drop_probability=1.0, **training_options
     )
-    pretrain([root / "toys"], str(text_encoder_dir), arguments, "mean", MODEL)
+    pretrain(str(text_encoder_dir), [root / "toys"], arguments, text_pooling="mean", model_config=MODEL)
     return root
 
 
@@ -74,9 +74,9 @@ def test_an_item_has_text_or_id(make_config):
 
 def test_sasrec_is_a_setting(root, arguments, training_options, tmp_path):
     changes = {"item_text": False, "similarity": "dot"}
-    _, metrics = finetune(
+    metrics = finetune(
         root / "pretrained", root / "toys", "transductive", arguments, from_scratch=True, model_config=changes
-    )
+    ).metrics
     saved = UniSRecModel.from_pretrained(tmp_path / "run")
     assert saved.adaptor is None
     assert saved.text_encoder is None
@@ -148,9 +148,9 @@ def test_vectors_that_came_with_a_domain_make_an_embeddings_only_model(
     given_dir, arguments, training_options, tmp_path
 ):
     pretraining = UniSRecPretrainArguments(str(tmp_path / "pre"), num_train_epochs=1, **training_options)
-    trainer = pretrain([given_dir], None, pretraining, model_config=MODEL)
-    assert trainer.model.config.text_embedding_size == 12
-    _, metrics = finetune(tmp_path / "pre", given_dir, "inductive", arguments)
+    model = pretrain(None, [given_dir], pretraining, model_config=MODEL).model
+    assert model.config.text_embedding_size == 12
+    metrics = finetune(tmp_path / "pre", given_dir, "inductive", arguments).metrics
     model = UniSRecModel.from_pretrained(tmp_path / "run")
     assert model.text_encoder is None
     again = evaluate(tmp_path / "run", given_dir, "test", use_cpu=True)
@@ -159,4 +159,4 @@ def test_vectors_that_came_with_a_domain_make_an_embeddings_only_model(
 
 def test_no_encoder_and_no_vectors(root, training_options, tmp_path):
     with pytest.raises(ValueError, match="no text encoder is given, and no text vectors came with the domain"):
-        pretrain([root / "toys"], None, UniSRecPretrainArguments(str(tmp_path / "pre"), **training_options))
+        pretrain(None, [root / "toys"], UniSRecPretrainArguments(str(tmp_path / "pre"), **training_options))

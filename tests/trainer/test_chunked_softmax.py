@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from unisrec.trainer.chunked_softmax import SoftTargets, chunked_cross_entropy
+from unisrec.trainer.losses import SoftTargets, chunked_cross_entropy
 
 
 def plain(queries, candidates, labels):

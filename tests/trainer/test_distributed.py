@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -299,7 +300,11 @@ def encode(rank, world, folder):
     domain_dir.mkdir(exist_ok=True)
     args = UniSRecPretrainArguments(output_dir=str(folder), use_cpu=True, disable_tqdm=True)
     vectors = domain_features(
-        domain_dir, domain, encoder, tokenizer, make_model(torch.float32).config, **encoding_options(args)
+        replace(domain, folder=domain_dir),
+        encoder,
+        tokenizer,
+        make_model(torch.float32).config,
+        **encoding_options(args),
     )
     return {"vectors": torch.from_numpy(np.array(vectors)), "batches": torch.tensor(len(batches))}
 

@@ -6,7 +6,7 @@ from unisrec.data import leave_one_out
 from unisrec.evaluation import RankingDataset
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.trainer import FinetuneCollator, UniSRecFinetuneArguments, UniSRecFinetuneTrainer, WindowDataset, losses
-from unisrec.trainer.chunked_softmax import chunked_cross_entropy
+from unisrec.trainer.losses import chunked_cross_entropy
 
 
 ADAPTOR = {"adaptor.weight", "adaptor.bias", "adaptor.router", "adaptor.router_noise"}

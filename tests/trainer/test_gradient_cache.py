@@ -7,7 +7,7 @@ import torch
 from unisrec.data import leave_one_out
 from unisrec.trainer import PretrainCollator, UniSRecPretrainArguments, UniSRecPretrainTrainer, WindowDataset
 from unisrec.trainer.datasets import DomainFeatures, DomainTexts
-from unisrec.trainer.gradient_cache import RandomState, split_targets, take_run
+from unisrec.trainer.pretrain_trainer import RandomState, split_targets, take_run
 
 
 NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "adaptor_dropout": 0.0, "router_noise": None}

@@ -8,7 +8,7 @@ import torch
 from unisrec.cli import main
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune, pretrain
-from unisrec.trainer.interpolation import SHARES, WeightInterpolator, parse_interpolation
+from unisrec.trainer.ensemble import SHARES, WeightInterpolator, parse_interpolation
 
 
 MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 2}
@@ -19,7 +19,7 @@ def root(tmp_path_factory, make_domain, text_encoder_dir, training_options):
     root = tmp_path_factory.mktemp("interpolation")
     make_domain("toys").save_to_disk(root / "toys")
     args = UniSRecPretrainArguments(str(root / "pretrained"), num_train_epochs=1, **training_options)
-    pretrain([root / "toys"], str(text_encoder_dir), args, model_config=MODEL)
+    pretrain(str(text_encoder_dir), [root / "toys"], args, model_config=MODEL)
     return root
 
 
@@ -30,7 +30,8 @@ def run(root, training_options, tmp_path):
     def tune(name: str, setting: str = "transductive", **arguments):
         options = training_options | {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 2}
         args = UniSRecFinetuneArguments(str(tmp_path / name), **(options | {"learning_rate": 0.02} | arguments))
-        return finetune(root / "pretrained", root / "toys", setting, args)
+        result = finetune(root / "pretrained", root / "toys", setting, args)
+        return result.trainer, result.metrics
 
     return tune
 

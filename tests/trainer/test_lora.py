@@ -15,6 +15,7 @@ from transformers import AutoModel
 from unisrec.cli import main
 from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.modeling_unisrec.adapters import add_lora, parse_lora_parts
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 from unisrec.recommender import Recommender
 from unisrec.trainer import (
@@ -23,7 +24,6 @@ from unisrec.trainer import (
     finetune,
     pretrain,
 )
-from unisrec.trainer.lora import add_lora, parse_lora_parts
 
 
 MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 3, "max_position_embeddings": 10}
@@ -43,7 +43,7 @@ def root(text_encoder_dir, make_domain, training_options, tmp_path_factory):
     arguments = UniSRecPretrainArguments(
         str(root / "pretrained"), num_train_epochs=1, item_drop_probability=1.0, **training_options
     )
-    pretrain([root / "books"], str(text_encoder_dir), arguments, "mean", MODEL)
+    pretrain(str(text_encoder_dir), [root / "books"], arguments, text_pooling="mean", model_config=MODEL)
     return root
 
 
@@ -59,7 +59,8 @@ def transfer(root, training_options):
             arguments = UniSRecFinetuneArguments(
                 str(root / name), num_train_epochs=2, learning_rate=2e-2, lora=lora, lora_rank=2, **options
             )
-            done[name] = (*finetune(root / "pretrained", root / "toys", setting, arguments), root / name)
+            result = finetune(root / "pretrained", root / "toys", setting, arguments)
+            done[name] = (result.trainer, result.metrics, root / name)
         return done[name]
 
     return run
@@ -146,7 +147,7 @@ def test_resume_goes_on_where_it_was(transfer, root, training_options, tmp_path)
     options |= {"learning_rate": 2e-2, "lora": "text", "lora_rank": 2, "num_train_epochs": 2}
     checkpoint = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[0]
     arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), resume_from_checkpoint=str(checkpoint), **options)
-    resumed, _ = finetune(root / "pretrained", root / "toys", "inductive", arguments)
+    resumed = finetune(root / "pretrained", root / "toys", "inductive", arguments).trainer
     assert resumed.state.log_history[-1]["epoch"] == 2
     expected = dict(trainer.model.named_parameters())
     for name, parameter in resumed.model.named_parameters():

@@ -1,7 +1,8 @@
 """`pretrain` validated on a domain that is not trained on, and the packaged recipes."""
 
+import inspect
 import json
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ import torch
 from unisrec.cli import main
 from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec import UniSRecModel
-from unisrec.trainer import UniSRecPretrainArguments, pretrain
+from unisrec.trainer import (
+    UniSRecPretrainArguments,
+    UniSRecPretrainTrainer,
+    build_finetune_trainer,
+    build_pretrain_trainer,
+    finetune,
+    pretrain,
+)
 
 
 MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 3, "max_position_embeddings": 10}
@@ -39,7 +47,8 @@ def arguments(root, training_options, tmp_path):
 
 
 def pretrain_on(root, arguments, encoder, *names):
-    return pretrain([root / name for name in names or ("toys", "tools")], str(encoder), arguments, "mean", MODEL)
+    domains = [root / name for name in names or ("toys", "tools")]
+    return pretrain(str(encoder), domains, arguments, text_pooling="mean", model_config=MODEL)
 
 
 def test_the_checkpoint_is_the_best_on_the_unseen_domain(
@@ -47,7 +56,8 @@ def test_the_checkpoint_is_the_best_on_the_unseen_domain(
 ):
     settings = arguments()
     given = settings.to_dict()
-    trainer = pretrain_on(root, settings, text_encoder_dir)
+    result = pretrain_on(root, settings, text_encoder_dir)
+    trainer = result.trainer
     assert settings.to_dict() == given
     values = [line["eval_ndcg@10"] for line in trainer.state.log_history if "eval_ndcg@10" in line]
     assert len(values) == 6
@@ -59,13 +69,47 @@ def test_the_checkpoint_is_the_best_on_the_unseen_domain(
     for name, weight in of_best.named_parameters():
         assert torch.equal(saved.get_parameter(name), weight), name
     metrics = evaluate(tmp_path / "run", root / "shop", "valid", use_cpu=True)
-    assert metrics["ndcg@10"] == pytest.approx(values[best], abs=1e-6)
+    assert result.model is trainer.model
+    assert result.metrics["ndcg@10"] == values[best]
+    assert result.metrics == pytest.approx(metrics, abs=1e-6)
+    with pytest.raises(FrozenInstanceError):
+        result.metrics = {}
 
 
 def test_it_stops_the_run(root, arguments, text_encoder_dir):
     settings = arguments(learning_rate=0.0, early_stopping_patience=2, num_train_epochs=20)
-    trainer = pretrain_on(root, settings, text_encoder_dir)
+    trainer = pretrain_on(root, settings, text_encoder_dir).trainer
     assert trainer.state.epoch == 3
+
+
+def test_metrics_are_those_of_the_saved_weights(root, arguments, text_encoder_dir, training_options, tmp_path):
+    settings = arguments(zero_shot_domain=None, num_train_epochs=2)
+    metrics = pretrain_on(root, settings, text_encoder_dir).metrics
+    for name in ("toys", "tools"):
+        again = evaluate(tmp_path / "run", root / name, "valid", use_cpu=True)
+        assert {f"{name}_{metric}": value for metric, value in again.items()}.items() <= metrics.items()
+    settings = arguments(zero_shot_domain=None, max_steps=1, eval_strategy="no", save_strategy="no")
+    settings.output_dir = str(tmp_path / "short")
+    assert pretrain_on(root, settings, text_encoder_dir).metrics == {}
+
+
+def test_the_two_functions_and_their_builders_are_symmetric():
+    for build, run in ((build_pretrain_trainer, pretrain), (build_finetune_trainer, finetune)):
+        assert inspect.signature(build).parameters == inspect.signature(run).parameters
+    kinds = [inspect.signature(run).parameters.values() for run in (pretrain, finetune)]
+    given = [[each.name for each in kind if each.kind is each.POSITIONAL_OR_KEYWORD] for kind in kinds]
+    assert given == [["text_encoder", "domain_dirs", "args"], ["model", "domain_dir", "setting", "args"]]
+
+
+def test_builder_returns_the_trainer_before_its_first_step(root, arguments, text_encoder_dir, tmp_path):
+    settings = arguments()
+    trainer = build_pretrain_trainer(str(text_encoder_dir), [root / "toys", root / "tools"], settings)
+    assert isinstance(trainer, UniSRecPretrainTrainer)
+    assert trainer.state.global_step == 0
+    assert trainer.args is not settings
+    assert [*(tmp_path / "run").iterdir()] == []
+    with pytest.raises(ValueError, match=r"domain_dirs is 'minilm', expected a list of domain folders\."):
+        pretrain([root / "toys"], "minilm", settings)
 
 
 def test_by_default_ten_evaluations_are_waited_for_and_without_such_a_domain_none(arguments):

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from unisrec.cli import main
 from unisrec.configuration import UniSRecConfig
 from unisrec.modeling_unisrec import UniSRecModel
-from unisrec.trainer import UniSRecFinetuneArguments, finetune_trainer, run_lock
-from unisrec.trainer.checkpoint_folders import DRAFTS, find_damage
+from unisrec.trainer import UniSRecFinetuneArguments, build_finetune_trainer
+from unisrec.trainer.checkpoint_folders import DRAFTS, find_damage, lock_run, unlock_run
 
 
 STEPS = 6
@@ -345,12 +345,10 @@ def test_an_edit_that_nothing_else_shows_is_found_by_its_checksum(root, stopped,
 # Two processes in one folder
 
 HOLD = """
-import importlib.util, multiprocessing, sys, time
+import multiprocessing, sys, time
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("run_lock", sys.argv[1])  # torch is not needed
-run_lock = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(run_lock)
-run_lock.lock_run(Path(sys.argv[2]))
+from unisrec.trainer.checkpoint_folders import lock_run
+lock_run(Path(sys.argv[1]))
 context = multiprocessing.get_context("fork")
 born = context.Event()
 def work():
@@ -370,7 +368,7 @@ def hold() -> Iterator[Callable[[Path], subprocess.Popen]]:
     processes = []
 
     def start(drafts: Path) -> subprocess.Popen:
-        words = [sys.executable, "-c", HOLD, run_lock.__file__, drafts]
+        words = [sys.executable, "-c", HOLD, drafts]
         holder = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         processes.extend([holder.pid, int(holder.stdout.readline())])
         return holder
@@ -384,12 +382,12 @@ def hold() -> Iterator[Callable[[Path], subprocess.Popen]]:
 def test_a_lock_dies_with_its_process_though_its_children_live(hold, tmp_path):
     holder = hold(tmp_path)
     with pytest.raises(BlockingIOError, match=rf"another run is writing .* \(process {holder.pid} on"):
-        run_lock.lock_run(tmp_path)
+        lock_run(tmp_path)
     holder.kill()
     holder.wait()
-    run_lock.lock_run(tmp_path)
-    run_lock.lock_run(tmp_path)  # this process has it already
-    run_lock.unlock_run(tmp_path)
+    lock_run(tmp_path)
+    lock_run(tmp_path)  # this process has it already
+    unlock_run(tmp_path)
 
 
 def test_a_second_process_leaves_the_drafts_of_the_first_alone(root, unbroken, stopped, hold, tmp_path, capfd):
@@ -430,7 +428,7 @@ def test_a_trainer_that_is_to_resume_finds_a_checkpoint_or_says_so(root, trainin
     arguments = UniSRecFinetuneArguments(
         str(tmp_path / "run"), max_steps=1, load_best_model_at_end=False, **training_options
     )
-    trainer = finetune_trainer(root / "start", root / "toys", "inductive", arguments)
+    trainer = build_finetune_trainer(root / "start", root / "toys", "inductive", arguments)
     with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
         trainer.train(resume_from_checkpoint=True)
     assert trainer.train().global_step == 1

@@ -145,7 +145,8 @@ def pretrained(text_encoder_dir, domain, training_options, tmp_path_factory):
         train_text_encoder=True,
         **(training_options | {"eval_strategy": "epoch"}),
     )
-    trainer = pretrain([root / "toys"], str(text_encoder_dir), arguments, "mean", MODEL)
+    options = {"text_pooling": "mean", "model_config": MODEL}
+    trainer = pretrain(str(text_encoder_dir), [root / "toys"], arguments, **options).trainer
     return root, trainer, AutoModel.from_pretrained(text_encoder_dir)
 
 
@@ -169,7 +170,8 @@ def test_transfer_trains_the_encoder_and_leaves_what_it_measured(pretrained, dom
         train_text_encoder=True,
         **(training_options | {"eval_strategy": "epoch", "save_strategy": "epoch"}),
     )
-    trainer, metrics = finetune(root / "pretrained", root / "toys", "inductive", arguments)
+    result = finetune(root / "pretrained", root / "toys", "inductive", arguments)
+    trainer, metrics = result.trainer, result.metrics
 
     start, saved = AutoModel.from_pretrained(root / "pretrained"), AutoModel.from_pretrained(tmp_path / "run")
     before, after = _weights(start), _weights(saved)

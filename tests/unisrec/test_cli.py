@@ -206,6 +206,17 @@ BAD_FILES = {
         r"c\.csv.*(line|row) 10.*noon",
     ),
     "too small after k-core": ([*TABLE, "c.csv", "--user-k", "9"], {"c.csv": CLICKS}, r"leaves nothing.*--user-k"),
+    "separator for no CSV": (
+        [*TABLE, "c.jsonl", "--separator", ";"],
+        {"c.jsonl": "{}"},
+        r"--separator is for \.csv, \.tsv and \.txt files",
+    ),
+    "wrong format of dates": (
+        [*TABLE, "c.csv", "--date-format", "%H:%M"],
+        {"c.csv": CLICKS},
+        r"--date-format is '%H:%M', expected a format of strptime",
+    ),
+    "no workbook": ([*TABLE, "c.xlsx"], {"c.xlsx": "PK"}, r"c\.xlsx: not a readable workbook"),
     "broken gzip": (
         ["amazon", "--ratings", "r.csv.gz", "--metadata", "m.json"],
         {"r.csv.gz": gzip.compress(RATINGS.encode())[:-12], "m.json": META},

@@ -61,21 +61,21 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     if had_ended(training_args):
         return 0
     with tidy(training_args):
-        trainer, metrics = finetune(
+        result = finetune(
             args.model,
             args.domain,
             args.setting,
             training_args,
-            args.text_encoder,
-            args.from_scratch,
-            args.compare_with,
-            parse_model_config(args.model_config),
+            text_encoder=args.text_encoder,
+            from_scratch=args.from_scratch,
+            compare_with=args.compare_with,
+            model_config=parse_model_config(args.model_config),
         )
-    if trainer.is_world_process_zero():
+    if result.trainer.is_world_process_zero():
         start = "from scratch" if args.from_scratch else "pre-trained"
-        if metrics:
-            print(metrics_table({f"{args.setting}, {start}": metrics}))
-        trained, total = trainer.count_parameters()
+        if result.metrics:
+            print(metrics_table({f"{args.setting}, {start}": result.metrics}))
+        trained, total = result.trainer.count_parameters()
         print(f"trained: {trained:,} of {total:,} parameters ({trained / total:.1%})")
         print(f"checkpoint: {training_args.output_dir}")
     return 0

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 
 FORMATTER = argparse.RawDescriptionHelpFormatter
@@ -46,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="error",
         help="interactions whose item has no text: refuse, drop, or keep with the item id as text (default: error)",
     )
+    group.add_argument(
+        "--keep-unsold",
+        action="store_true",
+        help="keep items that nobody bought in the catalogue: they can be recommended, and are ranked and trained against "
+        "like the others (default: dropped, as in the published benchmarks)",
+    )
 
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
 
@@ -80,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-columns", nargs="+", metavar="COLUMN", help="columns of NAME.item (default: all token, token_seq)"
     )
 
-    table = add_source("table", "any CSV, TSV, JSON-lines or parquet file, or a dataset of the Hub", TABLE_EXAMPLE)
+    table = add_source("table", "any CSV, JSON-lines, parquet or Excel file, or a dataset of the Hub", TABLE_EXAMPLE)
     table.add_argument(
         "--interactions", required=True, metavar="SOURCE", help="file, or owner/name@revision:config[split] on the Hub"
     )
@@ -90,6 +97,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument(
         "--text-columns", nargs="+", default=("title",), metavar="COLUMN", help="item text, in order (default: title)"
     )
+    add_table_options(table)
+
+
+def add_table_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of [`read_table`] on how files are read."""
+    parser.add_argument(
+        "--items-id-column", metavar="COLUMN", help="item id in --items, where it is called otherwise (--item-column)"
+    )
+    parser.add_argument(
+        "--separator", metavar="CHAR", help="of CSV files: , ; | or tab (default: found by the first lines)"
+    )
+    parser.add_argument(
+        "--encoding", metavar="NAME", help="of CSV files (default: UTF-8, with or without a mark, else cp1252)"
+    )
+    parser.add_argument(
+        "--date-format",
+        metavar="FORMAT",
+        help="of the times, such as %%d/%%m/%%Y (default: numbers, ISO 8601, or 31.12.2024 18:05)",
+    )
+    parser.add_argument(
+        "--drop-anonymous",
+        action="store_true",
+        help="drop rows whose user id is a word for visitors without an account (0, -1, guest, anonymous, null, ...); "
+        "rows with no user id at all are dropped anyway",
+    )
+
+
+def table_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of [`read_table`] that [`add_table_options`] adds."""
+    names = ("items_id_column", "separator", "encoding", "date_format", "drop_anonymous")
+    return {name: getattr(args, name) for name in names}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -111,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
         user_k=DEFAULT_K if args.user_k is None else args.user_k,
         item_k=DEFAULT_K if args.item_k is None else args.item_k,
         missing_text=args.missing_text,
+        keep_unsold=args.keep_unsold,
         info=info,
     )
     domain.save_to_disk(output)
@@ -127,6 +166,7 @@ def _run_official(args: argparse.Namespace, output: Path) -> int:
     from ..data.readers.official import read_official
 
     ignored = {"--user-k": args.user_k, "--item-k": args.item_k, "--text-columns": args.text_columns}
+    ignored["--keep-unsold"] = args.keep_unsold or None
     if given := [option for option, value in ignored.items() if value is not None]:
         raise ValueError(
             f"{args.input} is a folder of the official code and taken whole; leave {', '.join(given)} out"
@@ -162,7 +202,8 @@ def _read(args: argparse.Namespace):
         item_column=args.item_column,
         time_column=args.time_column,
         text_columns=args.text_columns,
+        **table_options(args),
     )
 
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "add_table_options", "run", "table_options"]

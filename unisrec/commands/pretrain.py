@@ -68,17 +68,17 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     if had_ended(training_args):
         return 0
     with tidy(training_args):
-        trainer = pretrain(
-            args.domains,
+        result = pretrain(
             args.text_encoder,
+            args.domains,
             training_args,
-            args.text_pooling,
-            parse_model_config(args.model_config),
+            text_pooling=args.text_pooling,
+            text_prompt=args.text_prompt,
+            text_truncate_dim=args.text_truncate_dim,
             text_whitening=args.text_whitening,
             text_whitening_size=args.text_whitening_size,
-            text_truncate_dim=args.text_truncate_dim,
-            text_prompt=args.text_prompt,
+            model_config=parse_model_config(args.model_config),
         )
-    if trainer.is_world_process_zero():
+    if result.trainer.is_world_process_zero():
         print(f"checkpoint: {training_args.output_dir}")
     return 0

@@ -87,7 +87,7 @@ def tell_story(args: argparse.Namespace, output: Path) -> None:
     pretrained = output / "pretrained"
     pretrain_args = UniSRecPretrainArguments(str(pretrained), num_train_epochs=args.pretrain_epochs, **common)
     pretraining = pretrain(
-        [folders[name] for name in sources], args.text_encoder, pretrain_args, model_config=MODEL_CONFIG
+        args.text_encoder, [folders[name] for name in sources], pretrain_args, model_config=MODEL_CONFIG
     )
 
     print(f"\n3. Transfer to {target}")
@@ -105,11 +105,11 @@ def tell_story(args: argparse.Namespace, output: Path) -> None:
             print(f"   {name}")
             folder = output / name.replace(", ", "-").replace(" ", "-")
             finetune_args = UniSRecFinetuneArguments(str(folder), num_train_epochs=args.finetune_epochs, **common)
-            trainer, metrics = finetune(pretrained, folders[target], setting, finetune_args, from_scratch=from_scratch)
-            rows[name] = metrics
-            curves[name] = trainer.state.log_history
+            result = finetune(pretrained, folders[target], setting, finetune_args, from_scratch=from_scratch)
+            rows[name] = result.metrics
+            curves[name] = result.trainer.state.log_history
     picture = output / "curves.png"
-    plot_training_curves(pretraining.state.log_history, curves, picture)
+    plot_training_curves(pretraining.trainer.state.log_history, curves, picture)
 
     print(f"\n4. {target}: test split, leave-one-out, {num_items} items ranked")
     print(metrics_table(rows))

@@ -114,3 +114,40 @@ def test_missing_column_names_the_nearest():
         check_columns(["User_ID", "item"], ["item", "user_id"], "f.csv")
     with pytest.raises(ValueError, match=r"no column 'zzz', the columns are a, b$"):
         check_columns(["a", "b"], ["zzz"], "f.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "31.12.2024 18:05",
+        "31.12.2024, 18:05:00",
+        "31.12.2024 um 18:05 Uhr",
+        "31. 12. 2024 18:05:00.000",
+        "2024-12-31 19:05:00+01",
+        "2024-12-31T19:05:00+0100",
+        "2024-12-31 18:05:00 UTC",
+        "2024-12-31T18:05Z",
+    ],
+)
+def test_german_dates_and_zones(text):
+    assert times([text]).item() == int(datetime(2024, 12, 31, 18, 5, tzinfo=UTC).timestamp()) * 1_000_000
+
+
+def test_days_come_first_in_german_dates():
+    day = 86_400_000_000
+    assert times(["2.1.1970", "13.1.1970"]).to_list() == [day, 12 * day]
+
+
+def test_a_named_format_is_the_only_one():
+    day = 86_400_000_000
+    assert times(["02/01/1970", "13/01/1970"], date_format="%d/%m/%Y").to_list() == [day, 12 * day]
+    for values in ([19700102, None], ["19700102", ""], [19700102.0, float("nan")]):
+        assert times(values, date_format="%Y%m%d").to_list() == [day, None]
+    with pytest.raises(ValueError, match=r"row 2: 'when' is '1970-01-02', expected a date of the format '%d/%m/%Y'"):
+        times(["02/01/1970", "1970-01-02"], date_format="%d/%m/%Y")
+    with pytest.raises(ValueError, match=r"column 'when' holds dates already; leave `date_format` out"):
+        times([date(1970, 1, 2)], date_format="%d/%m/%Y")
+    with pytest.raises(ValueError, match=r"`date_format` is '%H:%M', expected a format of strptime with day, month"):
+        times(["09:00"], date_format="%H:%M")
+    with pytest.raises(ValueError, match=r"'2/1/1970', expected .*; name the format by `date_format`, such as"):
+        times(["2/1/1970"])

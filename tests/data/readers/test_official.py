@@ -185,7 +185,7 @@ def test_missing_texts(shop):
     lines = [line.split("\t")[0] if line.startswith("B003") else line for line in shop.lines("text")]
     lines = ["B007\tnan" if line.startswith("B007") else line for line in lines]
     shop.write("text", lines[:-1])
-    with pytest.raises(ValueError, match=r"Shop.text: no text for item 'B000', as for 3 of 20; .*--missing-text keep"):
+    with pytest.raises(ValueError, match=r"Shop.text: no text for item 'B000', as for 3 of 20; .*missing_text='keep'"):
         read_official(shop.path)
     (domain,) = read_official(shop.path, missing_text="keep")
     assert [domain.items["text"][row] for row in (0, 3, 7)] == ["B000", "B003", "B007"]

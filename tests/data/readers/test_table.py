@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import sys
 from datetime import date
 
 import polars as pl
@@ -90,7 +91,7 @@ def test_bad_input(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"clicks.csv: no such file"):
         read_table(tmp_path / "clicks.csv", **COLUMNS)
     with pytest.raises(
-        FileNotFoundError, match=r"clicks.xls: expected a .csv, .tsv, .jsonl or .parquet file, or a dataset"
+        FileNotFoundError, match=r"clicks.xls: expected a .csv, .tsv, .txt, .jsonl.*, .xlsx file, or a dataset"
     ):
         read_table(tmp_path / "clicks.xls", **COLUMNS)
     clicks = write(CLICKS, tmp_path / "clicks.csv")
@@ -177,15 +178,112 @@ def test_the_first_text_of_an_item_counts(tmp_path):
 def test_sources_that_are_no_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = write(pl.DataFrame(ROWS), tmp_path / "rows.csv")
-    rows.rename(tmp_path / "rows.txt")
+    rows.rename(tmp_path / "rows.xyz")
     (tmp_path / "folder").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "train.csv").write_bytes(b"a,b\n1,2\n1,2,3\n")
     for source, message in {
-        "rows.txt": r"rows.txt: unknown ending '.txt', expected .csv, .tsv, .jsonl",
+        "rows.xyz": r"rows.xyz: unknown ending '.xyz', expected .csv, .tsv, .txt, .jsonl",
         "folder": r"folder: cannot be loaded as a dataset of the Hub \(.*data files\)",
         "broken": r"broken: cannot be loaded as a dataset of the Hub \(.*[Tt]okeniz.*\)",
     }.items():
         with pytest.raises(ValueError, match=message) as caught:
             read_table(source)
         assert "\n" not in str(caught.value)
+
+
+GERMAN = """Kunde;Artikel;Zeit;Titel
+ann;007;31.12.2024 18:05;"M\u00fcsli &amp; Obst, 1 kg"
+ann;8;1.1.2025;\u201eTee\u201c
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("ending", ["csv", "txt", "tsv"])
+def test_separator_and_encoding_are_found(tmp_path, encoding, separator, ending):
+    text = GERMAN.replace(";", separator).replace("&amp" + separator, "&amp;")
+    path = tmp_path / f"clicks.{ending}"
+    path.write_bytes(text.encode(encoding))
+    raw = read_table(path, user_column="Kunde", item_column="Artikel", time_column="Zeit", text_columns=["Titel"])
+    assert raw.interactions["item_id"].to_list() == ["007", "8"]
+    assert raw.interactions["time"].diff().to_list() == [None, (5 * 60 + 55) * 60_000_000]
+    assert raw.items["text"].to_list() == ["M\u00fcsli & Obst, 1 kg", "\u201eTee\u201c"]
+    notes = " ".join(raw.info.get("notes", []))
+    assert ("separator" in notes) == (separator != {"csv": ",", "txt": "\t", "tsv": "\t"}[ending])
+    assert ("read as cp1252" in notes) == (encoding == "cp1252")
+
+
+def test_what_is_said_of_separator_and_encoding_is_done(tmp_path):
+    path = tmp_path / "clicks.csv"
+    path.write_bytes("user_id;item_id;timestamp;title\nu;a;1;\u0416\n".encode("cp1251"))
+    assert read_table(path, encoding="cp1251").items.rows() == [("a", "\u0416")]
+    with pytest.raises(ValueError, match=r"no column 'user_id', the columns are user_id;item_id;timestamp;title"):
+        read_table(path, encoding="cp1251", separator=",")
+    with pytest.raises(ValueError, match=r"clicks.csv: line 2 is not UTF-8 .*name another `encoding`"):
+        read_table(path, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"`encoding` is 'base64', expected a name such as 'utf-8'"):
+        read_table(path, encoding="base64")
+    for wrong in ("::", "", '"', "\u20ac"):
+        with pytest.raises(ValueError, match=r"`separator` is .*, expected one character, such as ';', or 'tab'"):
+            read_table(path, separator=wrong)
+    path = write(pl.DataFrame(ROWS), tmp_path / "rows.parquet")
+    for option in ("separator", "encoding"):
+        with pytest.raises(ValueError, match=rf"`{option}` is for .csv, .tsv and .txt files, and there is none"):
+            read_table(path, text_columns=["item_id"], **{option: ";"})
+
+
+def test_a_damaged_utf_8_file_is_not_taken_for_cp1252(tmp_path):
+    path = tmp_path / "clicks.csv"
+    path.write_bytes("user_id,item_id,timestamp,title\nu,a,1,M\u00fcsli\nu,b,2,T".encode() + b"\xfc\n")
+    with pytest.raises(ValueError, match=r"clicks.csv: line 3 is not UTF-8 \(.*\); name another `encoding`"):
+        read_table(path)
+
+
+def test_workbooks(tmp_path):
+    frame = CLICKS.with_columns(
+        number=pl.Series([17, 2**53 - 1, 17]), when=pl.Series([date(2024, 1, n) for n in (2, 1, 3)])
+    )
+    frame.write_excel(tmp_path / "clicks.xlsx")
+    raw = read_table(tmp_path / "clicks.xlsx", text_columns=["name"], **COLUMNS)
+    assert raw.interactions.rows() == [
+        ("ann", "007", START + DAY),
+        ("ann", "8", START),
+        ("bob", "007", START + 2 * DAY),
+    ]
+    options = COLUMNS | {"item_column": "number", "time_column": "when"}
+    raw = read_table(tmp_path / "clicks.xlsx", text_columns=["name"], **options)
+    assert raw.interactions["item_id"].to_list() == ["17", str(2**53 - 1), "17"]
+    assert raw.interactions["time"].to_list() == [START + DAY, START, START + 2 * DAY]
+    (tmp_path / "bad.xlsx").write_bytes(b"PK no workbook")
+    with pytest.raises(ValueError, match=r"bad.xlsx: not a readable workbook"):
+        read_table(tmp_path / "bad.xlsx")
+
+
+def test_a_workbook_without_its_reader(tmp_path, monkeypatch):
+    CLICKS.write_excel(tmp_path / "clicks.xlsx")
+    monkeypatch.setitem(sys.modules, "fastexcel", None)
+    with pytest.raises(ValueError, match=r"clicks.xlsx: workbooks need fastexcel; `pip install unisrec\[excel\]`"):
+        read_table(tmp_path / "clicks.xlsx", text_columns=["name"], **COLUMNS)
+
+
+def test_anonymous_users(tmp_path):
+    users = ["ann", None, "Guest", "0", "10", "NULL"]
+    rows = pl.DataFrame({"user_id": users, "item_id": ["a"] * 6, "timestamp": range(6), "title": "mug"})
+    kept = read_table(rows).interactions["user_id"].to_list()
+    assert kept == users  # a missing one is dropped and counted by `build_domain`
+    raw = read_table(rows, drop_anonymous=True)
+    assert raw.interactions["user_id"].to_list() == ["ann", "10"]
+    assert raw.info["steps"][-1] == {"step": "anonymous user", "dropped": 4, "left": 2}
+    with pytest.raises(ValueError, match=r"no interaction has a user id: `drop_anonymous` leaves nothing"):
+        read_table(rows[1:3], drop_anonymous=True)
+
+
+def test_another_name_of_the_id_in_the_items():
+    items = pl.DataFrame({"id": ["b", "a"], "title": ["pan", "mug"]})
+    raw = read_table(pl.DataFrame(ROWS), items, items_id_column="id")
+    assert raw.items.rows() == [("b", "pan"), ("a", "mug")]
+    with pytest.raises(ValueError, match=r"items: no column 'item_id', the columns are id, title"):
+        read_table(pl.DataFrame(ROWS), items)
+    with pytest.raises(ValueError, match=r"`items_id_column` is a column of `items`, and none are given"):
+        read_table(pl.DataFrame(ROWS), text_columns=["item_id"], items_id_column="id")

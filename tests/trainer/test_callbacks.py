@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from transformers import TrainerControl, TrainerState
 
 from unisrec.cli import main
-from unisrec.trainer.run_log import SpeedMeter
+from unisrec.trainer.callbacks import SpeedMeter
 
 
 @pytest.fixture(scope="module")

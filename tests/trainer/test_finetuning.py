@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from unisrec.cli import main
+from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune, pretrain
@@ -27,7 +28,7 @@ def root(tmp_path_factory, domain, text_encoder_dir, training_options):
     domain.save_to_disk(root / "toys")
     replace(domain, name="sold", held_out=False).save_to_disk(root / "sold")
     args = UniSRecPretrainArguments(str(root / "pretrained"), num_train_epochs=1, **training_options)
-    pretrain([root / "toys"], str(text_encoder_dir), args, model_config=MODEL)
+    pretrain(str(text_encoder_dir), [root / "toys"], args, model_config=MODEL)
     return root
 
 
@@ -35,7 +36,8 @@ def root(tmp_path_factory, domain, text_encoder_dir, training_options):
 def test_every_interaction_is_trained_on_and_none_is_measured(root, domain, training_options, tmp_path, name):
     options = training_options | {"eval_strategy": "epoch", "num_train_epochs": 2}
     args = UniSRecFinetuneArguments(str(tmp_path / "run"), hold_out=False, **options)
-    trainer, metrics = finetune(root / "pretrained", root / name, "transductive", args)
+    result = finetune(root / "pretrained", root / name, "transductive", args)
+    trainer, metrics = result.trainer, result.metrics
     assert trainer.train_dataset.num_targets.sum() == domain.num_interactions - domain.num_users
     assert metrics == {}
     assert not any(key.startswith(("eval_", "test_")) for line in trainer.state.log_history for key in line)
@@ -57,9 +59,9 @@ def test_by_default_the_last_two_interactions_are_held_out(root, domain, trainin
         early_stopping_patience=0,
         **training_options,
     )
-    trainer, metrics = finetune(root / "pretrained", root / "toys", "inductive", args)
-    assert trainer.train_dataset.num_targets.sum() == domain.num_interactions - 3 * domain.num_users
-    assert "ndcg@10" in metrics
+    result = finetune(root / "pretrained", root / "toys", "inductive", args)
+    assert result.trainer.train_dataset.num_targets.sum() == domain.num_interactions - 3 * domain.num_users
+    assert "ndcg@10" in result.metrics
 
 
 def test_it_needs_a_number_of_epochs(tmp_path):
@@ -87,3 +89,15 @@ def test_on_the_command_line(root, tmp_path, capsys):
     assert "NDCG" not in said.upper()
     assert f"checkpoint: {tmp_path / 'run'}" in said
     assert np.isfinite(UniSRecModel.from_pretrained(tmp_path / "run").adaptor.weight.detach().numpy()).all()
+
+
+def test_a_domain_in_memory_trains_and_ranks_as_its_folder_does(root, domain, training_options, tmp_path):
+    options = training_options | {"num_train_epochs": 1, "load_best_model_at_end": False, "early_stopping_patience": 0}
+    found = []
+    for name, source in (("folder", root / "toys"), ("memory", domain)):
+        args = UniSRecFinetuneArguments(str(tmp_path / name), **options)
+        _, metrics = finetune(root / "pretrained", source, "inductive", args)
+        assert evaluate(tmp_path / name, source, use_cpu=True) == pytest.approx(metrics)
+        found.append(metrics)
+    assert found[0] == found[1]
+    assert len(domain.encoded) == 1

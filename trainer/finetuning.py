@@ -1,4 +1,4 @@
-"""Transfer to one domain in one call: domain folder and checkpoint in, adapted checkpoint and test metrics out."""
+"""Fine-tuning on one domain: a checkpoint and a domain folder in, an adapted checkpoint and its test metrics out."""
 
 import copy
 import os
@@ -15,44 +15,58 @@ from ..data.domain_features import domain_features
 from ..data.training_data import check_unseen, merge_records, training_record
 from ..evaluation.ranking import RankingDataset
 from ..modeling_unisrec import ItemCatalogue
+from ..modeling_unisrec.adapters import add_lora
 from ..modeling_unisrec.checkpoint import load_checkpoint, untrained_model
 from ..modeling_unisrec.hub import find_model
 from ..reports.model_card import UniSRecModelCardData
 from ..reports.run_results import load_run_results, run_facts
+from .base_trainer import TrainingResult
 from .checkpoint_folders import check_output_dir
 from .data_collator import TextFinetuneCollator
 from .datasets import WindowDataset
 from .ensemble import Ensemble
 from .finetune_trainer import UniSRecFinetuneTrainer
-from .lora import add_lora
 from .training_args import UniSRecFinetuneArguments, encoding_options
 
 
-def finetune_trainer(
+def build_finetune_trainer(
     model: str | os.PathLike,
-    domain_dir: str | os.PathLike,
+    domain: Domain | str | os.PathLike,
     setting: Literal["inductive", "transductive"],
     args: UniSRecFinetuneArguments,
+    *,
     text_encoder: str | None = None,
     from_scratch: bool = False,
     compare_with: str | os.PathLike | None = None,
     model_config: Mapping[str, Any] | None = None,
 ) -> UniSRecFinetuneTrainer:
     r"""
-    The trainer of [`finetune`] before its first step, for a training of one's own: with other callbacks, or one whose test
-    split stays unseen.
+    Builds the trainer that [`finetune`] runs, for example to add callbacks or to train without touching the test split.
+
+    Nothing is trained yet. The output folder is created, empty, and text vectors are cached in the domain folder.
 
     Args:
-        As of [`finetune`].
+        model (`str` or `os.PathLike`): Folder or Hub id of the checkpoint to start from.
+        domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
+        setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
+        args ([`UniSRecFinetuneArguments`]): Training arguments. They are copied, not modified.
+        text_encoder (`str`, *optional*): Text encoder to use if the checkpoint contains none: the one it was trained with.
+        from_scratch (`bool`, *optional*, defaults to `False`):
+            Take only the configuration of the checkpoint and train all weights from random initialisation, as a
+            baseline.
+        compare_with (`str` or `os.PathLike`, *optional*):
+            Output folder of another run on the same domain; the model card shows its test metrics for comparison.
+        model_config (`Mapping`, *optional*):
+            Fields of [`UniSRecConfig`] that override those of the checkpoint. Requires `from_scratch`;
+            `{"item_text": False, "similarity": "dot"}` is SASRec.
 
     Returns:
-        [`UniSRecFinetuneTrainer`]: With model, data and validation split; nothing is trained yet, and
-            nothing written but the text vectors beside the domain.
+        [`UniSRecFinetuneTrainer`]: Trainer with model, training data and validation users, before its first step.
 
     Raises:
-        ValueError: If the setting is neither of the two, a text encoder has another width than the checkpoint, or the
-            run to compare with was on another domain.
-        OSError: If the output folder is not empty, or one of the inputs is not there.
+        ValueError: If the setting is unknown, options contradict each other, the text encoder does not fit the
+            checkpoint, or `compare_with` is a run on another domain.
+        OSError: If the output folder is not empty, or the checkpoint or the domain cannot be read.
     """
     if setting not in ("inductive", "transductive"):
         raise ValueError(f"the setting is {setting!r}, expected 'inductive' or 'transductive'.")
@@ -68,11 +82,11 @@ def finetune_trainer(
         raise ValueError("--model-config changes what the weights were trained for: add --from-scratch.")
     args = copy.copy(args)  # what is found out here is not the caller's
     check_output_dir(args)
-    domain = Domain.load_from_disk(domain_dir)
+    source, domain = domain, Domain.load(domain)
     if not args.hold_out:
         domain = replace(domain, held_out=False)
     elif not domain.held_out:
-        raise ValueError(f"{domain_dir} holds nothing out to validate and test on: add --hold_out false.")
+        raise ValueError(f"{source} holds nothing out to validate and test on: add --hold_out false.")
     card_data = UniSRecModelCardData(
         [domain],
         text_encoder,
@@ -96,7 +110,7 @@ def finetune_trainer(
         raise ValueError("the checkpoint has no text encoder to train; name the one it knows by --text-encoder.")
     if not args.trains_on_texts:
         catalogue = text_embeds = domain_features(
-            domain_dir, domain, model.text_encoder, processor.tokenizer, model.config, **encoding_options(args)
+            domain, model.text_encoder, processor.tokenizer, model.config, **encoding_options(args)
         )
         processor.catalogue.item_embeddings = torch.from_numpy(np.array(text_embeds))
         encoder, collator = model.detach_text_encoder(), None
@@ -141,42 +155,45 @@ def finetune_trainer(
 
 def finetune(
     model: str | os.PathLike,
-    domain_dir: str | os.PathLike,
+    domain: Domain | str | os.PathLike,
     setting: Literal["inductive", "transductive"],
     args: UniSRecFinetuneArguments,
+    *,
     text_encoder: str | None = None,
     from_scratch: bool = False,
     compare_with: str | os.PathLike | None = None,
     model_config: Mapping[str, Any] | None = None,
-) -> tuple[UniSRecFinetuneTrainer, dict[str, float]]:
+) -> TrainingResult:
     r"""
-    Transfer of a checkpoint to a domain; the adapted checkpoint, with its catalogue, is left in `args.output_dir`.
+    Fine-tunes a checkpoint on a domain and evaluates it on the test split.
+
+    The adapted checkpoint, with its catalogue, is saved to `args.output_dir`.
 
     Args:
-        model (`str` or `os.PathLike`): Folder or Hub id of a checkpoint.
-        domain_dir (`str` or `os.PathLike`): Domain folder.
+        model (`str` or `os.PathLike`): Folder or Hub id of the checkpoint to start from.
+        domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
-        args ([`UniSRecFinetuneArguments`]): Arguments; they are copied, and stay as they are.
-        text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
-        from_scratch (`bool`, *optional*, defaults to `False`):
-            Take only the settings of the checkpoint and train new weights, all of them: the row to compare with.
-        compare_with (`str` or `os.PathLike`, *optional*):
-            Output folder of another run on the same domain, whose test metrics the model card shows beside these.
-        model_config (`Mapping`, *optional*):
-            Fields of [`UniSRecConfig`] that differ from the checkpoint's, from scratch only; `item_text=False` with
-            `similarity="dot"` is SASRec.
+        args ([`UniSRecFinetuneArguments`]): Training arguments. They are copied, not modified.
+        text_encoder, from_scratch, compare_with, model_config (*optional*): See [`build_finetune_trainer`].
 
     Returns:
-        `tuple`: The trainer after training, with the best model, and its metrics on the test split (`ndcg@10`, ...), none
-            where nothing is held out.
+        [`TrainingResult`]: Its metrics (`ndcg@10`, `recall@10_seen_masked`, ...) are those of the test split, empty if
+        the domain holds nothing out.
 
     Raises:
-        ValueError: If the setting is neither of the two, a text encoder has another width than the checkpoint, or the
-            run to compare with was on another domain.
-        OSError: If the output folder is not empty, or one of the inputs is not there.
+        ValueError: As [`build_finetune_trainer`], or if training diverges.
+        OSError: As [`build_finetune_trainer`], or if a file cannot be written.
+        TrainingInterrupted: If SIGTERM ended the training, after a checkpoint has been saved.
     """
-    trainer = finetune_trainer(
-        model, domain_dir, setting, args, text_encoder, from_scratch, compare_with, model_config
+    trainer = build_finetune_trainer(
+        model,
+        domain,
+        setting,
+        args,
+        text_encoder=text_encoder,
+        from_scratch=from_scratch,
+        compare_with=compare_with,
+        model_config=model_config,
     )
     args = trainer.args
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
@@ -197,7 +214,7 @@ def finetune(
         catalogue = trainer.processing_class.catalogue
         catalogue.item_embeddings = torch.from_numpy(trainer.encode_catalogue(catalogue.texts))
     trainer.save_model()
-    return trainer, metrics
+    return TrainingResult(trainer.model, trainer, metrics)
 
 
-__all__ = ["finetune", "finetune_trainer"]
+__all__ = ["build_finetune_trainer", "finetune"]

@@ -1,0 +1,250 @@
+"""What a training step draws: windows of several domains, batches of them by number of targets, and negatives."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from .datasets import WindowDataset
+
+
+def parse_domain_sampling(value: str) -> float:
+    r"""
+    Temperature T of `--domain_sampling`: domains share an epoch by `size ** (1 / T)`.
+
+    Args:
+        value (`str`): `"proportional"` (T = 1), `"uniform"` (T = infinity) or a number of at least 1.
+
+    Returns:
+        `float`: The temperature.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    named = {"proportional": 1.0, "uniform": math.inf}
+    try:
+        temperature = named[value] if value in named else float(value)
+    except ValueError:
+        temperature = math.nan
+    if not temperature >= 1:
+        raise ValueError(
+            f"--domain_sampling is {value!r}, expected proportional, uniform or a temperature of at least 1, such as 2."
+        )
+    return temperature
+
+
+class DomainSampler:
+    r"""
+    The windows of an epoch, when domains are mixed by temperature.
+
+    At temperature 1 an epoch has every window once. Otherwise each domain is an endless stream of shuffled passes over
+    its windows, and an epoch takes the next part of it: as many targets as the domain's share of the epoch, which has as
+    many targets as all domains together. So a domain with a large share repeats whole passes, one with a small share goes
+    on in the next epoch where it stopped, and no window is ever left out. What an epoch takes depends on seed and epoch
+    alone, to within one window of the share.
+
+    Args:
+        num_targets (`Sequence[np.ndarray]` of shape `(num_windows,)`): Targets of each window, domain by domain.
+        temperature (`float`, *optional*, defaults to 1): T of [`parse_domain_sampling`].
+        seed (`int`, *optional*, defaults to 0): Of the passes.
+
+    Attributes:
+        shares (`np.ndarray` of shape `(num_domains,)`): Targets of each domain in an epoch, on average.
+        least_windows (`int`): No epoch has fewer windows.
+        least_windows_by_domain (`np.ndarray` of shape `(num_domains,)`): No epoch has fewer windows of a domain.
+    """
+
+    def __init__(self, num_targets: Sequence[np.ndarray], temperature: float = 1.0, seed: int = 0):
+        self.num_targets = list(num_targets)
+        self.temperature = temperature
+        self.seed = seed
+        self.first_windows = np.cumsum([0] + [len(targets) for targets in self.num_targets])
+        self.sizes = np.array([int(targets.sum()) for targets in self.num_targets])
+        weights = np.where(self.sizes > 0, np.maximum(self.sizes, 1) ** (1 / temperature), 0.0)
+        running = np.cumsum(weights)
+        bounds = np.floor(running / running[-1] * self.sizes.sum()).astype(np.int64)
+        self.shares = self.sizes if temperature == 1 else np.diff(bounds, prepend=0)
+        self.least_windows_by_domain = np.diff(self.first_windows)
+        if temperature != 1:
+            longest = [targets.max(initial=1) for targets in self.num_targets]
+            self.least_windows_by_domain = self.shares // longest
+        self.least_windows = int(self.least_windows_by_domain.sum())
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """`pass * num_windows + window` of each window of an epoch, `(n,)`; at temperature 1 the pass is the epoch."""
+        num_windows = self.first_windows[-1]
+        if self.temperature == 1:
+            return np.arange(num_windows) + epoch * num_windows
+        return np.concatenate([part for domain in range(len(self.sizes)) for part in self._passes(domain, epoch)])
+
+    def _passes(self, domain: int, epoch: int) -> Iterator[np.ndarray]:
+        """Windows of the domain's stream whose first target lies between the bounds of the epoch."""
+        start, stop = int(self.shares[domain]) * epoch, int(self.shares[domain]) * (epoch + 1)
+        size, targets = int(self.sizes[domain]), self.num_targets[domain]
+        first, last = (start // size, (stop - 1) // size) if stop > start else (0, -1)
+        for number in range(first, last + 1):
+            order = np.random.default_rng([self.seed, number, 1 + domain]).permutation(len(targets))
+            places = np.cumsum(targets[order]) - targets[order] + number * size  # of first targets in the stream
+            taken = order[np.searchsorted(places, start) : np.searchsorted(places, stop)]
+            yield taken + self.first_windows[domain] + number * self.first_windows[-1]
+
+
+class TargetBatchSampler(Sampler[list[int]]):
+    r"""
+    Batches of windows of similar length with about the same number of targets.
+
+    Windows are shuffled, sorted by length and cut where the running number of targets passes a multiple of the batch
+    size; then the batches are shuffled. Every epoch has the same number of batches, a multiple of the number of
+    processes, and what n processes see in one step is what one process sees with a batch n times as large.
+
+    With `one_domain`, each domain is cut on its own, so that all batches of a step hold windows of one domain; the
+    number of steps of a domain is proportional to its share of the epoch, and at least one.
+
+    Args:
+        dataset ([`WindowDataset`]): Gives lengths and epoch.
+        targets_per_batch (`int`): Most targets on average in the batch of one process.
+        num_processes (`int`, *optional*, defaults to 1): Processes that share the batches of a step.
+        seed (`int`, *optional*, defaults to 0): Random seed for the shuffle.
+        temperature (`float`, *optional*, defaults to 1):
+            How domains share an epoch, see [`DomainSampler`]. Batches take windows by their length, so the shares hold
+            for the epoch, and for a batch where the histories of the domains are alike.
+        one_domain (`bool`, *optional*, defaults to `False`):
+            Whether a step takes windows of one domain instead of all.
+
+    Raises:
+        ValueError: If there are fewer windows than processes, in a domain with `one_domain`, otherwise in all.
+    """
+
+    def __init__(
+        self,
+        dataset: WindowDataset,
+        targets_per_batch: int,
+        num_processes: int = 1,
+        seed: int = 0,
+        temperature: float = 1.0,
+        one_domain: bool = False,
+    ):
+        self.dataset = dataset
+        self.num_processes = num_processes
+        self.seed = seed
+        self.one_domain = one_domain
+        num_targets = np.split(dataset.num_targets, dataset.first_windows[1:-1])
+        self.domain_sampler = DomainSampler(num_targets, temperature, seed)
+        shares, least_windows = self.domain_sampler.shares, self.domain_sampler.least_windows_by_domain
+        if not one_domain:
+            shares, least_windows = shares.sum(keepdims=True), least_windows.sum(keepdims=True)
+        steps = np.minimum(-(-shares // (targets_per_batch * num_processes)), least_windows // num_processes)
+        self.num_batches = steps * num_processes  # of each domain, or of all
+        for domain, (share, number) in enumerate(zip(shares.tolist(), steps.tolist(), strict=True)):
+            if share > 0 and number == 0:
+                which = f" of domain {domain + 1}" if one_domain else ""
+                raise ValueError(
+                    f"{least_windows[domain]} training windows{which} are too few for {num_processes} processes."
+                )
+
+    def __len__(self) -> int:
+        return int(self.num_batches.sum())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self.seed, self.dataset.epoch])
+        windows = self.domain_sampler(self.dataset.epoch)
+        groups = [windows]
+        if self.one_domain:
+            domains = self.dataset.domains_of(windows)
+            groups = [windows[domains == domain] for domain in range(len(self.num_batches))]
+        batches = []
+        for group, number in zip(groups, self.num_batches.tolist(), strict=True):
+            if number > 0:
+                batches += self._cut(rng.permutation(group), number)
+        for step in rng.permutation(len(batches) // self.num_processes):
+            for batch in batches[step * self.num_processes : (step + 1) * self.num_processes]:
+                yield batch.tolist()
+
+    def _cut(self, order: np.ndarray, num_batches: int) -> list[np.ndarray]:
+        """Windows by their length, in batches of about as many targets."""
+        order = order[np.argsort(self.dataset.lengths[order % len(self.dataset)], kind="stable")]
+        total = np.cumsum(self.dataset.num_targets[order % len(self.dataset)], dtype=np.int64)
+        cuts = np.searchsorted(total, total[-1] * np.arange(1, num_batches) / num_batches)
+        # At least one window in each batch, also where a window is larger than a batch.
+        places = np.arange(1, num_batches)
+        cuts = np.clip(np.maximum.accumulate(cuts - places) + places, places, len(order) - num_batches + places)
+        return np.split(order, cuts)
+
+
+class NegativeSampler:
+    r"""
+    Draws items uniformly, and knows how probable it is that an item is a candidate of a step.
+
+    Args:
+        dataset ([`WindowDataset`]): Windows over one catalogue; the items of a batch of them are candidates.
+        num_items (`int`): Size of the catalogue.
+        num_negatives (`int`): Items drawn in a step, without replacement; from the size of the catalogue on, all.
+        seed (`int`): Of the draws.
+        device (`torch.device`): Where the results are.
+    """
+
+    def __init__(self, dataset: WindowDataset, num_items: int, num_negatives: int, seed: int, device: torch.device):
+        self.num_items = num_items
+        self.num_negatives = min(num_negatives, num_items)
+        self.seed = seed
+        self.num_targets = int(dataset.num_targets.sum())
+        lengths = dataset.lengths
+        from_start = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        (flat,) = dataset.flats
+        items = flat[np.repeat(dataset.starts, lengths) + from_start]
+        pairs = np.unique(np.repeat(np.arange(len(lengths)), lengths) * num_items + items)  # (window, item)
+        self.num_windows = torch.from_numpy(np.bincount(pairs % num_items, minlength=num_items)).to(device)
+
+    def draw(self, first_window: int) -> torch.Tensor:
+        """Catalogue rows `(num_negatives,)` of the step whose lowest window (with epoch) is `first_window`."""
+        stream = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, first_window]))
+        drawn = stream.choice(self.num_items, self.num_negatives, replace=False, shuffle=False)
+        return torch.from_numpy(drawn).to(self.num_windows.device, non_blocking=True)
+
+    def log_inclusion(self, items: torch.Tensor, num_targets: int) -> torch.Tensor:
+        r"""
+        Logarithm of the probability `1 - (1 - b)^w (1 - n / num_items)` that an item is a candidate of a step.
+
+        A window is in the step with probability b, the step's share of all targets, so an item that w windows hold is
+        in none of its windows with probability `(1 - b)^w` (windows of like length share a batch; that is not counted
+        in). The draw of n items misses it with probability `1 - n / num_items`.
+
+        Args:
+            items (`torch.LongTensor` of shape `(num_candidates,)`): Catalogue rows of candidates.
+            num_targets (`int`): Targets of the step, of all processes.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_candidates,)`: At most 0.
+        """
+        absent = (1 - num_targets / self.num_targets) ** self.num_windows[items].double()
+        return torch.log1p(-absent * (1 - self.num_negatives / self.num_items)).float()
+
+
+class DomainNegativeSampler:
+    r"""
+    Draws items uniformly from the catalogue of the one domain that a step trains on.
+
+    Args:
+        dataset ([`WindowDataset`]): Windows of the domains.
+        num_negatives (`int`): Items drawn in a step, without replacement; at most the domain's catalogue.
+        seed (`int`): Random seed of the draws.
+    """
+
+    def __init__(self, dataset: WindowDataset, num_negatives: int, seed: int):
+        self.dataset = dataset
+        self.num_negatives = num_negatives
+        self.seed = seed
+
+    def draw(self, first_window: int) -> np.ndarray:
+        """Item numbers, ascending, of the step whose lowest window (with epoch) is `first_window`."""
+        domain = int(self.dataset.domains_of(first_window))
+        first, stop = self.dataset.first_items[domain : domain + 2].tolist()
+        # The third word of the counter keeps these draws apart from those of the window's view.
+        stream = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 1, first_window]))
+        number = min(self.num_negatives, stop - first)
+        return first + np.sort(stream.choice(stop - first, number, replace=False, shuffle=False))
+
+
+__all__ = ["DomainNegativeSampler", "DomainSampler", "NegativeSampler", "TargetBatchSampler", "parse_domain_sampling"]
