@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import polars as pl
 
@@ -15,7 +15,7 @@ from ..data.readers.frames import TableSource, is_path
 from ..data.readers.item_texts import join_texts
 from ..data.readers.json_lines import json_records
 from ..data.readers.table import JSON_LINES, load_table
-from ..data.readers.values import to_ids, to_texts
+from ..data.readers.values import flatten_text, to_id, to_ids, to_texts
 from ..modeling_unisrec import ItemCatalogue
 
 
@@ -137,6 +137,13 @@ def _default_columns(found: Iterable[str], source: str) -> list[str]:
         f"{source}: neither a column 'title' nor 'text', the columns are {', '.join(found)}; name those that form the "
         "text of an item (text_columns, --text-columns)"
     )
+
+
+def check_items(items: Mapping[Any, Any]) -> None:
+    """Raises `ValueError` unless all ids and texts are strings that say something."""
+    for pair in items.items():
+        if not (all(isinstance(part, str) for part in pair) and to_id(pair[0]) and flatten_text(pair[1])):
+            raise ValueError(f"an item is an id and a text, neither of them empty; got {pair!r}.")
 
 
 __all__ = ["Items", "check_items", "join_columns", "make_catalogue", "read_products"]
