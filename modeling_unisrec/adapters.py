@@ -25,14 +25,14 @@ for name in RELEASED:  # peft asks the Hub for the vocabulary of a base
     warnings.filterwarnings("ignore", message=rf"(Unable to fetch remote|Could not find a config) file.* in {name}\b")
 
 MODULES = {"text": "text_encoder", "sequence": "sequence_encoder"}  # adapted by name
-TRAINING_DATA_FILE = "training_data.json"  # beside adapters, whose folder has no config.json
+TRAINING_DATA_FILE = "training_data.json"  # a folder of adapters has no config.json
 
 
 def with_adapters(model: UniSRecModel, config: "PeftConfig") -> "PeftModel":
-    """A model with new adapters in place, of which only these and `modules_to_save` are trainable."""
+    """Returns a model with new adapters, of which only the adapters and `modules_to_save` are trainable."""
     from peft import get_peft_model
 
-    with warnings.catch_warnings():  # peft asks transformers by a name that is deprecated
+    with warnings.catch_warnings():  # peft calls transformers by a deprecated name
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         return get_peft_model(model, config)
 
@@ -75,7 +75,7 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
             "--lora takes a whole checkpoint for its base: save the model with its adapters merged in first."
         )
     if "text" in parts and model.text_encoder is None:
-        raise ValueError("--lora text: the model has no text encoder; name it with --text-encoder.")
+        raise ValueError("--lora text: the model has no text encoder; name it with `text_encoder`.")
     trained_in_full = ["adaptor", "sequence_encoder.layer_norm"]
     if model.item_embedding is not None:
         trained_in_full.append("item_embedding")
@@ -99,21 +99,21 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
 
 def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
     r"""
-    The checkpoint that adapters were trained on.
+    Finds the checkpoint that adapters were trained on.
 
-    A folder stands in `adapter_config.json` by its whole path. Where it is not there, the folder of the same name beside
-    the adapters is taken and said in a warning: the two may have been moved together.
+    `adapter_config.json` holds the absolute path of a folder. If that folder does not exist, a folder of the same name
+    beside the adapters is used with a warning, because both may have been moved together.
 
     Args:
         name (`str`): Folder or Hub id that holds `adapter_config.json`.
-        revision (`str`, *optional*, defaults to `"main"`): Of the Hub repository.
+        revision (`str`, *optional*, defaults to `"main"`): Revision of the Hub repository.
 
     Returns:
-        `tuple[str, dict[str, Any]]`: As of `find_model`.
+        `tuple[str, dict[str, Any]]`: Folder or Hub id and download options, as from `find_model`.
 
     Raises:
         ValueError: If peft is not installed.
-        OSError: If `adapter_config.json` cannot be read, or the base is not there.
+        OSError: If `adapter_config.json` cannot be read, or the base does not exist.
     """
     try:
         from peft import PeftConfig
@@ -122,7 +122,7 @@ def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
     try:
         config = PeftConfig.from_pretrained(name, revision=revision)
         base = Path(config.base_model_name_or_path).expanduser()
-    except Exception as error:  # whatever somebody has written into the file
+    except Exception as error:  # the file may hold anything
         raise OSError(f"{name}: its adapter_config.json cannot be read ({' '.join(str(error).split())}).") from error
     is_of_hub = config.revision is not None
     if (folder := released_folder(config.base_model_name_or_path)) is not None:
@@ -136,7 +136,7 @@ def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
     try:
         if base.is_absolute() or config.base_model_name_or_path.startswith((".", "~")):
             raise FileNotFoundError("there is no such folder")
-        if base.is_dir():  # transformers would take it
+        if base.is_dir():  # transformers would load it
             raise IsADirectoryError("a folder of that name hides the repository: change to another working directory")
         return str(base), pin_revision(str(base), config.revision)
     except OSError as error:
@@ -148,16 +148,16 @@ def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
 
 def load_adapted(name: str, revision: str, model: UniSRecModel) -> UniSRecModel:
     r"""
-    A plain model out of a folder or repository of adapters: their base, with the adapters merged in.
+    Merges adapters into their base and returns the plain model.
 
     Args:
         name (`str`): Folder or Hub id that holds `adapter_config.json`.
-        revision (`str`): Of the Hub repository.
-        model ([`UniSRecModel`]): The base, as [`find_base`] finds it, with its text encoder; it is changed in place.
+        revision (`str`): Revision of the Hub repository.
+        model ([`UniSRecModel`]): The base that [`find_base`] finds, with its text encoder; it is changed in place.
 
     Raises:
-        ValueError: If the adapters are not those of the base, or a weight is not finite.
-        OSError: If the adapters are not there.
+        ValueError: If the adapters do not fit the base, or a weight is not finite.
+        OSError: If the adapters do not exist.
     """
     from peft import (
         PeftConfig,
@@ -166,12 +166,12 @@ def load_adapted(name: str, revision: str, model: UniSRecModel) -> UniSRecModel:
         set_peft_model_state_dict,
     )
 
-    # The base may be of another setting or catalogue; an ID embedding comes with the adapters.
+    # The base may have another setting or catalogue; an ID embedding is stored with the adapters.
     weights = load_peft_weights(name, device="cpu", revision=revision)
     rows = [len(weight) for key, weight in weights.items() if key.endswith(".item_embedding.weight")]
     model.reset_item_embedding(rows[0] - 1 if rows else None)
     config = PeftConfig.from_pretrained(name, revision=revision)
-    config.base_model_name_or_path = model.name_or_path  # which it need not be any more
+    config.base_model_name_or_path = model.name_or_path  # no longer needed
     adapted = with_adapters(model, config)
     check_weights("adapter_model.safetensors", get_peft_model_state_dict(adapted), weights)
     set_peft_model_state_dict(adapted, weights)
@@ -180,18 +180,18 @@ def load_adapted(name: str, revision: str, model: UniSRecModel) -> UniSRecModel:
         raise ValueError(f"{len(bad)} weights of base and adapters together are NaN or infinite, such as {bad[0]}")
     if (training_data := load_training_data(name, revision)) is not None:
         model.config.training_data = training_data
-    model.name_or_path = ""  # what it is now is nowhere saved
+    model.name_or_path = ""  # the merged model is saved nowhere
     return model
 
 
 def save_training_data(config: UniSRecConfig, folder: Path) -> None:
-    """Writes the records of a model into a folder of adapters."""
+    """Writes the training data records of a model to a folder of adapters."""
     text = json.dumps(config.training_data or [], indent=2, ensure_ascii=False)
     (folder / TRAINING_DATA_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def load_training_data(name: str, revision: str | None = None) -> list[dict[str, Any]] | None:
-    """The records beside adapters in a folder or repository, `None` where there are none."""
+    """Returns the training data records stored with adapters, or `None` if there are none."""
     file = cached_file(name, TRAINING_DATA_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
     if file is None:
         return None

@@ -1,4 +1,4 @@
-"""Loading of checkpoints: whole, embeddings-only or as adapters, from a folder or the Hub; new models beside them."""
+"""Loading of checkpoints from a folder or the Hub (whole, embeddings-only or adapters), and creation of new models."""
 
 import os
 from collections.abc import Mapping
@@ -26,18 +26,22 @@ def load_checkpoint(
     name_or_path: str | os.PathLike, text_encoder: str | None = None
 ) -> tuple[UniSRecModel, UniSRecProcessor]:
     r"""
-    Model and processor of a checkpoint: with its text encoder, embeddings-only, or as adapters, which are merged. Weights
-    are float32, in whatever type they were saved: that is what training and ranking are exact in.
+    Loads model and processor of a checkpoint: with its text encoder, embeddings-only, or adapters, which are merged.
+
+    Weights are converted to float32, in which training and ranking are exact.
 
     Args:
         name_or_path (`str` or `os.PathLike`):
             Folder; `"unisrec-base"`, which comes with the package and is joined with its text encoder; or Hub id, also
             as `owner/name@revision`.
-        text_encoder (`str`, *optional*): A text encoder to add where the checkpoint has none.
+        text_encoder (`str`, *optional*): Text encoder to add if the checkpoint has none.
+
+    Returns:
+        `tuple[UniSRecModel, UniSRecProcessor]`: The model, in float32, and its processor.
 
     Raises:
-        OSError: If there is no checkpoint of ours, its weights are not those of its configuration or not finite, the base
-            of its adapters is not there, its processor cannot be read, or the text encoder of a released checkpoint is
+        OSError: If there is no UniSRec checkpoint, its weights do not fit its configuration or are not finite, the base of
+            its adapters does not exist, its processor cannot be read, or the text encoder of a released checkpoint is
             neither installed nor on the Hub.
         ValueError: If the text encoder has another width than the checkpoint.
     """
@@ -120,7 +124,7 @@ def _join_released(model: UniSRecModel, name: str) -> PreTrainedTokenizerBase:
 
 
 def _load_processor(name: str, options: Mapping[str, Any], config: UniSRecConfig) -> UniSRecProcessor:
-    """The processor beside a model; an empty one where there is none, as in an intermediate checkpoint of a trainer."""
+    """Loads the processor of a model, or an empty one if there is none, as in intermediate checkpoints of a trainer."""
     file = cached_file(name, "processor_config.json", _raise_exceptions_for_missing_entries=False, **options)
     if file is None:
         return UniSRecProcessor(max_history_length=config.max_position_embeddings)
@@ -131,33 +135,33 @@ def _load_processor(name: str, options: Mapping[str, Any], config: UniSRecConfig
         check_id_rows(config, processor.catalogue)
         if (
             config.item_ids_hash is None
-        ):  # adapters, and checkpoints from before there was one: the items are their own
+        ):  # adapters, and checkpoints of earlier versions: the items belong to the model
             config.item_ids_hash = processor.catalogue.item_ids_hash
     return processor
 
 
 def _short(error: Exception) -> str:
-    """An error of another library in one line, with its kind where the message alone says little."""
+    """Returns an error of another library in one line, with its type if the message alone is too short."""
     text = " ".join(str(error).splitlines()[:2]).strip()
     return text if isinstance(error, OSError | ValueError) and text else f"{type(error).__name__}: {text}"
 
 
 def new_config(settings: Mapping[str, Any]) -> UniSRecConfig:
-    """A configuration; raises `ValueError` where fields do not fit."""
+    """Creates a configuration. Raises `ValueError` if fields are inconsistent."""
     try:
         return UniSRecConfig(**settings)
     except StrictDataclassError as error:  # not a ValueError
-        raise ValueError(f"the model cannot be of that form: {error}") from error
+        raise ValueError(f"invalid model configuration: {error}") from error
 
 
 def untrained_model(model: UniSRecModel, num_items: int | None, changes: Mapping[str, Any]) -> UniSRecModel:
-    """A new model with the settings of another, but for `changes`, around the same text encoder. Raises `ValueError` for a
-    change of how texts become vectors, which are those of the other model."""
+    """Creates a new model with the settings and the text encoder of another, except for `changes`. Raises `ValueError`
+    for a change of how texts become vectors, because the text vectors are those of the other model."""
     settings = model.config.to_dict()
     for name in changes:
         if name.startswith("text_") and name != "text_scale" and changes[name] != settings[name]:
             raise ValueError(
-                f"{name} is that of the text vectors the model was made with: set it in `unisrec pretrain`."
+                f"{name} belongs to the text vectors of the checkpoint and cannot be changed here: set it in `unisrec pretrain`."
             )
     fresh = UniSRecModel(new_config(settings | {"num_items": num_items} | dict(changes)))
     fresh.text_encoder = model.text_encoder

@@ -69,7 +69,7 @@ class UniSRecTextFeatures(BaseModelOutputWithPooling):
 
 def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
     """
-    Normalises vectors `(..., hidden_size)` to unit length. A zero vector stays zero, as in `F.normalize`, but its
+    Returns `vectors` `(..., hidden_size)` scaled to unit length. A zero vector stays zero, as in `F.normalize`, but its
     gradient is that of the output instead of 1e12 times as large.
     """
     norms = vectors.norm(dim=-1, keepdim=True)
@@ -505,7 +505,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         config.text_config._name_or_path = ""  # a local path does not belong in a checkpoint
 
     def detach_text_encoder(self) -> PreTrainedModel | None:
-        """Removes and returns the text encoder, so that training on precomputed text vectors neither moves nor saves
+        """Removes the text encoder, so that training on precomputed text vectors neither moves nor saves it. Returns
         it."""
         text_encoder, self.text_encoder, self.config.text_config = self.text_encoder, None, None
         return text_encoder
@@ -658,14 +658,14 @@ class UniSRecModel(UniSRecPreTrainedModel):
         return self._last_item_state(self._encode_histories(item_index, item_embeds), item_index)
 
     def similarity(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
-        """Returns the cosine or dot product (`config.similarity`) of sequences and items: (B, H) and (U, H) in, (B, U)
-        out."""
+        """Returns the cosine or dot product (`config.similarity`) of `sequence_embeds` (B, H) and `item_embeds` (U, H)
+        as a matrix (B, U)."""
         if self.config.similarity == "dot":
             return sequence_embeds @ item_embeds.T
         return unit_vectors(sequence_embeds) @ unit_vectors(item_embeds).T
 
     def score(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
-        """Returns next-item logits, cosine over temperature or the dot product: (B, H) and (U, H) in, (B, U) out."""
+        """Returns logits (B, U): cosines of `sequence_embeds` and `item_embeds` over temperature, or dot products."""
         similarity = self.similarity(sequence_embeds, item_embeds)
         return similarity if self.config.similarity == "dot" else similarity / self.config.temperature
 

@@ -63,6 +63,10 @@ class Recommender:
         self._writers_lock = threading.RLock()
         self._snapshot = self._make_snapshot(processor)
 
+    def __repr__(self) -> str:
+        kind = "inductive" if self._model.config.num_items is None else "transductive"
+        return f"Recommender({kind}, {self.processor.catalogue!r}, {self._current().index!r})"
+
     @classmethod
     def from_pretrained(
         cls,
@@ -75,7 +79,7 @@ class Recommender:
         text_encoder: str | None = None,
     ) -> "Recommender":
         r"""
-        Loads a recommender from a checkpoint.
+        Returns a recommender of a checkpoint.
 
         Args:
             name_or_path (`str` or `os.PathLike`): Folder, `"unisrec-base"` or Hub id.
@@ -85,14 +89,9 @@ class Recommender:
             index (`str` or `os.PathLike`, *optional*, defaults to `"exact"`): See [`~Recommender.use_index`].
             item_column, text_columns (*optional*): Columns of a table of items, as for [`make_catalogue`].
             text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
-
-        Raises:
-            OSError: If the checkpoint, its text encoder or the items cannot be loaded.
-            ValueError: If there are no items, or a transductive model was trained on other ones.
         """
-        catalogue = make_catalogue(
-            items, item_column=item_column, text_columns=text_columns
-        )  # quick: errors come first
+        # The items come first because their errors are found quickly.
+        catalogue = make_catalogue(items, item_column=item_column, text_columns=text_columns)
         model, processor = load_checkpoint(name_or_path, text_encoder)
         if catalogue is not None:
             processor.catalogue = catalogue
@@ -296,7 +295,7 @@ class Recommender:
             kept = torch.ones(len(catalogue), dtype=torch.bool)
             kept[[catalogue.row(item_id) for item_id in item_ids]] = False
             if not kept.any():
-                raise ValueError("no item would be left in the catalogue; add the new ones first.")
+                raise ValueError("no item would be left in the catalogue; add new items first.")
             self._update(kept.nonzero()[:, 0], {})
 
     def use_index(self, index: str | os.PathLike) -> ExactIndex | FaissIndex:
@@ -340,7 +339,7 @@ class Recommender:
         return torch.from_numpy(self.encode_users(histories))
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
-        """Saves the model and the current catalogue as a checkpoint folder for `from_pretrained` and the Auto
+        """Saves model and current catalogue to the folder `save_directory` for `from_pretrained` and the Auto
         classes."""
         processor = self.processor
         self.model.save_pretrained(save_directory)
@@ -378,7 +377,7 @@ class Recommender:
         return snapshot
 
     def _make_snapshot(self, processor: UniSRecProcessor, old: Snapshot | None = None) -> Snapshot:
-        """Vectors and index of the catalogue of a processor, searched as the old one. Raises `ValueError` where the
+        """Computes vectors and index of a processor's catalogue, with the same kind of index. Raises `ValueError` if the
         model cannot rank it."""
         catalogue = processor.catalogue
         check_catalogue(self._model, catalogue)

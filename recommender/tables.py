@@ -160,7 +160,7 @@ def export_vectors(
 
 @contextmanager
 def _whole_file(path: str | os.PathLike) -> Iterator[str]:
-    """As [`whole_file`], in a folder that is made if it is missing. Raises `OSError` if it cannot be written."""
+    """Like [`whole_file`], but creates a missing folder. Raises `OSError` if it cannot be written."""
     with writing(Path(path)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as draft:

@@ -21,8 +21,8 @@ from ..modeling_unisrec import (
 
 class VectorEncoder:
     r"""
-    Encodes into vectors whose dot product is the similarity of the model: unit length, unless it scores by the
-    product.
+    Encodes into vectors whose dot product is the similarity of the model; they have unit length unless
+    `config.similarity` is `"dot"`.
 
     Args:
         model ([`UniSRecModel`]): Model in evaluation mode.
@@ -90,7 +90,7 @@ class VectorEncoder:
         return self._searchable(self.model(**batch).sequence_embeds, "histories")
 
     def _searchable(self, vectors: torch.Tensor, name: str) -> torch.Tensor:
-        """Returns vectors ready for search, normalised if the model scores by the cosine. Raises `ValueError`."""
+        """Returns vectors for search, normalised if the model scores by the cosine. Raises `ValueError` if not finite."""
         vectors = check_finite(vectors.float(), f"vectors of {name}")
         return F.normalize(vectors, dim=-1) if self.model.config.similarity == "cosine" else vectors
 

@@ -1,12 +1,15 @@
 """What all tests share: no network, one thread, a tiny text encoder, tiny models, tiny domains."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections import OrderedDict
 from enum import Enum
 from importlib.metadata import distribution
+from random import SystemRandom
 from types import ModuleType
 from typing import Any, NamedTuple
 from urllib.request import Request, urlopen
@@ -252,6 +255,19 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if not (site_packages / entry).exists():
                 (site_packages / entry).symlink_to(Path(source.locate_file(entry)).resolve())
     return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def find_port() -> Callable[[], int]:
+    """Finds a port that nobody listens on, outside of those that the system gives to connections."""
+
+    def find() -> int:
+        while True:
+            port = SystemRandom().randrange(20_000, 30_000)  # Python's own generator is seeded
+            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+                return port
+
+    return find
 
 
 COMMAND_LINE = """

@@ -18,12 +18,12 @@ FLOORS["trainer"] = FLOORS["reports"] | {"reports"}
 FLOORS["recommender"] = FLOORS["data"] | {"data"}
 FLOORS["demo"] = FLOORS["recommender"] | {"recommender", "evaluation"}
 FLOORS["unisrec"] = set(FLOORS)
-# Files and floors that are larger than a new one may be; these numbers go down, not up.
+# Files and folders that are larger than a new one may be; these numbers go down, not up.
 LONGEST = {
     "modeling_unisrec/modeling_unisrec.py": 735,  # remote code: one file, as in transformers
     "trainer/argument_rules.py": 466,
 }
-MOST_FILES = {"data": 27, "trainer": 27, "unisrec": 22}
+MOST_FILES = {"trainer": 27}  # a folder holds 20 files, those below it not counted
 
 
 def imported_floors(file: Path) -> Counter[str]:
@@ -68,7 +68,8 @@ def test_a_file_fits_in_a_head(floor):
     for file in files_of(floor):
         name = file.relative_to(ROOT).as_posix()
         assert len(file.read_text(encoding="utf-8").splitlines()) <= LONGEST.get(name, 400), name
-    assert len(files_of(floor)) <= MOST_FILES.get(floor, 20)
+    for folder, count in Counter(file.parent for file in files_of(floor)).items():
+        assert count <= MOST_FILES.get(floor, 20), folder
 
 
 def picture() -> str:

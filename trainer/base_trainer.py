@@ -2,8 +2,8 @@
 
 import copy
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,12 +15,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, denumpify_detensorize
 from transformers.utils import logging
 
 from ..data.text_features import encode_texts
 from ..evaluation.metrics import ranking_metrics
-from ..evaluation.ranking import RankingCollator, RankingDataset, TargetRanker
+from ..evaluation.ranking import RankingCollator, RankingDataset, rank_batches
 from ..modeling_unisrec.adapters import save_training_data
 from ..reports.model_card import KindOfRun, ModelCardCallback, UniSRecModelCardData, write_model_card
 from .argument_rules import check_arguments, check_metric
@@ -50,8 +50,8 @@ class TrainingResult:
         metrics (`dict[str, float]`): Ranking metrics, see [`ranking_metrics`], without a prefix for the split.
     """
 
-    model: PreTrainedModel
-    trainer: "UniSRecTrainer"
+    model: PreTrainedModel = field(repr=False)
+    trainer: "UniSRecTrainer" = field(repr=False)
     metrics: dict[str, float]
 
 
@@ -66,6 +66,7 @@ class UniSRecTrainer(CheckpointTrainer):
     The arguments are copied, so that those of the caller do not change.
 
     Args:
+        args ([`UniSRecTrainingArguments`]): Training arguments.
         text_encoder ([`PreTrainedModel`], *optional*):
             Encoder of the text vectors that the model is trained on. It stays out of the model and of the checkpoints
             of the run, and is part of what `save_model` and `push_to_hub` leave.
@@ -106,7 +107,6 @@ class UniSRecTrainer(CheckpointTrainer):
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(TrainingProgress)
-        self._ranker: TargetRanker | None = None  # of the catalogue that is being ranked
         self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def train(self, *args, **kwargs):
@@ -172,7 +172,7 @@ class UniSRecTrainer(CheckpointTrainer):
         return trained, sum(weight.numel() for weight in [*parameters, *frozen])
 
     def encode_catalogue(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns text vectors `(num_items, text_embedding_size)` of the current text encoder of the model."""
+        """Encodes `texts` by the current text encoder. Returns vectors `(num_items, text_embedding_size)`."""
         model = self.accelerator.unwrap_model(self.model)
         return encode_texts(
             texts,
@@ -223,36 +223,47 @@ class UniSRecTrainer(CheckpointTrainer):
             "multiprocessing_context": self.args.dataloader_multiprocessing_context,
         }
 
-    def evaluation_loop(self, dataloader: DataLoader, *args, **kwargs) -> EvalLoopOutput:
-        """The parent's loop, with the item vectors of the catalogue computed once before it."""
-        dataset: RankingDataset = dataloader.dataset
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        r"""
+        Ranks the targets of all users, by the loop that [`evaluate`] uses as well, in float32.
+
+        Args:
+            dataloader (`DataLoader`): Batches of a [`RankingDataset`], made by `get_eval_dataloader`.
+            description (`str`): Not used.
+            prediction_loss_only (`bool`, *optional*): Not used: there is no loss.
+            ignore_keys (`list[str]`, *optional*): Not used: ranks are the only output.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Prefix of the names of the metrics.
+
+        Returns:
+            `EvalLoopOutput`: `predictions` `(num_users, 2)`: ranks from 0, with seen items kept and masked; `label_ids`
+            `(num_users,)`: catalogue rows of the targets; `metrics`; `num_samples`.
+        """
+        users: RankingDataset = dataloader.dataset
         model = self.accelerator.unwrap_model(self.model)
-        training = model.training
-        model.to(self.args.device).eval()
-        catalogue = dataset.catalogue
+        self.callback_handler.eval_dataloader = dataloader
+
+        def batches() -> Iterator[dict[str, torch.Tensor]]:
+            for batch in dataloader:
+                yield self._prepare_inputs(batch)
+                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
         with whole_weights(model):
+            catalogue = users.catalogue
             if not isinstance(catalogue, np.ndarray):
                 catalogue = self.encode_catalogue(catalogue)
-            with self.compute_loss_context_manager():
-                self._ranker = TargetRanker(model, catalogue)
-        try:
-            return super().evaluation_loop(dataloader, *args, **kwargs)
-        finally:
-            self._ranker = None
-            model.train(training)
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, torch.Tensor],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """Ranks `(batch_size, 2)` of the targets, as the logits of the parent's loop."""
-        inputs = self._prepare_inputs(inputs)
-        with whole_weights(self.accelerator.unwrap_model(model)), self.compute_loss_context_manager():
-            ranks = self._ranker(inputs)
-        return None, ranks, inputs["labels"]
+            ranks = rank_batches(model, catalogue, batches(), self.accelerator)
+        metrics = {}
+        if self.compute_metrics is not None:
+            metrics = denumpify_detensorize(self.compute_metrics(EvalPrediction(ranks, users.targets)))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(ranks, users.targets, metrics, len(users))
 
     def training_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs) -> torch.Tensor:
         self._speed.add(len(inputs["query_index"]))

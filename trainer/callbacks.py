@@ -112,6 +112,13 @@ class TrainingProgress(ProgressCallback):
         super().__init__()
         self._shown: dict[str, str] = {}
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description("Training")
+
     def on_log(
         self,
         args: TrainingArguments,

@@ -1,4 +1,4 @@
-"""Batches of distinct items: padding, item drop, word drop (arXiv 2206.05941, section 2.3.2)."""
+"""Pre-training batches of distinct items with augmented views: item drop, word drop (arXiv 2206.05941, section 2.3.2)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,96 +10,19 @@ import torch
 from ..evaluation.ranking import pad_rows
 
 
-def _queries(features: Sequence[dict[str, Any]], length: int) -> np.ndarray:
-    """Places of the inputs with a target in the flattened (batch, length) matrix, row by row."""
+def query_places(features: Sequence[dict[str, Any]], length: int) -> np.ndarray:
+    """Returns the places of the positions with a target in the flattened matrix `(batch_size, length)`, row by row."""
     first = np.array([[feature["first_target"]] for feature in features])
     stop = np.array([[len(feature["items"])] for feature in features])
     targets = np.arange(1, length + 1)  # the place of an input's target in its window
     return np.flatnonzero((targets >= first) & (targets < stop))
 
 
-def _targets(features: Sequence[dict[str, Any]], windows: Sequence[np.ndarray]) -> np.ndarray:
+def target_items(features: Sequence[dict[str, Any]], windows: Sequence[np.ndarray]) -> np.ndarray:
     """Returns the items of windows at the positions of the targets."""
     return np.concatenate(
         [window[feature["first_target"] :] for feature, window in zip(features, windows, strict=True)]
     )
-
-
-@dataclass
-class FinetuneCollator:
-    r"""
-    Windows over one catalogue: each position that has a target with its next item.
-
-    Returns:
-        `item_index` `(batch_size, length)`: catalogue rows + 1, 0 is padding on the right; `query_index`
-        `(num_targets,)`: places of these positions in the flattened matrix; `labels` `(num_targets,)`: catalogue row of
-        each one's next item.
-    """
-
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        windows = [feature["items"] for feature in features]
-        length = max(map(len, windows)) - 1
-        return {
-            "item_index": torch.from_numpy(pad_rows([window[:-1] + 1 for window in windows], length, 0)),
-            "query_index": torch.from_numpy(_queries(features, length)),
-            "labels": torch.from_numpy(_targets(features, windows)),
-        }
-
-
-def _as_rows(features: Sequence[dict[str, Any]]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """The distinct items of a batch in ascending order, and its windows as rows of them."""
-    windows = [feature["items"] for feature in features]
-    items, rows = np.unique(np.concatenate(windows), return_inverse=True)
-    places = np.split(rows, np.cumsum([len(window) for window in windows])[:-1])
-    return items, [feature | {"items": window} for feature, window in zip(features, places, strict=True)]
-
-
-@dataclass
-class SampledFinetuneCollator:
-    r"""
-    Windows over one catalogue for [`sampled_softmax_loss`]: of the catalogue, only the items of the batch.
-
-    Returns:
-        `item_index` `(batch_size, length)`: rows of the distinct items + 1, 0 is padding on the right; `query_index`
-        `(num_targets,)`: places of positions with a target in the flattened matrix; `labels` `(num_targets,)`: row of
-        each one's next item; `items` `(num_items,)`: catalogue rows of the distinct items; `windows`
-        `(batch_size, length + 1)`: rows of each window's items, filled up with the first of them; `first_window`
-        (`int`): the lowest index (with epoch) of the windows, by which negatives are drawn.
-    """
-
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor | int]:
-        items, in_rows = _as_rows(features)
-        batch = FinetuneCollator()(in_rows)
-        windows = pad_rows([feature["items"] for feature in in_rows], batch["item_index"].shape[1] + 1, -1)
-        return batch | {
-            "items": torch.from_numpy(items),
-            "windows": torch.from_numpy(np.where(windows < 0, windows[:, :1], windows)),
-            "first_window": min(feature["index"] for feature in features),
-        }
-
-
-@dataclass
-class TextFinetuneCollator:
-    r"""
-    Windows over one catalogue whose texts are encoded in the step: the items of the batch are the candidates.
-
-    Args:
-        texts (`Sequence[str]`): Text of each item of the catalogue.
-        tokenize (`Callable`): Texts -> `input_ids` and `attention_mask`, [`UniSRecProcessor.tokenize`].
-
-    Returns:
-        `item_index` `(batch_size, length)`: rows of the distinct items + 1, 0 is padding on the right; `query_index`
-        `(num_targets,)`: places of positions with a target in the flattened matrix; `labels` `(num_targets,)`: row of
-        each one's next item; `items` `(num_items,)`: catalogue rows of the distinct items; their tokens.
-    """
-
-    texts: Sequence[str]
-    tokenize: Callable[[list[str]], dict[str, torch.Tensor]]
-
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        items, in_rows = _as_rows(features)
-        tokens = self.tokenize([self.texts[item] for item in items])
-        return FinetuneCollator()(in_rows) | {"items": torch.from_numpy(items)} | tokens
 
 
 @dataclass
@@ -151,12 +74,12 @@ class PretrainCollator:
         items, rows = np.unique(np.concatenate(windows), return_inverse=True)
         row_windows = np.split(rows, np.cumsum([len(window) for window in windows])[:-1])
         inputs = pad_rows([row[:-1] for row in row_windows], length, -1)
-        query_index = _queries(features, length)
+        query_index = query_places(features, length)
         batch = {
             "item_index": inputs + 1,
             "query_index": query_index,
-            "target_rows": _targets(features, row_windows),
-            "target_items": _targets(features, windows),
+            "target_rows": target_items(features, row_windows),
+            "target_items": target_items(features, windows),
             "target_sequences": np.array([feature["sequence"] for feature in features])[query_index // length],
         }
         texts = [self.features(items)]
@@ -201,9 +124,4 @@ class PretrainCollator:
         return kept, real & ~drops_items & (drawn < self.word_drop_item_ratio)
 
 
-__all__ = [
-    "FinetuneCollator",
-    "PretrainCollator",
-    "SampledFinetuneCollator",
-    "TextFinetuneCollator",
-]
+__all__ = ["PretrainCollator", "query_places", "target_items"]

@@ -77,7 +77,7 @@ class WindowDataset(Dataset):
         return len(self.starts)
 
     def domains_of(self, indices: np.ndarray | int) -> np.ndarray:
-        """Numbers of the domains of windows, by their index with or without epoch."""
+        """Returns the number of the domain of each window in `indices`, which may include the epoch or not."""
         return np.searchsorted(self.first_windows, np.asarray(indices) % len(self), side="right") - 1
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray | int]:

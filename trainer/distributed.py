@@ -42,6 +42,13 @@ def layers_to_shard(model: nn.Module) -> list[str]:
     return sorted((names & found) - holders)
 
 
+def lowest(number: int, device: torch.device) -> int:
+    """Returns the lowest of the numbers that all processes pass; in one process, the number itself."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return number
+    return int(RowGatherer(1, device)(torch.tensor([number], device=device)).min())
+
+
 class _GatherRows(torch.autograd.Function):
     """All-gather of shards of different length; the gradient is summed over processes and sliced."""
 
@@ -96,4 +103,4 @@ class RowGatherer:
         return _GatherRows.apply(rows, self.sizes, self.rank)
 
 
-__all__ = ["RowGatherer", "layers_to_shard", "whole_weights"]
+__all__ = ["RowGatherer", "layers_to_shard", "lowest", "whole_weights"]

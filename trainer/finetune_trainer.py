@@ -6,16 +6,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import TrainOutput
 
 from ..evaluation.ranking import catalogue_tensors
+from ..modeling_unisrec import UniSRecModelOutput
 from .base_trainer import UniSRecTrainer
-from .data_collator import FinetuneCollator, SampledFinetuneCollator
+from .candidates import (
+    BatchCandidates,
+    Candidates,
+    CatalogueCandidates,
+    SampledCandidates,
+    Selection,
+    StepItems,
+)
 from .distributed import RowGatherer
 from .ensemble import SHARES, Ensemble, WeightInterpolator, parse_interpolation, score_candidates, score_queries
-from .losses import SoftTargets, catalogue_loss, sampled_softmax_loss
+from .losses import SoftTargets
 from .samplers import NegativeSampler
 from .sparse_adam import SparseRowsAdamW, exchange_rows
 from .training_args import UniSRecFinetuneArguments
@@ -66,21 +73,14 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         **kwargs,
     ):
         super().__init__(*args, data_collator=data_collator, **kwargs)
-        self._items = None if text_embeds is None else catalogue_tensors(text_embeds, self.args.device)
-        self._item_ids = self._ids_of_items()
-        if text_embeds is not None and self._item_ids is not None:
-            self._items["item_ids"] = self._item_ids
         self._teachers = teachers
         length = self.model.config.max_position_embeddings
         if teachers is not None and teachers.max_length < length:
             raise ValueError(
                 f"a teacher takes histories of {teachers.max_length} items, the model {length}: leave it out."
             )
-        self._negatives: NegativeSampler | None = None
-        if self.args.num_negatives is not None:
-            self._negatives = NegativeSampler(
-                self.train_dataset, len(text_embeds), self.args.num_negatives, self.args.seed, self.args.device
-            )
+        self.candidates = self._candidates(text_embeds, data_collator)
+        self.data_collator = self.candidates.collator if data_collator is None else data_collator
         if self.args.sparse_item_embedding:
             if self.model.item_embedding is None:
                 raise ValueError(
@@ -89,8 +89,6 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             exchange_rows(self.model, "item_embedding")
             _, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer_cls_and_kwargs = SparseRowsAdamW, options
-        if data_collator is None:
-            self.data_collator = FinetuneCollator() if self._negatives is None else SampledFinetuneCollator()
         if self.args.freeze_sequence_encoder and self.args.lora is None:  # adapters have frozen it already
             self.model.freeze_sequence_encoder()
         if self.args.early_stopping_patience and self.eval_dataset is not None and self.args.eval_strategy != "no":
@@ -123,30 +121,36 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        item_index, query_index = inputs["item_index"], inputs["query_index"]
-        if "items" in inputs:
-            items, tensors = self._items_of_batch(inputs)
-            item_ids = None if self._item_ids is None else self._item_ids[items]
-            outputs = model(item_index=item_index, item_ids=item_ids, **tensors)
-            distinct, candidates, rows = self._distinct_items(items, outputs.item_embeds)
-            labels = rows[inputs["labels"]]
-        else:
-            items, distinct = None, slice(None)
-            outputs = model(item_index=item_index, **self._items)
-            candidates, labels = outputs.item_embeds, inputs["labels"]
+    ) -> torch.Tensor | tuple[torch.Tensor, UniSRecModelOutput]:
+        """Cross entropy of the next item among the candidates, as a mean over the targets of all processes, in nats."""
+        items = self.candidates.items(inputs)
+        outputs = model(item_index=inputs["item_index"], **items.inputs)
         config = self.accelerator.unwrap_model(model).config
-        queries = score_queries(config, outputs.last_hidden_state.flatten(0, 1)[query_index])  # (N, H)
-        candidates = score_candidates(config, candidates)
+        queries = score_queries(config, outputs.last_hidden_state.flatten(0, 1)[inputs["query_index"]])
         gather = RowGatherer(len(queries), queries.device)
+        selection = self.candidates.select(inputs, items, outputs.item_embeds, sum(gather.sizes))
+        candidates = score_candidates(config, selection.item_embeds)
         with self.accelerator.autocast():  # autocast otherwise ends with the forward pass of the model
-            soft_targets = self._soft_targets(item_index, query_index, items, distinct)
-            if self._negatives is None:
-                return catalogue_loss(queries, candidates, labels, soft_targets) * gather.scale
-            log_inclusion = self._negatives.log_inclusion(distinct, sum(gather.sizes))
-            certain = rows[inputs["windows"]][query_index // item_index.shape[1]]
-            loss = sampled_softmax_loss(queries, candidates, labels, log_inclusion, certain, soft_targets)
-            return loss * gather.scale
+            soft_targets = self._soft_targets(inputs, items, selection)
+            loss = selection.loss(queries, candidates, soft_targets=soft_targets) * gather.scale
+        return (loss, outputs) if return_outputs else loss
+
+    def _candidates(
+        self, text_embeds: np.ndarray | None, collator: Callable[[Sequence[dict[str, Any]]], dict[str, Any]] | None
+    ) -> Candidates:
+        """Builds the kind of candidates that data and arguments call for."""
+        item_ids = self._ids_of_items()
+        if text_embeds is None:
+            if collator is None:
+                raise ValueError("neither text_embeds nor a data_collator with texts is given: give one of them.")
+            return BatchCandidates(collator, item_ids)
+        texts = catalogue_tensors(text_embeds, self.args.device)["text_embeds"]
+        if self.args.num_negatives is None:
+            return CatalogueCandidates(texts, item_ids)
+        sampler = NegativeSampler(
+            self.train_dataset, len(texts), self.args.num_negatives, self.args.seed, self.args.device
+        )
+        return SampledCandidates(texts, item_ids, sampler, self.args.process_index, self.args.world_size)
 
     def _ids_of_items(self) -> torch.Tensor | None:
         """Returns the row of each catalogue item in the ID embedding, 0 for items represented by their text alone."""
@@ -167,32 +171,13 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         return item_ids.to(self.args.device)
 
     def _soft_targets(
-        self,
-        item_index: torch.Tensor,
-        query_index: torch.Tensor,
-        items: torch.Tensor | None,
-        distinct: torch.Tensor | slice,
+        self, inputs: dict[str, torch.Tensor], items: StepItems, selection: Selection
     ) -> SoftTargets | None:
-        """Returns the soft targets of the teachers over the candidates `distinct`; `item_index` counts `items`."""
+        """Returns the soft targets of the teachers over the candidates."""
         if self._teachers is None:
             return None
-        if items is not None:  # rows of the batch -> rows of the catalogue
-            item_index = F.pad(items + 1, (1, 0))[item_index]
-        queries = self._teachers.queries(item_index, query_index)
-        return SoftTargets(queries, self._teachers.candidates[distinct], self.args.distillation_weight)
-
-    def _items_of_batch(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Catalogue rows of the items that this process computes, those of its windows first, and their texts."""
-        items = inputs["items"]
-        if self._negatives is None:
-            return items, {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        first_window = inputs["first_window"]
-        if self.args.world_size > 1:  # the lowest index of the windows of all processes
-            own = torch.tensor([first_window], device=items.device)
-            first_window = int(RowGatherer(1, items.device)(own).min())
-        drawn = self._negatives.draw(first_window)[self.args.process_index :: self.args.world_size]
-        items = torch.cat([items, drawn])
-        return items, {"text_embeds": self._items["text_embeds"][items]}
+        queries = self._teachers.queries(items.catalogue_index(inputs["item_index"]), inputs["query_index"])
+        return SoftTargets(queries, self._teachers.candidates[selection.rows], self.args.distillation_weight)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
         """The parent's, for the log; of a sparse gradient the rows of this process."""
@@ -206,17 +191,6 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         return nn.utils.get_total_norm(
             [weight.grad.values() if weight.grad.is_sparse else weight.grad for weight in weights]
         )
-
-    @staticmethod
-    def _distinct_items(
-        items: torch.Tensor, item_embeds: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Items of all processes, each one once; their vectors; and the items of this process as rows of them."""
-        gather = RowGatherer(len(items), items.device)
-        distinct, rows = torch.unique(gather(items), return_inverse=True)
-        order = torch.arange(len(rows), device=rows.device)
-        first = torch.full_like(distinct, len(rows)).scatter_reduce(0, rows, order, "amin")
-        return distinct, gather(item_embeds)[first], rows[gather.offset : gather.offset + len(items)]
 
 
 __all__ = ["UniSRecFinetuneTrainer"]

@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 from transformers import EarlyStoppingCallback
 
-from ..modeling_unisrec import unit_vectors
+from ..modeling_unisrec import UniSRecModelOutput, unit_vectors
 from .base_trainer import UniSRecTrainer
-from .distributed import RowGatherer
+from .distributed import RowGatherer, lowest
 from .losses import contrastive_loss
 from .samplers import DomainNegativeSampler, parse_domain_sampling
 from .training_args import UniSRecPretrainArguments
@@ -66,31 +66,38 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> torch.Tensor | tuple[torch.Tensor, UniSRecModelOutput]:
+        """`L_si + sequence_loss_weight * L_ss`, as a mean over the targets of all processes, in nats. Raises `ValueError`
+        if outputs are asked for and the batch is computed in chunks, which have outputs of their own."""
         if self.args.cache_chunk_size is not None:
+            if return_outputs:
+                raise ValueError("with --cache_chunk_size there are no outputs of the whole batch: leave it out.")
             return self._cached_loss(model, inputs)
         if self._negatives is not None:
             inputs = self._with_negatives(inputs)
-        return self._loss(model, inputs, *self._vectors(model, inputs))
+        outputs = self._forward(model, inputs)
+        loss = self._loss(model, inputs, *self._vectors(outputs, inputs))
+        return (loss, outputs) if return_outputs else loss
 
     def _with_negatives(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The batch with this process's part of the negatives: their numbers, and their texts behind those of the batch."""
-        first_window, texts = inputs["first_window"], inputs["text_embeds"]
-        if self.args.world_size > 1:  # the lowest index of the windows of all processes
-            own = torch.tensor([first_window], device=texts.device)
-            first_window = int(RowGatherer(1, texts.device)(own).min())
-        drawn = self._negatives.draw(first_window)[self.args.process_index :: self.args.world_size]
+        texts = inputs["text_embeds"]
+        drawn = self._negatives.draw(lowest(inputs["first_window"], texts.device))
+        drawn = drawn[self.args.process_index :: self.args.world_size]
         vectors = torch.from_numpy(self.data_collator.features(drawn)).to(texts, non_blocking=True)
         items = torch.from_numpy(drawn).to(texts.device, non_blocking=True)
         return inputs | {"text_embeds": torch.cat([texts, vectors]), "negative_items": items}
 
     @staticmethod
-    def _vectors(model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Normalised states (N, H), next items and behind them the negatives (N + negatives, H), and where there are views
-        their states (N, H)."""
-        # One call of the (wrapped) model for originals, views and all items: gradients are synchronised once.
+    def _forward(model: nn.Module, inputs: dict[str, torch.Tensor]) -> UniSRecModelOutput:
+        """Calls the (wrapped) model once for originals, views and all items, so that gradients are synchronised once."""
         texts = {name: inputs[name] for name in ("text_embeds", "input_ids", "attention_mask") if name in inputs}
-        outputs = model(item_index=inputs["item_index"], **texts)
+        return model(item_index=inputs["item_index"], **texts)
+
+    @staticmethod
+    def _vectors(outputs: UniSRecModelOutput, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Returns normalised states `(N, H)`, next items followed by the negatives `(N + negatives, H)`, and with views
+        their states `(N, H)`."""
         rows = inputs["target_rows"]
         if "negative_items" in inputs:
             number = len(outputs.item_embeds)
@@ -109,7 +116,8 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         with torch.no_grad():
             for run in runs:
                 states.append(RandomState(inputs["item_index"]))
-                parts = self._vectors(model, take_run(inputs, *run))
+                chunk = take_run(inputs, *run)
+                parts = self._vectors(self._forward(model, chunk), chunk)
                 if vectors is None:
                     vectors = [part.new_empty(len(inputs["target_rows"]), part.shape[1]) for part in parts]
                 for whole, part in zip(vectors, parts, strict=True):
@@ -121,7 +129,8 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         for run, state in zip(runs, states, strict=True):
             last = run is runs[-1]
             with state.replay(), nullcontext() if last else self.accelerator.no_sync(model):
-                again = self._vectors(model, take_run(inputs, *run))
+                chunk = take_run(inputs, *run)
+                again = self._vectors(self._forward(model, chunk), chunk)
                 pairs = zip(again, gradients, strict=True)
                 product = sum((vectors * gradient[run[1]]).sum() for vectors, gradient in pairs)
                 if not last:  # the caller does the same with the last one

@@ -198,7 +198,7 @@ class NegativeSampler:
         self.num_windows = torch.from_numpy(np.bincount(pairs % num_items, minlength=num_items)).to(device)
 
     def draw(self, first_window: int) -> torch.Tensor:
-        """Catalogue rows `(num_negatives,)` of the step whose lowest window (with epoch) is `first_window`."""
+        """Returns catalogue rows `(num_negatives,)` for the step whose lowest window (with epoch) is `first_window`."""
         stream = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, first_window]))
         drawn = stream.choice(self.num_items, self.num_negatives, replace=False, shuffle=False)
         return torch.from_numpy(drawn).to(self.num_windows.device, non_blocking=True)
@@ -238,7 +238,7 @@ class DomainNegativeSampler:
         self.seed = seed
 
     def draw(self, first_window: int) -> np.ndarray:
-        """Item numbers, ascending, of the step whose lowest window (with epoch) is `first_window`."""
+        """Returns ascending item numbers for the step whose lowest window (with epoch) is `first_window`."""
         domain = int(self.dataset.domains_of(first_window))
         first, stop = self.dataset.first_items[domain : domain + 2].tolist()
         # The third word of the counter keeps these draws apart from those of the window's view.

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import os
+import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -44,9 +44,17 @@ rows:
 """
 
 
+class Done(NamedTuple):
+    """How a script ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture
-def start(make_domain, text_encoder_dir, training_options, tmp_path):
-    """Starts a script of benchmarks/ beside a domain and a checkpoint that was pre-trained on it."""
+def start(make_domain, text_encoder_dir, training_options, tmp_path, monkeypatch, capfd):
+    """Runs a script of benchmarks/ beside a domain and a checkpoint that was pre-trained on it."""
     make_domain("toys", num_users=30, num_items=25).save_to_disk(tmp_path / "toys")
     arguments = UniSRecPretrainArguments(
         str(tmp_path / "pretrained"), num_train_epochs=1, item_drop_probability=1.0, **training_options
@@ -57,17 +65,25 @@ def start(make_domain, text_encoder_dir, training_options, tmp_path):
 
     outputs = ("--pretrained", "pretrained", "--output", "runs", "--report", "report.md")
 
-    def start(script: str, *options: str, outputs: Sequence[str] = outputs) -> subprocess.CompletedProcess:
-        command = [sys.executable, BENCHMARKS / script, *options, "--domain", "toys", *outputs]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def start(script: str, *options: str, outputs: Sequence[str] = outputs) -> Done:
+        monkeypatch.setattr(sys, "argv", [script, *options, "--domain", "toys", *outputs])
+        capfd.readouterr()
+        status = 0
+        try:
+            runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code or 0
+        return Done(status, *capfd.readouterr())
 
     return start
 
 
 @pytest.fixture
 def run(start, tmp_path):
-    def run(grid: str) -> subprocess.CompletedProcess:
+    def run(grid: str) -> Done:
         (tmp_path / "grid.yaml").write_text(grid)
         return start("reproduce.py", "grid.yaml")
 
@@ -105,7 +121,7 @@ rows:
 def test_mean_of_models_ranks_by_the_mean_score(run, start, tmp_path):
     assert run(MODELS).returncode == 0
 
-    def mean(*models: str, seeds: Sequence[str] = ("1", "2")) -> subprocess.CompletedProcess:
+    def mean(*models: str, seeds: Sequence[str] = ("1", "2")) -> Done:
         return start("mean_of_models.py", "--models", *models, "--seeds", *seeds, outputs=())
 
     # The mean of a model with itself is the model.

@@ -192,7 +192,7 @@ def test_writers_at_the_same_time_do_not_clash(encoder, tokenizer, domain_dir):
     barrier = threading.Barrier(3)
 
     def wait(*_):  # until all have looked into the folder and found nothing
-        barrier.wait(30)
+        barrier.wait(600)
 
     encoder.register_forward_pre_hook(wait)
     with ThreadPoolExecutor(3) as pool:

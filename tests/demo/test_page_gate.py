@@ -44,7 +44,7 @@ class Served(NamedTuple):
     files: Path
 
     def ask(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         connection.request(method, path, body, headers or {})
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
@@ -67,27 +67,23 @@ def recommender(make_model, text_encoder_dir) -> Recommender:
 
 
 @pytest.fixture(scope="module")
-def served(recommender, tmp_path_factory) -> Iterator[Served]:
+def served(recommender, find_port, tmp_path_factory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("page")
     recommender.save_pretrained(root / "shop")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = find_port()
     command = [sys.executable, "-m", "unisrec", "demo", str(root / "shop"), "--port", str(port)]
     (root / "files").mkdir()
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(root / "files"), "TMPDIR": str(root / "files")}
     with open(root / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     page = Served(port, root / "log", root / "files")
-    for _ in range(1800):
-        try:
-            if page.ask("GET", "/")[0] == 200 and "public link" in page.log.read_text():  # the last line it prints
-                break
-        except OSError:
-            assert process.poll() is None, page.log.read_text()
-        time.sleep(0.1)
+    while "public link" not in page.log.read_text():  # the last line it prints
+        assert process.poll() is None, page.log.read_text()
+        time.sleep(0.05)
+    assert page.ask("GET", "/")[0] == 200
     yield page
     process.send_signal(signal.SIGINT)
-    process.wait(30)
+    process.wait()
 
 
 @pytest.fixture
@@ -153,7 +149,7 @@ def test_other_routes_are_closed(page, method, path):
 
 def test_an_upload_is_refused_before_it_is_sent(page):
     head = "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-    with socket.create_connection(("127.0.0.1", page.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", page.port), timeout=300) as connection:
         connection.sendall(f"{head}Content-Length: 300000000\r\n\r\n--b\r\n".encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 404")
 
@@ -220,7 +216,7 @@ def test_bodies_are_bounded(page):
     body = json.dumps({"data": ["x" * MAX_BODY, None], "fn_index": 0, "session_hash": "s3"}).encode()
     for path in (JOIN, "/gradio_api/call/search", "/gradio_api/cancel", "/login"):
         assert page.ask("POST", path, body, JSON)[0] == 413, path
-    chunked = http.client.HTTPConnection("127.0.0.1", page.port, timeout=30)  # without a length in its head
+    chunked = http.client.HTTPConnection("127.0.0.1", page.port, timeout=300)  # without a length in its head
     chunked.request("POST", JOIN, iter([body]), JSON, encode_chunked=True)
     assert chunked.getresponse().status == 413
 
@@ -244,22 +240,31 @@ def in_this_process(explorer: Explorer, **options: object) -> Iterator[Served]:
 
 def test_a_full_queue_takes_no_more_events(monkeypatch, recommender):
     monkeypatch.setattr(app_module, "MAX_WAITING", 3)
-    explorer, going = Explorer(recommender), threading.Event()
-    monkeypatch.setattr(explorer, "search", lambda *words: going.wait(60) and [])
+    explorer, at_work, going = Explorer(recommender), threading.Semaphore(0), threading.Event()
+
+    def search(*words: object) -> list:
+        at_work.release()
+        going.wait()
+        return []
+
+    monkeypatch.setattr(explorer, "search", search)
     with in_this_process(explorer) as page:
         event = {"fn_index": page.index("search"), "data": ["pen", None]}
         statuses = []
-        for visitor in range(12):
-            statuses.append(page.event(session_hash=f"v{visitor}", **event))
-            time.sleep(0.1)  # the queue hands over what is worked on
-        going.set()
+        try:
+            for visitor in range(12):
+                statuses.append(page.event(session_hash=f"v{visitor}", **event))
+                if visitor < 4:
+                    assert at_work.acquire(timeout=600)  # until it has left the queue
+        finally:
+            going.set()
     assert statuses == [200] * 7 + [503] * 5  # four at work, three waiting
 
 
 def test_requests_at_once_are_bounded(monkeypatch, recommender):
     with in_this_process(Explorer(recommender)) as page:
         monkeypatch.setattr(page_gate, "MAX_REQUESTS", 2)
-        streams = [http.client.HTTPConnection("127.0.0.1", page.port, timeout=30) for _ in range(2)]
+        streams = [http.client.HTTPConnection("127.0.0.1", page.port, timeout=300) for _ in range(2)]
         for visitor, stream in enumerate(streams):
             stream.request("GET", f"/gradio_api/heartbeat/v{visitor}")
             assert stream.getresponse().status == 200
@@ -272,7 +277,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch, recommender):
     monkeypatch.setattr(page_gate, "BODY_TIMEOUT", 0.5)
     with (
         in_this_process(Explorer(recommender)) as page,
-        socket.create_connection(("127.0.0.1", page.port), timeout=30) as connection,
+        socket.create_connection(("127.0.0.1", page.port), timeout=300) as connection,
     ):
         head = f"POST {JOIN} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
         connection.sendall(head.encode() + b'{"data": [')

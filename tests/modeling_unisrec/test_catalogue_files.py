@@ -49,7 +49,7 @@ def run_in_process(function, *arguments) -> int:
     """Exit code of a process, negative where a signal ended it."""
     process = processes.Process(target=function, args=arguments)
     process.start()
-    process.join(120)
+    process.join()
     return process.exitcode
 
 
@@ -169,7 +169,7 @@ def replace_for_ever(folder: Path, first: int) -> None:
         catalogue_of(number, size=3 + number % 2).save(folder)
 
 
-@pytest.mark.parametrize(("loads", "writers"), [(150, 1), (150, 2), pytest.param(5000, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("loads", "writers"), [(150, 1), (150, 2), pytest.param(1000, 2, marks=pytest.mark.slow)])
 def test_readers_beside_writers_see_one_catalogue(tmp_path, loads, writers):
     catalogue_of(0).save(tmp_path / "catalogue")
     running = [
@@ -228,7 +228,7 @@ def test_two_writers_at_once_lose_no_item(shop):
 def hold_lock(folder: Path, is_held) -> None:
     with lock_catalogue(folder):
         is_held.set()
-        time.sleep(120)
+        time.sleep(3600)
 
 
 def test_second_writer_is_told_and_a_dead_one_holds_nothing(shop, capsys, monkeypatch):
@@ -236,7 +236,7 @@ def test_second_writer_is_told_and_a_dead_one_holds_nothing(shop, capsys, monkey
     is_held = processes.Event()
     holder = processes.Process(target=hold_lock, args=(shop / "catalogue", is_held))
     holder.start()
-    assert is_held.wait(60)
+    assert is_held.wait(600)
     add = ["items", "add", str(shop), "--item", "new", "green lamp"]
     assert main(add) == 2
     captured = capsys.readouterr()

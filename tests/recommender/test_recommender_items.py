@@ -1,6 +1,8 @@
 """Items that are added and removed without training, by several threads at once, and checkpoints of such catalogues."""
 
 import threading
+import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -106,6 +108,11 @@ def test_bad_changes_leave_the_catalogue_alone(make_recommender):
         recommender.add_items({"n0": "red pen 2"})
 
 
+def wait_for(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.01)
+
+
 def test_readers_see_one_catalogue_while_items_come_and_go(make_recommender):
     """Items come in pairs that have one text: whoever sees one of a pair sees the other, next to it and equal."""
     recommender = make_recommender(num_items=6)
@@ -138,10 +145,12 @@ def test_readers_see_one_catalogue_while_items_come_and_go(make_recommender):
     readers = [threading.Thread(target=read) for _ in range(4)]
     for reader in readers:
         reader.start()
+    wait_for(lambda: faults or counts)  # until they read
     for number in range(15):
         recommender.add_items({f"n{number}a": f"kids lamp {number}", f"n{number}b": f"kids lamp {number}"})
         if number % 3 == 2:
             recommender.remove_items([f"n{number - 1}a", f"n{number - 1}b"])
+    wait_for(lambda: faults or len(counts) > 1)
     done.set()
     for reader in readers:
         reader.join()

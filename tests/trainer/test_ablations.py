@@ -87,7 +87,7 @@ def test_sasrec_is_a_setting(root, arguments, training_options, tmp_path):
 
 
 def test_other_settings_are_for_training_from_scratch(root, arguments, tmp_path):
-    with pytest.raises(ValueError, match="add --from-scratch"):
+    with pytest.raises(ValueError, match="add `from_scratch`"):
         finetune(root / "pretrained", root / "toys", "inductive", arguments, model_config={"num_experts": 1})
     changes = {"item_text": False}
     with pytest.raises(ValueError, match="an item has neither text nor ID"):

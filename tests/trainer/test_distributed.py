@@ -175,7 +175,7 @@ def make_trainer(case, folder, targets_per_batch, dtype=torch.float64, **argumen
         teachers=make_teachers(dtype) if kind == "taught" else None,
     )
     if not on_texts:
-        trainer._items["text_embeds"] = trainer._items["text_embeds"].to(dtype)
+        trainer.candidates.text_embeds = trainer.candidates.text_embeds.to(dtype)
     return trainer
 
 
@@ -334,7 +334,7 @@ def main(rank, folder):
         init_method=f"file://{folder / 'store'}",
         rank=rank,
         world_size=NUM_PROCESSES,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(minutes=10),
     )
     results = measure(rank, NUM_PROCESSES, folder)
     save_file({name: value.contiguous() for name, value in results.items()}, folder / f"rank{rank}.safetensors")
@@ -371,7 +371,7 @@ def results(folder):
     try:
         alone = measure(0, 1, folder)
         for process in processes:
-            output, _ = process.communicate(timeout=120)
+            output, _ = process.communicate()
             assert process.returncode == 0, output
     finally:
         for process in processes:

@@ -110,9 +110,9 @@ def test_loss_has_the_mean_of_the_teachers_in_its_target(make_ensemble, make_tra
     if num_negatives is None:
         candidates, log_inclusion = torch.arange(NUM_ITEMS), torch.zeros(NUM_ITEMS)
     else:
-        drawn = trainer._negatives.draw(inputs["first_window"])
+        drawn = trainer.candidates.sampler.draw(inputs["first_window"])
         candidates = torch.cat([inputs["items"], drawn]).unique()
-        log_inclusion = trainer._negatives.log_inclusion(candidates, len(inputs["labels"]))
+        log_inclusion = trainer.candidates.sampler.log_inclusion(candidates, len(inputs["labels"]))
     losses = []
     for window in windows:
         history = torch.from_numpy(window["items"])

@@ -72,11 +72,11 @@ def assert_equal_weights(left, right):
 def test_loss_and_gradient_equal_a_loop_over_prefixes(make_trainer, setting):
     trainer = make_trainer(setting=setting, freeze_sequence_encoder=False)
     model = trainer.model.double().eval()
-    trainer._items["text_embeds"] = trainer._items["text_embeds"].double()
+    trainer.candidates.text_embeds = trainer.candidates.text_embeds.double()
     windows = [trainer.train_dataset[index] for index in (0, 1, 5, 7)]
     loss = trainer.compute_loss(model, FinetuneCollator()(windows))
 
-    items = model.get_item_features(**trainer._items)
+    items = model.get_item_features(**trainer.candidates.items({}).inputs)
     losses = []
     for window in windows:
         history = window["items"].tolist()

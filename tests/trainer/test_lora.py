@@ -165,7 +165,7 @@ def test_what_excludes_each_other(tmp_path, root, training_options):
         UniSRecFinetuneArguments(str(tmp_path), lora="text", train_text_encoder=True, use_cpu=True)
     options = training_options | {"load_best_model_at_end": False}
     arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), lora="sequence", **options)
-    with pytest.raises(ValueError, match="--from-scratch has none"):
+    with pytest.raises(ValueError, match="`from_scratch` has none"):
         finetune(root / "pretrained", root / "toys", "inductive", arguments, from_scratch=True)
 
 

@@ -129,7 +129,7 @@ def test_with_all_items_drawn_loss_and_gradient_are_those_of_the_catalogue(make_
     for num_negatives in (None, NUM_ITEMS):
         trainer = make_trainer(num_negatives=num_negatives, freeze_sequence_encoder=False)
         model = trainer.model.double().eval()
-        trainer._items["text_embeds"] = trainer._items["text_embeds"].double()
+        trainer.candidates.text_embeds = trainer.candidates.text_embeds.double()
         loss = trainer.compute_loss(model, trainer.data_collator(features))
         results.append((loss, gradient(loss, model)))
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-10)
@@ -140,7 +140,7 @@ def test_corrected_gradient_is_that_of_the_catalogue_on_average(make_trainer, wi
     full, sampled = (make_trainer(num_negatives=number, temperature=0.3) for number in (None, 20))
     model = sampled.model.eval()
     assert all(torch.equal(*pair) for pair in zip(model.parameters(), full.model.eval().parameters(), strict=True))
-    log_inclusion = sampled._negatives.log_inclusion
+    log_inclusion = sampled.candidates.sampler.log_inclusion
     expected, corrected, uncorrected = 0, 0, 0
     for windows.epoch in range(5):
         for batch in TargetBatchSampler(windows, 30):
@@ -148,9 +148,9 @@ def test_corrected_gradient_is_that_of_the_catalogue_on_average(make_trainer, wi
             expected += gradient(full.compute_loss(full.model, full.data_collator(features)), full.model)
             inputs = sampled.data_collator(features)
             corrected += gradient(sampled.compute_loss(model, inputs), model)
-            sampled._negatives.log_inclusion = lambda items, _: torch.zeros(len(items))
+            sampled.candidates.sampler.log_inclusion = lambda items, _: torch.zeros(len(items))
             uncorrected += gradient(sampled.compute_loss(model, inputs), model)
-            sampled._negatives.log_inclusion = log_inclusion
+            sampled.candidates.sampler.log_inclusion = log_inclusion
     windows.epoch = 0
     near, far = (torch.cosine_similarity(estimate, expected, dim=0) for estimate in (corrected, uncorrected))
     assert near > 0.99

@@ -1,9 +1,8 @@
 """The reference of the benchmarks computes what ours computes, and the benchmarks run."""
 
 import functools
+import importlib
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -63,31 +62,15 @@ def test_work_of_a_product_is_counted(monkeypatch):
     assert 4 * 1500**2 / 2**20 - 1 < cost.peak_mb < 200
 
 
-RUN_ALL = """
-import importlib, sys
-folder, *names = sys.argv[1:]
-sys.path.insert(0, folder)
-for name in names:
-    sys.argv = [name, "--smoke"]
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_benchmarks_run(name, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(sys, "argv", [name, "--smoke"])
     importlib.import_module(name).main()
-    print(f"{name} is done")
-"""
-
-
-def test_benchmarks_run():
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL, BENCHMARKS, *SCRIPTS],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    output = done.stdout
-    for name in SCRIPTS:
-        table, _, output = output.partition(f"{name} is done")
-        rows = [line for line in table.splitlines() if line.startswith("| ")]
-        assert len(rows) >= 3, name  # head, rule, measurements
-        assert len({row.count("|") for row in rows}) == 1, name
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) >= 3  # head, rule, measurements
+    assert len({row.count("|") for row in rows}) == 1
 
 
 class Sizes(TorchDispatchMode):

@@ -353,12 +353,12 @@ context = multiprocessing.get_context("fork")
 born = context.Event()
 def work():
     born.set()  # by now filelock has let go of what the fork inherited
-    time.sleep(600)
+    time.sleep(3600)
 worker = context.Process(target=work)
 worker.start()
 born.wait()
 print(worker.pid, flush=True)
-time.sleep(600)
+time.sleep(3600)
 """
 
 
@@ -411,14 +411,16 @@ def test_a_second_process_leaves_the_drafts_of_the_first_alone(root, unbroken, s
 @pytest.mark.slow
 def test_a_second_run_beside_a_live_one_is_refused(root, tmp_path, capfd):
     folder = tmp_path / "run"
-    words = command(root, folder, "--resume_from_checkpoint", "auto", steps=60)
+    words = command(root, folder, "--resume_from_checkpoint", "auto", steps=20)
     first = subprocess.Popen([sys.executable, "-m", "unisrec", *words], stderr=subprocess.PIPE, text=True)
     try:
         while not list(folder.glob("checkpoint-*")) and first.poll() is None:
             time.sleep(0.01)
-        assert main(command(root, folder, "--resume_from_checkpoint", "auto", steps=60)) == 2
+        first.send_signal(signal.SIGSTOP)  # it lives, and does not end before the second begins
+        assert main(words) == 2
         assert f"(process {first.pid} on " in capfd.readouterr().err
-        assert first.wait(300) == 0
+        first.send_signal(signal.SIGCONT)
+        assert first.wait() == 0
     finally:
         first.kill()
         first.wait()

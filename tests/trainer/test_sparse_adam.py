@@ -71,7 +71,7 @@ def test_a_step_touches_its_candidates_alone(make_trainer):
     compute_loss = trainer.compute_loss
 
     def watch(model, inputs, *args, **kwargs):
-        candidates.update(inputs["items"].tolist(), trainer._negatives.draw(inputs["first_window"]).tolist())
+        candidates.update(inputs["items"].tolist(), trainer.candidates.sampler.draw(inputs["first_window"]).tolist())
         return compute_loss(model, inputs, *args, **kwargs)
 
     trainer.compute_loss = watch

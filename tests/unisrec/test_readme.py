@@ -1,12 +1,17 @@
 """The examples of the README run as printed, on tiny data; links between the pages lead somewhere."""
 
+import argparse
+import ast
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from unisrec.cli import VERBS
+import unisrec
+from unisrec.cli import VERBS, build_parser
 from unisrec.data import Domain
+from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments
 from unisrec.trainer.argument_rules import UNSUPPORTED
 
 
@@ -43,6 +48,33 @@ def test_python_examples_run(tmp_path, monkeypatch, make_domain, text_encoder_di
     assert "Recommendation(item_id='sku-" in capsys.readouterr().out
 
 
+def options_of(verb: str, words: list[str]) -> set[str]:
+    """Options of a verb, or of its subcommand, in the spelling of their definition."""
+    parser = build_parser()
+    for word in [verb, *words]:
+        children = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        if children and word in children[0]:
+            parser = children[0][word]
+    options = {name for action in parser._actions for name in action.option_strings}
+    kinds = {"pretrain": UniSRecPretrainArguments, "finetune": UniSRecFinetuneArguments}
+    return options | {f"--{field.name}" for field in fields(kinds[verb])} if verb in kinds else options
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_have_options_that_exist_in_the_spelling_of_their_verb(page):
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(
+        r"^(?:\$ )?(?:accelerate launch .*)?unisrec (\w+) (.*)$|`unisrec (\w+) ([^`]*)`", text, flags=re.M
+    )
+    for verb, rest, *inline in commands:
+        verb, rest = (verb, rest) if verb else inline
+        assert verb in VERBS
+        options = options_of(verb, rest.split())
+        for word in rest.split(" | ")[0].split(" # ")[0].split():
+            if word.startswith("--"):
+                assert re.sub(r"[=,;.].*", "", word) in options, f"unisrec {verb} {rest}"
+
+
 def test_table_of_verbs_is_complete():
     listed = re.findall(r"^\| `(\w+)", README.read_text(), flags=re.M)
     assert listed[1 : len(VERBS) + 1] == list(VERBS)
@@ -72,3 +104,18 @@ def test_refused_arguments_are_all_listed():
 def test_files_named_in_code_spans_exist(page):
     for name in re.findall(r"`((?:tests|benchmarks)/[\w/]+\.(?:py|yaml))`", page.read_text(encoding="utf-8")):
         assert (README.parent / name).is_file(), name
+
+
+def test_code_named_in_the_guide_for_contributors_exists():
+    guide = (README.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[\w.]+/)+[\w.]+\.py)(?:::([\w.]+))?`", guide)
+    assert len(named) > 20
+    for file, name in named:
+        tree = ast.parse((README.parent / file).read_text(encoding="utf-8"))
+        assigned = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        defined = {getattr(node, "name", None) for node in tree.body} | {
+            getattr(node, "id", None) for node in assigned
+        }
+        assert not name or name in defined, f"{file}::{name}"
+    for owner, method in re.findall(r"`(UniSRecModel)\.(\w+)`", guide):
+        assert hasattr(getattr(unisrec, owner), method), f"{owner}.{method}"

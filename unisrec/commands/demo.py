@@ -6,7 +6,7 @@ import socket
 import time
 from importlib.util import find_spec
 
-from ._serving import add_items_arguments, given_items
+from ._shared import add_items_arguments, given_items
 
 
 EXAMPLE = """\
@@ -15,8 +15,8 @@ example:
   unisrec demo runs/office --domain domains/office --compare runs/office-id
   unisrec demo shop/unisrec-office --export-space space
 
-The page is served on this machine alone unless --host says otherwise, and loads nothing from elsewhere. With --domain it
-compares with what sells best, by training interactions; with --compare it shows a second checkpoint beside the first.
+The page is reachable from this machine only, unless --host is given, and loads nothing from other hosts. --domain adds
+example histories and a comparison with the most popular items; --compare adds a second checkpoint.
 Needs pip install "unisrec[demo]".
 """
 
@@ -24,12 +24,12 @@ Needs pip install "unisrec[demo]".
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id")
-    add_items_arguments(parser, "likewise, a domain folder; it has example histories and popularity too")
+    add_items_arguments(parser, "domain folder: its items, example histories and popularity")
     parser.add_argument("--compare", metavar="NAME_OR_PATH", help="second checkpoint to compare with the first")
     parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to serve on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, metavar="PORT", help="port to serve on (7860)")
     parser.add_argument(
-        "--export-space", metavar="DIR", help="write a folder for a Hugging Face Space and do not serve"
+        "--export-space", metavar="DIR", help="write the folder of a Hugging Face Space instead of serving"
     )
 
 

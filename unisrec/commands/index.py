@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from ._serving import add_items_arguments, load_recommender
+from ._shared import Result, add_items_arguments, add_json, load_recommender
 
 
 EXAMPLE = """\
@@ -23,10 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the index")
     parser.add_argument("--kind", default="auto", choices=("auto", "flat", "ivf", "hnsw"), help="kind of index (auto)")
     add_items_arguments(parser)
-    parser.add_argument("--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has no text encoder")
+    parser.add_argument(
+        "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
+    )
+    add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     from ..data.domain import check_output_folder
     from ..recommender.faiss_index import check_faiss, choose_kind
 
@@ -37,13 +40,23 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(str(error)) from error
     recommender = load_recommender(args)
     kind, reason = choose_kind(args.kind, len(recommender.processor.catalogue))
-    print(f"kind    {kind} ({reason})")
     start = time.perf_counter()
     index = recommender.use_index(kind)
     index.save(args.output, recommender.processor.catalogue.item_ids)
-    size = (Path(args.output) / "index.faiss").stat().st_size
-    print(f"items   {len(index):,}")
-    print(f"recall  {index.recall:.3f} of the exact top 10, random histories")
-    print(f"memory  {size / 1e6:,.1f} MB, and {index.vectors.nbytes / 1e6:,.1f} MB of item vectors")
-    print(f"built   in {time.perf_counter() - start:,.1f} s: {args.output}")
-    return 0
+    found = {
+        "kind": kind,
+        "reason": reason,
+        "items": len(index),
+        "recall": index.recall,
+        "index_bytes": (Path(args.output) / "index.faiss").stat().st_size,
+        "vector_bytes": index.vectors.nbytes,
+        "seconds": time.perf_counter() - start,
+        "output": args.output,
+    }
+    text = f"""\
+kind    {kind} ({reason})
+items   {found["items"]:,}
+recall  {index.recall:.3f} of the exact top 10, for random histories
+memory  {found["index_bytes"] / 1e6:,.1f} MB, and {found["vector_bytes"] / 1e6:,.1f} MB of item vectors
+built   in {found["seconds"]:,.1f} s: {args.output}"""
+    return Result(text, found)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ._shared import Result, add_json
+
 
 EXAMPLE = """\
 example:
@@ -24,14 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "repo_id", metavar="REPO_ID", help="owner/name, created if missing; a name without owner is in your account"
     )
-    parser.add_argument("--private", action="store_true", help="a new repository is private")
+    parser.add_argument("--private", action="store_true", help="create a private repository")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to push to, created if missing (default: main)")
     parser.add_argument(
         "--no-catalogue",
         action="store_true",
-        help="share neither ids nor texts of the items; a catalogue pushed before is deleted",
+        help="do not upload ids and texts of the items; delete a catalogue that was pushed before",
     )
-    parser.add_argument("--message", metavar="TEXT", default="Upload checkpoint", help="message of the commit")
+    parser.add_argument("--message", metavar="TEXT", default="Upload checkpoint", help="commit message")
+    add_json(parser)
 
 
 def hub_card(folder: Path, repo_id: str, catalogue: bool) -> str | None:
@@ -49,7 +52,7 @@ def hub_card(folder: Path, repo_id: str, catalogue: bool) -> str | None:
     return card if written is None else written
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     with checkpoint_folder(args.model) as folder:
         return push(args, folder)
 
@@ -75,7 +78,7 @@ def checkpoint_folder(name: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def push(args: argparse.Namespace, folder: Path) -> int:
+def push(args: argparse.Namespace, folder: Path) -> Result:
     """Uploads a folder."""
     from ..modeling_unisrec.hub import check_checkpoint, create_repository, upload_checkpoint
 
@@ -84,7 +87,9 @@ def push(args: argparse.Namespace, folder: Path) -> int:
     repo_id = create_repository(args.repo_id, args.private or None, args.revision)
     card = hub_card(folder, repo_id, catalogue)
     commit = upload_checkpoint(folder, repo_id, args.message, args.revision, catalogue=catalogue, card=card)
-    if args.no_catalogue:
-        print("without catalogue; one that was pushed before is deleted, but stays in the history of the repository")
-    print(commit.repo_url if args.revision is None else f"{commit.repo_url}/tree/{args.revision}")
-    return 0
+    url = str(commit.repo_url) if args.revision is None else f"{commit.repo_url}/tree/{args.revision}"
+    found = {"repo_id": repo_id, "revision": args.revision or "main", "commit": commit.oid, "url": url}
+    if catalogue:
+        return Result(url, found)
+    note = "Without a catalogue: one that was pushed before is deleted, but stays in the history of the repository."
+    return Result(f"{note}\n{url}", found)

@@ -12,7 +12,7 @@ import pytest
 from unisrec.commands import prepare
 from unisrec.data import Domain, given_features, leave_one_out, read_recbole
 from unisrec.data.given_features import given_text_features
-from unisrec.data.readers import official_catalogue, official_histories, official_rows
+from unisrec.data.readers import official_histories, official_items, official_rows
 from unisrec.data.readers.official import read_official
 
 
@@ -430,7 +430,7 @@ def empty_train(shop):
     ],
 )
 def test_damaged_files(shop, damage, message, monkeypatch):
-    monkeypatch.setattr(official_catalogue, "_ROWS_PER_CHECK", 8)
+    monkeypatch.setattr(official_items, "_ROWS_PER_CHECK", 8)
     damage(shop)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         read_official(shop.path)
