@@ -98,7 +98,7 @@ class ItemCatalogue:
             )
         return self._rows[item_id]
 
-    def item_ids_of(self, rows: torch.Tensor) -> torch.Tensor:
+    def id_rows_of(self, rows: torch.Tensor) -> torch.Tensor:
         """The `item_ids` of the model, rows of its ID embedding, for catalogue rows (-1, no item of ours: 0)."""
         return rows + 1 if self.id_rows is None else self.id_rows[rows].where(rows >= 0, 0)
 

@@ -70,14 +70,14 @@ def best_columns(scores: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.
 
 @torch.inference_mode()
 def encode_items(
-    model: PreTrainedModel, text_embeds: torch.Tensor, item_ids: torch.Tensor, rows_at_a_time: int = 1024
+    model: PreTrainedModel, text_embeds: torch.Tensor, id_rows: torch.Tensor, rows_at_a_time: int = 1024
 ) -> torch.Tensor:
     """Returns item vectors `(num_items, hidden_size)`, on the device of the model, from text vectors and rows of the
     ID embedding. Works in chunks: the outputs of the experts take 10 GB for a million rows."""
-    parts = zip(text_embeds.split(rows_at_a_time), item_ids.split(rows_at_a_time), strict=True)
+    parts = zip(text_embeds.split(rows_at_a_time), id_rows.split(rows_at_a_time), strict=True)
     return torch.cat(
         [
-            model.get_item_features(text_embeds=texts.to(model.device), item_ids=ids.to(model.device))
+            model.get_item_features(text_embeds=texts.to(model.device), id_rows=ids.to(model.device))
             for texts, ids in parts
         ]
     )
@@ -86,7 +86,7 @@ def encode_items(
 def encode_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> torch.Tensor:
     """Returns item vectors of a catalogue with text vectors, `(num_items, hidden_size)`, on the device of the
     model."""
-    return encode_items(model, catalogue.item_embeddings, catalogue.item_ids_of(torch.arange(len(catalogue))))
+    return encode_items(model, catalogue.item_embeddings, catalogue.id_rows_of(torch.arange(len(catalogue))))
 
 
 def check_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> None:

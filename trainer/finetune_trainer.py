@@ -14,7 +14,7 @@ from ..evaluation.ranking import catalogue_tensors
 from .base_trainer import UniSRecTrainer
 from .data_collator import FinetuneCollator, SampledFinetuneCollator
 from .distributed import RowGatherer
-from .ensemble import SHARES, Ensemble, WeightInterpolator, parse_interpolation, score_candidates, score_queries
+from .ensemble import SHARES, Ensemble, WeightInterpolator, parse_interpolation
 from .losses import SoftTargets, catalogue_loss, sampled_softmax_loss
 from .samplers import NegativeSampler
 from .sparse_adam import SparseRowsAdamW, exchange_rows
@@ -67,9 +67,9 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
     ):
         super().__init__(*args, data_collator=data_collator, **kwargs)
         self._items = None if text_embeds is None else catalogue_tensors(text_embeds, self.args.device)
-        self._item_ids = self._ids_of_items()
-        if text_embeds is not None and self._item_ids is not None:
-            self._items["item_ids"] = self._item_ids
+        self._id_rows = self._find_id_rows()
+        if text_embeds is not None and self._id_rows is not None:
+            self._items["id_rows"] = self._id_rows
         self._teachers = teachers
         length = self.model.config.max_position_embeddings
         if teachers is not None and teachers.max_length < length:
@@ -127,17 +127,17 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         item_index, query_index = inputs["item_index"], inputs["query_index"]
         if "items" in inputs:
             items, tensors = self._items_of_batch(inputs)
-            item_ids = None if self._item_ids is None else self._item_ids[items]
-            outputs = model(item_index=item_index, item_ids=item_ids, **tensors)
+            id_rows = None if self._id_rows is None else self._id_rows[items]
+            outputs = model(item_index=item_index, id_rows=id_rows, **tensors)
             distinct, candidates, rows = self._distinct_items(items, outputs.item_embeds)
             labels = rows[inputs["labels"]]
         else:
             items, distinct = None, slice(None)
             outputs = model(item_index=item_index, **self._items)
             candidates, labels = outputs.item_embeds, inputs["labels"]
-        config = self.accelerator.unwrap_model(model).config
-        queries = score_queries(config, outputs.last_hidden_state.flatten(0, 1)[query_index])  # (N, H)
-        candidates = score_candidates(config, candidates)
+        own = self.accelerator.unwrap_model(model)
+        queries = own.project_sequences(outputs.last_hidden_state.flatten(0, 1)[query_index])  # (N, H)
+        queries, candidates = queries / own.config.score_temperature, own.project_items(candidates)
         gather = RowGatherer(len(queries), queries.device)
         with self.accelerator.autocast():  # autocast otherwise ends with the forward pass of the model
             soft_targets = self._soft_targets(item_index, query_index, items, distinct)
@@ -148,23 +148,23 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             loss = sampled_softmax_loss(queries, candidates, labels, log_inclusion, certain, soft_targets)
             return loss * gather.scale
 
-    def _ids_of_items(self) -> torch.Tensor | None:
+    def _find_id_rows(self) -> torch.Tensor | None:
         """Returns the row of each catalogue item in the ID embedding, 0 for items represented by their text alone."""
         config, least = self.model.config, self.args.min_id_interactions
         if least > 0 and (config.num_items is None or not config.item_text):
             raise ValueError("--min_id_interactions is for the transductive setting, where text stands in for the ID.")
         if config.num_items is None:
             return None
-        item_ids = torch.arange(1, config.num_items + 1)
+        id_rows = torch.arange(1, config.num_items + 1)
         if least > 0:
             (interactions,) = self.train_dataset.flats
             rare = torch.from_numpy(np.bincount(interactions, minlength=config.num_items) < least)
-            item_ids[rare] = 0
+            id_rows[rare] = 0
             with torch.no_grad():
                 for name, weight in self.model.named_parameters():
                     if "item_embedding" in name:  # there are two of them where adapters are
                         weight[1:][rare] = 0
-        return item_ids.to(self.args.device)
+        return id_rows.to(self.args.device)
 
     def _soft_targets(
         self,

@@ -8,7 +8,6 @@ from torch import nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 from transformers import EarlyStoppingCallback
 
-from ..modeling_unisrec import unit_vectors
 from .base_trainer import UniSRecTrainer
 from .distributed import RowGatherer
 from .losses import contrastive_loss
@@ -46,6 +45,11 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.model.config.similarity != "cosine":
+            raise ValueError(
+                f"pre-training compares by the cosine, the model by {self.model.config.similarity!r}: leave similarity "
+                "out of --model-config."
+            )
         self._negatives: DomainNegativeSampler | None = None
         if self.args.num_negatives:
             self._negatives = DomainNegativeSampler(self.train_dataset, self.args.num_negatives, self.args.seed)
@@ -84,8 +88,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         items = torch.from_numpy(drawn).to(texts.device, non_blocking=True)
         return inputs | {"text_embeds": torch.cat([texts, vectors]), "negative_items": items}
 
-    @staticmethod
-    def _vectors(model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def _vectors(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Normalised states (N, H), next items and behind them the negatives (N + negatives, H), and where there are views
         their states (N, H)."""
         # One call of the (wrapped) model for originals, views and all items: gradients are synchronised once.
@@ -96,10 +99,13 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
             number = len(outputs.item_embeds)
             first = number - len(inputs["negative_items"])
             rows = torch.cat([rows, torch.arange(first, number, device=rows.device)])
-        candidates = unit_vectors(outputs.item_embeds)[rows]
+        own = self.accelerator.unwrap_model(model)
+        candidates = own.project_items(outputs.item_embeds)[rows]
         states = outputs.last_hidden_state.chunk(2 if "view_index" in inputs else 1)
         places = (inputs[name] for name in ("query_index", "view_index") if name in inputs)
-        queries, *views = (unit_vectors(part.flatten(0, 1)[place]) for part, place in zip(states, places, strict=True))
+        queries, *views = (
+            own.project_sequences(part.flatten(0, 1)[place]) for part, place in zip(states, places, strict=True)
+        )
         return queries, candidates, *views
 
     def _cached_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -140,7 +146,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         labels = torch.arange(len(queries), device=queries.device) + gather.offset
         items, sequences = inputs["target_items"], inputs["target_sequences"]
         all_items, all_sequences = gather(items), gather(sequences)
-        temperature = self.accelerator.unwrap_model(model).config.temperature
+        temperature = self.accelerator.unwrap_model(model).config.score_temperature
         all_candidates, candidate_items = gather(candidates[: len(queries)]), all_items
         if "negative_items" in inputs:
             negatives = candidates[len(queries) :]

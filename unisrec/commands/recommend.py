@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--index",
         default="exact",
         metavar="KIND",
-        help="exact (default), exact-bf16, auto, flat, ivf, hnsw or a folder",
+        help="exact (default), exact-bf16, auto, ivf, hnsw or a folder",
     )
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table (one history)")
 
