@@ -4,19 +4,24 @@
 
 `base.yaml` beside this file names the domains and the recipe; further arguments are those of `unisrec pretrain`. The command
 can be stopped at any time (SIGTERM saves a checkpoint first) and goes on where it was when it is started again. Set
-OMP_NUM_THREADS=1 to keep it to one core. At the end `OUTPUT/pretrained` holds the checkpoint with its text encoder, and
-`OUTPUT/unisrec-base` the same without.
+OMP_NUM_THREADS=1 to keep it to one core. At the end `OUTPUT/pretrained` holds the checkpoint of the best step on that shop,
+`OUTPUT/averaged` the mean of the weights of the last steps saved, and `OUTPUT/unisrec-base` this mean without its text encoder.
+With `--without DOMAIN` this domain is not trained on, so that the checkpoints, which are then in `OUTPUT/without-DOMAIN`, can
+be tested on it.
 """
 
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from unisrec.cli import main as unisrec
+from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 
 
@@ -38,29 +43,52 @@ def prepare(domains: Mapping[str, str], raw: Path, output: Path) -> list[Path]:
     return folders
 
 
+def mean_weights(checkpoints: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """Mean of the weights of checkpoints of one run, computed in float64."""
+    states = [load_file(folder / "model.safetensors") for folder in checkpoints]
+    return {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(weight.dtype)
+        for name, weight in states[-1].items()
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--raw", type=Path, required=True, help="folder of the raw data")
     parser.add_argument("--output", type=Path, required=True, help="folder for domains and checkpoints")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="YAML file (default: base.yaml beside this file)")
+    parser.add_argument("--without", metavar="DOMAIN", help="a domain of the recipe that is not trained on")
     options, rest = parser.parse_known_args()
     recipe = yaml.safe_load(options.recipe.read_text(encoding="utf-8"))
-    domains = options.output / "domains"
+    domains, runs = options.output / "domains", options.output
+    if options.without is not None:
+        if options.without not in recipe["domains"]:
+            parser.error(f"--without is {options.without!r}, expected one of {', '.join(recipe['domains'])}.")
+        del recipe["domains"][options.without]
+        runs = options.output / f"without-{options.without}"
+        runs.mkdir(parents=True, exist_ok=True)
     (unseen,) = prepare(recipe["zero_shot_domain"], options.raw, domains)
     settings = recipe["pretrain"] | {
         "domains": [str(folder) for folder in prepare(recipe["domains"], options.raw, domains)],
         "zero_shot_domain": str(unseen),
-        "output_dir": str(options.output / "pretrained"),
+        "output_dir": str(runs / "pretrained"),
         "resume_from_checkpoint": "auto",
     }
-    file = options.output / "pretrain.yaml"
+    file = runs / "pretrain.yaml"
     file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     if status := unisrec(["pretrain", "--config", str(file), *rest]):
         return status
-    model, _ = load_checkpoint(options.output / "pretrained")
+    steps = sorted((runs / "pretrained").glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    model, processor = load_checkpoint(runs / "pretrained")
+    model.load_state_dict(mean_weights(steps[-recipe["averaged_checkpoints"] :]), strict=False)  # has no text encoder
+    model.save_pretrained(runs / "averaged")
+    processor.save_pretrained(runs / "averaged")
     model.detach_text_encoder()
-    model.save_pretrained(options.output / "unisrec-base")
-    print(f"without text encoder: {options.output / 'unisrec-base'}")
+    model.save_pretrained(runs / "unisrec-base")
+    found = evaluate(runs / "averaged", unseen, "valid")
+    kept, masked = found["ndcg@10"], found["ndcg@10_seen_masked"]
+    print(f"{runs / 'averaged'}: validation N@10 on {unseen.name} {kept:.4f}, with seen items masked {masked:.4f}")
+    print(f"without text encoder: {runs / 'unisrec-base'}")
     return 0
 
 

@@ -37,7 +37,7 @@ class Domain:
         sequences (`pl.DataFrame`):
             Columns `user_id` (`str`, unique) and `item_index` (`list[u32]`): rows of `items`, oldest first, not empty.
         info (`dict`, *optional*):
-            JSON-able facts: `source`, `filters`, `steps` (rows `{"step", "dropped", "left"}` counting interactions),
+            JSON-serialisable facts: `source`, `filters`, `steps` (rows `{"step", "dropped", "left"}` counting interactions),
             `item_steps` (the same for items), and any other facts.
         held_out (`bool`, *optional*, defaults to `True`):
             Whether the last two interactions of each user are kept for validation and test, see [`leave_one_out`].
@@ -83,21 +83,26 @@ class Domain:
         check_given_features(self.given_features, self.num_items)
 
     def __repr__(self) -> str:
-        return (
-            f"Domain({self.name!r}, {self.num_users:,} users, {self.num_items:,} items, "
-            f"{self.num_interactions:,} interactions)"
-        )
+        return f"Domain({self.name!r}, {self._sizes()})"
+
+    def _sizes(self) -> str:
+        """Returns `2,000 users, 1 item, 9,000 interactions`."""
+        numbers = (("user", self.num_users), ("item", self.num_items), ("interaction", self.num_interactions))
+        return ", ".join(f"{number:,} {noun}{'s' * (number != 1)}" for noun, number in numbers)
 
     @property
     def num_users(self) -> int:
+        """Number of users, each with one history."""
         return self.sequences.height
 
     @property
     def num_items(self) -> int:
+        """Number of items in the catalogue."""
         return self.items.height
 
     @property
     def num_interactions(self) -> int:
+        """Number of interactions of all users."""
         return int(self.offsets[-1])
 
     @cached_property
@@ -199,17 +204,17 @@ class Domain:
 
     @classmethod
     def load(cls, source: "Domain | str | os.PathLike") -> "Domain":
-        """Returns a domain that is in memory as it is, and reads one from a folder, see [`Domain.load_from_disk`]."""
+        """Returns `source` if it is a domain in memory, otherwise the domain in that folder ([`Domain.load_from_disk`])."""
         return source if isinstance(source, cls) else cls.load_from_disk(source)
 
     def report(self) -> str:
         """Returns a short table of the counts and of the rows dropped by each preparation step."""
         lengths = np.diff(self.offsets)
-        evaluated = (lengths >= MIN_INTERACTIONS).sum() if self.held_out else 0
+        evaluated = int((lengths >= MIN_INTERACTIONS).sum()) if self.held_out else 0
         lines = [
-            f"{self.name}: {self.num_users:,} users, {self.num_items:,} items, {self.num_interactions:,} interactions",
+            f"{self.name}: {self._sizes()}",
             f"{lengths.mean():.2f} interactions per user, {self.items['text'].str.len_chars().mean():.1f} characters per "
-            f"item text, {evaluated:,} users can be evaluated",
+            f"item text, {evaluated:,} user{'s' * (evaluated != 1)} can be evaluated",
         ]
         lines += [f"{name}: {len(rows):,} x {rows.shape[1]}" for name, rows in self.given_features.items()]
         for title, key in (("interactions", "steps"), ("items", "item_steps")):
@@ -322,7 +327,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     for key in ("steps", "item_steps"):
         steps = description["info"].get(key, [])
         if not (isinstance(steps, list) and all(_is_step(step) for step in steps)):
-            raise ValueError(f"{key!r} in domain.json is no list of steps, each with 'step', 'dropped' and 'left'")
+            raise ValueError(f"{key!r} in domain.json is not a list of steps, each with 'step', 'dropped' and 'left'")
     return description
 
 

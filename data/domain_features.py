@@ -1,4 +1,4 @@
-"""Text vectors of a domain as a model takes them: encoded by its text encoder, or given with the domain."""
+"""Text vectors of a domain for a model: computed by its text encoder, or supplied with the domain."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -26,25 +26,25 @@ def domain_features(
     main_process_first: AbstractContextManager | None = None,
 ) -> np.ndarray:
     r"""
-    Text vectors of a domain's catalogue as a model takes them: encoded, or those that came with the domain where there
-    is no text encoder.
+    Returns the text vectors of a domain's catalogue for a model: computed by its text encoder or, without one, those
+    supplied with the domain.
 
     Args:
-        domain ([`Domain`]): The domain. Encoded vectors are kept in its folder, or with a domain in memory.
+        domain ([`Domain`]): The domain. Computed vectors are cached in its folder or, for a domain in memory, with it.
         text_encoder (`PreTrainedModel`, *optional*): Text encoder of the model.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Its tokenizer.
         config ([`UniSRecConfig`]): Configuration of the model.
-        word_drop_ratio (`float`, *optional*): If given, the vectors are those of texts with words left out.
+        word_drop_ratio (`float`, *optional*): If given, the vectors are those of the texts after word drop.
         seed (`int`, *optional*, defaults to 0): Seed of the word drop.
         device, dtype, progress (*optional*): As for [`encode_texts`].
-        main_process_first (`AbstractContextManager`, *optional*): Inside of it, the first process encodes before the
-            others, which then read what it kept.
+        main_process_first (`AbstractContextManager`, *optional*):
+            Context in which the first process encodes before the others, which then read the cache.
 
     Returns:
         `np.ndarray` of shape `(num_items, text_embedding_size)`, float32; `(num_items, 0)` for a model without texts.
 
     Raises:
-        ValueError: If there is neither a text encoder nor vectors that came with the domain, or they do not fit.
+        ValueError: If there is neither a text encoder nor supplied vectors, or their width does not fit.
         OSError: As for [`load_text_features`].
     """
     if not config.item_text:

@@ -1,7 +1,5 @@
 """From interactions and item texts to a domain: duplicates, items without text, k-core filter, time order."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple

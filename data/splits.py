@@ -28,7 +28,7 @@ LEAVE_ONE_OUT = {
 ALL_TRAIN = {"protocol": "nothing held out", "train": "all interactions"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """
     Histories and targets of one split as flat arrays.
@@ -51,6 +51,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def __repr__(self) -> str:
+        what = "without targets" if self.targets is None else "with targets"
+        return f"Split({len(self):,} histories of {len(self.flat):,} items, {what})"
 
 
 def leave_one_out(domain: Domain, split: Literal["train", "valid", "test", "all"]) -> Split:

@@ -12,7 +12,7 @@ Record = dict[str, Any]
 
 
 class SeenInTraining(ValueError):
-    """Raised if a model would be tested on interactions that it was trained on."""
+    """Raised if a model is about to be tested on interactions that it was trained on."""
 
 
 def training_record(domain: Domain, text_encoder: bool) -> Record:
@@ -37,7 +37,7 @@ def training_record(domain: Domain, text_encoder: bool) -> Record:
 
 
 def merge_records(*lists: Iterable[Record] | None) -> list[Record]:
-    """All records, each once, in the order given."""
+    """Returns the distinct records of several lists, in order of first appearance."""
     merged: list[Record] = []
     for records in lists:
         merged += [record for record in records or () if record not in merged]
@@ -53,7 +53,7 @@ def has_seen(config: UniSRecConfig, domain: Domain) -> bool:
 
 
 def check_unseen(name: str | os.PathLike, config: UniSRecConfig, domain: Domain, advice: str) -> None:
-    """Raises [`SeenInTraining`] if the model of that name [`has_seen`] what it would be tested on."""
+    """Raises [`SeenInTraining`] if a model [`has_seen`] the interactions that a domain holds out; `name` is in the message."""
     if has_seen(config, domain):
         raise SeenInTraining(
             f"{name} was trained on all interactions of {domain.name!r}, those held out for validation and test included: "

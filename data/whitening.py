@@ -17,7 +17,7 @@ def fit_whitening(features: Sequence[np.ndarray], size: int | None = None) -> di
     Components are sorted by decreasing variance of the input, so that a smaller `size` keeps the largest ones. A
     component
     with (nearly) no variance, as in a catalogue with fewer items than its vectors have components, is set to 0:
-    dividing by its standard deviation would blow up the vectors of later items.
+    dividing by its standard deviation would inflate the vectors of later items.
 
     Args:
         features (`Sequence[np.ndarray]`): Text vectors of each catalogue, `(num_items, text_embedding_size)`, float32.

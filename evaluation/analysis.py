@@ -42,7 +42,7 @@ def mean_cosine(vectors: torch.Tensor) -> float:
 
 def uniformity(vectors: torch.Tensor, num_pairs: int = 200_000, seed: int = 0) -> float:
     r"""
-    Logarithm of the mean Gaussian potential of pairs (Wang & Isola 2020, arXiv 2005.10242); lower is more uniform.
+    Computes the logarithm of the mean Gaussian potential of pairs (Wang & Isola 2020, arXiv 2005.10242); lower is more uniform.
 
     Args:
         vectors (`torch.FloatTensor` of shape `(num_vectors, size)`): Vectors, normalised here.
@@ -62,7 +62,7 @@ def uniformity(vectors: torch.Tensor, num_pairs: int = 200_000, seed: int = 0) -
 
 def alignment(sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> float:
     r"""
-    Mean squared distance of histories and their next items on the unit sphere (Wang & Isola 2020); lower is closer.
+    Computes the mean squared distance of histories and their next items on the unit sphere (Wang & Isola 2020); lower is closer.
 
     Args:
         sequence_embeds (`torch.FloatTensor` of shape `(num_pairs, hidden_size)`): Histories.
@@ -76,14 +76,14 @@ def alignment(sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> float
 
 def principal_plane(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
-    The plane in which vectors spread most, for a map of them: `(vectors - mean) @ axes`.
+    Computes the plane in which vectors vary most; their coordinates on a map are `(vectors - mean) @ axes`.
 
     Args:
         vectors (`torch.FloatTensor` of shape `(num_vectors, size)`): Vectors, of size 2 or more.
 
     Returns:
         `tuple(torch.FloatTensor, torch.FloatTensor)`: `mean` `(size,)` and orthonormal `axes` `(size, 2)`, the first
-        with the larger variance. The same vectors give the same plane, its signs too.
+        with the larger variance. The plane, including its signs, is a function of the vectors.
     """
     mean = vectors.mean(dim=0)
     # Eigenvectors of the covariance: exact, and no larger for a million vectors than for a hundred.

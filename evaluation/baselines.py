@@ -49,8 +49,8 @@ def random_metrics(test: Split, num_items: int, seed: int = 0) -> dict[str, floa
 
 
 def text_neighbour_metrics(test: Split, text_embeds: np.ndarray) -> dict[str, float]:
-    """Every user gets the items whose text vectors have the largest cosine with the mean of the history's, text vectors
-    `(num_items, text_embedding_size)`."""
+    """Computes metrics of ranking items by the cosine of their text vector, a row of `(num_items, text_embedding_size)`,
+    and the mean text vector of the history."""
     items = F.normalize(torch.from_numpy(np.array(text_embeds)), dim=-1)
     with_padding = torch.cat([torch.zeros_like(items[:1]), items])
     return baseline_metrics(

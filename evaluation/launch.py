@@ -1,4 +1,4 @@
-"""Devices and processes of an evaluation, and launches whose processes do not form a group."""
+"""Devices and processes of an evaluation, and detection of launches whose processes do not form a group."""
 
 import os
 
@@ -15,15 +15,15 @@ def check_launch(world_size: int) -> None:
     r"""
     Detects launches whose processes do not form a group.
 
-    `accelerate launch --cpu --num_processes 2` starts one process, which is said in a warning: nothing is wrong but the
-    size of the batch. `accelerate launch --multi_gpu` without `--use_cpu` starts several where there is no GPU, each of
-    which would train alone and write into the same folder.
+    `accelerate launch --cpu --num_processes 2` starts only one process, so the batch is smaller than intended; this is a
+    warning. `accelerate launch --multi_gpu` on a machine without GPUs and without `--use_cpu` starts several processes
+    that would each train alone and write to the same folder; this is an error.
 
     Args:
-        world_size (`int`): Processes of the group.
+        world_size (`int`): Number of processes in the group.
 
     Raises:
-        ValueError: If this process is one of several that a launcher has started, and is alone in its group.
+        ValueError: If a launcher has started several processes, and this one is alone in its group.
     """
     if world_size > 1:
         return
@@ -31,7 +31,7 @@ def check_launch(world_size: int) -> None:
         raise ValueError(
             f"{started} processes were started and each would train alone, since no GPU is visible; {_LAUNCH_ON_CPUS}."
         )
-    # What accelerate's launcher of a single process leaves, the address only if it was asked for more than one.
+    # Variables set by accelerate's launcher of a single process; the address only if more than one was requested.
     if {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys():
         logger.warning_once(
             f"accelerate launch was asked for several processes and started one, which trains alone; {_LAUNCH_ON_CPUS}; "
@@ -40,7 +40,7 @@ def check_launch(world_size: int) -> None:
 
 
 def make_accelerator(use_cpu: bool = False) -> Accelerator:
-    """The accelerator of this process. Raises `ValueError` as [`check_launch`] does."""
+    """Returns the accelerator of this process. Raises `ValueError` as [`check_launch`] does."""
     accelerator = Accelerator(cpu=use_cpu)
     check_launch(accelerator.num_processes)
     return accelerator

@@ -41,7 +41,7 @@ def ranks_of_targets(
     queries: torch.Tensor, candidates: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor
 ) -> torch.Tensor:
     r"""
-    [`target_ranks`] by the products of queries and candidates, which exist for a few queries at a time.
+    Computes [`target_ranks`] from queries and candidates, whose products exist for only a few queries at a time.
 
     Args:
         queries (`torch.FloatTensor` of shape `(num_users, hidden_size)`): Sequence vectors.
@@ -60,7 +60,7 @@ def ranks_of_targets(
 
 def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = (10, 50)) -> dict[str, float]:
     r"""
-    Recall and NDCG at each cutoff, by the two protocols of [`target_ranks`].
+    Computes Recall and NDCG at each cutoff, by the two protocols of [`target_ranks`].
 
     With one target, recall@k is the share of ranks below k (RecBole calls it hit@k) and NDCG@k the mean of
     `1 / log2(rank + 2)` over those, 0 for the others.

@@ -1,7 +1,7 @@
-"""Full ranking of held-out items by a model: users, batches, the loop over them, and metrics of a checkpoint."""
+"""Full ranking of held-out items by a model: dataset, collator, ranking loop, and metrics of a checkpoint."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,16 +29,16 @@ class RankingDataset(Dataset):
             Histories and targets of a domain, `valid` or `test`. Users are taken by length of history, so that a batch
             pads little.
         catalogue (`np.ndarray` of shape `(num_items, text_embedding_size)` or `Sequence[str]`):
-            Text vectors of the catalogue, or its texts where the model carries a text encoder that is in training.
+            Text vectors of the catalogue, or its texts if the text encoder of the model is trained.
 
     Raises:
-        ValueError: If there is nobody to rank for.
+        ValueError: If the split has no users.
     """
 
     def __init__(self, split: Split, catalogue: np.ndarray | Sequence[str]):
         if len(split) == 0:
             raise ValueError(
-                "No user has the three interactions that two held-out targets and a history take: there is nothing to evaluate on."
+                "No user has three interactions (a history and two held-out targets), so there is nothing to evaluate on."
             )
         self.split = split
         self.catalogue = catalogue
@@ -59,7 +59,7 @@ class RankingDataset(Dataset):
 
 
 def pad_rows(rows: Sequence[np.ndarray], length: int, value: int) -> np.ndarray:
-    """Rows of integers as one matrix, filled up on the right."""
+    """Returns rows of integers as one matrix, padded on the right with `value`."""
     matrix = np.full((len(rows), length), value, dtype=np.int64)
     for place, row in enumerate(rows):
         matrix[place, : len(row)] = row
@@ -69,11 +69,11 @@ def pad_rows(rows: Sequence[np.ndarray], length: int, value: int) -> np.ndarray:
 @dataclass
 class RankingCollator:
     r"""
-    Users to rank: the latest `max_length` items of each history, its different items and its target.
+    Collates users: the latest `max_length` items of each history, its distinct items, and its target.
 
     Returns:
         `item_index` `(batch_size, length)`: catalogue rows + 1, 0 is padding on the right; `seen`
-        `(batch_size, max_seen)`: different catalogue rows of the whole history, filled up with -1; `labels`
+        `(batch_size, max_seen)`: distinct catalogue rows of the whole history, padded with -1; `labels`
         `(batch_size,)`: row of the target.
     """
 
@@ -90,7 +90,7 @@ class RankingCollator:
 
 
 def catalogue_tensors(text_embeds: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
-    """A whole catalogue as the model takes it: `text_embeds` `(num_items, D)` and `id_rows` `(num_items,)`."""
+    """Returns a catalogue as inputs of the model: `text_embeds` `(num_items, D)` and `id_rows` `(num_items,)`."""
     return {
         "text_embeds": torch.from_numpy(np.array(text_embeds, dtype=np.float32)).to(device),
         "id_rows": torch.arange(1, len(text_embeds) + 1, device=device),
@@ -115,7 +115,7 @@ class TargetRanker:
     @torch.inference_mode()
     def __call__(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         r"""
-        Ranks of a batch of [`RankingCollator`], on the model's device.
+        Ranks the targets of a batch of [`RankingCollator`], on the device of the model.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, 2)`: As of [`ranks_of_targets`]. A score matrix
@@ -135,14 +135,14 @@ def rank_targets(
     progress: bool = False,
 ) -> np.ndarray:
     r"""
-    Ranks of the held-out items of a domain, each among the whole catalogue, in float32.
+    Ranks the held-out items of a domain, each among the whole catalogue, in float32.
 
     Args:
-        model ([`UniSRecModel`]): The model; moved to the device of the accelerator, its mode is left as it was.
+        model ([`UniSRecModel`]): The model; moved to the device of the accelerator. Its mode is restored afterwards.
         users ([`RankingDataset`]): Users, with the text vectors of the catalogue.
         batch_size (`int`, *optional*, defaults to 512): Users ranked at a time by each process.
-        accelerator (`Accelerator`, *optional*): Device and processes; by default what the launch says.
-        progress (`bool`, *optional*, defaults to `False`): Show a progress bar in the first process.
+        accelerator (`Accelerator`, *optional*): Device and processes; by default those of the launch.
+        progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar in the first process.
 
     Returns:
         `np.ndarray` of shape `(num_users, 2)`: Ranks from 0 in the order of `users`, with seen items kept and with seen
@@ -151,12 +151,33 @@ def rank_targets(
     accelerator = make_accelerator() if accelerator is None else accelerator
     collator = RankingCollator(model.config.max_position_embeddings)
     loader = accelerator.prepare(DataLoader(users, batch_size, collate_fn=collator))
+    shown = tqdm(loader, desc="Ranking", disable=not (progress and accelerator.is_main_process))
+    return rank_batches(model, users.catalogue, shown, accelerator)
+
+
+def rank_batches(
+    model: UniSRecModel,
+    catalogue: np.ndarray,
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    accelerator: Accelerator,
+) -> np.ndarray:
+    r"""
+    The ranking loop: ranks of the targets of batches, each among the whole catalogue, in float32.
+
+    Args:
+        model ([`UniSRecModel`]): The model; moved to the device of the accelerator, its mode is left as it was.
+        catalogue (`np.ndarray` of shape `(num_items, text_embedding_size)`): Text vectors of the catalogue.
+        batches (`Iterable` of `Mapping`): Batches of [`RankingCollator`], from a loader prepared by the accelerator.
+        accelerator (`Accelerator`): Device and processes.
+
+    Returns:
+        `np.ndarray` of shape `(num_users, 2)`: As [`rank_targets`].
+    """
     training = model.training
     model.to(accelerator.device).eval()
     try:
-        ranker = TargetRanker(model, users.catalogue)
-        shown = tqdm(loader, desc="Ranking", disable=not (progress and accelerator.is_main_process))
-        ranks = [accelerator.gather_for_metrics(ranker(batch)).cpu() for batch in shown]
+        ranker = TargetRanker(model, catalogue)
+        ranks = [accelerator.gather_for_metrics(ranker(batch)).cpu() for batch in batches]
     finally:
         model.train(training)
     return torch.cat(ranks).numpy()
@@ -174,25 +195,25 @@ def evaluate(
     progress: bool = False,
 ) -> dict[str, float]:
     r"""
-    Full-ranking metrics of a checkpoint on a domain; zero-shot if it has not been adapted to it.
+    Computes full-ranking metrics of a checkpoint on a domain; zero-shot if it was not fine-tuned on it.
 
     Args:
         model (`str` or `os.PathLike`): Folder or Hub id of a checkpoint.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         split (`str`, *optional*, defaults to `"test"`): `"valid"` or `"test"`.
-        text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
+        text_encoder (`str`, *optional*): Text encoder that the checkpoint was trained with, if it contains none.
         allow_seen (`bool`, *optional*, defaults to `False`):
-            Evaluate on interactions that the checkpoint was trained on, too.
+            Whether to evaluate even on interactions that the checkpoint was trained on.
         batch_size (`int`, *optional*, defaults to 512): Users ranked at a time by each process.
-        use_cpu (`bool`, *optional*, defaults to `False`): Do not use an accelerator.
-        progress (`bool`, *optional*, defaults to `False`): Show progress bars.
+        use_cpu (`bool`, *optional*, defaults to `False`): Whether to run on the CPU even if there is an accelerator.
+        progress (`bool`, *optional*, defaults to `False`): Whether to show progress bars.
 
     Returns:
-        `dict[str, float]`: `recall@10`, `ndcg@10_seen_masked`, ..., as of [`ranking_metrics`].
+        `dict[str, float]`: `recall@10`, `ndcg@10_seen_masked`, ..., as from [`ranking_metrics`].
 
     Raises:
-        ValueError: If a transductive checkpoint belongs to another catalogue, or the checkpoint was trained on what it is
-            to be tested on.
+        ValueError: If a transductive checkpoint belongs to another catalogue, or the checkpoint was trained on the
+            interactions that it would be tested on.
         OSError: If the checkpoint or the domain cannot be loaded.
     """
     accelerator = make_accelerator(use_cpu)
@@ -229,5 +250,6 @@ __all__ = [
     "catalogue_tensors",
     "evaluate",
     "pad_rows",
+    "rank_batches",
     "rank_targets",
 ]

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from transformers.utils import cached_file, logging
 
 from ..configuration import UniSRecConfig
-from .hub import pin_revision
+from .hub import RELEASED, pin_revision, released_folder
 from .modeling_unisrec import UniSRecModel
 from .weight_files import check_weights, not_finite
 
@@ -22,22 +21,24 @@ if TYPE_CHECKING:
 
 
 logger = logging.get_logger(__name__)
+for name in RELEASED:  # peft asks the Hub for the vocabulary of a base
+    warnings.filterwarnings("ignore", message=rf"(Unable to fetch remote|Could not find a config) file.* in {name}\b")
 
-MODULES = {"text": "text_encoder", "sequence": "sequence_encoder"}  # adapted by name
-TRAINING_DATA_FILE = "training_data.json"  # beside adapters, whose folder has no config.json
+MODULES = {"text": "text_encoder", "sequence": "sequence_encoder"}  # module of each part that adapters are named for
+TRAINING_DATA_FILE = "training_data.json"  # a folder of adapters has no config.json
 
 
 def with_adapters(model: UniSRecModel, config: "PeftConfig") -> "PeftModel":
-    """A model with new adapters in place, of which only these and `modules_to_save` are trainable."""
+    """Returns a model with new adapters, of which only the adapters and `modules_to_save` are trainable."""
     from peft import get_peft_model
 
-    with warnings.catch_warnings():  # peft asks transformers by a name that is deprecated
+    with warnings.catch_warnings():  # peft calls transformers by a deprecated name
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         return get_peft_model(model, config)
 
 
 def parse_lora_parts(parts: str) -> list[str]:
-    """`"text,sequence"` as a list. Raises `ValueError` for another part."""
+    """Splits `"text,sequence"` into a list. Raises `ValueError` for an unknown part."""
     names = [part.strip() for part in parts.split(",")]
     for name in names:
         if name not in MODULES:
@@ -47,23 +48,23 @@ def parse_lora_parts(parts: str) -> list[str]:
 
 def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str | None = None) -> "PeftModel":
     r"""
-    A model of which only low-rank adapters, the text adaptor and what else transfer trains are trainable.
+    Adds trainable low-rank adapters to a model and freezes its other weights.
 
-    Every linear layer inside the layers of a part gets an adapter. The text adaptor, the input normalisation of the
-    sequence encoder and the ID embedding are trained in full and saved with the adapters.
+    Each linear layer inside the transformer layers of a part gets an adapter. The text adaptor, the input normalisation of
+    the sequence encoder and the ID embedding remain trainable and are saved with the adapters.
 
     Args:
-        model ([`UniSRecModel`]): A loaded checkpoint; its weights are frozen, and it is changed in place.
+        model ([`UniSRecModel`]): Loaded checkpoint, changed in place.
         parts (`Sequence[str]`): `"text"`, `"sequence"` or both.
-        rank (`int`): Rank of the adapters; they are scaled by 2.
-        revision (`str`, *optional*): Of the Hub repository that the model was loaded from.
+        rank (`int`): Rank of the adapters; their output is scaled by 2.
+        revision (`str`, *optional*): Revision of the Hub repository that the model was loaded from.
 
     Returns:
-        `PeftModel`: Saved and loaded as adapters on `model.name_or_path`.
+        `PeftModel`: Model that is saved as a standard PEFT adapter of `model.name_or_path`.
 
     Raises:
-        ValueError: If peft is not installed, the text encoder is to be adapted and the model has none, or the model is
-            itself one of adapters.
+        ValueError: If peft is not installed, the text encoder is to be adapted but missing, or the model itself was
+            loaded from an adapter.
     """
     try:
         from peft import LoraConfig
@@ -71,10 +72,10 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
         raise ValueError("--lora needs peft: pip install 'unisrec[peft]'.") from error
     if not model.name_or_path:
         raise ValueError(
-            "--lora takes a whole checkpoint for its base: save the model with its adapters merged in first."
+            "--lora needs a full checkpoint as its base: merge the adapters into the model and save it first."
         )
     if "text" in parts and model.text_encoder is None:
-        raise ValueError("--lora text: the model has no text encoder; name it with --text-encoder.")
+        raise ValueError("--lora text: the model has no text encoder; name it with `text_encoder`.")
     trained_in_full = ["adaptor", "sequence_encoder.layer_norm"]
     if model.item_embedding is not None:
         trained_in_full.append("item_embedding")
@@ -98,21 +99,21 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
 
 def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
     r"""
-    The checkpoint that adapters were trained on.
+    Finds the checkpoint that adapters were trained on.
 
-    A folder stands in `adapter_config.json` by its whole path. Where it is not there, the folder of the same name beside
-    the adapters is taken and said in a warning: the two may have been moved together.
+    `adapter_config.json` holds the absolute path of a folder. If that folder does not exist, a folder of the same name
+    beside the adapters is used with a warning, because both may have been moved together.
 
     Args:
         name (`str`): Folder or Hub id that holds `adapter_config.json`.
-        revision (`str`, *optional*, defaults to `"main"`): Of the Hub repository.
+        revision (`str`, *optional*, defaults to `"main"`): Revision of the Hub repository.
 
     Returns:
-        `tuple[str, dict[str, Any]]`: As of `find_model`.
+        `tuple[str, dict[str, Any]]`: Folder or Hub id and download options, as from `find_model`.
 
     Raises:
         ValueError: If peft is not installed.
-        OSError: If `adapter_config.json` cannot be read, or the base is not there.
+        OSError: If `adapter_config.json` cannot be read, or the base does not exist.
     """
     try:
         from peft import PeftConfig
@@ -121,9 +122,11 @@ def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
     try:
         config = PeftConfig.from_pretrained(name, revision=revision)
         base = Path(config.base_model_name_or_path).expanduser()
-    except Exception as error:  # whatever somebody has written into the file
+    except Exception as error:  # the file may hold anything
         raise OSError(f"{name}: its adapter_config.json cannot be read ({' '.join(str(error).split())}).") from error
     is_of_hub = config.revision is not None
+    if (folder := released_folder(config.base_model_name_or_path)) is not None:
+        return str(folder), {}
     if base.is_dir() and not is_of_hub:
         return str(base), {}
     beside = Path(name).resolve().parent / base.name
@@ -133,7 +136,7 @@ def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
     try:
         if base.is_absolute() or config.base_model_name_or_path.startswith((".", "~")):
             raise FileNotFoundError("there is no such folder")
-        if base.is_dir():  # transformers would take it
+        if base.is_dir():  # transformers would load it
             raise IsADirectoryError("a folder of that name hides the repository: change to another working directory")
         return str(base), pin_revision(str(base), config.revision)
     except OSError as error:
@@ -143,18 +146,18 @@ def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
         ) from error
 
 
-def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> UniSRecModel:
+def load_adapted(name: str, revision: str, model: UniSRecModel) -> UniSRecModel:
     r"""
-    A plain model out of a folder or repository of adapters: their base, with the adapters merged in.
+    Merges adapters into their base and returns the plain model.
 
     Args:
         name (`str`): Folder or Hub id that holds `adapter_config.json`.
-        revision (`str`): Of the Hub repository.
-        base (`tuple[str, dict[str, Any]]`): As [`find_base`] finds it.
+        revision (`str`): Revision of the Hub repository.
+        model ([`UniSRecModel`]): The base that [`find_base`] finds, with its text encoder; it is changed in place.
 
     Raises:
-        ValueError: If the adapters are not those of the base, or a weight is not finite.
-        OSError: If base or adapters are not there.
+        ValueError: If the adapters do not fit the base, or a weight is not finite.
+        OSError: If the adapters do not exist.
     """
     from peft import (
         PeftConfig,
@@ -163,17 +166,12 @@ def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> 
         set_peft_model_state_dict,
     )
 
-    base_name, options = base
-    try:
-        model = UniSRecModel.from_pretrained(base_name, dtype=torch.float32, **options)
-    except (OSError, ValueError) as error:
-        raise OSError(f"their base {base_name} cannot be loaded: {' '.join(str(error).split())}") from error
-    # The base may be of another setting or catalogue; an ID embedding comes with the adapters.
+    # The base may have another setting or catalogue; an ID embedding is stored with the adapters.
     weights = load_peft_weights(name, device="cpu", revision=revision)
     rows = [len(weight) for key, weight in weights.items() if key.endswith(".item_embedding.weight")]
     model.reset_item_embedding(rows[0] - 1 if rows else None)
     config = PeftConfig.from_pretrained(name, revision=revision)
-    config.base_model_name_or_path = model.name_or_path  # which it need not be any more
+    config.base_model_name_or_path = model.name_or_path  # no longer needed
     adapted = with_adapters(model, config)
     check_weights("adapter_model.safetensors", get_peft_model_state_dict(adapted), weights)
     set_peft_model_state_dict(adapted, weights)
@@ -182,18 +180,18 @@ def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> 
         raise ValueError(f"{len(bad)} weights of base and adapters together are NaN or infinite, such as {bad[0]}")
     if (training_data := load_training_data(name, revision)) is not None:
         model.config.training_data = training_data
-    model.name_or_path = ""  # what it is now is nowhere saved
+    model.name_or_path = ""  # the merged model is saved nowhere
     return model
 
 
 def save_training_data(config: UniSRecConfig, folder: Path) -> None:
-    """Writes the records of a model into a folder of adapters."""
+    """Writes the training data records of a model to a folder of adapters."""
     text = json.dumps(config.training_data or [], indent=2, ensure_ascii=False)
     (folder / TRAINING_DATA_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def load_training_data(name: str, revision: str | None = None) -> list[dict[str, Any]] | None:
-    """The records beside adapters in a folder or repository, `None` where there are none."""
+    """Returns the training data records stored with adapters, or `None` if there are none."""
     file = cached_file(name, TRAINING_DATA_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
     if file is None:
         return None

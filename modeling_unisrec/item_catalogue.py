@@ -64,7 +64,7 @@ class ItemCatalogue:
         if len(self._rows) != len(self.item_ids):
             seen: set[str] = set()
             twice = next(item_id for item_id in self.item_ids if item_id in seen or seen.add(item_id))
-            raise ValueError(f"Item id {twice!r} comes twice in the catalogue: ids must be different.")
+            raise ValueError(f"Item id {twice!r} comes twice in the catalogue: ids must be unique.")
         if item_embeddings is not None and len(item_embeddings) != len(self.item_ids):
             raise ValueError(f"{len(self.item_ids)} item ids but {len(item_embeddings)} rows of `item_embeddings`.")
         if id_rows is not None and len(id_rows) != len(self.item_ids):
@@ -73,19 +73,25 @@ class ItemCatalogue:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    def __repr__(self) -> str:
+        parts = [f"{len(self):,} items", "no text vectors" if self.item_embeddings is None else "with text vectors"]
+        if self.id_rows is not None:
+            parts.append(f"{int((self.id_rows > 0).sum()):,} with an ID embedding")
+        return f"ItemCatalogue({', '.join(parts)})"
+
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._rows
 
     @property
     def item_ids_hash(self) -> str | None:
-        """SHA-256 of the item ids, in the order of their rows of the ID embedding: those of this catalogue or, with
-        `id_rows`, of the one that the model was trained on (`None` where that is not known)."""
+        """SHA-256 of the item ids in the order of the rows of the ID embedding: the ids of this catalogue or, with
+        `id_rows`, of the catalogue that the model was trained on (`None` if unknown)."""
         if self.id_rows is None and self._item_ids_hash is None:
             self._item_ids_hash = hashlib.sha256(json.dumps(self.item_ids).encode()).hexdigest()
         return self._item_ids_hash
 
     def row(self, item_id: str) -> int:
-        """Returns the row of an item, from 0. Raises `KeyError` naming the three nearest known ids."""
+        """Returns the row of `item_id`, from 0. Raises `KeyError` naming the three nearest known ids."""
         if item_id not in self._rows:
             name = item_id if len(item_id) <= 80 else item_id[:77] + "..."  # longer than any id of a shop
             shared = [len(os.path.commonprefix([known, name])) for known in self.item_ids]  # noqa: RUF071 (characters)
@@ -99,18 +105,18 @@ class ItemCatalogue:
         return self._rows[item_id]
 
     def id_rows_of(self, rows: torch.Tensor) -> torch.Tensor:
-        """The `item_ids` of the model, rows of its ID embedding, for catalogue rows (-1, no item of ours: 0)."""
+        """Returns the rows of the ID embedding for `rows` of the catalogue, of the same shape; 0 for -1, no item."""
         return rows + 1 if self.id_rows is None else self.id_rows[rows].where(rows >= 0, 0)
 
     def with_embeddings(self, item_embeddings: torch.Tensor) -> "ItemCatalogue":
-        """Returns a catalogue of the same items with other text vectors."""
+        """Returns a catalogue of the same items with the text vectors `item_embeddings`."""
         catalogue = copy.copy(self)
         catalogue.item_embeddings = item_embeddings
         return catalogue
 
     def content_hash(self) -> str:
-        """SHA-256 of ids and texts in their order. It is stored with the text vectors, which belong to no other
-        items."""
+        """Returns the SHA-256 of ids and texts in their order, which is stored with the text vectors to tell which
+        items they belong to."""
         return hashlib.sha256(json.dumps([self.item_ids, self.texts]).encode()).hexdigest()
 
     def save(self, directory: str | os.PathLike) -> None:
@@ -121,7 +127,7 @@ class ItemCatalogue:
         processes see or leave either the old catalogue or the new one.
 
         Args:
-            directory (`str` or `os.PathLike`): Folder, made if need be.
+            directory (`str` or `os.PathLike`): Folder; created if it does not exist.
 
         Raises:
             OSError: If it cannot be written, or another process keeps changing it.
@@ -221,8 +227,8 @@ class ItemCatalogue:
 
 
 def _read_embeddings(file: str, expected: str) -> dict[str | None, torch.Tensor | None]:
-    """Text vectors by the hash of the items they belong to (`None` where it is not stored); they are read if that can
-    be the hash `expected`. Raises `ValueError`."""
+    """Returns text vectors by the hash of the items they belong to (`None` if no hash is stored); they are read only if
+    the hash may be `expected`. Raises `ValueError` if the file is damaged."""
     before = os.stat(file)
     try:
         with safe_open(file, "pt") as stored:
@@ -255,7 +261,7 @@ def _file_states(find: Callable[[str], str | None]) -> list[tuple[int, int] | No
 @contextmanager
 def lock_catalogue(directory: str | os.PathLike) -> Iterator[None]:
     r"""
-    Keeps other processes from changing a catalogue. Readers need no lock.
+    Returns a context manager that keeps other processes from changing a catalogue. Readers need no lock.
 
     Args:
         directory (`str` or `os.PathLike`): Folder of the catalogue. The lock is reentrant.
@@ -286,7 +292,7 @@ def _flush(file: Path) -> None:
 def check_id_rows(config: PreTrainedConfig, catalogue: ItemCatalogue) -> None:
     r"""
     Raises `ValueError` if a transductive model was trained for other items than those of a catalogue, or for the same
-    ones in another order: their rows of the ID embedding would be those of other items. Inductive models take any.
+    items in another order, since the rows of its ID embedding would belong to other items. Inductive models fit any.
 
     Args:
         config ([`UniSRecConfig`]): Of the model. Without `item_ids_hash`, as saved before there was one, or where a

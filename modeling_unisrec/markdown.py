@@ -1,21 +1,21 @@
-"""Text of others inside the Markdown of a repository's README."""
+"""Escaping of external text in Markdown, such as the README of a repository."""
 
 import re
 from typing import Any
 
 
 def one_line(text: str) -> str:
-    """A text on one line, without what cannot be written as UTF-8 (names of files may hold such bytes)."""
+    """Returns a text on one line, without bytes that UTF-8 cannot encode (file names may hold such bytes)."""
     return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Escapes a text so that Markdown shows it unchanged, on one line."""
     return re.sub(r"([\\`*_\[\]<>#~&])", r"\\\1", one_line(text))
 
 
 def code(value: Any) -> str:
-    """A value as code in a line."""
+    """Formats a value as inline code."""
     text = one_line(str(value))
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     return f"{'`' * (longest + 1)} {text} {'`' * (longest + 1)}" if longest else f"`{text}`"

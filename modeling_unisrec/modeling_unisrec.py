@@ -69,7 +69,7 @@ class UniSRecTextFeatures(BaseModelOutputWithPooling):
 
 def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
     """
-    Normalises vectors `(..., hidden_size)` to unit length. A zero vector stays zero, as in `F.normalize`, but its
+    Returns `vectors` `(..., hidden_size)` scaled to unit length. A zero vector stays zero, as in `F.normalize`, but its
     gradient is that of the output instead of 1e12 times as large.
     """
     norms = vectors.norm(dim=-1, keepdim=True)
@@ -505,7 +505,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         config.text_config._name_or_path = ""  # a local path does not belong in a checkpoint
 
     def detach_text_encoder(self) -> PreTrainedModel | None:
-        """Removes and returns the text encoder, so that training on precomputed text vectors neither moves nor saves
+        """Removes the text encoder, so that training on precomputed text vectors neither moves nor saves it. Returns
         it."""
         text_encoder, self.text_encoder, self.config.text_config = self.text_encoder, None, None
         return text_encoder
@@ -659,15 +659,15 @@ class UniSRecModel(UniSRecPreTrainedModel):
         return sequence_embeds if self.config.similarity == "dot" else unit_vectors(sequence_embeds)
 
     def project_items(self, item_embeds: torch.Tensor) -> torch.Tensor:
-        """Returns item vectors `(..., hidden_size)` as they are compared; their products are the similarities."""
+        """Returns item vectors `(..., hidden_size)` as they are compared: of unit length for the cosine."""
         return item_embeds if self.config.similarity == "dot" else unit_vectors(item_embeds)
 
     def similarity(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
-        """Returns the cosine or dot product (`config.similarity`): (B, H) and (U, H) in, (B, U) out."""
+        """Returns the similarities (B, U) of `sequence_embeds` (B, H) and `item_embeds` (U, H): cosine or dot product."""
         return self.project_sequences(sequence_embeds) @ self.project_items(item_embeds).T
 
     def score(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
-        """Returns next-item logits, cosine over temperature or the dot product: (B, H) and (U, H) in, (B, U) out."""
+        """Returns logits (B, U): cosines of `sequence_embeds` and `item_embeds` over temperature, or dot products."""
         return self.similarity(sequence_embeds, item_embeds) / self.config.score_temperature
 
     @merge_with_config_defaults

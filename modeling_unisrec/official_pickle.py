@@ -66,7 +66,7 @@ def parse_pickle(data: bytes) -> tuple[Any, set[str]]:
     names: set[str] = set()
 
     def pop(count: int | None = None) -> list[Any]:
-        """The last `count` entries, or those since the last mark."""
+        """Pops the last `count` entries, or those since the last mark."""
         start = marks.pop() if count is None else len(stack) - count
         if start < 0:
             raise IndexError("the stack is empty")

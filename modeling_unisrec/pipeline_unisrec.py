@@ -72,8 +72,18 @@ def best_columns(scores: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.
 def encode_items(
     model: PreTrainedModel, text_embeds: torch.Tensor, id_rows: torch.Tensor, rows_at_a_time: int = 1024
 ) -> torch.Tensor:
-    """Returns item vectors `(num_items, hidden_size)`, on the device of the model, from text vectors and rows of the
-    ID embedding. Works in chunks: the outputs of the experts take 10 GB for a million rows."""
+    r"""
+    Computes item vectors in chunks, because the outputs of the experts take 10 GB for a million rows.
+
+    Args:
+        model ([`UniSRecModel`]): The model.
+        text_embeds (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`): Text vectors.
+        id_rows (`torch.LongTensor` of shape `(num_items,)`): Rows of the ID embedding, 0 for an item without one.
+        rows_at_a_time (`int`, *optional*, defaults to 1024): Items in a chunk.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_items, hidden_size)`: Item vectors, on the device of the model.
+    """
     parts = zip(text_embeds.split(rows_at_a_time), id_rows.split(rows_at_a_time), strict=True)
     return torch.cat(
         [
@@ -84,14 +94,18 @@ def encode_items(
 
 
 def encode_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> torch.Tensor:
-    """Returns item vectors of a catalogue with text vectors, `(num_items, hidden_size)`, on the device of the
-    model."""
+    """Returns item vectors `(num_items, hidden_size)`, on the device of `model`, for a `catalogue` with text
+    vectors."""
     return encode_items(model, catalogue.item_embeddings, catalogue.id_rows_of(torch.arange(len(catalogue))))
 
 
 def check_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> None:
     r"""
     Checks that a model can rank a catalogue.
+
+    Args:
+        model ([`UniSRecModel`]): The model.
+        catalogue ([`ItemCatalogue`]): The catalogue, with or without text vectors.
 
     Raises:
         ValueError: If it is empty, the ID embedding of a transductive model is not that of the catalogue, or the text
@@ -112,7 +126,8 @@ def check_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> None:
 
 
 def check_finite(vectors: torch.Tensor, name: str) -> torch.Tensor:
-    """Returns `vectors` unchanged. Raises `ValueError` if a number is not finite, because it could not be ranked."""
+    """Returns `vectors` unchanged. Raises `ValueError` with their `name` if a number is not finite, because it could
+    not be ranked."""
     if not vectors.isfinite().all():
         raise ValueError(f"the {name} are not all finite: the weights of the model are damaged.")
     return vectors
@@ -130,8 +145,17 @@ def tensor_state(tensor: torch.Tensor | None) -> tuple[Any, ...] | None:
 
 
 def item_tower_state(model: PreTrainedModel, catalogue: ItemCatalogue, reads_texts: bool) -> tuple[Any, ...]:
-    """Returns a state that changes if the item vectors of a catalogue change; `reads_texts` says that its text vectors
-    are computed from the texts by the model."""
+    r"""
+    Summarises everything that the item vectors of a catalogue depend on.
+
+    Args:
+        model ([`UniSRecModel`]): The model.
+        catalogue ([`ItemCatalogue`]): The catalogue.
+        reads_texts (`bool`): Whether the model computes the text vectors from the texts.
+
+    Returns:
+        `tuple`: A state that differs from an earlier one if the item vectors have to be computed again.
+    """
     towers = [model.adaptor, model.item_embedding, *([model.text_encoder] if reads_texts else [])]
     weights = (weight for tower in towers if tower is not None for weight in tower.parameters())
     texts = hash(tuple(catalogue.texts)) if reads_texts else None
@@ -227,6 +251,7 @@ class SequentialRecommendationPipeline(Pipeline):
         return list(ranked) if is_list else ranked
 
     def preprocess(self, histories: Sequence[History]) -> dict[str, Any]:
+        """Returns the inputs of the model for `histories`, and the catalogue rows that each contains."""
         ranked = self._current()
         processor = copy.copy(self.processor)
         processor.catalogue = ranked.catalogue
@@ -245,6 +270,17 @@ class SequentialRecommendationPipeline(Pipeline):
     def postprocess(
         self, model_outputs: dict[str, Any], top_k: int = 10, exclude_seen: bool = True
     ) -> list[list[dict[str, Any]]]:
+        r"""
+        Selects the items with the highest scores.
+
+        Args:
+            model_outputs (`dict[str, Any]`): Scores, seen rows and catalogue of a batch.
+            top_k (`int`, *optional*, defaults to 10): Number of items for each history.
+            exclude_seen (`bool`, *optional*, defaults to `True`): Whether to leave out items of the history.
+
+        Returns:
+            `list[list[dict]]`: `item_id`, `text` and `score` of the items of each history, best first.
+        """
         scores, seen, catalogue = (model_outputs[name] for name in ("scores", "seen", "catalogue"))
         return [
             [
@@ -264,7 +300,7 @@ class SequentialRecommendationPipeline(Pipeline):
             self.push_to_hub(repo_id)
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
-        """Uploads the files written by `save_pretrained`, including `catalogue/`."""
+        """Uploads the files written by `save_pretrained` to `repo_id` and returns the address of the commit."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*about to commit a data file")
             return super().push_to_hub(repo_id, **kwargs)

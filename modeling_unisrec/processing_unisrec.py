@@ -72,14 +72,20 @@ class UniSRecProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
+        """Names of the arguments of [`UniSRecModel.forward`] that the processor may return."""
         return ["item_index", "text_embeds", "input_ids", "attention_mask", "id_rows"]
 
     def parse(self, entry: str | Mapping[str, str]) -> tuple[int | None, str]:
         r"""
-        Parses an entry of a history to `(row, text)`; the row is `None` for an item given by text.
+        Parses an entry of a history.
 
-        A string is an id of the catalogue, always. `{"item_id": ...}` says the same; `{"text": ...}` is an item given
-        by its text, whether the catalogue has it or not.
+        Args:
+            entry (`str` or `Mapping[str, str]`):
+                An id of the catalogue, as a string or as `{"item_id": ...}`, or an item given by its text as
+                `{"text": ...}`, whether or not the catalogue has it.
+
+        Returns:
+            `tuple[int | None, str]`: Row in the catalogue, `None` for an item given by its text, and the text.
 
         Raises:
             KeyError: For an unknown id, naming the nearest known ones.
@@ -109,7 +115,13 @@ class UniSRecProcessor(ProcessorMixin):
         self, histories: Sequence[Sequence[str | Mapping[str, str]]]
     ) -> list[list[tuple[int | None, str]]]:
         r"""
-        Parses all entries of histories, see [`~UniSRecProcessor.parse`].
+        Parses all entries of histories.
+
+        Args:
+            histories (`Sequence[Sequence[str | Mapping[str, str]]]`): Entries as for [`~UniSRecProcessor.parse`].
+
+        Returns:
+            `list[list[tuple[int | None, str]]]`: Row and text of each entry.
 
         Raises:
             KeyError: For an unknown id.
@@ -193,7 +205,7 @@ class UniSRecProcessor(ProcessorMixin):
         return item_index, torch.tensor(all_rows, dtype=torch.long), [text for _, text in texts]
 
     def tokenize(self, texts: list[str]) -> dict[str, torch.Tensor]:
-        """Tokenizes texts: returns `input_ids` and `attention_mask`, `(num_texts, num_tokens)` each."""
+        """Tokenizes `texts`. Returns `input_ids` and `attention_mask`, each `(num_texts, num_tokens)`."""
         if self.tokenizer is None:
             raise ValueError(
                 f"no tokenizer to read {texts[0]!r} with: this checkpoint takes items of its catalogue only; "
@@ -221,8 +233,8 @@ class UniSRecProcessor(ProcessorMixin):
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Writes `processor_config.json`, the tokenizer files, `catalogue/` and the code; uploads them with
-        `push_to_hub`."""
+        """Writes `processor_config.json`, the tokenizer files, `catalogue/` and the code to `save_directory`, uploads
+        them with `push_to_hub`, and returns the names of the files."""
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         if self.tokenizer is not None:
@@ -238,7 +250,7 @@ class UniSRecProcessor(ProcessorMixin):
         return [str(config_file)]
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
-        """Uploads the files written by `save_pretrained`, including `catalogue/`."""
+        """Uploads the files written by `save_pretrained` to `repo_id` and returns the address of the commit."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*about to commit a data file")
             return super().push_to_hub(repo_id, **kwargs)
@@ -254,6 +266,9 @@ class UniSRecProcessor(ProcessorMixin):
                 The download options `cache_dir`, `force_download`, `local_files_only`, `token` and `revision`;
                 `trust_remote_code` for the tokenizer; `max_history_length`, `max_text_length` and `text_prompt`
                 instead of the saved ones; settings of the tokenizer, such as `cls_token`.
+
+        Returns:
+            [`UniSRecProcessor`]: The processor, with the catalogue if one was saved.
 
         Raises:
             OSError: If there is no `processor_config.json`, or a file cannot be fetched.

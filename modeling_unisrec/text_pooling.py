@@ -132,7 +132,7 @@ class TextHead(nn.Module):
 
     @classmethod
     def from_config(cls, config: UniSRecConfig) -> "TextHead":
-        """Creates the head described by a configuration, with random weights."""
+        """Returns the head that `config` describes, with random weights."""
         return cls(
             config.text_pooling,
             config.text_layers,
@@ -142,7 +142,7 @@ class TextHead(nn.Module):
         )
 
     def to_config(self, hidden_size: int) -> dict:
-        """Returns the fields of [`UniSRecConfig`] that describe this head on an encoder of the given width."""
+        """Returns the fields of [`UniSRecConfig`] that describe this head on an encoder of width `hidden_size`."""
         return {
             "text_pooling": self.pooling,
             "text_layers": self.settings or None,
@@ -153,12 +153,12 @@ class TextHead(nn.Module):
         }
 
     def vector_size(self, hidden_size: int) -> int:
-        """Returns the width of the text vectors for an encoder of the given width."""
+        """Returns the width of the text vectors for an encoder of width `hidden_size`."""
         return text_vector_size(hidden_size, self.pooling, self.settings)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Token states `(num_texts, num_tokens, hidden_size)` and their mask in, `(num_texts, text_embedding_size)`
-        out."""
+        """Returns text vectors `(num_texts, text_embedding_size)` from `hidden_states` `(num_texts, num_tokens,
+        hidden_size)` and their `attention_mask` `(num_texts, num_tokens)`."""
         vectors = pool_tokens(hidden_states, attention_mask, self.pooling, self.prompt_tokens)
         for layer in self.layers:
             weight = next(layer.parameters(), None)  # of the type of the encoder, which may be half precision

@@ -19,7 +19,7 @@ def check_weights(name: str, expected: Mapping[str, torch.Tensor], found: Mappin
         name (`str`): Name of the file in error messages.
         expected (`Mapping[str, torch.Tensor]`): State dict of the model; of weights that share memory, the file may hold
             one alone.
-        found (`Mapping[str, torch.Tensor]`): What the file holds.
+        found (`Mapping[str, torch.Tensor]`): Tensors of the file.
 
     Raises:
         ValueError: If weights are missing, unexpected, of another shape, or not finite.
@@ -43,7 +43,7 @@ def check_weights(name: str, expected: Mapping[str, torch.Tensor], found: Mappin
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of the tensors that hold NaN or infinity."""
+    """Returns the names of the tensors that hold NaN or infinity."""
     return [
         name
         for name, tensor in tensors.items()

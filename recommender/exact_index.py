@@ -29,13 +29,17 @@ class ExactIndex:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    def __repr__(self) -> str:
+        num_items, size = self.vectors.shape
+        return f"ExactIndex({num_items:,} items, hidden_size={size}, {self.vectors.dtype}, device={str(self.vectors.device)!r})"
+
     def update(self, kept: torch.Tensor, added: torch.Tensor) -> "ExactIndex":
-        """Returns a new index of the kept rows followed by new vectors; this index is not changed."""
+        """Returns a new index of the rows `kept` followed by the vectors `added`; this index is not changed."""
         vectors = self.vectors[kept.to(self.vectors.device)]
         return ExactIndex(torch.cat([vectors, added.to(vectors)]), vectors.dtype)
 
     def rebuild(self, exact: "ExactIndex") -> "ExactIndex":
-        """Returns an index of the same kind over other vectors."""
+        """Returns an index of the same kind over the vectors of `exact`."""
         return ExactIndex(exact.vectors, self.vectors.dtype)
 
     @torch.inference_mode()

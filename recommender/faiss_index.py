@@ -86,6 +86,9 @@ class FaissIndex:
     def __len__(self) -> int:
         return len(self.exact)
 
+    def __repr__(self) -> str:
+        return f"FaissIndex({self.kind!r}, {len(self):,} items, recall={self.recall:.3f})"
+
     @classmethod
     def build(cls, exact: ExactIndex, queries: torch.Tensor, kind: str) -> "FaissIndex":
         r"""
@@ -97,6 +100,9 @@ class FaissIndex:
                 Typical queries, used to measure recall.
             kind (`str`): `"ivf"` or `"hnsw"`.
 
+        Returns:
+            [`FaissIndex`]: The index, with its measured recall.
+
         Raises:
             ImportError: If FAISS is not installed.
             ValueError: For another kind, or vectors that are not finite.
@@ -106,7 +112,7 @@ class FaissIndex:
 
         check_kind(kind)
         if not (exact.vectors.isfinite().all() and queries.isfinite().all()):
-            raise ValueError("the vectors to build an index of hold numbers that are not finite.")
+            raise ValueError("the item vectors hold numbers that are not finite, so no index can be built.")
         vectors = exact.vectors.float().numpy()
         width = vectors.shape[1]
         if kind == "hnsw":
@@ -142,7 +148,15 @@ class FaissIndex:
         hidden: Sequence[Sequence[int]] | None = None,
         candidates: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Searches as [`ExactIndex.search`] does, but may miss rows."""
+        r"""
+        Finds the rows with the highest scores for each query, of which it may miss some.
+
+        Args:
+            queries, top_k, hidden, candidates: As for [`ExactIndex.search`].
+
+        Returns:
+            `tuple[torch.FloatTensor, torch.LongTensor]`: Scores and rows, as [`ExactIndex.search`] returns them.
+        """
         hidden = [set(rows) for rows in hidden] if hidden is not None else [set() for _ in queries]
         share = self._share_left * (1.0 if candidates is None else candidates.float().mean().item())
         fetched = top_k + max(map(len, hidden), default=0)
@@ -179,7 +193,7 @@ class FaissIndex:
         return int(candidates.sum() - candidates[list(hidden)].sum())
 
     def update(self, kept: torch.Tensor, added: torch.Tensor) -> "FaissIndex":
-        """Returns a new index of the kept rows followed by new vectors; this index is not changed."""
+        """Returns a new index of the rows `kept` followed by the vectors `added`; this index is not changed."""
         exact = self.exact.update(kept, added)
         new_row = torch.full((len(self),), -1)
         new_row[kept] = torch.arange(len(kept))
@@ -190,7 +204,7 @@ class FaissIndex:
         return FaissIndex(exact, self.kind, self.faiss_index, rows, self.recall)
 
     def rebuild(self, exact: ExactIndex) -> "FaissIndex":
-        """Returns an index of the same kind over other vectors."""
+        """Returns an index of the same kind over the vectors of `exact`."""
         sample = torch.linspace(0, len(exact) - 1, min(256, len(exact))).long()
         return FaissIndex.build(ExactIndex(exact.vectors.cpu()), exact.vectors[sample].float().cpu(), self.kind)
 
@@ -232,6 +246,9 @@ class FaissIndex:
             folder (`str` or `os.PathLike`): Folder written by [`~FaissIndex.save`].
             exact ([`ExactIndex`]): Exact index of the vectors that the saved index was built from.
             item_ids (`Sequence[str]`, *optional*): Ids of the rows.
+
+        Returns:
+            [`FaissIndex`]: The index.
 
         Raises:
             FileNotFoundError: If the folder holds no index.
@@ -289,8 +306,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 
 
 def _stored_vectors(index, kind: str) -> torch.Tensor | None:
-    """The vectors `(num_items, hidden_size)` of a FAISS index in the order of their rows; `None` if it is of another
-    kind or its rows are not 0 to num_items - 1."""
+    """Returns the vectors `(num_items, hidden_size)` of a FAISS index in the order of their rows, or `None` if it is of
+    another kind or its rows are not 0 to num_items - 1."""
     import faiss
 
     kinds = {"hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}

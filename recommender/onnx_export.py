@@ -155,7 +155,9 @@ def export_onnx(
     if model.dtype != torch.float32 or model.device.type != "cpu":
         raise ValueError(f"the model is in {model.dtype} on {model.device}; export `model.float().cpu()`.")
     if model.config.similarity != "cosine":
-        raise ValueError("the towers give vectors of unit length, and the model scores by their plain product.")
+        raise ValueError(
+            "the exported towers return vectors of unit length, but this model scores by the dot product (similarity='dot')."
+        )
     for name, weight in model.named_parameters():
         check_finite(weight, f"numbers of the weight {name}")
     from torch.export import Dim

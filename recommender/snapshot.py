@@ -14,7 +14,14 @@ from .faiss_index import FaissIndex
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One recommended item; `score` is the cosine of history and item, in [-1, 1]."""
+    """
+    One recommended item.
+
+    Args:
+        item_id (`str`): Id of the item.
+        text (`str`): Text of the item.
+        score (`float`): Cosine of history and item, in [-1, 1], or their dot product for a model that compares by it.
+    """
 
     item_id: str
     text: str

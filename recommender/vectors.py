@@ -20,8 +20,8 @@ from ..modeling_unisrec import (
 
 class VectorEncoder:
     r"""
-    Encodes into vectors whose dot product is the similarity of the model: unit length, unless it scores by the
-    product.
+    Encodes into vectors whose dot product is the similarity of the model; they have unit length unless
+    `config.similarity` is `"dot"`.
 
     Args:
         model ([`UniSRecModel`]): Model in evaluation mode.
@@ -90,7 +90,7 @@ class VectorEncoder:
         return self.model.project_sequences(check_finite(sequence_embeds.float(), "vectors of histories"))
 
     def _searchable_items(self, item_embeds: torch.Tensor) -> torch.Tensor:
-        """Returns item vectors ready for search, in float32. Raises `ValueError`."""
+        """Returns item vectors ready for search, in float32. Raises `ValueError` if not finite."""
         return self.model.project_items(check_finite(item_embeds.float(), "vectors of items"))
 
 

@@ -3,7 +3,8 @@
 from ..reports.model_card import UniSRecModelCardData
 from . import finetuning as transfer  # its former name
 from .base_trainer import TrainingResult, UniSRecTrainer
-from .data_collator import FinetuneCollator, PretrainCollator, SampledFinetuneCollator, TextFinetuneCollator
+from .candidates import FinetuneCollator, SampledFinetuneCollator, TextFinetuneCollator
+from .data_collator import PretrainCollator
 from .datasets import WindowDataset
 from .distributed import RowGatherer
 from .finetune_trainer import UniSRecFinetuneTrainer

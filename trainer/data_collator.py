@@ -1,4 +1,4 @@
-"""Batches of distinct items: padding, item drop, word drop (arXiv 2206.05941, section 2.3.2)."""
+"""Pre-training batches of distinct items with augmented views: item drop, word drop (arXiv 2206.05941, section 2.3.2)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ import torch
 from ..evaluation.ranking import pad_rows
 
 
-def _queries(features: Sequence[dict[str, Any]], length: int) -> np.ndarray:
-    """Places of the inputs with a target in the flattened (batch, length) matrix, row by row."""
+def query_places(features: Sequence[dict[str, Any]], length: int) -> np.ndarray:
+    """Returns the places of the positions with a target in the flattened matrix `(batch_size, length)`, row by row."""
     first = np.array([[feature["first_target"]] for feature in features])
     stop = np.array([[len(feature["items"])] for feature in features])
     targets = np.arange(1, length + 1)  # the place of an input's target in its window
     return np.flatnonzero((targets >= first) & (targets < stop))
 
 
-def _targets(features: Sequence[dict[str, Any]], windows: Sequence[np.ndarray]) -> np.ndarray:
+def target_items(features: Sequence[dict[str, Any]], windows: Sequence[np.ndarray]) -> np.ndarray:
     """Returns the items of windows at the positions of the targets."""
     return np.concatenate(
         [window[feature["first_target"] :] for feature, window in zip(features, windows, strict=True)]
@@ -26,104 +26,30 @@ def _targets(features: Sequence[dict[str, Any]], windows: Sequence[np.ndarray]) 
 
 
 @dataclass
-class FinetuneCollator:
-    r"""
-    Windows over one catalogue: each position that has a target with its next item.
-
-    Returns:
-        `item_index` `(batch_size, length)`: catalogue rows + 1, 0 is padding on the right; `query_index`
-        `(num_targets,)`: places of these positions in the flattened matrix; `labels` `(num_targets,)`: catalogue row of
-        each one's next item.
-    """
-
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        windows = [feature["items"] for feature in features]
-        length = max(map(len, windows)) - 1
-        return {
-            "item_index": torch.from_numpy(pad_rows([window[:-1] + 1 for window in windows], length, 0)),
-            "query_index": torch.from_numpy(_queries(features, length)),
-            "labels": torch.from_numpy(_targets(features, windows)),
-        }
-
-
-def _as_rows(features: Sequence[dict[str, Any]]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """The distinct items of a batch in ascending order, and its windows as rows of them."""
-    windows = [feature["items"] for feature in features]
-    items, rows = np.unique(np.concatenate(windows), return_inverse=True)
-    places = np.split(rows, np.cumsum([len(window) for window in windows])[:-1])
-    return items, [feature | {"items": window} for feature, window in zip(features, places, strict=True)]
-
-
-@dataclass
-class SampledFinetuneCollator:
-    r"""
-    Windows over one catalogue for [`sampled_softmax_loss`]: of the catalogue, only the items of the batch.
-
-    Returns:
-        `item_index` `(batch_size, length)`: rows of the distinct items + 1, 0 is padding on the right; `query_index`
-        `(num_targets,)`: places of positions with a target in the flattened matrix; `labels` `(num_targets,)`: row of
-        each one's next item; `items` `(num_items,)`: catalogue rows of the distinct items; `windows`
-        `(batch_size, length + 1)`: rows of each window's items, filled up with the first of them; `first_window`
-        (`int`): the lowest index (with epoch) of the windows, by which negatives are drawn.
-    """
-
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor | int]:
-        items, in_rows = _as_rows(features)
-        batch = FinetuneCollator()(in_rows)
-        windows = pad_rows([feature["items"] for feature in in_rows], batch["item_index"].shape[1] + 1, -1)
-        return batch | {
-            "items": torch.from_numpy(items),
-            "windows": torch.from_numpy(np.where(windows < 0, windows[:, :1], windows)),
-            "first_window": min(feature["index"] for feature in features),
-        }
-
-
-@dataclass
-class TextFinetuneCollator:
-    r"""
-    Windows over one catalogue whose texts are encoded in the step: the items of the batch are the candidates.
-
-    Args:
-        texts (`Sequence[str]`): Text of each item of the catalogue.
-        tokenize (`Callable`): Texts -> `input_ids` and `attention_mask`, [`UniSRecProcessor.tokenize`].
-
-    Returns:
-        `item_index` `(batch_size, length)`: rows of the distinct items + 1, 0 is padding on the right; `query_index`
-        `(num_targets,)`: places of positions with a target in the flattened matrix; `labels` `(num_targets,)`: row of
-        each one's next item; `items` `(num_items,)`: catalogue rows of the distinct items; their tokens.
-    """
-
-    texts: Sequence[str]
-    tokenize: Callable[[list[str]], dict[str, torch.Tensor]]
-
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        items, in_rows = _as_rows(features)
-        tokens = self.tokenize([self.texts[item] for item in items])
-        return FinetuneCollator()(in_rows) | {"items": torch.from_numpy(items)} | tokens
-
-
-@dataclass
 class PretrainCollator:
     r"""
-    Windows of one or several domains, each beside an augmented view of itself unless there are no `views`.
+    Collates windows of one or several domains, each with an augmented view of itself unless `views` is `False`.
 
-    With probability `item_drop_probability` the view has items left out (each but the first with probability
-    `item_drop_ratio`), else `word_drop_item_ratio` of its items have words left out of their text. Prefix t of the view
-    belongs to prefix t of the original: it ends at the last kept item that is not after t.
+    With probability `item_drop_probability`, the view lacks some items (each item but the first is dropped with
+    probability `item_drop_ratio`). Otherwise, each of its items has words dropped from its text with probability
+    `word_drop_item_ratio`. Prefix t of the view corresponds to prefix t of the original and ends at the last kept item up
+    to position t.
 
     Args:
         features (`Callable`):
-            Item numbers `(n,)` -> text vectors `(n, text_embedding_size)`, or with `tokenize` their texts.
+            Maps item numbers `(n,)` to text vectors `(n, text_embedding_size)`, or with `tokenize` to texts.
         word_drop_features (`Callable`, *optional*):
-            The same for texts with words left out. Without it, all views are made by item drop.
+            The same for texts with dropped words. Without it, all views are made by item drop.
         tokenize (`Callable`, *optional*):
-            Texts -> `input_ids` and `attention_mask`, [`UniSRecProcessor.tokenize`], for a text encoder in training.
+            Converts texts into `input_ids` and `attention_mask` ([`UniSRecProcessor.tokenize`]) for a text encoder in
+            training.
         item_drop_probability (`float`, *optional*, defaults to 0.9): Share of views made by item drop.
-        item_drop_ratio (`float`, *optional*, defaults to 0.2): Share of items left out of such a view.
-        word_drop_item_ratio (`float`, *optional*, defaults to 0.2): Share of items changed in the other views.
+        item_drop_ratio (`float`, *optional*, defaults to 0.2): Probability that an item is dropped from such a view.
+        word_drop_item_ratio (`float`, *optional*, defaults to 0.2): Probability that an item of the other views
+            has words dropped.
         augmentation_draw (`str`, *optional*, defaults to `"sequence"`):
-            Whether each `"sequence"` or each `"batch"` (official code) draws its kind of view.
-        seed (`int`, *optional*, defaults to 0): Of the draws, with epoch and window.
+            Whether the kind of view is drawn for each `"sequence"` or for each `"batch"` (official code).
+        seed (`int`, *optional*, defaults to 0): Random seed. Draws depend only on seed, epoch and window.
         views (`bool`, *optional*, defaults to `True`): Whether to make views, which the sequence-sequence loss needs.
 
     Returns:
@@ -131,7 +57,7 @@ class PretrainCollator:
         `(num_items, text_embedding_size)` or tokens; and for each of the `num_targets` pairs, `query_index` and
         `view_index` (places in the flattened halves of `item_index`), `target_rows` (row of the next item),
         `target_items` (its number among the items of all domains) and `target_sequences` (number of the history);
-        `first_window` (`int`): the lowest index (with epoch) of the windows, by which negatives are drawn. Without
+        `first_window` (`int`): lowest index (with epoch) of the windows, which seeds the draw of negatives. Without
         views, `item_index` is `(batch_size, length)` and there is no `view_index`.
     """
 
@@ -151,12 +77,12 @@ class PretrainCollator:
         items, rows = np.unique(np.concatenate(windows), return_inverse=True)
         row_windows = np.split(rows, np.cumsum([len(window) for window in windows])[:-1])
         inputs = pad_rows([row[:-1] for row in row_windows], length, -1)
-        query_index = _queries(features, length)
+        query_index = query_places(features, length)
         batch = {
             "item_index": inputs + 1,
             "query_index": query_index,
-            "target_rows": _targets(features, row_windows),
-            "target_items": _targets(features, windows),
+            "target_rows": target_items(features, row_windows),
+            "target_items": target_items(features, windows),
             "target_sequences": np.array([feature["sequence"] for feature in features])[query_index // length],
         }
         texts = [self.features(items)]
@@ -175,8 +101,8 @@ class PretrainCollator:
     def _views(
         self, features: Sequence[dict[str, Any]], inputs: np.ndarray, num_items: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Views `(batch_size, length)` of the inputs; where the view of each place of the flattened inputs ends; and the
-        rows whose texts have words left out, which the views count from `num_items` on."""
+        """Returns the views `(batch_size, length)` of the inputs, the place where the view of each place of the flattened
+        inputs ends, and the rows with dropped words, which have the numbers from `num_items` on in the views."""
         kept, changed = self._draw([feature["index"] for feature in features], inputs >= 0)
         last_kept = np.cumsum(kept, axis=1) - 1  # place in the view of the last kept item up to t
         changed_rows, changed_places = np.unique(inputs[changed], return_inverse=True)
@@ -189,8 +115,8 @@ class PretrainCollator:
         return views, (last_kept + first_places).ravel(), changed_rows
 
     def _draw(self, indices: Sequence[int], real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Draws masks of the inputs kept by the view and of those with word drop, `(batch_size, length)` each."""
-        # A stream of its own for each (seed, epoch, window): the index is the high word of the counter.
+        """Draws the masks of kept inputs and of inputs with dropped words, each `(batch_size, length)`."""
+        # Each (seed, epoch, window) has its own random stream: the index is the high word of the counter.
         streams = [np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, index])) for index in indices]
         draws = np.stack([stream.random(1 + real.shape[1]) for stream in streams])
         kind = draws[:, :1] if self.augmentation_draw == "sequence" else draws[:1, :1]
@@ -201,9 +127,4 @@ class PretrainCollator:
         return kept, real & ~drops_items & (drawn < self.word_drop_item_ratio)
 
 
-__all__ = [
-    "FinetuneCollator",
-    "PretrainCollator",
-    "SampledFinetuneCollator",
-    "TextFinetuneCollator",
-]
+__all__ = ["PretrainCollator", "query_places", "target_items"]

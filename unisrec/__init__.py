@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .data import read_recbole as read_recbole
     from .data import read_table as read_table
     from .evaluation import evaluate as evaluate
+    from .fitting import fit as fit
     from .modeling_unisrec import ItemCatalogue as ItemCatalogue
     from .modeling_unisrec import SequentialRecommendationPipeline as SequentialRecommendationPipeline
     from .modeling_unisrec import UniSRecModel as UniSRecModel
@@ -71,6 +72,7 @@ _EXPORTS = {
         "pretrain",
     ],
     "recommender": ["Recommender"],
+    "fitting": ["fit"],
 }
 _HOME = {name: folder for folder, names in _EXPORTS.items() for name in names}
 

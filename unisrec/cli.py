@@ -5,38 +5,42 @@ unisrec, with its traceback; 130 for Ctrl-C, 141 for a closed output pipe, 143 f
 """
 
 import argparse
+import difflib
 import io
+import json
 import os
 import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib import import_module
+from importlib.metadata import version
 from opcode import opname
 from typing import Any, NoReturn, TextIO
 
 
 VERBS = {
-    "prepare": "raw files -> domain folder",
-    "pretrain": "multi-domain contrastive pre-training",
-    "finetune": "transfer of a checkpoint to a domain, inductive or transductive",
-    "evaluate": "full-ranking metrics of a checkpoint on a domain",
-    "recommend": "the next items for a history of ids or texts, or for a file of them",
+    "fit": "turn two tables of a shop into a checkpoint that recommends there, with a report",
+    "prepare": "turn raw files into a domain folder",
+    "pretrain": "pre-train a model on several domains",
+    "finetune": "fine-tune a checkpoint on one domain",
+    "evaluate": "rank the full catalogue of a domain and print the metrics",
+    "recommend": "recommend the next items for one history or for a file of histories",
     "items": "list, add or remove items of a checkpoint, without training",
-    "index": "index of the item vectors for quick search in a large catalogue",
-    "convert": "official checkpoint (.pth) -> checkpoint folder",
-    "demo": "web page to click through a checkpoint",
-    "plot": "pictures: training curves, catalogue map, use of the experts, recall by popularity",
-    "export": "item and sequence towers as ONNX files",
-    "push": "checkpoint folder -> Hugging Face Hub",
-    "quickstart": "the whole story on embedded data",
-    "env": "versions and devices, for bug reports",
+    "index": "build an index for fast search in a large catalogue",
+    "convert": "convert an official checkpoint (.pth) to a checkpoint folder",
+    "demo": "serve a web page that shows what a checkpoint recommends",
+    "plot": "plot a training run or what a model has learnt",
+    "export": "write text encoder, item tower and sequence tower as ONNX files",
+    "push": "upload a checkpoint folder to the Hugging Face Hub",
+    "quickstart": "run every step on invented shops",
+    "env": "print versions and devices, for bug reports",
 }
-
-
-NO_MODEL = ("prepare", "push", "env")
+# The verbs whose parser accepts options that it does not know: `run(args, rest)` gets them.
+TRAINING = ("pretrain", "finetune")
+NO_MODEL = ("prepare", "push", "env")  # need no registration of the model with transformers
 
 # Exceptions that indicate a programming error, if they are raised in our own code.
 PROGRAMMING = (AssertionError, AttributeError, IndexError, NameError, TypeError, StopIteration)
@@ -44,14 +48,55 @@ ENOUGH_WORDS = 4  # a shorter message, such as that of a missing key, does not e
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Argument parser that accepts only full option names and reports bad usage in one line."""
+    """Argument parser that takes each option in two spellings, `--top-k` and `--top_k`, but not abbreviated, and
+    reports bad usage in one line."""
 
     def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **{"allow_abbrev": False} | options)
+        defaults = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(*args, **defaults | options)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parses the arguments after giving each option the spelling of its definition."""
+        words = sys.argv[1:] if args is None else list(args)
+        options = {action for action in self._actions if action.option_strings}
+        spellings = {_plain(name): name for action in options for name in action.option_strings if len(name) > 2}
+        for place, word in enumerate(words):
+            if word == "--" or (self._subparsers is not None and not word.startswith("-")):
+                break  # what follows are operands, or words for the parser of a subcommand
+            if is_option(word):
+                name, equals, value = word.partition("=")
+                words[place] = spellings.get(_plain(name), name) + equals + value
+                if _plain(name) not in spellings and self.get_default("verb") not in TRAINING:
+                    self.error(f"unknown option {_shorten(name, 100)}{did_you_mean(name, spellings.values())}")
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits with status 2."""
+        choice = re.fullmatch(r"argument \S+: invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
+        if choice is not None and self._subparsers is not None:
+            known = re.findall(r"[\w-]+", choice[2])
+            advice = did_you_mean(choice[1], known) or f" (expected {', '.join(known)})" * (len(known) < 10)
+            message = f"unknown command {_shorten(choice[1], 100)!r}{advice}"
         self.exit(2, f"{self.prog}: error: {_shorten(message, 600)}; see {self.prog} --help\n")
+
+
+def is_option(word: str) -> bool:
+    """Returns whether a word of the command line is a long option, with or without a value."""
+    return re.match(r"--[A-Za-z][\w-]*(=|$)", word) is not None
+
+
+def _plain(option: str) -> str:
+    """Returns an option in the one of its two spellings that has hyphens."""
+    return option.replace("_", "-")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns ` (did you mean ...?)` with the nearest of the known words, or nothing if none is near."""
+    spellings = {_plain(name): name for name in reversed([*known])}  # the first spelling of a name is its own
+    word = _plain(word)
+    begins = sorted((name for name in spellings if len(word) > 3 and name.startswith(word)), key=len)
+    nearest = begins or difflib.get_close_matches(word, spellings, n=1)
+    return f" (did you mean {spellings[nearest[0]]}?)" if nearest else ""
 
 
 class OutputError(OSError):
@@ -93,17 +138,20 @@ def build_parser() -> argparse.ArgumentParser:
     """Builds the parser of all subcommands; fast, because subcommands import heavy packages only when they run."""
     parser = OneLineParser(
         prog="unisrec",
-        description="Sequential recommendation that transfers: items by their text, checkpoints for transformers.",
-        epilog="example: unisrec quickstart",
+        description="Sequential recommendation that transfers between shops: items are represented by their text.",
+        epilog="unisrec VERB --help shows the options of a verb with an example.\n\nexample:\n  unisrec quickstart",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=16),
     )
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    parser.add_argument("--version", action="version", version=f"unisrec {version('unisrec')}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
     for verb, what in VERBS.items():
         command = verbs.add_parser(
             verb,
             help=what,
-            description=f"{verb}: {what}.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            description=f"{what[0].upper()}{what[1:]}.",
+            conflict_handler="resolve" if verb in TRAINING else "error",  # these have a --help of their own
         )
+        command.set_defaults(verb=verb)
         import_module(f".commands.{verb}", __package__).add_arguments(command)
     return parser
 
@@ -151,13 +199,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    args, rest = build_parser().parse_known_args(argv)
-    takes_training_arguments = args.verb in ("pretrain", "finetune")
-    if rest and not takes_training_arguments:
-        raise ValueError(f"{args.verb} does not know {_shorten(rest[0], 100)!r}; see unisrec {args.verb} --help")
+    parser = build_parser()
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.verb not in TRAINING:
+        raise ValueError(f"unexpected argument {_shorten(rest[0], 100)!r}; see unisrec {args.verb} --help")
+    json_file = getattr(args, "json", None)
+    if json_file not in (None, "-"):
+        from .data.atomic import check_output_file
+
+        check_output_file(json_file)
     command = import_module(f".commands.{args.verb}", __package__)
-    with nullcontext() if args.verb in NO_MODEL else _transformers():
-        return command.run(args, rest) if takes_training_arguments else command.run(args)
+    # Where the result goes to standard output as JSON, messages on the way there go to standard error.
+    with (
+        redirect_stdout(sys.stderr) if json_file == "-" else nullcontext(),
+        nullcontext() if args.verb in NO_MODEL else _transformers(),
+    ):
+        result = command.run(args, rest) if args.verb in TRAINING else command.run(args)
+    if isinstance(result, int):
+        return result
+    if json_file is not None:
+        _write_json(json_file, result.data)
+    if json_file != "-":
+        print(result.text)
+    return 0
+
+
+def _write_json(file: str, data: Any) -> None:
+    """Writes a result as one JSON object, or as one line for each object of a list."""
+    if isinstance(data, list):
+        text = "".join(json.dumps(each) + "\n" for each in data)
+    else:
+        text = json.dumps(data, indent=2) + "\n"
+    if file == "-":
+        sys.stdout.write(text)
+        return
+    from .data.atomic import whole_file
+
+    with whole_file(file) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def explain(error: BaseException, command: Sequence[str]) -> str | None:
@@ -284,4 +366,4 @@ def _transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-__all__ = ["as_flags", "build_parser", "explain", "main"]
+__all__ = ["OneLineParser", "as_flags", "build_parser", "did_you_mean", "explain", "is_option", "main"]

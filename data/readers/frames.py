@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 from uuid import UUID
 
 import numpy as np
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-Frame: TypeAlias = "pl.DataFrame | pl.LazyFrame | pandas.DataFrame | pyarrow.Table | datasets.Dataset"
-TableSource: TypeAlias = "str | os.PathLike | Frame"
+Frame: TypeAlias = Union[pl.DataFrame, pl.LazyFrame, "pandas.DataFrame", "pyarrow.Table", "datasets.Dataset"]
+TableSource: TypeAlias = str | os.PathLike | Frame
 
 
 def is_path(source: TableSource) -> bool:

@@ -9,8 +9,8 @@ import polars as pl
 
 from ..domain import Domain
 from ..interactions import count_step
-from .official_catalogue import OfficialCatalogue, read_official_catalogue
 from .official_histories import Histories, join_histories
+from .official_items import OfficialCatalogue, read_official_catalogue
 from .official_rows import read_prefix_rows
 
 

@@ -40,9 +40,7 @@ def read_recbole(folder: str | os.PathLike, *, text_columns: Sequence[str] | Non
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder, expected one with NAME.inter and NAME.item")
     if find_official(folder) is not None:
-        raise ValueError(
-            f"{folder}: a folder of the official UniSRec code, with splits of its own; take read_official"
-        )
+        raise ValueError(f"{folder}: a folder of the official UniSRec code, with its own splits; use read_official")
     names = [path.name.removesuffix(".inter") for path in sorted(folder.glob("*.inter"))]
     if not names:
         raise FileNotFoundError(f"{folder}: no .inter file, expected NAME.inter and NAME.item")

@@ -1,7 +1,5 @@
 """Reader of tables of interactions and items: files, data frames, or datasets of the Hub."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ from .columns import check_columns, to_interactions
 from .files import check_file, open_csv, parse_csv, read_parquet, read_workbook, suffix_of
 from .frames import TableSource, is_path, to_polars
 from .item_texts import join_texts
-from .json_lines import read_json_lines
+from .json_lines import json_records, read_json_lines
 from .values import to_ids, to_texts
 
 
@@ -47,8 +45,8 @@ class Table(NamedTuple):
 
 
 def read_table(
-    interactions: TableSource,
-    items: TableSource | None = None,
+    interactions: TableSource | Table,
+    items: TableSource | Table | None = None,
     *,
     user_column: str = "user_id",
     item_column: str = "item_id",
@@ -101,11 +99,7 @@ def read_table(
         raise ValueError("`text_columns` is empty, expected at least one column")
     if items is None and items_id_column is not None:
         raise ValueError("`items_id_column` is a column of `items`, and none are given; leave it out")
-    sources = [source for source in (interactions, items) if source is not None]
-    if not any(is_path(source) and suffix_of(source) in SEPARATORS for source in sources):
-        for name, value in (("separator", separator), ("encoding", encoding)):
-            if value is not None:
-                raise ValueError(f"`{name}` is for .csv, .tsv and .txt files, and there is none; leave it out")
+    check_csv_options([interactions, items], separator, encoding)
     options = {"separator": separator, "encoding": encoding}
     extra = text_columns if items is None else []
     table = load_table(interactions, [*columns.values(), *extra], name="interactions", **options)
@@ -141,8 +135,17 @@ def read_table(
     return RawData(rows, catalogue, info)
 
 
+def check_csv_options(sources: Sequence[TableSource | None], separator: str | None, encoding: str | None) -> None:
+    """Raises `ValueError` for a separator or an encoding where no source is a CSV file."""
+    if any(is_path(source) and suffix_of(source) in SEPARATORS for source in sources):
+        return
+    for name, value in (("separator", separator), ("encoding", encoding)):
+        if value is not None:
+            raise ValueError(f"`{name}` is for .csv, .tsv and .txt files, and there is none; leave it out")
+
+
 def load_table(
-    source: TableSource,
+    source: TableSource | Table,
     columns: Sequence[str] = (),
     *,
     name: str = "table",
@@ -154,8 +157,10 @@ def load_table(
     Read a table from a file of any supported format, a data frame, or a dataset of the Hub.
 
     Args:
-        source (`str`, `os.PathLike` or data frame): As for [`read_table`]; the case of a suffix is ignored.
-        columns (`Sequence[str]`, *optional*): Required columns. Of JSON lines, no others are read.
+        source (`str`, `os.PathLike`, data frame or [`Table`]):
+            As for [`read_table`]; the case of a suffix is ignored. A table is checked and returned as it is.
+        columns (`Sequence[str]`, *optional*):
+            Required columns. Of JSON lines, no others are read; by default all columns of the first line are.
         name (`str`, *optional*, defaults to `"table"`): Name of the argument, for messages about a data frame.
         hub (`bool`, *optional*, defaults to `True`): Whether `source` may name a dataset of the Hub.
         separator (`str`, *optional*): Separator of a CSV file, see [`open_csv`].
@@ -169,6 +174,9 @@ def load_table(
         OSError: If it cannot be read, see [`check_file`].
         ValueError: If it is damaged, lacks a column, or has an unknown format; names the file.
     """
+    if isinstance(source, Table):
+        check_columns(source.frame.columns, columns, source.source)
+        return source
     if not is_path(source):
         frame = to_polars(source, name)
         check_columns(frame.columns, columns, name)
@@ -183,6 +191,7 @@ def load_table(
         if encoding is None and text.encoding != "utf-8":
             notes.append(f"{Path(source).name}: not UTF-8, read as {text.encoding}")
     elif suffix in JSON_LINES:
+        columns = columns or list(next(json_records(source), {}))
         return Table(read_json_lines(source, columns), path, 1)
     elif suffix == ".parquet":
         frame = read_parquet(source)
@@ -246,4 +255,14 @@ def _load_dataset(source: str) -> pl.DataFrame:
         raise ValueError(f"{source}: cannot be loaded as a dataset of the Hub ({reason})") from error
 
 
-__all__ = ["ANONYMOUS", "DATASET", "ENDINGS", "JSON_LINES", "SEPARATORS", "Table", "load_table", "read_table"]
+__all__ = [
+    "ANONYMOUS",
+    "DATASET",
+    "ENDINGS",
+    "JSON_LINES",
+    "SEPARATORS",
+    "Table",
+    "check_csv_options",
+    "load_table",
+    "read_table",
+]

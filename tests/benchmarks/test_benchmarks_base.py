@@ -8,7 +8,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.trainer import UniSRecPretrainArguments
@@ -33,7 +35,11 @@ def start(make_domain, text_encoder_dir, tmp_path):
         rows.write_parquet(folder / "interactions.parquet")
     recipe = yaml.safe_load((BENCHMARKS / "base.yaml").read_text())
     table = "table {tables} --user-k 1 --item-k 1"
-    recipe |= {"domains": {"toys": table, "tools": table}, "zero_shot_domain": {"shop": table}}
+    recipe |= {
+        "domains": {"toys": table, "tools": table},
+        "zero_shot_domain": {"shop": table},
+        "averaged_checkpoints": 2,
+    }
     recipe["pretrain"] |= {
         "text_encoder": str(text_encoder_dir),
         "model_config": ["hidden_size=8", "num_experts=2", "hidden_dropout=0"],
@@ -72,13 +78,30 @@ def test_it_prepares_pretrains_and_goes_on(start, tmp_path):
     card = (out / "pretrained" / "README.md").read_text()
     assert "validated zero-shot on shop, which was not trained on" in card
     assert "| `num_negatives` | `9` |" in card
-    whole, bare = (UniSRecModel.from_pretrained(out / name) for name in ("pretrained", "unisrec-base"))
+    whole, bare = (UniSRecModel.from_pretrained(out / name) for name in ("averaged", "unisrec-base"))
     assert whole.text_encoder is not None
     assert bare.text_encoder is None
     assert bare.config.text_config is None
+    first, second = (load_file(out / "pretrained" / f"checkpoint-{step}" / "model.safetensors") for step in (2, 4))
+    for name, weight in bare.state_dict().items():
+        assert torch.equal(weight, whole.state_dict()[name])
+        torch.testing.assert_close(weight, (first[name] + second[name]) / 2)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    assert "validation N@10 on shop" in done.stdout
     again = start()
     assert again.returncode == 0, again.stderr
     assert "this run has ended already" in again.stdout
+    assert {record["domain"] for record in bare.config.training_data} == {"toys", "tools"}
+    without = start("--without", "toys", "--max_steps", "2")
+    assert without.returncode == 0, without.stderr
+    model = UniSRecModel.from_pretrained(out / "without-toys" / "unisrec-base")
+    assert [record["domain"] for record in model.config.training_data] == ["tools"]
+
+
+def test_a_domain_to_leave_out_is_one_of_the_recipe(start):
+    done = start("--without", "games")
+    assert done.returncode == 2
+    assert "--without is 'games', expected one of tools, toys." in done.stderr
 
 
 def test_the_recipe_names_arguments_that_exist():

@@ -216,8 +216,8 @@ def test_damaged_folder(tmp_path, damage, error, message):
         ({"format_version": "1"}, "format version '1', expected 1"),
         ({"name": None}, "'name' in domain.json is None, expected a str"),
         ({"info": []}, r"'info' in domain.json is \[\], expected a dict"),
-        ({"info": {"steps": [{"step": "read"}]}}, "'steps' in domain.json is no list of steps"),
-        ({"info": {"item_steps": 5}}, "'item_steps' in domain.json is no list of steps"),
+        ({"info": {"steps": [{"step": "read"}]}}, "'steps' in domain.json is not a list of steps"),
+        ({"info": {"item_steps": 5}}, "'item_steps' in domain.json is not a list of steps"),
         ({"counts": 3}, "'counts' in domain.json is 3, expected a dict"),
         ({"counts": {}}, r"3 users, expected None \(domain.json\)"),
         ({"counts": {"users": "3"}}, r"3 users, expected '3' \(domain.json\)"),
@@ -287,5 +287,5 @@ def test_invalid_columns():
 def test_report():
     report = make_domain().report()
     assert "shop: 3 users, 3 items, 7 interactions" in report
-    assert "2.33 interactions per user, 7.3 characters per item text, 1 users can be evaluated" in report
+    assert "2.33 interactions per user, 7.3 characters per item text, 1 user can be evaluated" in report
     assert "1,234" in report

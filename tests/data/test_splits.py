@@ -64,3 +64,9 @@ def test_unknown_split():
         ValueError, match=r"unknown split 'validation', expected one of 'all', 'train', 'valid', 'test'"
     ):
         leave_one_out(make_domain([[1, 2, 3]]), "validation")
+
+
+def test_representation_tells_the_size():
+    domain = make_domain([[1, 2, 3, 4], [5, 6, 7]])
+    assert repr(leave_one_out(domain, "valid")) == "Split(2 histories of 3 items, with targets)"
+    assert repr(leave_one_out(domain, "all")) == "Split(2 histories of 7 items, without targets)"

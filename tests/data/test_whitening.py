@@ -88,12 +88,12 @@ def test_the_checkpoint_whitens(domains, text_encoder_dir, training_options, tmp
     ("options", "message"),
     [
         ({"text_whitening": "zca"}, "takes none or pca, not 'zca'"),
-        ({"text_whitening_size": 4}, "add --text-whitening pca"),
-        ({"model_config": {"text_whitening_size": 4}}, "use --text-whitening pca --text-whitening-size"),
+        ({"text_whitening_size": 4}, "add `text_whitening='pca'`"),
+        ({"model_config": {"text_whitening_size": 4}}, "use `text_whitening='pca'` and `text_whitening_size`"),
         ({"text_whitening": "pca", "model_config": {"item_text": False}}, "item_text=false leaves them out"),
         ({"text_whitening": "pca", "text_whitening_size": 17}, "text_whitening_size"),
-        ({"model_config": {"text_prompt": "a"}}, "give it as --text-prompt"),
-        ({"text_pooling": "mean", "model_config": {"text_pooling": "cls"}}, "--text-pooling is given twice"),
+        ({"model_config": {"text_prompt": "a"}}, "give it as `text_prompt`"),
+        ({"text_pooling": "mean", "model_config": {"text_pooling": "cls"}}, "`text_pooling` is given twice"),
         ({"text_truncate_dim": 17}, "does not take vectors of 16 numbers"),
     ],
 )

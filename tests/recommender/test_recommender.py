@@ -280,3 +280,14 @@ def test_numbers_that_are_not_finite_are_refused(make_recommender):
     recommender.processor.catalogue.item_embeddings[2, 1] = torch.inf
     with pytest.raises(ValueError, match="text vector of item 'i2' holds numbers that are not finite"):
         recommender.recommend([["i1"]])
+
+
+def test_representations_tell_sizes_and_kinds(make_recommender):
+    recommender = make_recommender(num_items=6)
+    assert repr(recommender) == (
+        "Recommender(transductive, ItemCatalogue(6 items, with text vectors), "
+        "ExactIndex(6 items, hidden_size=8, torch.float32, device='cpu'))"
+    )
+    recommender.add_items({"n": "red lamp"})
+    assert repr(recommender.processor.catalogue) == "ItemCatalogue(7 items, with text vectors, 6 with an ID embedding)"
+    assert repr(ItemCatalogue(IDS, TEXTS)) == "ItemCatalogue(6 items, no text vectors)"

@@ -175,7 +175,7 @@ def make_trainer(case, folder, targets_per_batch, dtype=torch.float64, **argumen
         teachers=make_teachers(dtype) if kind == "taught" else None,
     )
     if not on_texts:
-        trainer._items["text_embeds"] = trainer._items["text_embeds"].to(dtype)
+        trainer.candidates.text_embeds = trainer.candidates.text_embeds.to(dtype)
     return trainer
 
 

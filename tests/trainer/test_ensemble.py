@@ -110,9 +110,9 @@ def test_loss_has_the_mean_of_the_teachers_in_its_target(make_ensemble, make_tra
     if num_negatives is None:
         candidates, log_inclusion = torch.arange(NUM_ITEMS), torch.zeros(NUM_ITEMS)
     else:
-        drawn = trainer._negatives.draw(inputs["first_window"])
+        drawn = trainer.candidates.sampler.draw(inputs["first_window"])
         candidates = torch.cat([inputs["items"], drawn]).unique()
-        log_inclusion = trainer._negatives.log_inclusion(candidates, len(inputs["labels"]))
+        log_inclusion = trainer.candidates.sampler.log_inclusion(candidates, len(inputs["labels"]))
     losses = []
     for window in windows:
         history = torch.from_numpy(window["items"])
@@ -153,7 +153,7 @@ def test_a_student_comes_near_its_teachers(make_ensemble, make_trainer, table):
 
 
 def test_a_teacher_of_shorter_histories_is_refused(make_ensemble, make_trainer):
-    with pytest.raises(ValueError, match="a teacher takes histories of 5 items, the model 10: leave it out"):
+    with pytest.raises(ValueError, match="a teacher accepts histories of 5 items only, the model 10: leave it out"):
         make_trainer(make_ensemble({"max_position_embeddings": 5}))
 
 

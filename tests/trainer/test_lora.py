@@ -165,7 +165,7 @@ def test_what_excludes_each_other(tmp_path, root, training_options):
         UniSRecFinetuneArguments(str(tmp_path), lora="text", train_text_encoder=True, use_cpu=True)
     options = training_options | {"load_best_model_at_end": False}
     arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), lora="sequence", **options)
-    with pytest.raises(ValueError, match="--from-scratch has none"):
+    with pytest.raises(ValueError, match="`from_scratch` has none"):
         finetune(root / "pretrained", root / "toys", "inductive", arguments, from_scratch=True)
 
 
@@ -173,9 +173,9 @@ def test_adapters_need_a_whole_checkpoint_for_a_base(transfer, root, training_op
     _, _, folder = transfer("text")
     options = training_options | {"load_best_model_at_end": False}
     arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), lora="sequence", **options)
-    with pytest.raises(ValueError, match="takes a whole checkpoint for its base"):
+    with pytest.raises(ValueError, match="needs a full checkpoint as its base"):
         finetune(folder, root / "toys", "inductive", arguments)
-    with pytest.raises(ValueError, match="save it with one first"):
+    with pytest.raises(ValueError, match="save the checkpoint together with its encoder first"):
         finetune(root / "pretrained", root / "toys", "inductive", arguments, text_encoder=str(text_encoder_dir))
     assert not (tmp_path / "run").exists()
 

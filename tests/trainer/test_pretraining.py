@@ -98,7 +98,7 @@ def test_the_two_functions_and_their_builders_are_symmetric():
         assert inspect.signature(build).parameters == inspect.signature(run).parameters
     kinds = [inspect.signature(run).parameters.values() for run in (pretrain, finetune)]
     given = [[each.name for each in kind if each.kind is each.POSITIONAL_OR_KEYWORD] for kind in kinds]
-    assert given == [["text_encoder", "domain_dirs", "args"], ["model", "domain_dir", "setting", "args"]]
+    assert given == [["text_encoder", "domains", "args"], ["model", "domain", "setting", "args"]]
 
 
 def test_builder_returns_the_trainer_before_its_first_step(root, arguments, text_encoder_dir, tmp_path):
@@ -108,7 +108,7 @@ def test_builder_returns_the_trainer_before_its_first_step(root, arguments, text
     assert trainer.state.global_step == 0
     assert trainer.args is not settings
     assert [*(tmp_path / "run").iterdir()] == []
-    with pytest.raises(ValueError, match=r"domain_dirs is 'minilm', expected a list of domain folders\."):
+    with pytest.raises(ValueError, match=r"domains is 'minilm', expected a list of domains\."):
         pretrain([root / "toys"], "minilm", settings)
 
 

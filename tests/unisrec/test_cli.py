@@ -1,5 +1,6 @@
 """The command line: verbs end to end on a tiny checkpoint, help without torch, one line and status 2 for bad input."""
 
+import argparse
 import gzip
 import json
 import re
@@ -10,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, BertConfig, BertModel
 
-from unisrec.cli import VERBS, main
+from unisrec.cli import VERBS, OneLineParser, build_parser, main
 from unisrec.data import Domain
 
 
@@ -48,8 +49,7 @@ def test_help_of_every_verb_is_quick_and_shows_an_example():
     assert set(lines) == set(VERBS)
     for verb, text in lines.items():
         assert f"unisrec {verb}" in text
-        if verb != "prepare":  # its sources have an example each, tested where they are
-            assert "example: unisrec" in text
+        assert f"example: unisrec {verb}" in text
 
 
 def test_every_verb_answers_help(capsys):
@@ -60,13 +60,125 @@ def test_every_verb_answers_help(capsys):
         assert verb in capsys.readouterr().out
 
 
-def test_help_all_lists_the_arguments_of_training_and_method(capsys):
+def test_help_of_training_shows_our_arguments_first_and_the_others_only_when_asked(capsys):
+    texts = {}
+    for option in ("--help", "--help_all", "--help-all"):
+        with pytest.raises(SystemExit) as stop:
+            main(["pretrain", option])
+        assert stop.value.code == 0
+        texts[option] = capsys.readouterr().out
+    ours, everything = texts["--help"], texts["--help_all"]
+    assert texts["--help-all"] == everything
+    assert re.findall(r"^  (--text_encoder|--sequence_loss_weight|--learning_rate) ", ours, re.MULTILINE) == [
+        "--text_encoder",
+        "--sequence_loss_weight",
+    ]
+    assert "transformers.TrainingArguments are taken too" in ours
+    places = [
+        everything.index(f"\n  {name} ") for name in ("--text_encoder", "--sequence_loss_weight", "--learning_rate")
+    ]
+    assert places == sorted(places)
+    assert "\n  unisrec pretrain --domains domains/beauty domains/toys --text_encoder bert-base-uncased \\\n" in ours
+
+
+def test_without_words_the_help_is_shown(capsys):
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("usage: unisrec")
+    shown = " ".join(captured.err.split())
+    assert all(f" {verb} {what}" in shown for verb, what in VERBS.items())
     with pytest.raises(SystemExit) as stop:
-        main(["pretrain", "--help-all"])
+        main(["--version"])
     assert stop.value.code == 0
-    out = capsys.readouterr().out
-    assert "--sequence_loss_weight" in out
-    assert "--gradient_accumulation_steps" in out
+    assert re.fullmatch(r"unisrec \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["evalute"], "unisrec: error: unknown command 'evalute' (did you mean evaluate?); see unisrec --help"),
+        (["plot", "pie"], "unisrec plot: error: unknown command 'pie' (expected curves, map, gates, popularity); see"),
+        (["recommend", "--topk", "3"], "unknown option --topk (did you mean --top-k?)"),
+        (["recommend", "--top_n=3"], "unknown option --top_n (did you mean --top-k?)"),
+        (["evaluate", "--mod", "x"], "unknown option --mod (did you mean --model?)"),
+        (["items", "add", "x", "--inptu", "y"], "unknown option --inptu (did you mean --input?)"),
+        (["env", "--no-such-thing"], "unisrec env: error: unknown option --no-such-thing; see unisrec env --help"),
+        (["finetune", "--domian", "x"], "unknown option --domian (did you mean --domain?)"),
+        (["finetune", "--num-train", "1"], "unknown option --num-train (did you mean --num_train_epochs?)"),
+        (["pretrain", "--text_encodr", "x"], "unknown option --text_encodr (did you mean --text_encoder?)"),
+    ],
+)
+def test_misspelled_words_are_refused_with_the_nearest(words, line, capsys):
+    try:
+        status = main(words)
+    except SystemExit as stop:
+        status = stop.code
+    error = capsys.readouterr().err
+    assert (status, error.count("\n")) == (2, 1)
+    assert line in error
+
+
+def test_every_option_has_two_spellings():
+    def parsers(parser):
+        yield parser
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for child in action.choices.values():
+                    yield from parsers(child)
+
+    tried = 0
+    for parser in parsers(build_parser()):
+        for action in parser._actions:
+            for name in action.option_strings:
+                if not re.search(r"\w[-_]\w", name) or action.dest in ("help_all",):
+                    continue
+                value = {int: "3"}.get(action.type, action.choices[-1] if action.choices else "x")
+                for spelling in (name.replace("_", "-"), "--" + name[2:].replace("-", "_")):
+                    word = [spelling] if action.nargs == 0 else [f"{spelling}={value}"]
+                    others = OneLineParser(add_help=False)
+                    others._add_action(action)
+                    found = vars(others.parse_args([*word]))[action.dest]
+                    assert found not in (None, action.default), spelling
+                    tried += 1
+    assert tried > 50
+
+
+def test_both_spellings_reach_the_verb(folders, capsys):
+    for option in ("--top-k", "--top_k"):
+        assert main(["recommend", "--model", str(folders / "inductive"), "--history", "books-1", option, "2"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_results_as_json(folders, tmp_path, capsys):
+    """`--json` prints the result and nothing else, `--json FILE` writes it and keeps the text."""
+    evaluate = ["evaluate", "--model", folders / "inductive", "--domain", folders / "books", "--use-cpu"]
+    evaluate, file = [str(word) for word in evaluate], tmp_path / "metrics.json"
+    assert main([*evaluate, "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert main([*evaluate, "--json", str(file)]) == 0
+    assert "seen items masked" in capsys.readouterr().out
+    assert json.loads(file.read_text()) == metrics
+    finetune = ["finetune", "--model", folders / "pretrained", "--domain", folders / "books", *TRAINING]
+    finetune += ["--setting", "inductive", "--output_dir", tmp_path / "out", "--num_train_epochs", 1, "--json"]
+    assert main([str(word) for word in finetune]) == 0
+    result = json.loads(capsys.readouterr().out)  # the log of the training goes to standard error
+    reported = json.loads((tmp_path / "out" / "test_results.json").read_text())
+    assert result["metrics"]["ndcg@10"] == reported["test_ndcg@10"]
+    assert result["checkpoint"] == str(tmp_path / "out")
+    assert 0 < result["trained_parameters"] <= result["parameters"]
+
+
+def test_json_of_the_verbs_without_a_model(tmp_path, capsys):
+    (tmp_path / "c.csv").write_text(CLICKS)
+    words = ["prepare", *TABLE, str(tmp_path / "c.csv"), "--output", str(tmp_path / "shop")]
+    assert main([*words, "--json", "-"]) == 0
+    (domain,) = json.loads(capsys.readouterr().out)["domains"]
+    assert (domain["num_users"], domain["num_items"], domain["num_interactions"]) == (6, 6, 36)
+    assert domain["output"] == str(tmp_path / "shop")
+    assert main(["env", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["torch"] == torch.__version__
+    assert "there is no folder" in bad(capsys, "env", "--json", tmp_path / "none" / "env.json")
 
 
 def test_checkpoint_loads_by_the_auto_classes_with_equal_scores(folders):
@@ -151,7 +263,7 @@ def test_pretrained_checkpoint_recommends_from_a_domain(folders, capsys):
     assert main(words) == 2
     assert "no catalogue to recommend from" in capsys.readouterr().err
     assert main([*words, "--domain", str(folders / "books"), "--top-k", "100"]) == 0
-    assert capsys.readouterr().out.count("\n") == 20
+    assert capsys.readouterr().out.count("\n") == 21
 
 
 def test_arguments_from_a_file_give_way_to_the_command_line(folders, tmp_path, text_encoder_dir):
@@ -259,14 +371,14 @@ def test_bad_input_of_the_training_verbs(folders, tmp_path, text_encoder_dir, ca
     finetune += ["--output_dir", tmp_path / "out", "--model"]
 
     assert "text encoder 'no-such' cannot be loaded" in bad(capsys, *pretrain, "--text-encoder", "no-such")
-    assert "no text vectors came with the domain: name --text-encoder" in bad(capsys, *pretrain)
+    assert "the domain contains no text vectors: add --text_encoder" in bad(capsys, *pretrain)
     assert "did you mean --learning_rate?" in bad(
         capsys, *pretrain, "--text-encoder", text_encoder_dir, "--learnin_rate", 1
     )
-    assert "such as hidden_size; got 'hidden_sizes=3'" in bad(
+    assert "got 'hidden_sizes=3' (did you mean hidden_size?)" in bad(
         capsys, *pretrain, "--text-encoder", text_encoder_dir, "--model-config", "hidden_sizes=3"
     )
-    assert "the model cannot be of that form: " in bad(
+    assert "invalid model configuration: " in bad(
         capsys, *pretrain, "--text-encoder", text_encoder_dir, "--model-config", "hidden_size=9"
     )
     assert "no such configuration file" in bad(capsys, *pretrain, "--config", tmp_path / "none.yaml")
@@ -337,5 +449,5 @@ def test_quickstart_checks_its_numbers_before_it_begins(tmp_path, capsys, monkey
     for option, value in (("--users", 0), ("--pretrain-epochs", 0), ("--finetune-epochs", -1), ("--seed", -1)):
         assert f"{option} is {value}, expected a number from" in bad(capsys, "quickstart", f"{option}={value}")
     (tmp_path / "file").write_text("x")
-    assert "file: this is no folder" in bad(capsys, "quickstart", "--output", "file")
+    assert "file: not a folder" in bad(capsys, "quickstart", "--output", "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

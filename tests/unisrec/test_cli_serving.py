@@ -75,14 +75,18 @@ def test_files_of_histories(shop, tmp_path, kind):
     assert [path.name for path in output.parent.iterdir()] == [output.name]
 
 
-def test_progress_and_unknown_ids_of_a_file(shop, tmp_path, capsys):
+def test_progress_and_unknown_ids_of_a_file(shop, tmp_path, capsys, monkeypatch):
     file, output = tmp_path / "histories.csv", tmp_path / "found.csv"
     file.write_text("user_id,history\nann,i1 i99 i2\nbob,i98\n")
-    assert run("recommend", "--model", shop, "--input", file, "--output", output, "--skip-unknown") == 0
+    words = ["recommend", "--model", shop, "--input", file, "--output", output, "--skip-unknown"]
+    assert run(*words) == 0
+    assert "Recommending" not in capsys.readouterr().err  # nobody watches
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run(*words) == 0
     captured = capsys.readouterr()
-    assert "left out: 2 unknown ids, 1 users with nothing else" in captured.err
+    assert "left out: 2 unknown ids, 1 user with nothing else" in captured.err
     assert "Recommending: 100%" in captured.err
-    assert captured.out == f"5 recommendations for 1 histories: {output}\n"
+    assert captured.out == f"5 recommendations for 1 history: {output}\n"
     assert set(pl.read_csv(output)["user_id"]) == {"ann"}
 
 
@@ -143,7 +147,26 @@ def test_items_change_in_place(shop, capsys):
     assert processor.catalogue.id_rows_of(torch.arange(6)).tolist() == [2, 3, 5, 6, 7, 0]
     capsys.readouterr()
     assert run("items", "list", shop) == 0
-    assert capsys.readouterr().out.splitlines()[0].split() == ["i1", "blue", "pen"]
+    header, first, *_ = capsys.readouterr().out.splitlines()
+    assert (header.split(), first.split()) == (["item_id", "text"], ["i1", "blue", "pen"])
+    assert run("items", "add", shop, "--item", "n2", "red case", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"added": 1, "items": 7, "checkpoint": str(shop)}
+    assert run("items", "remove", shop, "--id", "n2") == 0
+    assert capsys.readouterr().out == f"1 item removed, 6 in the catalogue: {shop}\n"
+
+
+def test_recommendations_have_a_header(shop, tmp_path, capsys):
+    words = ["recommend", "--model", shop, "--history", "i1", "--top-k", 2]
+    assert run(*words) == 0
+    header, first, second = capsys.readouterr().out.splitlines()
+    assert header.split() == ["rank", "score", "item_id", "text"]
+    assert (first.split()[0], second.split()[0]) == ("1", "2")
+    assert {line.index(line.split()[2]) for line in (header, first, second)} == {header.index("item_id")}
+    assert run(*words, "--json", tmp_path / "found.jsonl") == 0
+    assert [item["item_id"] for item in map(json.loads, (tmp_path / "found.jsonl").open())] == [
+        first.split()[2],
+        second.split()[2],
+    ]
 
 
 def test_bad_items_leave_everything_as_it_was(shop, tmp_path, capsys):
@@ -157,9 +180,9 @@ def test_bad_items_leave_everything_as_it_was(shop, tmp_path, capsys):
     }.items():
         file.write_text(lines + "\n")
         assert message in bad(capsys, *add)
-    assert "an id comes twice" in bad(capsys, "items", "add", shop, "--item", "n", "pen", "--item", "n", "tent")
+    assert "an id is given twice" in bad(capsys, "items", "add", shop, "--item", "n", "pen", "--item", "n", "tent")
     assert "'i9' is not in the catalogue" in bad(capsys, "items", "remove", shop, "--id", "i0", "i9")
-    assert "is no folder here: name a new one" in bad(capsys, "items", "remove", "shop/office", "--id", "i0")
+    assert "is not a local folder: name a new folder" in bad(capsys, "items", "remove", "shop/office", "--id", "i0")
     assert "not an empty folder" in bad(capsys, "items", "remove", shop, "--id", "i0", "--output", shop)
     assert files_of(shop) == before
 
@@ -180,6 +203,9 @@ def test_index_is_built_said_and_used(shop, tmp_path, capsys):
         assert run(*recommend, "--index", index) == 0
         found = [json.loads(line)["item_id"] for line in capsys.readouterr().out.splitlines()]
         assert found == [json.loads(line)["item_id"] for line in exact.splitlines()]
+    assert run("index", shop, "--output", tmp_path / "second", "--kind", "hnsw", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["items"], found["output"]) == ("hnsw", 7, str(tmp_path / "second"))
     assert "not an empty folder" in bad(capsys, "index", shop, "--output", tmp_path / "index")
     assert "no index there" in bad(capsys, *recommend, "--index", tmp_path / "none")
     assert run("items", "remove", shop, "--id", "i4") == 0

@@ -115,7 +115,14 @@ def test_debugging_shows_the_traceback_too(verb, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["no-such"], ["env", "stray"], ["prepare", "table", "--inter", "x"], ["evaluate"], ["plot", "pie\nchart"]],
+    [
+        ["no-such"],
+        ["env", "stray"],
+        ["items"],
+        ["prepare", "table", "--inter", "x"],
+        ["evaluate"],
+        ["plot", "pie\nchart"],
+    ],
 )
 def test_bad_usage_is_one_line(words):
     done = subprocess.run([*UNISREC, *words], capture_output=True, text=True)

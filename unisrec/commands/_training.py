@@ -1,14 +1,16 @@
-"""Helpers shared by the training commands: model settings, YAML files of arguments, and all `TrainingArguments`."""
+"""Helpers shared by the training verbs: model settings, YAML files of arguments, and all `TrainingArguments`."""
 
 import argparse
-import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from ..cli import did_you_mean, is_option
+from ._shared import Result, add_json
 
 
 if TYPE_CHECKING:
@@ -19,23 +21,69 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
-# Options of the command that make no sense in a file.
-NOT_IN_FILES = ("help", "help_all", "config")
+# Options of the verb that make no sense in a file.
+NOT_IN_FILES = ("help", "help_all", "config", "json")
 # Fields of the model configuration that follow from the data or are not settings.
 NOT_IN_MODEL_CONFIG = ("text_config", "num_items", "training_data")
 
 
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--output_dir` and `--config`; all other training arguments are parsed when the command runs."""
-    parser.add_argument("--output_dir", "--output-dir", metavar="DIR", help="new folder for the checkpoint")
+def add_training_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
+    r"""
+    Adds `--output_dir`, `--config`, `--json` and the help; training arguments are parsed when the verb runs.
+
+    Args:
+        parser (`argparse.ArgumentParser`): Parser of the verb.
+        kind (`str`): Name of the class of the training arguments, imported only if it is needed.
+    """
+    parser.add_argument("--output_dir", metavar="DIR", help="new folder for the checkpoint")
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML file of arguments, or one of ours: paper, the paper's recipe; fast (finetune), for large domains; "
-        "transfer (pretrain), for a checkpoint to carry to other shops; the "
-        "command line wins over it",
+        help="YAML file of arguments, or the name of one of ours: paper (the recipe of the paper), fast (finetune: for "
+        "large domains), transfer (pretrain: for a checkpoint to use in other shops); options on the command line take "
+        "precedence",
     )
-    parser.add_argument("--help-all", action="store_true", help="list every training argument and leave")
+    add_json(parser)
+    parser.add_argument("-h", "--help", action=_Help, kind=kind, help="show our own arguments and exit")
+    parser.add_argument("--help_all", action=_Help, kind=kind, help="show all arguments and exit")
+
+
+class _Help(argparse.Action):
+    """Shows the options of a verb, then the training arguments: `--help` only ours, `--help_all` all of them."""
+
+    def __init__(self, *args: Any, kind: str, **options: Any):
+        super().__init__(*args, nargs=0, **options)
+        self._kind = kind
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        from transformers import HfArgumentParser, TrainingArguments
+
+        actions = HfArgumentParser(
+            getattr(import_module("..trainer", __package__), self._kind), add_help=False
+        )._actions
+        theirs = {field.name for field in fields(TrainingArguments)}
+        groups = {"arguments of the method": [action for action in actions if action.dest not in theirs]}
+        more = ""
+        if self.dest == "help_all":
+            groups["arguments of transformers.TrainingArguments"] = [
+                action for action in actions if action.dest in theirs and action.dest != "output_dir"
+            ]
+        else:
+            more = (
+                "All arguments of transformers.TrainingArguments are taken too, such as --learning_rate, --num_train_epochs\n"
+                f"and --seed: {parser.prog} --help_all shows them.\n\n"
+            )
+        formatter = argparse.ArgumentDefaultsHelpFormatter(parser.prog)
+        for title, group in groups.items():
+            formatter.start_section(title)
+            for action in group:
+                action.option_strings = action.option_strings[:1]  # in one of the two spellings
+                action.default = argparse.SUPPRESS if action.default is None else action.default
+                formatter.add_argument(action)
+            formatter.end_section()
+        parser.epilog = f"{formatter.format_help()}\n{more}{parser.epilog}"
+        parser.print_help()
+        parser.exit()
 
 
 def parse_training_arguments(
@@ -60,17 +108,16 @@ def parse_training_arguments(
 
     hints = get_type_hints(kind)  # before the parser below changes the types of the fields
     parser = HfArgumentParser(kind, prog=f"unisrec {args.verb}", usage=argparse.SUPPRESS, allow_abbrev=False)
-    if args.help_all:
-        parser.print_help()
-        raise SystemExit(0)
+    options = _options_of_verb(args.verb)
+    _check_options(args.verb, rest, [*parser._option_string_actions, *(f"--{name}" for name in options)])
     tokens: list[str] = []
     if args.config is not None:
         file = _find_settings(args.config, args.verb)
-        own = _options_of_verb(args.verb)
-        known = [name for name in (*own, *(field.name for field in fields(kind))) if name not in NOT_IN_FILES]
+        own = {name: option for name, option in options.items() if name not in NOT_IN_FILES}
+        known = [*own, *(field.name for field in fields(kind))]
         for name, value in _read_settings(file).items():
             if name not in known:
-                raise ValueError(f"{file}: unknown argument {name!r}; did you mean {_nearest(name, known)}?")
+                raise ValueError(f"{file}: unknown argument {name!r}{did_you_mean(name, known)}.")
             if value is None:  # not given
                 continue
             if name in own:
@@ -96,24 +143,32 @@ def parse_training_arguments(
         tokens, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
-        options = [option for option in parser._option_string_actions if option.startswith("--")]
-        raise ValueError(
-            f"unknown argument {unknown[0]!r}; did you mean {_nearest(unknown[0], options)}? --help-all lists them."
-        )
+        raise ValueError(f"unexpected argument {unknown[0]!r}; see unisrec {args.verb} --help")
     return parsed
 
 
-def had_ended(args: "UniSRecTrainingArguments") -> bool:
-    """Returns whether the run to be resumed by `--resume_from_checkpoint auto` has already ended, and prints it if
-    so."""
+def _check_options(verb: str, words: Sequence[str], known: Sequence[str]) -> None:
+    """Raises `ValueError` for the first option that is not known."""
+    for word in words:
+        name = word.partition("=")[0]
+        if is_option(word) and name not in known:
+            raise ValueError(
+                f"unknown option {name[:100]}{did_you_mean(name, known)}; unisrec {verb} --help_all shows all of them"
+            )
+
+
+def had_ended(args: "UniSRecTrainingArguments") -> Result | None:
+    """Returns the result of the verb if the run to be resumed by `--resume_from_checkpoint auto` has already ended."""
     from ..trainer.checkpoint_folders import has_ended
 
     folder = Path(args.output_dir)
     if str(args.resume_from_checkpoint).lower() != "auto" or not has_ended(folder):
-        return False
-    if args.process_index == 0:
-        print(f"{folder}: this run has ended already; --resume_from_checkpoint true would train on.")
-    return True
+        return None
+    text = f"{folder}: this run has ended already; --resume_from_checkpoint true would train on."
+    file = folder / "test_results.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    metrics = {name.removeprefix("test_"): value for name, value in found.items() if name.startswith("test_")}
+    return Result(text, {"metrics": metrics, "checkpoint": args.output_dir})
 
 
 def tidy(args: "UniSRecTrainingArguments") -> AbstractContextManager[None]:
@@ -135,13 +190,13 @@ def parse_model_config(pairs: Sequence[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or name not in known:
             raise ValueError(
-                "--model-config takes NAME=VALUE with a field of UniSRecConfig, such as "
-                f"{_nearest(name, known)}; got {pair!r}."
+                "--model_config takes NAME=VALUE with a field of UniSRecConfig, such as hidden_size=64; got "
+                f"{pair!r}{did_you_mean(name, known)}."
             )
         try:
             config[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"--model-config {pair}: expected a number, a word, true, false or null.") from error
+            raise ValueError(f"--model_config {pair}: expected a number, a word, true, false or null.") from error
     return config
 
 
@@ -169,7 +224,7 @@ def _read_settings(file: str) -> dict[str, Any]:
         for key, value in node.value:
             name = str(key.value).replace("-", "_")
             if name in settings:
-                raise ValueError(f"{file}: {name} stands there twice.")
+                raise ValueError(f"{file}: {name} occurs twice; keep one of them.")
             if isinstance(value, yaml.MappingNode):
                 settings[name] = loader.construct_document(value)
                 if not isinstance(settings[name], dict):  # `!!set`
@@ -187,7 +242,7 @@ def _read_settings(file: str) -> dict[str, Any]:
 
 def _options_of_verb(verb: str) -> dict[str, argparse.Action]:
     """Returns the options of the command's own parser, by name."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(add_help=False)
     import_module(f".{verb}", __package__).add_arguments(parser)
     return {action.dest: action for action in parser._actions}
 
@@ -216,7 +271,3 @@ def _own_value(file: str, option: argparse.Action, value: Any) -> Any:
 def _takes(hint: Any, kind: type) -> bool:
     """Returns whether a type, or a member of a union, is a list or a dict."""
     return kind in (hint, get_origin(hint)) or any(_takes(part, kind) for part in get_args(hint))
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]

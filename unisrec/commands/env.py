@@ -5,6 +5,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ._shared import Result, add_json
+
 
 EXAMPLE = """\
 example:
@@ -18,9 +20,10 @@ PACKAGES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
+    add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     import torch
 
     rows = {"platform": platform.platform(), "python": platform.python_version()}
@@ -33,5 +36,4 @@ def run(args: argparse.Namespace) -> int:
     rows["accelerate configs"] = str(ACCELERATE_CONFIGS)
     rows["device"] = ", ".join(devices) or f"CPU, {torch.get_num_threads()} threads"
     width = max(map(len, rows))
-    print("\n".join(f"{name:{width}}  {value}" for name, value in rows.items()))
-    return 0
+    return Result("\n".join(f"{name:{width}}  {value}" for name, value in rows.items()), rows)

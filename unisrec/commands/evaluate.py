@@ -1,9 +1,8 @@
 """`unisrec evaluate`: full-ranking metrics of a checkpoint on a domain."""
 
 import argparse
-import json
 
-from ._tables import metrics_table
+from ._shared import Result, add_json, metrics_table, shows_progress
 
 
 EXAMPLE = """\
@@ -19,32 +18,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--domain", required=True, metavar="DIR", help="domain folder, written by unisrec prepare")
-    parser.add_argument("--split", choices=["valid", "test"], default="test", help="which held-out items (test)")
-    parser.add_argument("--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has no text encoder")
+    parser.add_argument("--split", choices=["valid", "test"], default="test", help="held-out items to rank (test)")
+    parser.add_argument(
+        "--text-encoder",
+        metavar="NAME_OR_PATH",
+        help="text encoder that the checkpoint was trained with, if it contains none",
+    )
     parser.add_argument("--batch-size", type=int, default=512, metavar="N", help="users ranked at a time (512)")
     parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
     parser.add_argument(
         "--allow-seen",
         action="store_true",
-        help="evaluate even if the checkpoint was trained on the held-out items; the table says so",
+        help="evaluate even if the checkpoint was trained on the held-out items; marked in the table",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the metrics there too")
+    add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int | Result:
     from accelerate import PartialState
-    from transformers.utils import logging
 
-    from ..data.atomic import check_output_file, whole_file
     from ..data.training_data import SeenInTraining
     from ..evaluation import evaluate
 
     if not 1 <= args.batch_size < 2**31:
         raise ValueError(f"--batch-size is {args.batch_size}, expected a number from 1 to 2**31 - 1.")
-    if args.json is not None:
-        check_output_file(args.json)
     row, options = args.split, {"text_encoder": args.text_encoder, "batch_size": args.batch_size}
-    options |= {"use_cpu": args.use_cpu, "progress": logging.is_progress_bar_enabled()}
+    options |= {"use_cpu": args.use_cpu, "progress": shows_progress()}
     try:
         metrics = evaluate(args.model, args.domain, args.split, **options)
     except SeenInTraining:
@@ -52,9 +51,4 @@ def run(args: argparse.Namespace) -> int:
             raise
         metrics = evaluate(args.model, args.domain, args.split, **options, allow_seen=True)
         row = f"{args.split}, seen in training"
-    if PartialState().is_main_process:
-        if args.json is not None:
-            with whole_file(args.json) as draft:
-                draft.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        print(metrics_table({row: metrics}))
-    return 0
+    return Result(metrics_table({row: metrics}), metrics) if PartialState().is_main_process else 0

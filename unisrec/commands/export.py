@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._shared import Result, add_json, table
+
 
 if TYPE_CHECKING:
     from ..modeling_unisrec import UniSRecModel
@@ -28,10 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the files")
-    parser.add_argument("--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has no text encoder")
+    parser.add_argument(
+        "--text-encoder",
+        metavar="NAME_OR_PATH",
+        help="text encoder that the checkpoint was trained with, if it contains none",
+    )
+    add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int | Result:
     from ..data.domain import check_output_folder
     from ..modeling_unisrec.checkpoint import load_checkpoint
     from ..recommender.onnx_export import check_export_packages, export_onnx
@@ -48,26 +55,25 @@ def run(args: argparse.Namespace) -> int:
     return report(model, Path(args.output))
 
 
-def report(model: "UniSRecModel", folder: Path) -> int:
-    """Prints the file sizes and their deviations from the model. Returns the exit status."""
+def report(model: "UniSRecModel", folder: Path) -> int | Result:
+    """Returns the file sizes and their deviations from the model, or exit status 1 if one deviates too far."""
     from ..recommender.onnx_export import onnx_differences
 
     differences = onnx_differences(model, folder)
-    width = max(map(len, differences))
-    print(f"{'':{width}}  {'MB':>7}  largest difference from torch")
-    for name, difference in differences.items():
-        size = sum(file.stat().st_size for file in folder.glob(f"{name}*")) / 1e6
-        print(f"{name:{width}}  {size:7.1f}  {difference:.1e}")
+    sizes = {name: sum(file.stat().st_size for file in folder.glob(f"{name}*")) for name in differences}
+    rows = [(name, f"{sizes[name] / 1e6:.1f}", f"{differences[name]:.1e}") for name in differences]
+    text = table(("file", "MB", "largest difference from torch"), rows, right=(1,))
     worst = max(differences, key=differences.get)
     if not differences[worst] <= TOLERANCE:
+        print(text)
         print(
             f"unisrec export: error: {folder / worst} differs from the model by {differences[worst]:.1e}, more than "
             f"{TOLERANCE:.0e}: do not serve it; another version of torch, onnx or onnxscript may export it well.",
             file=sys.stderr,
         )
         return 1
-    print(f"\nwritten to {folder}")
-    return 0
+    files = {name: {"bytes": sizes[name], "largest_difference": differences[name]} for name in differences}
+    return Result(f"{text}\n\nwritten to {folder}", {"files": files, "output": str(folder)})
 
 
 @contextlib.contextmanager

@@ -3,22 +3,19 @@
 import argparse
 from collections.abc import Sequence
 
-from ._tables import metrics_table
+from ._shared import Result, metrics_table
 from ._training import add_training_arguments, had_ended, parse_model_config, parse_training_arguments, tidy
 
 
 EXAMPLE = """\
 example:
   unisrec finetune --model runs/pretrained --domain domains/office --setting inductive --output_dir runs/office
-  unisrec finetune --model runs/pretrained --domain domains/office --setting transductive --from-scratch \\
+  unisrec finetune --model runs/pretrained --domain domains/office --setting transductive --from_scratch \\
       --output_dir runs/office-scratch --seed 1
   unisrec finetune --model runs/pretrained --domain domains/office --setting inductive --lora text,sequence \\
       --output_dir runs/office-adapters
-  unisrec finetune --model runs/pretrained --domain domains/office --setting transductive --from-scratch --config fast \\
+  unisrec finetune --model runs/pretrained --domain domains/office --setting transductive --from_scratch --config fast \\
       --teachers runs/office-1 runs/office-2 runs/office-3 --output_dir runs/office-taught
-
-All arguments of transformers.TrainingArguments are taken too, and --freeze_sequence_encoder, --train_text_encoder,
---lora, --num_negatives, --teachers, --early_stopping_patience (--help-all lists them).
 """
 
 
@@ -30,36 +27,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--setting", choices=["inductive", "transductive"], help="text only, or text and item-ID embedding"
     )
     parser.add_argument(
-        "--from-scratch",
+        "--from_scratch",
         action="store_true",
-        help="take only the settings of the checkpoint and train all weights from random values, as a baseline",
+        help="keep only the settings of the checkpoint and train all weights from random values, as a baseline",
     )
     parser.add_argument(
-        "--model-config",
+        "--model_config",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="from scratch only: fields of UniSRecConfig that differ from the checkpoint's, num_experts=1",
+        help="with --from_scratch: fields of UniSRecConfig that differ from the checkpoint, such as num_experts=1",
     )
     parser.add_argument(
-        "--compare-with",
+        "--compare_with",
         metavar="DIR",
-        help="output folder of another run on this domain, compared with this one in the model card",
+        help="output folder of another run on this domain, to compare with in the model card",
     )
     parser.add_argument(
-        "--text-encoder", metavar="NAME_OR_PATH", help="where the checkpoint has none: the one it was trained with"
+        "--text_encoder",
+        metavar="NAME_OR_PATH",
+        help="text encoder that the checkpoint was trained with, if it contains none",
     )
-    add_training_arguments(parser)
+    add_training_arguments(parser, "UniSRecFinetuneArguments")
 
 
-def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int | Result:
     from ..trainer import UniSRecFinetuneArguments, finetune
 
     training_args = parse_training_arguments(
         UniSRecFinetuneArguments, args, rest, required=["model", "domain", "setting", "output_dir"]
     )
-    if had_ended(training_args):
-        return 0
+    if (ended := had_ended(training_args)) is not None:
+        return ended if training_args.process_index == 0 else 0
     with tidy(training_args):
         result = finetune(
             args.model,
@@ -71,11 +70,18 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
             compare_with=args.compare_with,
             model_config=parse_model_config(args.model_config),
         )
-    if result.trainer.is_world_process_zero():
+    if not result.trainer.is_world_process_zero():
+        return 0
+    trained, total = result.trainer.count_parameters()
+    lines = [f"trained: {trained:,} of {total:,} parameters ({trained / total:.1%})"]
+    lines.append(f"checkpoint: {training_args.output_dir}")
+    if result.metrics:
         start = "from scratch" if args.from_scratch else "pre-trained"
-        if result.metrics:
-            print(metrics_table({f"{args.setting}, {start}": result.metrics}))
-        trained, total = result.trainer.count_parameters()
-        print(f"trained: {trained:,} of {total:,} parameters ({trained / total:.1%})")
-        print(f"checkpoint: {training_args.output_dir}")
-    return 0
+        lines.insert(0, metrics_table({f"{args.setting}, {start}": result.metrics}))
+    found = {
+        "metrics": result.metrics,
+        "trained_parameters": trained,
+        "parameters": total,
+        "checkpoint": training_args.output_dir,
+    }
+    return Result("\n".join(lines), found)

@@ -20,14 +20,13 @@ Needs pip install "unisrec[plots]".
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `curves`, `map`, `gates` and `popularity`, each with its own inputs."""
     parser.epilog = EXAMPLE
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--output", required=True, metavar="FILE", help="PNG to write")
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
 
     def add_kind(name: str, help: str) -> argparse.ArgumentParser:
-        return kinds.add_parser(name, help=help, description=f"{name}: {help}.", parents=[shared])
+        return kinds.add_parser(name, help=help, description=f"Plot {help}.", epilog=EXAMPLE, parents=[shared])
 
     curves = add_kind("curves", "losses and validation NDCG@10 of a run")
     curves.add_argument("run", metavar="DIR", help="output folder of unisrec pretrain or finetune")

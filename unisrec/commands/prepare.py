@@ -1,12 +1,26 @@
 """`unisrec prepare`: raw files -> domain folder."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ._shared import Result, add_json
 
 
-FORMATTER = argparse.RawDescriptionHelpFormatter
+if TYPE_CHECKING:
+    from ..data import Domain
+    from ..data.interactions import RawData
+
+
 DEFAULT_K = 5
+
+EXAMPLE = """\
+example:
+  unisrec prepare table --interactions clicks.csv --items products.csv --text-columns title brand --output domains/shop
+
+unisrec prepare SOURCE --help shows the options of a source.
+"""
 
 AMAZON_EXAMPLE = """example:
   unisrec prepare amazon --ratings Office_Products.csv.gz --metadata meta_Office_Products.json.gz --output domains/office
@@ -30,16 +44,16 @@ TABLE_EXAMPLE = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `amazon`, `online-retail`, `recbole` and `table`, each with its own inputs and the shared output options."""
+    parser.epilog = EXAMPLE
     shared = argparse.ArgumentParser(add_help=False)
     group = shared.add_argument_group("output")
     group.add_argument("--output", required=True, metavar="DIR", help="domain folder to write; must not exist yet")
     group.add_argument("--name", help="name of the domain (default: name of the output folder)")
     group.add_argument(
-        "--user-k", type=int, metavar="K", help="fewest interactions of a user; 1 keeps all (default: 5)"
+        "--user-k", type=int, metavar="K", help="minimum number of interactions of a user; 1 keeps all (default: 5)"
     )
     group.add_argument(
-        "--item-k", type=int, metavar="K", help="fewest interactions of an item; 1 keeps all (default: 5)"
+        "--item-k", type=int, metavar="K", help="minimum number of interactions of an item; 1 keeps all (default: 5)"
     )
     group.add_argument(
         "--missing-text",
@@ -53,13 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep items that nobody bought in the catalogue: they can be recommended, and are ranked and trained against "
         "like the others (default: dropped, as in the published benchmarks)",
     )
+    add_json(group)
 
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
 
     def add_source(name: str, help: str, epilog: str) -> argparse.ArgumentParser:
-        return sources.add_parser(
-            name, help=help, description=help, epilog=epilog, formatter_class=FORMATTER, parents=[shared]
-        )
+        return sources.add_parser(name, help=help, description=f"Read {help}.", epilog=epilog, parents=[shared])
 
     amazon = add_source("amazon", "one category of the Amazon review data of 2014, 2018 or 2023", AMAZON_EXAMPLE)
     amazon.add_argument(
@@ -91,7 +104,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument(
         "--interactions", required=True, metavar="SOURCE", help="file, or owner/name@revision:config[split] on the Hub"
     )
-    table.add_argument("--items", metavar="SOURCE", help="likewise; not needed if the interactions hold the texts")
+    table.add_argument(
+        "--items",
+        metavar="SOURCE",
+        help="file or dataset with the item texts; not needed if the interactions hold them",
+    )
     for name, default in (("user", "user_id"), ("item", "item_id"), ("time", "timestamp")):
         table.add_argument(f"--{name}-column", default=default, metavar="COLUMN", help=f"(default: {default})")
     table.add_argument(
@@ -130,8 +147,7 @@ def table_options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
-def run(args: argparse.Namespace) -> int:
-    """Write the domain folder and print the number of rows dropped by each step."""
+def run(args: argparse.Namespace) -> Result:
     from ..data import build_domain
     from ..data.domain import check_output_folder
     from ..data.readers.official import find_official
@@ -153,12 +169,10 @@ def run(args: argparse.Namespace) -> int:
         info=info,
     )
     domain.save_to_disk(output)
-    print(domain.report())
-    print(f"\nwritten to {output}")
-    return 0
+    return _result([domain], [output], f"written to {output}")
 
 
-def _run_official(args: argparse.Namespace, output: Path) -> int:
+def _run_official(args: argparse.Namespace, output: Path) -> Result:
     """Writes domains with the splits and text vectors of the official code, one folder each."""
     from dataclasses import replace
 
@@ -169,24 +183,33 @@ def _run_official(args: argparse.Namespace, output: Path) -> int:
     ignored["--keep-unsold"] = args.keep_unsold or None
     if given := [option for option, value in ignored.items() if value is not None]:
         raise ValueError(
-            f"{args.input} is a folder of the official code and taken whole; leave {', '.join(given)} out"
+            f"{args.input} is a folder of the official code, which is read as it is; leave out {', '.join(given)}."
         )
     domains = read_official(args.input, missing_text=args.missing_text)
     if len(domains) == 1:
         domains = [replace(domains[0], name=args.name or output.absolute().name)]
         domains[0].save_to_disk(output)
-    elif args.name is not None:
-        raise ValueError(f"--name {args.name}: {args.input} holds {len(domains)} domains with names of their own")
-    else:
-        with new_folder(output) as draft:
-            for domain in domains:
-                domain.save_to_disk(draft / domain.name)
-    print("\n\n".join(domain.report() for domain in domains))
-    print(f"\nwritten to {output}" + (f": {' '.join(domain.name for domain in domains)}" if len(domains) > 1 else ""))
-    return 0
+        return _result(domains, [output], f"written to {output}")
+    if args.name is not None:
+        raise ValueError(f"--name {args.name}: {args.input} holds {len(domains)} domains, which have names already.")
+    with new_folder(output) as draft:
+        for domain in domains:
+            domain.save_to_disk(draft / domain.name)
+    names = [domain.name for domain in domains]
+    return _result(domains, [output / name for name in names], f"written to {output}: {' '.join(names)}")
 
 
-def _read(args: argparse.Namespace):
+def _result(domains: "Sequence[Domain]", folders: Sequence[Path], last_line: str) -> Result:
+    """Reports the number of rows dropped by each step."""
+    counts = ("name", "num_users", "num_items", "num_interactions", "info")
+    found = [
+        {name: getattr(domain, name) for name in counts} | {"output": str(folder)}
+        for domain, folder in zip(domains, folders, strict=True)
+    ]
+    return Result("\n\n".join([*(domain.report() for domain in domains), last_line]), {"domains": found})
+
+
+def _read(args: argparse.Namespace) -> "RawData":
     from ..data import read_amazon, read_online_retail, read_recbole, read_table
 
     if args.source == "amazon":
@@ -204,6 +227,3 @@ def _read(args: argparse.Namespace):
         text_columns=args.text_columns,
         **table_options(args),
     )
-
-
-__all__ = ["add_arguments", "add_table_options", "run", "table_options"]

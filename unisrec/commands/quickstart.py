@@ -6,7 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
-from ._tables import metrics_table
+from ._shared import Result, add_json, metrics_table, table
 
 
 EXAMPLE = """\
@@ -27,12 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-encoder", default="minilm", metavar="NAME_OR_PATH", help="text encoder (minilm)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of data and training (0)")
     parser.add_argument("--pretrain-epochs", type=int, default=10, metavar="N", help="epochs of pre-training (10)")
-    parser.add_argument("--finetune-epochs", type=int, default=60, metavar="N", help="most epochs of a transfer (60)")
-    parser.add_argument("--users", type=int, default=4000, metavar="N", help="users of each source shop (4000)")
+    parser.add_argument(
+        "--finetune-epochs", type=int, default=60, metavar="N", help="maximum number of fine-tuning epochs (60)"
+    )
+    parser.add_argument("--users", type=int, default=4000, metavar="N", help="users of each pre-training shop (4000)")
     parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
+    add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     for option, least in (("users", 8), ("pretrain_epochs", 1), ("finetune_epochs", 1), ("seed", 0)):
         if not least <= (value := getattr(args, option)) < 2**32:
             raise ValueError(f"--{option.replace('_', '-')} is {value}, expected a number from {least} to 2**32 - 1.")
@@ -41,20 +44,19 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     existed = os.path.lexists(output)
     if existed and not output.is_dir():
-        raise FileExistsError(f"{output}: this is no folder; name a new one with --output.")
+        raise FileExistsError(f"{output}: not a folder; name a new one with --output.")
     if existed and any(output.iterdir()):
         raise FileExistsError(f"{output}: the output folder is not empty; name a new one with --output.")
     try:
-        tell_story(args, output)
+        return run_all(args, output)
     except Exception:  # for example a full disk; the partial output is useless
         if not existed:
             shutil.rmtree(output, ignore_errors=True)
         raise
-    return 0
 
 
-def tell_story(args: argparse.Namespace, output: Path) -> None:
-    """Creates the domains, trains and evaluates the models, and prints the results."""
+def run_all(args: argparse.Namespace, output: Path) -> Result:
+    """Creates the domains, trains and evaluates the models, and recommends items; prints each step."""
     print("1. Three invented shops, and the text encoder")
     from ..data import leave_one_out
     from ..data.synthetic import synthetic_domains
@@ -117,6 +119,17 @@ def tell_story(args: argparse.Namespace, output: Path) -> None:
     print("\n".join(f"     {text}" for text in HISTORY))
     recommender = Recommender.from_pretrained(output / "inductive-pre-trained")
     (items,) = recommender.recommend([[{"text": text} for text in HISTORY]], top_k=5)
-    for rank, item in enumerate(items, start=1):
-        print(f"  {rank}. {item.score:6.3f}  {item.text}")
-    print(f"\nCurves: {picture}. Checkpoints and domains: {output}. {time.perf_counter() - start:.0f} s.")
+    rows_of_items = [(f"{rank}.", f"{item.score:.3f}", item.text) for rank, item in enumerate(items, start=1)]
+    print(table(("", "score", "item"), rows_of_items, right=(0, 1)))
+    seconds = time.perf_counter() - start
+    return Result(
+        f"\nCurves: {picture}. Checkpoints and domains: {output}. {seconds:.0f} s.",
+        {
+            "domain": target,
+            "items": num_items,
+            "metrics": rows,
+            "recommendations": [item.to_dict() for item in items],
+            "seconds": seconds,
+            "output": str(output),
+        },
+    )

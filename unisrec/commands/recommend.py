@@ -1,11 +1,19 @@
 """`unisrec recommend`: the next items for one history, or for a file of them."""
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING
 
-from ._serving import load_recommender, parse_entry
+from ._shared import (
+    Result,
+    add_items_arguments,
+    add_json,
+    load_recommender,
+    parse_entry,
+    plural,
+    shows_progress,
+    table,
+)
 
 
 if TYPE_CHECKING:
@@ -14,33 +22,38 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
 example:
+  unisrec recommend --model unisrec-base --items products.csv --text-columns title brand \\
+      --history sku-17 "text:garden hose"
   unisrec recommend --model runs/office --history 1024 77 "text:label maker tape, black on white" --top-k 5
   unisrec recommend --model runs/office --input histories.jsonl --output tonight.parquet --top-k 50
 
-An entry of a history is an id of the catalogue, or text: and the text of an item. An id that itself begins with text: or
-id: takes another id: in front. A file (.csv, .jsonl, .parquet) has the columns user_id and history, a list of such
-entries; in CSV a JSON list, or ids with blanks between them. In JSON, {"text": "..."} and {"item_id": "..."} are entries
-too.
+An entry of a history is an id of the catalogue, or text: followed by the text of an item. If an id itself begins with
+text: or id:, put id: in front of it. A file (.csv, .jsonl, .parquet) has the columns user_id and history, a list of
+entries; in CSV it is a JSON list, or ids separated by spaces. In JSON, an entry may also be {"text": "..."} or
+{"item_id": "..."}.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+    parser.add_argument(
+        "--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id"
+    )
     histories = parser.add_mutually_exclusive_group(required=True)
     histories.add_argument("--history", nargs="+", metavar="ID|text:TEXT", help="items of one history, oldest first")
     histories.add_argument("--input", metavar="FILE", help="file of histories; needs --output")
     parser.add_argument(
         "--output", metavar="FILE", help="columns user_id, rank, item_id, score as .parquet, .csv or .jsonl"
     )
-    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="how many items (10)")
-    parser.add_argument("--include-seen", action="store_true", help="items of the history may be recommended too")
+    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="number of items (10)")
+    parser.add_argument("--include-seen", action="store_true", help="also recommend items of the history")
     parser.add_argument(
-        "--skip-unknown", action="store_true", help="leave ids that are not in the catalogue out, and say how many"
+        "--skip-unknown", action="store_true", help="leave out ids that are not in the catalogue, and print how many"
     )
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="histories at a time (256)")
+    add_items_arguments(parser)
     parser.add_argument(
-        "--domain", metavar="DIR", help="rank the items of this domain folder instead of the checkpoint's catalogue"
+        "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
     )
     parser.add_argument(
         "--index",
@@ -48,35 +61,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         help="exact (default), exact-bf16, auto, ivf, hnsw or a folder",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table (one history)")
+    add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     if (args.input is None) != (args.output is None):
         raise ValueError("--input and --output belong together: a file of histories gives a file of recommendations.")
     if args.top_k < 1 or args.batch_size < 1:
         raise ValueError(f"--top-k is {args.top_k} and --batch-size {args.batch_size}; both are at least 1.")
     if args.input is not None:
         return run_file(args)
-    recommender = load_recommender(args.model, args.domain, args.index)
+    recommender = load_recommender(args, args.index)
     history = [parse_entry(entry) for entry in args.history]
     if args.skip_unknown:
         history = known_entries(recommender.processor, history)
     (items,) = recommender.recommend([history], args.top_k, exclude_seen=not args.include_seen)
-    for rank, item in enumerate(items, start=1):
-        print(
-            json.dumps(item.to_dict()) if args.json else f"{rank:3}  {item.score:7.4f}  {item.item_id:16}  {item.text}"
-        )
-    return 0
+    rows = [(str(rank), f"{item.score:.4f}", item.item_id, item.text) for rank, item in enumerate(items, start=1)]
+    text = table(("rank", "score", "item_id", "text"), rows, right=(0, 1))
+    return Result(text, [item.to_dict() for item in items])
 
 
-def run_file(args: argparse.Namespace) -> int:
+def run_file(args: argparse.Namespace) -> Result:
     """Writes recommendations for a file of histories."""
     from ..recommender.tables import check_suffix, read_histories, write_table
 
     check_suffix(args.output)
     user_ids, histories = read_histories(args.input)
-    recommender = load_recommender(args.model, args.domain, args.index)
+    recommender = load_recommender(args, args.index)
     processor = recommender.processor
     histories = [[parse_entry(entry) if isinstance(entry, str) else entry for entry in items] for items in histories]
     if args.skip_unknown:
@@ -84,7 +95,7 @@ def run_file(args: argparse.Namespace) -> int:
         histories = [known_entries(processor, history) for history in histories]
         left = [row for row, history in enumerate(histories) if history]
         dropped, users = before - sum(map(len, histories)), len(user_ids) - len(left)
-        print(f"left out: {dropped:,} unknown ids, {users:,} users with nothing else", file=sys.stderr)
+        print(f"left out: {plural(dropped, 'unknown id')}, {plural(users, 'user')} with nothing else", file=sys.stderr)
         user_ids, histories = [user_ids[row] for row in left], [histories[row] for row in left]
     for row, (user_id, history) in enumerate(zip(user_ids, histories, strict=True)):
         try:
@@ -92,17 +103,18 @@ def run_file(args: argparse.Namespace) -> int:
         except (KeyError, ValueError) as error:
             reason = error.args[0].replace("history 0", "the history")
             raise ValueError(f"{args.input}, history {row + 1}, user {user_id}: {reason}") from error
-    table = recommender.recommend_dataset(
+    found = recommender.recommend_dataset(
         histories,
         user_ids,
         top_k=args.top_k,
         exclude_seen=not args.include_seen,
         batch_size=args.batch_size,
-        progress=True,
+        progress=shows_progress(),
     )
-    write_table(table, args.output)
-    print(f"{table.num_rows:,} recommendations for {len(histories):,} histories: {args.output}")
-    return 0
+    write_table(found, args.output)
+    counts = {"recommendations": found.num_rows, "histories": len(histories)}
+    text = f"{plural(found.num_rows, 'recommendation')} for {plural(len(histories), 'history')}: {args.output}"
+    return Result(text, counts | {"output": args.output})
 
 
 def known_entries(processor: "UniSRecProcessor", history: list) -> list:

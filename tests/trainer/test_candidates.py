@@ -88,6 +88,17 @@ def test_draws_are_distinct_items_by_seed_and_window_alone(windows):
     assert sorted(everything.tolist()) == list(range(NUM_ITEMS))
 
 
+def test_finetune_collator():
+    windows = [
+        {"items": np.array(items), "first_target": 1, "sequence": 0, "index": 0}
+        for items in ([4, 0, 2], [1, 1], [3, 2, 1, 0])
+    ]
+    batch = FinetuneCollator()(windows)
+    assert batch["item_index"].tolist() == [[5, 1, 0], [2, 0, 0], [4, 3, 2]]
+    assert batch["query_index"].tolist() == [0, 1, 3, 6, 7, 8]
+    assert batch["labels"].tolist() == [0, 2, 1, 2, 1, 0]
+
+
 def test_collator_names_distinct_items_and_whole_windows(windows):
     features = [windows[index] for index in (5, 2, 9)]
     batch, expected = SampledFinetuneCollator()(features), FinetuneCollator()(features)
@@ -129,7 +140,7 @@ def test_with_all_items_drawn_loss_and_gradient_are_those_of_the_catalogue(make_
     for num_negatives in (None, NUM_ITEMS):
         trainer = make_trainer(num_negatives=num_negatives, freeze_sequence_encoder=False)
         model = trainer.model.double().eval()
-        trainer._items["text_embeds"] = trainer._items["text_embeds"].double()
+        trainer.candidates.text_embeds = trainer.candidates.text_embeds.double()
         loss = trainer.compute_loss(model, trainer.data_collator(features))
         results.append((loss, gradient(loss, model)))
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-10)
@@ -140,7 +151,7 @@ def test_corrected_gradient_is_that_of_the_catalogue_on_average(make_trainer, wi
     full, sampled = (make_trainer(num_negatives=number, temperature=0.3) for number in (None, 20))
     model = sampled.model.eval()
     assert all(torch.equal(*pair) for pair in zip(model.parameters(), full.model.eval().parameters(), strict=True))
-    log_inclusion = sampled._negatives.log_inclusion
+    log_inclusion = sampled.candidates.sampler.log_inclusion
     expected, corrected, uncorrected = 0, 0, 0
     for windows.epoch in range(5):
         for batch in TargetBatchSampler(windows, 30):
@@ -148,9 +159,9 @@ def test_corrected_gradient_is_that_of_the_catalogue_on_average(make_trainer, wi
             expected += gradient(full.compute_loss(full.model, full.data_collator(features)), full.model)
             inputs = sampled.data_collator(features)
             corrected += gradient(sampled.compute_loss(model, inputs), model)
-            sampled._negatives.log_inclusion = lambda items, _: torch.zeros(len(items))
+            sampled.candidates.sampler.log_inclusion = lambda items, _: torch.zeros(len(items))
             uncorrected += gradient(sampled.compute_loss(model, inputs), model)
-            sampled._negatives.log_inclusion = log_inclusion
+            sampled.candidates.sampler.log_inclusion = log_inclusion
     windows.epoch = 0
     near, far = (torch.cosine_similarity(estimate, expected, dim=0) for estimate in (corrected, uncorrected))
     assert near > 0.99
@@ -195,8 +206,8 @@ def test_resumed_run_equals_the_straight_one_with_workers_and_accumulation(make_
     ("arguments", "message"),
     [
         ({"num_negatives": -1}, r"--num_negatives is -1, expected a number in \[0, "),
-        ({"num_negatives": 5, "train_text_encoder": True}, "leave it out where the text encoder is trained"),
-        ({"num_negatives": 5, "lora": "text"}, "leave it out where the text encoder is trained"),
+        ({"num_negatives": 5, "train_text_encoder": True}, "leave it out when the text encoder is trained"),
+        ({"num_negatives": 5, "lora": "text"}, "leave it out when the text encoder is trained"),
     ],
 )
 def test_what_cannot_be_is_refused(training_options, tmp_path, arguments, message):

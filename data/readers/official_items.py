@@ -1,10 +1,10 @@
-"""The items of a dataset processed by the official code: numbers, texts and text vectors."""
+"""Items of the official code: numbers, texts and text vectors of a dataset, and the item order of a checkpoint."""
 
 import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -15,10 +15,19 @@ from .official_rows import read_lines
 from .values import present
 
 
+if TYPE_CHECKING:
+    from ...modeling_unisrec import ItemCatalogue
+    from ...modeling_unisrec.convert_official import OfficialConversion
+    from ..domain import Domain
+
+
 TEXT_HEADER = "item_id:token\ttext:token_seq"
 FEATURES = {ITEM_EMBEDDINGS: "feat1CLS", WORD_DROP_EMBEDDINGS: "feat2CLS"}
 FEATURE_SIZE = 768  # of bert-base-uncased
 _ROWS_PER_CHECK = 1 << 14
+# Minimum share of items whose text vector matches their row. A wrong order or encoder matches almost none; the right
+# ones may differ for a few items whose texts were cleaned differently.
+ENOUGH = 0.99
 
 
 class OfficialCatalogue(NamedTuple):
@@ -167,4 +176,101 @@ def _read_texts(
     return items.select("item_id", text=pl.coalesce("text", "item_id")), steps
 
 
-__all__ = ["FEATURES", "FEATURE_SIZE", "OfficialCatalogue", "read_official_catalogue"]
+def official_item_order(conversion: "OfficialConversion", domain: "Domain") -> np.ndarray:
+    r"""
+    Returns the domain item of each row of a fine-tuned checkpoint, in the order in which RecBole numbers the items of
+    an official downstream folder.
+
+    Items are numbered by first appearance: in the targets of the training rows (user by user, latest first), then in
+    those of validation and test rows, and last in the histories, where only the first item of a user can be new.
+
+    Args:
+        conversion ([`OfficialConversion`]): The checkpoint.
+        domain (`Domain`): Domain read from the folder it was fine-tuned on, with users in the order of the files.
+
+    Returns:
+        `np.ndarray` of shape `(num_items,)`: Rows of `domain.items`.
+
+    Raises:
+        ValueError: If the checkpoint has no items, or another number of items than the domain.
+    """
+    if conversion.item_embeddings is None:
+        raise ValueError("a pre-trained checkpoint has no items; adapt it to the domain with unisrec finetune.")
+    items = pl.col("item_index")
+    has_train_rows = items.list.len() > 3
+    users = domain.sequences
+    appearances = [
+        users.filter(has_train_rows).select(items.list.slice(1, items.list.len() - 3).list.reverse().explode()),
+        users.select(items.list.get(-2, null_on_oob=True)),
+        users.select(items.list.get(-1)),
+        users.filter(has_train_rows).select(items.list.first()),
+        users.filter(~has_train_rows).select(items.list.first()),
+    ]
+    order = pl.concat(appearances)["item_index"].drop_nulls().unique(maintain_order=True)
+    if not len(order) == len(conversion.item_embeddings) == domain.num_items:
+        raise ValueError(
+            f"the checkpoint has {len(conversion.item_embeddings):,} items, {domain.name} has "
+            f"{domain.num_items:,}, {len(order):,} of them in histories; expected the domain that unisrec prepare recbole "
+            "made of the official folder that the checkpoint was fine-tuned on."
+        )
+    return order.to_numpy()
+
+
+def arrange_items(
+    conversion: "OfficialConversion", domain: "Domain", order: np.ndarray, vectors: np.ndarray | None
+) -> "ItemCatalogue":
+    r"""
+    Reorders the items of a fine-tuned checkpoint, including its ID embedding, into the order of a domain, in place.
+
+    Args:
+        conversion ([`OfficialConversion`]): The checkpoint.
+        domain (`Domain`): The domain it was fine-tuned on.
+        order (`np.ndarray` of shape `(num_items,)`): Result of [`official_item_order`].
+        vectors (`np.ndarray` of shape `(num_items, text_embedding_size)` or `None`):
+            Text vectors of the domain, used to verify the order.
+
+    Returns:
+        [`ItemCatalogue`]: The items of the domain with the text vectors of the checkpoint.
+
+    Raises:
+        ValueError: If the items are not those of the domain, or there are no text vectors to verify the order.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    from ...modeling_unisrec import ItemCatalogue
+
+    if vectors is None:
+        raise ValueError(
+            f"{domain.name} has no text vectors, so the order of its items cannot be checked; name the text encoder of the "
+            "checkpoint too."
+        )
+    row_of_item = torch.from_numpy(order.astype("int64")).argsort()
+    embeddings = conversion.item_embeddings[row_of_item].float()
+    expected = torch.from_numpy(vectors.copy())
+    centre = expected.mean(0)  # raw text vectors all point into one direction
+    found, expected = F.normalize(embeddings - centre, dim=-1), F.normalize(expected - centre, dim=-1)
+    nearest = torch.cat([(rows @ expected.T).amax(1) for rows in found.split(1024)])
+    share = ((found * expected).sum(1) >= nearest - 1e-3).float().mean().item()
+    if share < ENOUGH:
+        raise ValueError(
+            f"only {share:.1%} of the items of {domain.name} have the text vector of their row in the "
+            "checkpoint; expected the official data and the text encoder that it was fine-tuned with."
+        )
+    if conversion.model.item_embedding is not None:
+        weight = conversion.model.item_embedding.weight.data
+        weight[1:] = weight[1:][row_of_item]
+    catalogue = ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list(), embeddings)
+    if conversion.model.item_embedding is not None:
+        conversion.model.config.item_ids_hash = catalogue.item_ids_hash
+    return catalogue
+
+
+__all__ = [
+    "FEATURES",
+    "FEATURE_SIZE",
+    "OfficialCatalogue",
+    "arrange_items",
+    "official_item_order",
+    "read_official_catalogue",
+]

@@ -1,0 +1,102 @@
+"""Columns that are recognised by their names and by their content."""
+
+import polars as pl
+import pytest
+
+from unisrec.data.readers.guess import guess_columns
+from unisrec.data.readers.table import Table, load_table
+
+
+CLICKS = {"customer": ["ann", "ann", "bob"] * 4, "sku": ["07", "8", "9"] * 4, "ordered_at": ["2024-01-01"] * 12}
+PRODUCTS = {"sku": ["07", "8", "9"], "title": ["Mug", "Pan", "Lid"], "brand": ["Acme"] * 3, "price": [1.5, 2.5, 3.5]}
+
+
+def guess(clicks, products=None, **given):
+    tables = [
+        None if columns is None else Table(pl.DataFrame(columns), name)
+        for columns, name in ((clicks, "clicks"), (products, "products"))
+    ]
+    return guess_columns(*tables, **given)
+
+
+def renamed(columns, **names):
+    return {names.get(name, name): values for name, values in columns.items()}
+
+
+@pytest.mark.parametrize(
+    ("clicks", "products", "expected"),
+    [
+        (CLICKS, PRODUCTS, ("customer", "sku", "ordered_at", "sku", ["title", "brand"])),
+        (
+            renamed(CLICKS, customer="Kunden-Nr", sku="Artikel_Nummer", ordered_at="Bestelldatum"),
+            renamed(PRODUCTS, sku="ID", title="Bezeichnung", brand="Hersteller"),
+            ("Kunden-Nr", "Artikel_Nummer", "Bestelldatum", "ID", ["Bezeichnung", "Hersteller"]),
+        ),
+        (
+            CLICKS | {"title": ["Mug", "Pan", "Lid"] * 4},
+            None,
+            ("customer", "sku", "ordered_at", None, ["title"]),
+        ),
+    ],
+)
+def test_names(clicks, products, expected):
+    found = guess(clicks, products)
+    assert (found.user, found.item, found.time, found.items_id, found.texts) == expected
+    assert all("name" in reason or "other table" in reason or "as in" in reason for reason in found.reasons)
+
+
+def test_content_where_names_say_nothing():
+    times = [1_700_000_000 + 60 * row for row in range(40)]
+    users, skus = [row % 9 for row in range(40)], [f"x{row % 7:03}" for row in range(40)]
+    clicks = {"a": range(40), "b": [1] * 40, "c": times, "d": skus, "e": users}
+    words = ["red mug", "tea pot large", "iron pan", "glass lid", "wooden spoon", "bread knife", "cake tin"]
+    products = {"k": range(7), "l": [f"x{row:03}" for row in range(7)], "m": words, "n": ["new"] * 7}
+    found = guess(clicks, products)
+    assert (found.user, found.item, found.time, found.items_id, found.texts) == ("e", "d", "c", "l", ["m"])
+    assert [reason.split(" of ")[0] for reason in found.reasons] == [
+        "time: 'c'",
+        "item: 'd'",
+        "user: 'e'",
+        "item",
+        "text: 'm'",
+    ]
+    assert all("content" in reason for reason in found.reasons)
+
+
+def test_ids_decide_which_column_of_the_items_is_meant():
+    products = {"item_id": [1, 2, 3], "supplier_sku": ["07", "8", "9"], "title": ["Mug", "Pan", "Lid"]}
+    assert guess(CLICKS, products).items_id == "supplier_sku"
+
+
+def test_what_is_given_is_taken():
+    clicks = CLICKS | {"session": ["s1", "s2"] * 6, "shipped": ["2024-02-01"] * 12}
+    found = guess(clicks, PRODUCTS, user_column="session", time_column="shipped", text_columns=["brand"])
+    assert (found.user, found.item, found.time, found.texts) == ("session", "sku", "shipped", ["brand"])
+    assert found.reasons[0] == "time: 'shipped' of clicks (as given)"
+
+
+@pytest.mark.parametrize(
+    ("clicks", "products", "message"),
+    [
+        (
+            {"a": ["x"], "b": ["y"]},
+            None,
+            r"clicks: no column of times was recognised, .* a, b; name it by `time_column`",
+        ),
+        ({"time": [1, 2], "b": ["y", "z"]}, None, r"no column of items was recognised, .*by `item_column`"),
+        ({"time": [1, 2], "sku": ["y", "z"]}, None, r"no column of users was recognised, .*by `user_column`"),
+        (CLICKS, None, r"clicks: no column with the texts of items was recognised, .*by `text_columns`"),
+        (CLICKS, {"no": [1], "title": ["Mug"]}, r"products: no column of items was recognised, .*`items_id_column`"),
+    ],
+)
+def test_what_is_not_recognised_is_asked_for(clicks, products, message):
+    with pytest.raises(ValueError, match=message):
+        guess(clicks, products)
+
+
+def test_all_columns_of_json_lines(tmp_path):
+    pl.DataFrame(CLICKS).write_ndjson(tmp_path / "clicks.jsonl")
+    assert (
+        guess_columns(load_table(tmp_path / "clicks.jsonl"), Table(pl.DataFrame(PRODUCTS), "products")).user
+        == "customer"
+    )

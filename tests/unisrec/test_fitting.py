@@ -1,0 +1,163 @@
+"""`unisrec fit`: from a shop's tables to a checkpoint, chosen by validation, with a report."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import unisrec
+from unisrec import fitting
+from unisrec.cli import main
+from unisrec.data.training_data import has_seen
+from unisrec.evaluation import evaluate
+from unisrec.modeling_unisrec.checkpoint import load_checkpoint
+from unisrec.recipes import recipes
+
+
+@pytest.fixture(scope="module")
+def shop(make_domain):
+    """Clicks and products of 40 users, in the manner of a German shop; the last product is new."""
+    domain = make_domain("toys")
+    rows = [
+        (f"{user:04}", f"{item:03}", f"{1 + place}.1.2024 18:05")
+        for user, history in enumerate(domain.sequences["item_index"].to_list())
+        for place, item in enumerate(history)
+    ]
+    clicks = pd.DataFrame(rows, columns=["Kunde", "Artikel", "Zeitpunkt"]).sample(frac=1, random_state=0)
+    products = pd.DataFrame({"SKU": [f"{row:03}" for row in range(31)], "Titel": [*domain.items["text"], "red tent"]})
+    return clicks, products
+
+
+@pytest.fixture(scope="module")
+def fitted(shop, text_encoder_dir, tmp_path_factory):
+    """A model of the shop alone, and the lines that were told."""
+    lines = []
+    output = tmp_path_factory.mktemp("fitted") / "model"
+    options = {"text_encoder": str(text_encoder_dir), "budget": 0.1, "use_cpu": True, "report": lines.append}
+    return unisrec.fit(*shop, output=output, **options), lines
+
+
+def test_the_folder_holds_a_checkpoint_that_recommends(fitted, shop):
+    result, _ = fitted
+    names = {path.name for path in result.output.iterdir()}
+    assert {"model.safetensors", "README.md", "report.html", "catalogue", "test_results.json"} <= names
+    assert not {name for name in names if name.startswith((".", "checkpoint-"))}
+    assert [path.name for path in result.output.parent.iterdir()] == ["model"]
+    (items,) = result.recommender().recommend([["007", {"text": "red tent"}]], top_k=31)
+    assert {item.item_id for item in items} == set(shop[1]["SKU"]) - {"007"}  # the unsold product too
+    assert evaluate(result.output, result.domain, use_cpu=True) == pytest.approx(result.metrics)
+    written = json.loads((result.output / "test_results.json").read_text())
+    assert written["test_ndcg@10"] == result.metrics["ndcg@10"]
+    assert "# model" in (result.output / "README.md").read_text()
+
+
+def test_the_best_validation_metric_is_chosen(fitted):
+    result, lines = fitted
+    scores = {each.name: each.score for each in result.attempts if each.score is not None}
+    assert result.chosen == max(scores, key=scores.get)
+    best = next(each for each in result.attempts if each.name == result.chosen)
+    assert best.score == max(score for _, score in best.curve)
+    model, _ = load_checkpoint(result.output)
+    assert not has_seen(model.config, result.domain)
+    validation = evaluate(result.output, result.domain, "valid", use_cpu=True)
+    assert validation["ndcg@10_seen_masked"] == pytest.approx(best.score)
+    assert f"chosen by validation: {result.chosen}" in lines
+    assert list(result.rows) == ["popularity", "text neighbours", result.chosen]
+
+
+def test_what_was_recognised_is_told(fitted):
+    _, lines = fitted
+    assert lines[:5] == [
+        "time: 'Zeitpunkt' of interactions (by its name)",
+        "item: 'Artikel' of interactions (by its name)",
+        "user: 'Kunde' of interactions (by its name)",
+        "item of the items: 'SKU' of items (by its content: 100% of the ids are in the other table)",
+        "text: 'Titel' of items (by their names)",
+    ]
+    assert any(re.search(r"epoch \d+, validation NDCG@10 0\.\d+, at most 0\.\d minutes left", line) for line in lines)
+
+
+def test_the_report_tells_everything_on_one_page(fitted):
+    result, _ = fitted
+    page = (result.output / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"(?:src|href)=", page)  # it loads nothing else
+    for name, row in result.rows.items():
+        cells = "".join(
+            rf"<td>{row[metric]:.4f}</td>\s*" for metric in ("recall@10_seen_masked", "ndcg@10_seen_masked")
+        )
+        assert re.search(rf"<td>{name}</td>\s*{cells}", page)
+    for attempt in result.attempts:
+        assert attempt.name in page
+    assert "(1 of them never sold)" in page
+    assert page.count('<span class="hit">') + page.count("<span>") == 10 * 5
+    share = re.search(r"of 40 users are\s+(\d+) different ones, ([\d.]+) % of the", page)
+    assert float(share[2]) == pytest.approx(100 * int(share[1]) / 31, abs=0.05)
+    assert "<polyline" in page
+
+
+def test_recipes_depend_on_the_size_of_the_shop(make_domain):
+    small, large = make_domain(num_users=40), make_domain(num_users=900)
+    assert [each.name for each in recipes(small, True)] == [
+        "text only, sequence encoder frozen",
+        "text only",
+        "text only, from scratch",
+    ]
+    assert {each.setting for each in recipes(large, True)} == {"inductive", "transductive"}
+    assert [each.from_scratch for each in recipes(large, False)] == [True, True]
+    sizes = [recipes(domain, True)[0].options["per_device_train_batch_size"] for domain in (small, large)]
+    assert sizes == [64, 64 if sizes[1] == 64 else 128]
+
+
+def test_a_start_that_no_training_beats_is_kept(fitted, shop, tmp_path, monkeypatch):
+    start, _ = fitted
+    monkeypatch.setattr(fitting, "recipes", lambda *_: [])
+    lines = []
+    result = unisrec.fit(*shop, output=tmp_path / "kept", model=start.output, use_cpu=True, report=lines.append)
+    assert result.chosen == "zero-shot"
+    assert result.metrics == pytest.approx(start.metrics)
+    assert "was not trained here" in (tmp_path / "kept" / "README.md").read_text()
+    assert len(result.recommender().recommend([["007"]])[0]) == 10
+
+
+def test_once_more_on_all_interactions(shop, text_encoder_dir, tmp_path):
+    options = {"text_encoder": str(text_encoder_dir), "budget": 0.05, "use_cpu": True, "train_on_all": True}
+    result = unisrec.fit(*shop, output=tmp_path / "model", **options)
+    model, _ = load_checkpoint(tmp_path / "model")
+    assert has_seen(model.config, result.domain)
+    assert np.isfinite(result.metrics["ndcg@10"])
+    assert "once more on all interactions" in (tmp_path / "model" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--user-column", "Kundin"], r"clicks.csv: no column 'Kundin', .*did you mean 'Kunde'\?"),
+        (["--budget", "0"], r"--budget is 0.0, expected a positive number of minutes"),
+        (
+            ["--date-format", "%d/%m/%Y"],
+            r"clicks.csv, line 2: 'Zeitpunkt' is '\d+.1.2024 18:05', expected a date of the",
+        ),
+        (["--text-encoder", "nowhere"], r"nowhere"),
+        (["--separator", "::"], r"--separator is '::'"),
+        (["--model", "nowhere"], r"nowhere"),
+        (["--user-column", "Zeile"], r"no user has 3 interactions, .*\(--user-column\)"),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(shop, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    clicks, products = shop
+    clicks.assign(Zeile=range(len(clicks))).to_csv("clicks.csv", sep=";", index=False)
+    products.to_csv("products.csv", index=False)
+    assert main(["fit", "clicks.csv", "--items", "products.csv", "--output", "model", "--use-cpu", *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(message, error)
+    assert error.startswith("unisrec fit: error: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"clicks.csv", "products.csv"}
+
+
+def test_an_existing_folder_is_not_touched(shop, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="already exists and is not an empty folder"):
+        unisrec.fit(*shop, output=tmp_path)

@@ -1,0 +1,137 @@
+"""Helpers shared by several verbs: their result, loading of a recommender, and formatting for the terminal."""
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+
+if TYPE_CHECKING:
+    from ..modeling_unisrec import ItemCatalogue
+    from ..recommender import Recommender
+
+
+METRICS = {"R@10": "recall@10", "N@10": "ndcg@10", "R@50": "recall@50", "N@50": "ndcg@50"}
+
+
+class Result(NamedTuple):
+    """
+    What a verb reports at its end.
+
+    Args:
+        text (`str`): For people; printed to standard output.
+        data (`dict[str, Any]` or `list[dict[str, Any]]`): The same for programs; written by `--json`.
+    """
+
+    text: str
+    data: dict[str, Any] | list[dict[str, Any]]
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Adds `--json`, which the command line handles for every verb that returns a [`Result`]."""
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write the result to a file as JSON, or print it instead of the text if no file is named",
+    )
+
+
+def add_items_arguments(
+    parser: argparse.ArgumentParser, domain: str = "likewise, the items of a domain folder"
+) -> None:
+    """Adds the options that name the items to rank; `domain` is the help for `--domain`."""
+    items = parser.add_mutually_exclusive_group()
+    items.add_argument(
+        "--items",
+        metavar="SOURCE",
+        help="these products instead of the checkpoint's catalogue: .csv, .tsv, .jsonl, .parquet or a dataset",
+    )
+    items.add_argument("--domain", metavar="DIR", help=domain)
+    parser.add_argument("--item-column", metavar="COLUMN", help="ids of --items (default: item_id)")
+    parser.add_argument(
+        "--text-columns",
+        nargs="+",
+        metavar="COLUMN",
+        help="item text of --items, in order (default: title, or else text)",
+    )
+
+
+def given_items(args: argparse.Namespace) -> "ItemCatalogue | None":
+    """Returns the items that the options of a command name, `None` for none."""
+    from ..recommender.catalogue import make_catalogue
+
+    if args.items is None and (args.item_column is not None or args.text_columns is not None):
+        raise ValueError("--item-column and --text-columns name columns of --items: name the products by --items too.")
+    items = args.items if args.domain is None else args.domain
+    return make_catalogue(items, item_column=args.item_column, text_columns=args.text_columns)
+
+
+def load_recommender(args: argparse.Namespace, index: str = "exact") -> "Recommender":
+    """Loads the recommender that the options of a command ask for, and says how long texts took to encode. Raises
+    `ValueError` if FAISS is missing, so that the command exits with status 2."""
+    from ..modeling_unisrec.checkpoint import load_checkpoint
+    from ..recommender import Recommender
+
+    catalogue = given_items(args)
+    model, processor = load_checkpoint(args.model, args.text_encoder)
+    processor.catalogue = processor.catalogue if catalogue is None else catalogue
+    start = time.perf_counter()
+    recommender = Recommender(model, processor)
+    if processor.catalogue.item_embeddings is None:
+        seconds = time.perf_counter() - start
+        print(f"{plural(len(processor.catalogue), 'item')} encoded in {seconds:.1f} s", file=sys.stderr)
+    try:
+        if index != "exact":
+            recommender.use_index(index)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    return recommender
+
+
+def parse_entry(entry: str) -> str | dict[str, str]:
+    """Parses a history entry: `text:...` is a text; anything else is an id, optionally prefixed with `id:`."""
+    kind, colon, value = entry.partition(":")
+    if colon and kind in ("text", "id"):
+        return {"text": value} if kind == "text" else {"item_id": value}
+    return entry
+
+
+def plural(number: int, noun: str) -> str:
+    """Formats a number with its noun: `1 item`, `2,000 items`, `0 histories`."""
+    if number != 1:
+        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun}"
+
+
+def shows_progress() -> bool:
+    """Returns whether to show progress bars: only if somebody watches them."""
+    return sys.stderr.isatty()
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Formats a table with columns as wide as their cells; columns listed in `right` are aligned to the right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (header, *rows)
+    ]
+    return "\n".join(lines)
+
+
+def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Formats metrics by row name, with seen items kept and masked side by side."""
+    width = max(len(name) for name in rows)
+    lines = [
+        f"{'':{width}}  {'seen items kept':^39}  {'seen items masked':^39}",
+        f"{'':{width}}  " + "  ".join(" ".join(f"{name:>9}" for name in METRICS) for _ in range(2)),
+    ]
+    for name, metrics in rows.items():
+        cells = [[f"{metrics[key + suffix]:9.4f}" for key in METRICS.values()] for suffix in ("", "_seen_masked")]
+        lines.append(f"{name:{width}}  " + "  ".join(" ".join(group) for group in cells))
+    return "\n".join(lines)

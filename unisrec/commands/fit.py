@@ -1,0 +1,93 @@
+"""`unisrec fit`: two tables of a shop -> a checkpoint that recommends there, and a report."""
+
+import argparse
+import signal
+import sys
+from types import FrameType
+
+from ._shared import Result, add_json, metrics_table
+from .prepare import add_table_options, table_options
+
+
+EXAMPLE = """\
+example:
+  unisrec fit clicks.csv --items products.csv --output model
+  unisrec fit clicks.csv --items products.csv --output model --budget 120 --train-on-all
+  unisrec fit orders.xlsx --user-column Kunde --text-columns Titel Marke --text-encoder minilm --output model
+
+Recognises the columns and says which, prepares the data, trains in several ways within the budget, and keeps the one that
+ranks the last but one interaction of each user best. The last one only measures the result. The folder holds the
+checkpoint with the catalogue, its card and report.html, and appears when everything is done.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLE
+    parser.add_argument("interactions", metavar="INTERACTIONS", help="file, or owner/name@revision:config[split]")
+    parser.add_argument("--items", metavar="SOURCE", help="likewise; not needed if the interactions hold the texts")
+    parser.add_argument("--output", required=True, metavar="DIR", help="new folder for checkpoint and report")
+    parser.add_argument("--model", metavar="NAME_OR_PATH", help="checkpoint to start from (default: unisrec-base)")
+    parser.add_argument(
+        "--text-encoder",
+        metavar="NAME_OR_PATH",
+        help="without --model: train a new model on this shop alone, around this text encoder; with it: the encoder of a "
+        "checkpoint that has none",
+    )
+    parser.add_argument("--budget", type=float, default=30.0, metavar="MINUTES", help="for the trainings (30)")
+    parser.add_argument(
+        "--train-on-all",
+        action="store_true",
+        help="train the chosen way once more on all interactions, the held-out ones included; no metric then says what "
+        "the saved model is worth (default: the measured model is saved)",
+    )
+    for name in ("user", "item", "time"):
+        parser.add_argument(f"--{name}-column", metavar="COLUMN", help="(default: recognised by name or content)")
+    parser.add_argument("--text-columns", nargs="+", metavar="COLUMN", help="item text, in order (default: likewise)")
+    add_table_options(parser)
+    parser.add_argument(
+        "--drop-unsold",
+        action="store_true",
+        help="leave products that nobody bought out of the catalogue (default: they stay, and can be recommended)",
+    )
+    parser.add_argument(
+        "--missing-text",
+        choices=("error", "drop", "keep"),
+        default="drop",
+        help="interactions whose item has no text: refuse, drop, or keep with the item id as text (default: drop)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the trainings (0)")
+    parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> Result:
+    from ..fitting import fit
+
+    signal.signal(signal.SIGTERM, _end)
+    result = fit(
+        args.interactions,
+        args.items,
+        output=args.output,
+        model=args.model,
+        text_encoder=args.text_encoder,
+        budget=args.budget,
+        train_on_all=args.train_on_all,
+        user_column=args.user_column,
+        item_column=args.item_column,
+        time_column=args.time_column,
+        text_columns=args.text_columns,
+        keep_unsold=not args.drop_unsold,
+        missing_text=args.missing_text,
+        seed=args.seed,
+        use_cpu=args.use_cpu,
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+        **table_options(args),
+    )
+    data = {"output": args.output, "chosen": result.chosen, "test": result.rows}
+    data["validation"] = {each.name: each.score for each in result.attempts}
+    return Result(metrics_table(result.rows), data)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    """Lets SIGTERM end the run as an exception does, which removes what is half done."""
+    raise InterruptedError("ended by SIGTERM; nothing was written")

@@ -1,0 +1,102 @@
+"""Ways to train a model for a shop, and the time that each of them gets."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .data import Domain, leave_one_out
+
+
+# Recommendations leave out what the customer has bought, so models are chosen by the metric that does, too.
+CHOICE = "ndcg@10_seen_masked"
+LARGE_CATALOGUE = 20_000  # items from which the softmax of a step is sampled
+SMALL_SHOP = 2_000  # training targets below which an ID embedding is not tried
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    A way to train.
+
+    Args:
+        name (`str`): Name in the report.
+        setting (`str`): `"inductive"` or `"transductive"`.
+        from_scratch (`bool`): Whether trained weights are left out.
+        options (`dict`): Training arguments.
+    """
+
+    name: str
+    setting: Literal["inductive", "transductive"]
+    from_scratch: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def recipes(domain: Domain, has_weights: bool) -> list[Recipe]:
+    """
+    Ways to train on a shop, those that are worth most first.
+
+    Args:
+        domain ([`Domain`]): The shop.
+        has_weights (`bool`): Whether there are trained weights to start from.
+
+    Returns:
+        `list[Recipe]`: All with the batch size that gives about 25 steps an epoch, from 64 to 2,048 targets, and with a
+        sampled softmax for large catalogues.
+    """
+    train = leave_one_out(domain, "train")
+    targets = int(np.maximum(np.diff(train.offsets) - 1, 0).sum())
+    batch = min(max(64, 1 << max(targets // 25, 1).bit_length() - 1), 2048)
+    common: dict[str, Any] = {"per_device_train_batch_size": batch}
+    if domain.num_items > LARGE_CATALOGUE:
+        common["num_negatives"] = 2048
+    everything = common | {"freeze_sequence_encoder": False}
+    if not has_weights:
+        found = [Recipe("text only", "inductive", True, common), Recipe("text and ID", "transductive", True, common)]
+    else:
+        found = [
+            Recipe("text only", "inductive", False, everything),
+            Recipe("text and ID", "transductive", False, everything),
+            Recipe("text only, sequence encoder frozen", "inductive", False, common),
+            Recipe("text only, from scratch", "inductive", True, common),
+        ]
+    if targets < SMALL_SHOP:  # few users: what is trained least comes first, and there is nothing to learn an ID from
+        found = sorted(
+            (each for each in found if each.setting == "inductive"), key=lambda each: "frozen" not in each.name
+        )
+    return found
+
+
+class Budget(TrainerCallback):
+    """Ends a training when its time is over, after one last evaluation, and tells how it goes."""
+
+    def __init__(self, name: str, deadline: float, end: float, say: Callable[[str], None]):
+        self.name, self.deadline, self.end, self.say, self.is_over = name, deadline, end, say, False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not self.is_over and time.monotonic() > self.deadline:
+            self.is_over = True
+            control.should_evaluate = control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.is_over:  # the last step has been evaluated and saved
+            control.should_evaluate = control.should_save = False
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict, **kwargs: Any
+    ) -> None:
+        left = max(self.end - time.monotonic(), 0) / 60
+        self.say(
+            f"{self.name}: epoch {state.epoch:.0f}, validation NDCG@10 {metrics[f'eval_{CHOICE}']:.4f}, at most "
+            f"{left:.1f} minutes left"
+        )
+
+
+__all__ = ["CHOICE", "Budget", "Recipe", "recipes"]
