@@ -1,4 +1,4 @@
-"""Transfer to one domain, inductive or transductive (arXiv 2206.05941, section 2.4)."""
+"""Fine-tuning on one domain, inductive or transductive (arXiv 2206.05941, section 2.4)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,34 +30,33 @@ from .training_args import UniSRecFinetuneArguments
 
 class UniSRecFinetuneTrainer(UniSRecTrainer):
     r"""
-    Trains on the cross entropy of cosine over temperature, at every position: among the whole catalogue; with
-    `num_negatives` among a sample of it ([`sampled_softmax_loss`]), and only the vectors of that sample are computed;
-    where the text encoder is trained too, among the items of the batch, whose texts alone are encoded.
+    Trainer of the cross entropy of the next item at every position of every history, with cosine similarity over
+    temperature as logits.
 
-    Sampled, the candidates of a step are the items of the batches of all processes and one draw that the processes
-    share. The draw depends on the seed and the windows of the step, not on workers, resuming or the number of processes.
+    The candidates are the whole catalogue ([`CatalogueCandidates`]), with `num_negatives` a sample of it
+    ([`SampledCandidates`]), or the items of the batch if the text encoder is trained ([`BatchCandidates`]).
 
-    With `teachers`, the softmax of their mean scores over the same candidates has the share `distillation_weight` of the
-    target, and the next item the rest (arXiv 1503.02531).
+    With `teachers`, the target is `(1 - distillation_weight)` times the next item plus `distillation_weight` times the
+    softmax of the teachers' mean scores over the same candidates (arXiv 1503.02531).
 
-    With `min_id_interactions`, items that are rarer in training have no ID embedding: their row of it is 0 and stays so.
+    With `min_id_interactions`, items with fewer training interactions have no ID embedding; their rows of it are fixed at 0.
 
-    With `interpolate`, the model ends with weights between those it was given and those it was trained to
+    With `interpolate`, the final weights are interpolated between those before and after training
     ([`WeightInterpolator`]).
 
-    The model decides the setting: with an ID embedding ([`UniSRecModel.reset_item_embedding`]) it is transductive,
-    without one inductive.
+    The setting depends on the model: transductive with an ID embedding ([`UniSRecModel.reset_item_embedding`]), inductive
+    without.
 
     Args:
         model ([`UniSRecModel`] or `PeftModel`):
-            Without a text encoder (`detach_text_encoder`) unless that is trained too.
-        args ([`UniSRecFinetuneArguments`]): Arguments.
-        train_dataset ([`WindowDataset`]): Histories of the domain.
+            Model to train, without a text encoder (`detach_text_encoder`) unless that is trained too.
+        args ([`UniSRecFinetuneArguments`]): Training arguments.
+        train_dataset ([`WindowDataset`]): Training histories of the domain.
         text_embeds (`np.ndarray` of shape `(num_items, text_embedding_size)`, *optional*):
-            Text vectors of its catalogue. Without them `data_collator` is a [`TextFinetuneCollator`].
-        data_collator (*optional*): With text vectors, the one that suits the arguments is the default.
+            Text vectors of the catalogue. Required unless `data_collator` is a [`TextFinetuneCollator`].
+        data_collator (`Callable`, *optional*): Defaults to the collator of the candidates.
         eval_dataset ([`RankingDataset`], *optional*): Validation users.
-        teachers ([`Ensemble`], *optional*): Models of the same catalogue to learn from.
+        teachers ([`Ensemble`], *optional*): Models of the same catalogue for distillation.
     """
 
     args: UniSRecFinetuneArguments
@@ -77,7 +76,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         length = self.model.config.max_position_embeddings
         if teachers is not None and teachers.max_length < length:
             raise ValueError(
-                f"a teacher takes histories of {teachers.max_length} items, the model {length}: leave it out."
+                f"a teacher accepts histories of {teachers.max_length} items only, the model {length}: leave it out."
             )
         self.candidates = self._candidates(text_embeds, data_collator)
         self.data_collator = self.candidates.collator if data_collator is None else data_collator
@@ -108,7 +107,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         return output
 
     def _validate(self) -> float:
-        """The metric of the best model as the model is now, negative where less is better; no evaluation of the training."""
+        """Returns `metric_for_best_model` of the current weights, negated if lower is better. It is not logged."""
         metrics = self.predict(self.eval_dataset, metric_key_prefix="eval").metrics
         name = f"eval_{self.args.metric_for_best_model.removeprefix('eval_')}"
         if name not in metrics:
@@ -166,7 +165,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             item_ids[rare] = 0
             with torch.no_grad():
                 for name, weight in self.model.named_parameters():
-                    if "item_embedding" in name:  # there are two of them where adapters are
+                    if "item_embedding" in name:  # two of them in a model with adapters
                         weight[1:][rare] = 0
         return item_ids.to(self.args.device)
 
@@ -180,7 +179,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         return SoftTargets(queries, self._teachers.candidates[selection.rows], self.args.distillation_weight)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
-        """The parent's, for the log; of a sparse gradient the rows of this process."""
+        """Returns the gradient norm for the log; of a sparse gradient, only the rows of this process count."""
         if not self.args.sparse_item_embedding:
             return super()._get_grad_norm(model, grad_norm)
         self.accelerator.unscale_gradients()

@@ -71,16 +71,16 @@ def build_finetune_trainer(
     if setting not in ("inductive", "transductive"):
         raise ValueError(f"the setting is {setting!r}, expected 'inductive' or 'transductive'.")
     if from_scratch and args.lora is not None:
-        raise ValueError("--lora adapts trained weights and `from_scratch` has none: leave one of them out.")
+        raise ValueError("--lora adapts trained weights, and `from_scratch` has none: leave one of them out.")
     if from_scratch and args.interpolate is not None:
-        raise ValueError("--interpolate keeps trained weights and `from_scratch` has none: leave one of them out.")
+        raise ValueError("--interpolate keeps trained weights, and `from_scratch` has none: leave one of them out.")
     if text_encoder is not None and args.lora is not None:
         raise ValueError(
-            "--lora names the checkpoint as its base, and that has no text encoder: save it with one first."
+            "--lora needs a base checkpoint with a text encoder: save the checkpoint together with its encoder first."
         )
     if model_config and not from_scratch:
-        raise ValueError("`model_config` changes what the weights were trained for: add `from_scratch`.")
-    args = copy.copy(args)  # what is found out here is not the caller's
+        raise ValueError("`model_config` does not fit trained weights: add `from_scratch`.")
+    args = copy.copy(args)  # changed below, unlike those of the caller
     check_output_dir(args)
     source, domain = domain, Domain.load(domain)
     if not args.hold_out:
@@ -98,7 +98,7 @@ def build_finetune_trainer(
     base = None if args.lora is None else find_model(model)[1].get("revision")
     name, (model, processor) = model, load_checkpoint(model, text_encoder)
     learned = model.config.training_data or []
-    if from_scratch:  # of the checkpoint, only the text encoder is left
+    if from_scratch:  # only the text encoder of the checkpoint is used
         learned = [record for record in learned if record.get("text_encoder")]
     model.config.training_data = learned
     if domain.held_out:
@@ -107,7 +107,9 @@ def build_finetune_trainer(
     processor.catalogue = ItemCatalogue(domain.items["item_id"].to_list(), texts)
     encoder, text_embeds, catalogue, collator = None, None, texts, TextFinetuneCollator(texts, processor.tokenize)
     if args.trains_on_texts and model.text_encoder is None:
-        raise ValueError("the checkpoint has no text encoder to train; name the one it knows by `text_encoder`.")
+        raise ValueError(
+            "the checkpoint has no text encoder to train: name the one it was trained with by `text_encoder`."
+        )
     if not args.trains_on_texts:
         catalogue = text_embeds = domain_features(
             domain, model.text_encoder, processor.tokenizer, model.config, **encoding_options(args)

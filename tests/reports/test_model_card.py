@@ -696,8 +696,8 @@ def test_bad_run_to_compare_with_is_one_line_before_training(root, tmp_path, cap
         (tmp_path / f"odd{place}" / "test_results.json").write_text(json.dumps(found))
     for folder, message in (
         (tmp_path / "none", "no such file to compare with"),
-        (tmp_path / "junk", "cannot be compared with"),
-        *((tmp_path / f"odd{place}", "cannot be compared with") for place in range(4)),
+        (tmp_path / "junk", "not a results file of unisrec finetune"),
+        *((tmp_path / f"odd{place}", "not a results file of unisrec finetune") for place in range(4)),
         (root / "scratch", "only runs on the same domain can be compared"),
     ):
         assert main([str(word) for word in [*words, folder]]) == 2

@@ -99,7 +99,7 @@ def test_curves_of_a_run(runs, training_options):
     [
         ("curves text --output x.png", "trainer_state.json: no such file"),
         ("gates id --domains toys --output x.png", "by their ID alone"),
-        ("gates text --domains toys toys --output x.png", "another domain is called 'toys'"),
+        ("gates text --domains toys toys --output x.png", "another domain is also named 'toys'"),
         ("map text --domains nowhere --output x.png", "nowhere"),
         ("map text --domains toys --output no/x.png", "there is no folder no"),
         ("popularity --models text --domain toys --output x.png", "--models text: expected NAME=M"),

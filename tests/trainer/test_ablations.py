@@ -158,5 +158,5 @@ def test_vectors_that_came_with_a_domain_make_an_embeddings_only_model(
 
 
 def test_no_encoder_and_no_vectors(root, training_options, tmp_path):
-    with pytest.raises(ValueError, match="no text encoder is given, and no text vectors came with the domain"):
+    with pytest.raises(ValueError, match="there is no text encoder, and the domain contains no text vectors"):
         pretrain(None, [root / "toys"], UniSRecPretrainArguments(str(tmp_path / "pre"), **training_options))

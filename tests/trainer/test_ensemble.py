@@ -153,7 +153,7 @@ def test_a_student_comes_near_its_teachers(make_ensemble, make_trainer, table):
 
 
 def test_a_teacher_of_shorter_histories_is_refused(make_ensemble, make_trainer):
-    with pytest.raises(ValueError, match="a teacher takes histories of 5 items, the model 10: leave it out"):
+    with pytest.raises(ValueError, match="a teacher accepts histories of 5 items only, the model 10: leave it out"):
         make_trainer(make_ensemble({"max_position_embeddings": 5}))
 
 

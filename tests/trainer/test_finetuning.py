@@ -65,7 +65,7 @@ def test_by_default_the_last_two_interactions_are_held_out(root, domain, trainin
 
 
 def test_it_needs_a_number_of_epochs(tmp_path):
-    with pytest.raises(ValueError, match="leaves no validation to stop at: set --num_train_epochs"):
+    with pytest.raises(ValueError, match="leaves no validation users for early stopping: set --num_train_epochs"):
         UniSRecFinetuneArguments(str(tmp_path), hold_out=False)
     UniSRecFinetuneArguments(str(tmp_path), hold_out=False, max_steps=5)
 
@@ -96,7 +96,7 @@ def test_a_domain_in_memory_trains_and_ranks_as_its_folder_does(root, domain, tr
     found = []
     for name, source in (("folder", root / "toys"), ("memory", domain)):
         args = UniSRecFinetuneArguments(str(tmp_path / name), **options)
-        _, metrics = finetune(root / "pretrained", source, "inductive", args)
+        metrics = finetune(root / "pretrained", source, "inductive", args).metrics
         assert evaluate(tmp_path / name, source, use_cpu=True) == pytest.approx(metrics)
         found.append(metrics)
     assert found[0] == found[1]

@@ -173,9 +173,9 @@ def test_adapters_need_a_whole_checkpoint_for_a_base(transfer, root, training_op
     _, _, folder = transfer("text")
     options = training_options | {"load_best_model_at_end": False}
     arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), lora="sequence", **options)
-    with pytest.raises(ValueError, match="takes a whole checkpoint for its base"):
+    with pytest.raises(ValueError, match="needs a full checkpoint as its base"):
         finetune(folder, root / "toys", "inductive", arguments)
-    with pytest.raises(ValueError, match="save it with one first"):
+    with pytest.raises(ValueError, match="save the checkpoint together with its encoder first"):
         finetune(root / "pretrained", root / "toys", "inductive", arguments, text_encoder=str(text_encoder_dir))
     assert not (tmp_path / "run").exists()
 

@@ -211,6 +211,6 @@ def test_a_checkpoint_without_encoder_cannot_train_one(make_config, domain_dir, 
     arguments = UniSRecFinetuneArguments(
         str(tmp_path / "run"), train_text_encoder=True, load_best_model_at_end=False, **training_options
     )
-    with pytest.raises(ValueError, match="has no text encoder to train; name the one it knows by `text_encoder`"):
+    with pytest.raises(ValueError, match="has no text encoder to train: name the one it was trained with"):
         finetune(tmp_path / "bare", domain_dir, "inductive", arguments)
     assert not (tmp_path / "run").exists()

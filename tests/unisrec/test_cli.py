@@ -161,8 +161,8 @@ def test_results_as_json(folders, tmp_path, capsys):
     assert json.loads(file.read_text()) == metrics
     finetune = ["finetune", "--model", folders / "pretrained", "--domain", folders / "books", *TRAINING]
     finetune += ["--setting", "inductive", "--output_dir", tmp_path / "out", "--num_train_epochs", 1, "--json"]
-    assert main([str(word) for word in finetune]) == 0  # whose training also writes a log
-    result = json.loads(capsys.readouterr().out)
+    assert main([str(word) for word in finetune]) == 0
+    result = json.loads(capsys.readouterr().out)  # the log of the training goes to standard error
     reported = json.loads((tmp_path / "out" / "test_results.json").read_text())
     assert result["metrics"]["ndcg@10"] == reported["test_ndcg@10"]
     assert result["checkpoint"] == str(tmp_path / "out")
@@ -371,7 +371,7 @@ def test_bad_input_of_the_training_verbs(folders, tmp_path, text_encoder_dir, ca
     finetune += ["--output_dir", tmp_path / "out", "--model"]
 
     assert "text encoder 'no-such' cannot be loaded" in bad(capsys, *pretrain, "--text-encoder", "no-such")
-    assert "no text vectors came with the domain: name --text_encoder" in bad(capsys, *pretrain)
+    assert "the domain contains no text vectors: add --text_encoder" in bad(capsys, *pretrain)
     assert "did you mean --learning_rate?" in bad(
         capsys, *pretrain, "--text-encoder", text_encoder_dir, "--learnin_rate", 1
     )
