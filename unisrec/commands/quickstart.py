@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of data and training (0)")
     parser.add_argument(
-        "--finetune-epochs", type=int, default=60, metavar="N", help="maximum number of fine-tuning epochs (60)"
+        "--finetune-epochs", type=int, default=25, metavar="N", help="maximum number of fine-tuning epochs (25)"
     )
     parser.add_argument("--users", type=int, default=1000, metavar="N", help="users of the shop (1000)")
     parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
