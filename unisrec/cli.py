@@ -35,7 +35,7 @@ VERBS = {
     "plot": "plot a training run or what a model has learnt",
     "export": "write text encoder, item tower and sequence tower as ONNX files",
     "push": "upload a checkpoint folder to the Hugging Face Hub",
-    "quickstart": "run every step on invented shops",
+    "quickstart": "unisrec-base on an invented shop: zero-shot, then fine-tuned",
     "env": "print versions and devices, for bug reports",
 }
 # The verbs whose parser accepts options that it does not know: `run(args, rest)` gets them.

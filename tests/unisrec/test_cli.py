@@ -450,7 +450,7 @@ def test_metrics_are_written_whole_or_refused_before_the_work(folders, tmp_path,
 
 def test_quickstart_checks_its_numbers_before_it_begins(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for option, value in (("--users", 0), ("--pretrain-epochs", 0), ("--finetune-epochs", -1), ("--seed", -1)):
+    for option, value in (("--users", 0), ("--finetune-epochs", -1), ("--seed", -1)):
         assert f"{option} is {value}, expected a number from" in bad(capsys, "quickstart", f"{option}={value}")
     (tmp_path / "file").write_text("x")
     assert "file: not a folder" in bad(capsys, "quickstart", "--output", "file")
