@@ -13,32 +13,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_training_curves(
-    pretraining: Sequence[Mapping[str, float]], transfers: Mapping[str, Sequence[Mapping[str, float]]], file: Path
-) -> None:
+def plot_validation(runs: Mapping[str, Sequence[Mapping[str, float]]], file: Path) -> None:
     r"""
-    Plots the losses of pre-training and the validation NDCG@10 of fine-tuning runs, as one PNG.
+    Plots validation NDCG@10 of several runs as one PNG.
 
     Args:
-        pretraining (`Sequence` of `Mapping`): `trainer.state.log_history` of pre-training.
-        transfers (`Mapping` of `str` to the same): Logs of fine-tuning runs by their names in the legend.
+        runs (`Mapping` of `str` to `Sequence` of `Mapping`):
+            `trainer.state.log_history` of each run, by the name that the legend shows; runs from scratch are dashed.
         file (`Path`): Output file.
 
     Raises:
         ImportError: If matplotlib is not installed (`pip install unisrec[plots]`).
     """
-    figure, (losses, ranking) = new_figure(2)
-    steps = [entry for entry in pretraining if "sequence_item_loss" in entry]
-    for name, label in (("sequence_item_loss", "sequence-item"), ("sequence_sequence_loss", "sequence-sequence")):
-        losses.plot([entry["step"] for entry in steps], [entry[name] for entry in steps], label=label)
-    losses.set(title="Pre-training", xlabel="step", ylabel="loss (nats)")
-    for name, history in transfers.items():
+    figure, (axes,) = new_figure(1)
+    for name, history in runs.items():
         epochs = [entry for entry in history if "eval_ndcg@10" in entry]
         style = "--" if "scratch" in name else "-"
-        ranking.plot(
+        axes.plot(
             [entry["epoch"] for entry in epochs], [entry["eval_ndcg@10"] for entry in epochs], style, label=plain(name)
         )
-    ranking.set(title="Transfer", xlabel="epoch", ylabel="NDCG@10, validation, seen items kept")
+    axes.set(title="Validation", xlabel="epoch", ylabel="NDCG@10, seen items kept")
     save_figure(figure, file, whole_numbers=True)
 
 
@@ -131,4 +125,4 @@ def save_figure(figure: "Figure", file: Path, whole_numbers: bool = False) -> No
         figure.savefig(draft, dpi=150, format="png")
 
 
-__all__ = ["new_figure", "plain", "plot_run", "plot_training_curves", "save_figure"]
+__all__ = ["new_figure", "plain", "plot_run", "plot_validation", "save_figure"]

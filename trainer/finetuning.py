@@ -1,6 +1,7 @@
 """Fine-tuning on one domain: a checkpoint and a domain folder in, an adapted checkpoint and its test metrics out."""
 
 import copy
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,7 +27,10 @@ from .checkpoint_folders import check_output_dir
 from .datasets import WindowDataset
 from .ensemble import Ensemble
 from .finetune_trainer import UniSRecFinetuneTrainer
-from .training_args import UniSRecFinetuneArguments, encoding_options
+from .training_args import LARGE_DOMAIN, UniSRecFinetuneArguments, encoding_options
+
+
+logger = logging.getLogger(__name__)
 
 
 def build_finetune_trainer(
@@ -94,6 +98,10 @@ def build_finetune_trainer(
         from_scratch=from_scratch,
         compared=None if compare_with is None else load_run_results(compare_with, domain),
     )
+    if args.freeze_sequence_encoder is None and not from_scratch and args.lora is None:
+        args.freeze_sequence_encoder = domain.num_interactions < LARGE_DOMAIN
+        if args.process_index == 0:
+            logger.warning(_recipe(domain, setting, args))
     set_seed(args.seed)
     base = None if args.lora is None else find_model(model)[1].get("revision")
     name, (model, processor) = model, load_checkpoint(model, text_encoder)
@@ -233,6 +241,16 @@ def finish_finetuning(
         catalogue.item_embeddings = torch.from_numpy(trainer.encode_catalogue(catalogue.texts))
     trainer.save_model()
     return TrainingResult(trainer.model, trainer, metrics)
+
+
+def _recipe(domain: Domain, setting: str, args: UniSRecFinetuneArguments) -> str:
+    size = f"{domain.name} has {domain.num_interactions:,} interactions"
+    if args.freeze_sequence_encoder:
+        return f"{size}, fewer than {LARGE_DOMAIN:,}: the layers of the sequence encoder are frozen."
+    line = f"{size}, {LARGE_DOMAIN:,} or more: the layers of the sequence encoder are trained."
+    if setting == "transductive" and args.num_negatives is None:
+        line += " --config fast trains several times faster here."
+    return line
 
 
 __all__ = ["build_finetune_trainer", "finetune", "finish_finetuning"]
