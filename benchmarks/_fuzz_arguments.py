@@ -338,7 +338,7 @@ def history_cases() -> Cases:
             "item|text|history|id|entry|unknown",
         )
     for kind in ("exact", "exact-bf16", "auto", "flat", "ivf", "hnsw"):
-        expect = EITHER if kind == "flat" else TAKEN
+        expect = REFUSED if kind == "flat" else TAKEN
         yield Case(
             "recommend",
             f"index {kind}",

@@ -189,7 +189,7 @@ class UniSRecTrainer(CheckpointTrainer):
         return trained, sum(weight.numel() for weight in [*parameters, *frozen])
 
     def encode_catalogue(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns text vectors `(num_items, text_embedding_size)`, computed by the text encoder in the model."""
+        """Encodes `texts` by the text encoder of the model. Returns vectors `(num_items, text_embedding_size)`."""
         model = self.accelerator.unwrap_model(self.model)
         return encode_texts(
             texts,

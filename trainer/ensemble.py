@@ -9,23 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..configuration import UniSRecConfig
 from ..data import Domain
-from ..modeling_unisrec import UniSRecModel, encode_catalogue, unit_vectors
+from ..modeling_unisrec import UniSRecModel, encode_catalogue
 from ..modeling_unisrec.checkpoint import load_checkpoint
 
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the fine-tuned weights that `--interpolate auto` compares
-
-
-def score_queries(config: UniSRecConfig, sequence_embeds: torch.Tensor) -> torch.Tensor:
-    """Returns query vectors whose inner products with [`score_candidates`] are the scores of [`UniSRecModel.score`]."""
-    return sequence_embeds if config.similarity == "dot" else unit_vectors(sequence_embeds) / config.temperature
-
-
-def score_candidates(config: UniSRecConfig, item_embeds: torch.Tensor) -> torch.Tensor:
-    """Returns candidate vectors that match [`score_queries`]."""
-    return item_embeds if config.similarity == "dot" else unit_vectors(item_embeds)
 
 
 @dataclass(frozen=True)
@@ -70,7 +59,7 @@ class Ensemble:
     def candidates(self) -> torch.Tensor:
         """Catalogue vectors `(num_items, size)`, where `size` is the sum of the hidden sizes."""
         parts = zip(self.models, self.item_embeds, strict=True)
-        return torch.cat([score_candidates(model.config, items) for model, items in parts], dim=-1)
+        return torch.cat([model.project_items(items) for model, items in parts], dim=-1)
 
     @torch.no_grad()
     def queries(self, item_index: torch.Tensor, query_index: torch.Tensor) -> torch.Tensor:
@@ -89,7 +78,8 @@ class Ensemble:
         parts = []
         for model, item_embeds in zip(self.models, self.item_embeds, strict=True):
             states = model.sequence_encoder(F.embedding((item_index - 1).clamp(min=0), item_embeds))
-            parts.append(score_queries(model.config, states.flatten(0, 1)[query_index]))
+            queries = model.project_sequences(states.flatten(0, 1)[query_index])
+            parts.append(queries / model.config.score_temperature)
         return torch.cat(parts, dim=-1) / len(parts)
 
 
@@ -165,4 +155,4 @@ class WeightInterpolator:
             weight.copy_(end[name] * share if start is None else torch.lerp(start, end[name], share))
 
 
-__all__ = ["SHARES", "Ensemble", "WeightInterpolator", "parse_interpolation", "score_candidates", "score_queries"]
+__all__ = ["SHARES", "Ensemble", "WeightInterpolator", "parse_interpolation"]

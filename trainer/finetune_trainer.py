@@ -21,7 +21,7 @@ from .candidates import (
     StepItems,
 )
 from .distributed import RowGatherer
-from .ensemble import SHARES, Ensemble, WeightInterpolator, parse_interpolation, score_candidates, score_queries
+from .ensemble import SHARES, Ensemble, WeightInterpolator, parse_interpolation
 from .losses import SoftTargets
 from .samplers import NegativeSampler
 from .sparse_adam import SparseRowsAdamW, exchange_rows
@@ -126,11 +126,12 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         """Cross entropy of the next item among the candidates, as a mean over the targets of all processes, in nats."""
         items = self.candidates.items(inputs)
         outputs = model(item_index=inputs["item_index"], **items.inputs)
-        config = self.accelerator.unwrap_model(model).config
-        queries = score_queries(config, outputs.last_hidden_state.flatten(0, 1)[inputs["query_index"]])
+        own = self.accelerator.unwrap_model(model)
+        queries = own.project_sequences(outputs.last_hidden_state.flatten(0, 1)[inputs["query_index"]])
+        queries = queries / own.config.score_temperature
         gather = RowGatherer(len(queries), queries.device)
         selection = self.candidates.select(inputs, items, outputs.item_embeds, sum(gather.sizes))
-        candidates = score_candidates(config, selection.item_embeds)
+        candidates = own.project_items(selection.item_embeds)
         with self.accelerator.autocast():  # autocast otherwise ends with the forward pass of the model
             soft_targets = self._soft_targets(inputs, items, selection)
             loss = selection.loss(queries, candidates, soft_targets=soft_targets) * gather.scale
@@ -140,36 +141,36 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         self, text_embeds: np.ndarray | None, collator: Callable[[Sequence[dict[str, Any]]], dict[str, Any]] | None
     ) -> Candidates:
         """Builds the kind of candidates that data and arguments call for."""
-        item_ids = self._ids_of_items()
+        id_rows = self._find_id_rows()
         if text_embeds is None:
             if collator is None:
                 raise ValueError("neither text_embeds nor a data_collator with texts is given: give one of them.")
-            return BatchCandidates(collator, item_ids)
+            return BatchCandidates(collator, id_rows)
         texts = catalogue_tensors(text_embeds, self.args.device)["text_embeds"]
         if self.args.num_negatives is None:
-            return CatalogueCandidates(texts, item_ids)
+            return CatalogueCandidates(texts, id_rows)
         sampler = NegativeSampler(
             self.train_dataset, len(texts), self.args.num_negatives, self.args.seed, self.args.device
         )
-        return SampledCandidates(texts, item_ids, sampler, self.args.process_index, self.args.world_size)
+        return SampledCandidates(texts, id_rows, sampler, self.args.process_index, self.args.world_size)
 
-    def _ids_of_items(self) -> torch.Tensor | None:
+    def _find_id_rows(self) -> torch.Tensor | None:
         """Returns the row of each catalogue item in the ID embedding, 0 for items represented by their text alone."""
         config, least = self.model.config, self.args.min_id_interactions
         if least > 0 and (config.num_items is None or not config.item_text):
             raise ValueError("--min_id_interactions is for the transductive setting, where text stands in for the ID.")
         if config.num_items is None:
             return None
-        item_ids = torch.arange(1, config.num_items + 1)
+        id_rows = torch.arange(1, config.num_items + 1)
         if least > 0:
             (interactions,) = self.train_dataset.flats
             rare = torch.from_numpy(np.bincount(interactions, minlength=config.num_items) < least)
-            item_ids[rare] = 0
+            id_rows[rare] = 0
             with torch.no_grad():
                 for name, weight in self.model.named_parameters():
                     if "item_embedding" in name:  # two of them in a model with adapters
                         weight[1:][rare] = 0
-        return item_ids.to(self.args.device)
+        return id_rows.to(self.args.device)
 
     def _soft_targets(
         self, inputs: dict[str, torch.Tensor], items: StepItems, selection: Selection

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 from transformers import EarlyStoppingCallback
 
-from ..modeling_unisrec import UniSRecModelOutput, unit_vectors
+from ..modeling_unisrec import UniSRecModelOutput
 from .base_trainer import UniSRecTrainer
 from .distributed import RowGatherer, lowest
 from .losses import contrastive_loss
@@ -46,6 +46,11 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.model.config.similarity != "cosine":
+            raise ValueError(
+                f"pre-training compares by the cosine, the model by {self.model.config.similarity!r}: leave similarity "
+                "out of --model_config."
+            )
         self._negatives: DomainNegativeSampler | None = None
         if self.args.num_negatives:
             self._negatives = DomainNegativeSampler(self.train_dataset, self.args.num_negatives, self.args.seed)
@@ -94,8 +99,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         texts = {name: inputs[name] for name in ("text_embeds", "input_ids", "attention_mask") if name in inputs}
         return model(item_index=inputs["item_index"], **texts)
 
-    @staticmethod
-    def _vectors(outputs: UniSRecModelOutput, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def _vectors(self, outputs: UniSRecModelOutput, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Returns normalised states `(N, H)`, next items followed by the negatives `(N + negatives, H)`, and with views
         their states `(N, H)`."""
         rows = inputs["target_rows"]
@@ -103,10 +107,12 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
             number = len(outputs.item_embeds)
             first = number - len(inputs["negative_items"])
             rows = torch.cat([rows, torch.arange(first, number, device=rows.device)])
-        candidates = unit_vectors(outputs.item_embeds)[rows]
+        candidates = self.model.project_items(outputs.item_embeds)[rows]
         states = outputs.last_hidden_state.chunk(2 if "view_index" in inputs else 1)
         places = (inputs[name] for name in ("query_index", "view_index") if name in inputs)
-        queries, *views = (unit_vectors(part.flatten(0, 1)[place]) for part, place in zip(states, places, strict=True))
+        queries, *views = (
+            self.model.project_sequences(part.flatten(0, 1)[place]) for part, place in zip(states, places, strict=True)
+        )
         return queries, candidates, *views
 
     def _cached_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -149,7 +155,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         labels = torch.arange(len(queries), device=queries.device) + gather.offset
         items, sequences = inputs["target_items"], inputs["target_sequences"]
         all_items, all_sequences = gather(items), gather(sequences)
-        temperature = self.accelerator.unwrap_model(model).config.temperature
+        temperature = self.accelerator.unwrap_model(model).config.score_temperature
         all_candidates, candidate_items = gather(candidates[: len(queries)]), all_items
         if "negative_items" in inputs:
             negatives = candidates[len(queries) :]

@@ -528,7 +528,7 @@ def test_items_of_a_finetuned_checkpoint_come_in_the_order_of_the_domain(
         output_of_file = model(
             item_index=torch.tensor([[3, 9, 1]]),
             text_embeds=weights["plm_embedding.weight"][1:],
-            item_ids=torch.arange(1, 31),
+            id_rows=torch.arange(1, 31),
         )
         scores = model.score(output_of_file.sequence_embeds, output_of_file.item_embeds)[0] * 0.07
     history = [catalogue.item_ids[order[number - 1]] for number in (3, 9, 1)]

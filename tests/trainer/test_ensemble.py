@@ -69,7 +69,7 @@ def make_trainer(make_model, domain, table, training_options, tmp_path):
 
 
 def catalogue_of(table):
-    return {"text_embeds": torch.from_numpy(table), "item_ids": torch.arange(1, NUM_ITEMS + 1)}
+    return {"text_embeds": torch.from_numpy(table), "id_rows": torch.arange(1, NUM_ITEMS + 1)}
 
 
 def test_products_of_the_vectors_are_the_mean_scores(make_ensemble, table):

@@ -203,7 +203,7 @@ def test_rare_items_have_no_id_and_go_by_their_text(make_trainer, domain, table,
     assert rows[~rare].any(-1).all()
     ids = torch.arange(1, domain.num_items + 1)
     with torch.no_grad():
-        own, unknown = (model.get_item_features(torch.from_numpy(table), item_ids=each) for each in (ids, 0 * ids))
+        own, unknown = (model.get_item_features(torch.from_numpy(table), id_rows=each) for each in (ids, 0 * ids))
     assert torch.equal(own[rare], unknown[rare])
     assert not torch.isclose(own[~rare], unknown[~rare]).all(-1).any()
 

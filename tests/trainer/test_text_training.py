@@ -123,7 +123,7 @@ def test_the_loss_is_that_among_the_items_of_the_batch(
     with torch.no_grad():
         candidates = sorted({int(item) for feature in features for item in feature["items"]})
         ids = torch.tensor(candidates) + 1
-        vectors = model.get_item_features(**processor.tokenize([texts[item] for item in candidates]), item_ids=ids)
+        vectors = model.get_item_features(**processor.tokenize([texts[item] for item in candidates]), id_rows=ids)
         for feature in features:
             items = feature["items"].tolist()
             for end in range(1, len(items)):

@@ -107,6 +107,10 @@ def test_without_words_the_help_is_shown(capsys):
         (["finetune", "--domian", "x"], "unknown option --domian (did you mean --domain?)"),
         (["finetune", "--num-train", "1"], "unknown option --num-train (did you mean --num_train_epochs?)"),
         (["pretrain", "--text_encodr", "x"], "unknown option --text_encodr (did you mean --text_encoder?)"),
+        (
+            ["items", "list", "--json", "runs/x"],
+            "NAME_OR_PATH ('runs/x' was taken as the file of --json; put --json last)",
+        ),
     ],
 )
 def test_misspelled_words_are_refused_with_the_nearest(words, line, capsys):
