@@ -77,7 +77,7 @@ def test_items_added_once_need_no_encoding_again(capsys, monkeypatch):
         ),
         (["--items", "goods.csv"], "goods.csv: no such file"),
         (["--items", "products.csv", "--domain", "shop"], "not allowed with argument"),
-        (["--text-columns", "title"], "name columns of --items: name the products by --items too"),
+        (["--text-columns", "title"], "name columns of --items: name the products with --items too"),
         ([], "no catalogue to recommend from; give the items to rank"),
     ],
 )
@@ -99,7 +99,7 @@ def test_without_a_text_encoder_both_ways_are_named(capsys, monkeypatch):
 
 def test_a_released_checkpoint_is_never_changed(capsys):
     before = {file.name: file.stat().st_mtime_ns for file in (RELEASED_FOLDER / NAME).iterdir()}
-    assert "name a new one" in bad(capsys, "items", "add", NAME, "--item", "1", "red pen")
+    assert "name a new folder" in bad(capsys, "items", "add", NAME, "--item", "1", "red pen")
     assert "no catalogue" in bad(capsys, "items", "remove", NAME, "--id", "1", "--output", "shop")
     assert "no catalogue; add items to it" in bad(capsys, "items", "list", NAME)
     assert {file.name: file.stat().st_mtime_ns for file in (RELEASED_FOLDER / NAME).iterdir()} == before
