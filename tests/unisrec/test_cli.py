@@ -161,10 +161,8 @@ def test_results_as_json(folders, tmp_path, capsys):
     assert json.loads(file.read_text()) == metrics
     finetune = ["finetune", "--model", folders / "pretrained", "--domain", folders / "books", *TRAINING]
     finetune += ["--setting", "inductive", "--output_dir", tmp_path / "out", "--num_train_epochs", 1, "--json"]
-    command = [sys.executable, "-m", "unisrec", *map(str, finetune)]  # whose training also writes a log
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    assert main([str(word) for word in finetune]) == 0  # whose training also writes a log
+    result = json.loads(capsys.readouterr().out)
     reported = json.loads((tmp_path / "out" / "test_results.json").read_text())
     assert result["metrics"]["ndcg@10"] == reported["test_ndcg@10"]
     assert result["checkpoint"] == str(tmp_path / "out")
