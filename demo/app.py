@@ -11,6 +11,7 @@ import polars as pl
 from starlette.middleware import Middleware
 
 from ..data import Domain
+from ..recommender.catalogue import Items, make_catalogue
 from . import page_html
 from .explorer import Explorer, load_recommender
 from .page_events import PageEvents
@@ -136,12 +137,13 @@ def load_app(
     compare: str | os.PathLike | None = None,
     popularity_file: str | os.PathLike | None = None,
     name: str | None = None,
+    items: "Items | None" = None,
 ) -> gr.Blocks:
     r"""
     Builds the page of a checkpoint.
 
     Args:
-        model (`str` or `os.PathLike`): Folder or Hub id.
+        model (`str` or `os.PathLike`): Folder, `"unisrec-base"` or Hub id.
         domain_dir (`str` or `os.PathLike`, *optional*):
             Domain folder. Its items are ranked if the model is inductive, its users provide example histories, and its
             training interactions the popularity.
@@ -149,14 +151,16 @@ def load_app(
         popularity_file (`str` or `os.PathLike`, *optional*):
             Parquet file with `item_id` and `count`, if the domain is not available.
         name (`str`, *optional*): Displayed name of the checkpoint; defaults to its folder name or Hub id.
+        items (*optional*): Items that an inductive model ranks, in a form that [`make_catalogue`] takes.
 
     Raises:
         OSError: If a checkpoint or the domain cannot be loaded.
         ValueError: If there is no catalogue to recommend from.
     """
     domain = None if domain_dir is None else Domain.load_from_disk(domain_dir)
-    explorer = Explorer(load_recommender(model, domain))
-    other = None if compare is None else Explorer(load_recommender(compare, domain))
+    catalogue = make_catalogue(domain if items is None else items)
+    explorer = Explorer(load_recommender(model, catalogue))
+    other = None if compare is None else Explorer(load_recommender(compare, catalogue))
     texts = dict(zip(explorer.catalogue.item_ids, explorer.catalogue.texts, strict=True))
     popularity, examples = None, []
     if domain is not None:

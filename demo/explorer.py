@@ -10,7 +10,6 @@ from functools import lru_cache
 import torch
 from torch.nn import functional as F
 
-from ..data import Domain
 from ..evaluation.analysis import principal_plane
 from ..modeling_unisrec import ItemCatalogue
 from ..modeling_unisrec.checkpoint import load_checkpoint
@@ -18,16 +17,12 @@ from ..recommender.recommender import Recommender
 from .cards import MAX_ID, MAX_OWN, MAX_TEXT, Card, Entry, History, OwnProducts, Placement, clean
 
 
-def load_recommender(model: str | os.PathLike, domain: Domain | None) -> Recommender:
-    """Loads a checkpoint with the items of a domain if it is inductive, otherwise with its own catalogue."""
+def load_recommender(model: str | os.PathLike, items: ItemCatalogue | None) -> Recommender:
+    """Loads a checkpoint with the given items if it is inductive, otherwise with its own catalogue."""
     network, processor = load_checkpoint(model)
-    if domain is not None and network.config.num_items is None:
-        items = ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list())
-        own = processor.catalogue
-        if own is None or (own.item_ids, own.texts) != (
-            items.item_ids,
-            items.texts,
-        ):  # otherwise its vectors are stored
+    if items is not None and network.config.num_items is None:
+        own = processor.catalogue  # the vectors of equal items are stored
+        if own is None or (own.item_ids, own.texts) != (items.item_ids, items.texts):
             processor.catalogue = items
     return Recommender(network, processor)
 

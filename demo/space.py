@@ -12,9 +12,11 @@ import yaml
 
 from ..data import Domain
 from ..data.domain import check_output_folder
+from ..modeling_unisrec import ItemCatalogue
 from ..modeling_unisrec.hub import split_revision
 from ..modeling_unisrec.markdown import escape, one_line
 from ..modeling_unisrec.outgoing import check_outgoing
+from ..recommender.catalogue import Items, make_catalogue
 from .explorer import load_recommender
 from .side_by_side import training_counts
 
@@ -51,6 +53,7 @@ def export_space(
     output: str | os.PathLike,
     domain_dir: str | os.PathLike | None = None,
     compare: str | os.PathLike | None = None,
+    items: "Items | None" = None,
 ) -> None:
     r"""
     Writes the folder of a Space.
@@ -63,6 +66,7 @@ def export_space(
         output (`str` or `os.PathLike`): New folder.
         domain_dir (`str` or `os.PathLike`, *optional*): Domain folder, as for [`load_app`].
         compare (`str` or `os.PathLike`, *optional*): A second checkpoint.
+        items (*optional*): As for [`load_app`].
 
     Raises:
         FileExistsError: If `output` exists and is not an empty folder.
@@ -72,15 +76,16 @@ def export_space(
     output = Path(output)
     check_output_folder(output)
     domain = None if domain_dir is None else Domain.load_from_disk(domain_dir)
+    catalogue = make_catalogue(domain if items is None else items)
     name = Path(model).absolute().name if Path(model).is_dir() else str(model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         folder = Path(scratch) / "space"
         folder.mkdir()
-        arguments, hub_ids = [_put(folder, "model", model, domain)], [_hub_id(model, domain)]
+        arguments, hub_ids = [_put(folder, "model", model, catalogue)], [_hub_id(model, catalogue)]
         if compare is not None:
-            arguments.append(f"compare={_put(folder, 'compare', compare, domain)}")
-            hub_ids.append(_hub_id(compare, domain))
+            arguments.append(f"compare={_put(folder, 'compare', compare, catalogue)}")
+            hub_ids.append(_hub_id(compare, catalogue))
         if domain is not None:
             counts = training_counts(domain)
             table = pl.DataFrame({"item_id": list(counts), "count": list(counts.values())})
@@ -117,20 +122,20 @@ def _head(title: str, hub_ids: Sequence[str]) -> str:
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def _put(folder: Path, place: str, model: str | os.PathLike, domain: Domain | None) -> str:
+def _put(folder: Path, place: str, model: str | os.PathLike, items: ItemCatalogue | None) -> str:
     """Returns a Python expression for a checkpoint in the Space; copies the checkpoint unless the Hub has the same
     one."""
-    recommender = load_recommender(model, domain)
-    if _hub_id(model, domain) is not None:
+    recommender = load_recommender(model, items)
+    if _hub_id(model, items) is not None:
         return repr(str(model))
     recommender.model.save_pretrained(folder / place)
     recommender.processor.save_pretrained(folder / place)
     return f"here / {place!r}"
 
 
-def _hub_id(model: str | os.PathLike, domain: Domain | None) -> str | None:
+def _hub_id(model: str | os.PathLike, items: ItemCatalogue | None) -> str | None:
     """Returns the id of a checkpoint that the Space can load from the Hub, with its own catalogue."""
-    return None if domain is not None or Path(model).is_dir() else split_revision(model)[0]
+    return None if items is not None or Path(model).is_dir() else split_revision(model)[0]
 
 
 __all__ = ["export_space"]

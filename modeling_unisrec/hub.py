@@ -1,5 +1,6 @@
-"""The Hugging Face Hub: names with a revision, uploads of checkpoint folders, and one-line errors."""
+"""From names to files: released checkpoints, folders and the Hugging Face Hub; uploads, and one-line errors."""
 
+import difflib
 import json
 import logging
 import os
@@ -25,6 +26,9 @@ from huggingface_hub.errors import (
 from .outgoing import check_outgoing, shared_files
 
 
+# Checkpoints that come with the package, without text encoder, and the encoder that each was trained with.
+RELEASED = {"unisrec-base": "minilm"}
+RELEASED_FOLDER = Path(__file__).parents[1] / "checkpoints"  # in the root of a checkout, or in the installed package
 # Files of an earlier push that would be loaded together with those of the next one.
 REPLACED_FILES = (
     "*.safetensors",
@@ -50,7 +54,9 @@ def find_model(name_or_path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
     Returns the arguments for `from_pretrained`, after one request to the Hub for all files.
 
     Args:
-        name_or_path (`str` or `os.PathLike`): Folder, or id of a repository, also as `owner/name@revision`.
+        name_or_path (`str` or `os.PathLike`):
+            Folder, name of a checkpoint that comes with the package (see [`released_folder`]), or id of a repository,
+            also as `owner/name@revision`.
 
     Returns:
         `tuple[str, dict[str, Any]]`: Folder or id, and for an id the options `revision` and `local_files_only`.
@@ -58,15 +64,66 @@ def find_model(name_or_path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
     Raises:
         OSError: If the repository or revision does not exist, is not accessible, or is neither reachable nor cached;
             or if a file of a folder cannot be read.
-        ValueError: If the name is empty.
+        ValueError: If the name is empty, or a released checkpoint is given a revision.
     """
     if not os.fspath(name_or_path):
         raise ValueError("the name is empty; name a folder or a repository of the Hub")
     name, revision = split_revision(name_or_path)
+    if (folder := released_folder(name)) is not None:
+        if revision is not None:
+            raise ValueError(f"{name} comes with the package and has no revisions; name it without @{revision}")
+        name = str(folder)
     if not Path(name).is_dir():
-        return name, pin_revision(name, revision)
+        try:
+            return name, pin_revision(name, revision)
+        except OSError as error:
+            raise OSError(f"{error}{_released_hint(name)}") from error
     _check_readable(Path(name))
     return name, {}
+
+
+def released_folder(name: str | os.PathLike) -> Path | None:
+    r"""
+    Returns the folder of a checkpoint that comes with the package.
+
+    A folder of that name in the current directory is taken instead, as everywhere in transformers, with a warning.
+
+    Args:
+        name (`str` or `os.PathLike`): For example `"unisrec-base"`.
+
+    Returns:
+        `Path` or `None`: `None` for every other name.
+
+    Raises:
+        FileNotFoundError: If the files are missing from the installation.
+    """
+    if os.fspath(name) not in RELEASED:
+        return None
+    folder = RELEASED_FOLDER / name
+    if Path(name).is_dir() and not (folder.is_dir() and folder.samefile(name)):
+        logger.warning(
+            "%s: the folder of that name in the current directory is loaded, not the checkpoint of the package; run in "
+            "another directory or rename the folder to load that one",
+            name,
+        )
+        return None
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{name} is missing from this installation of unisrec; install it again")
+    return folder
+
+
+def released_name(folder: str | os.PathLike) -> str | None:
+    """Returns the name of the released checkpoint that a folder is, `None` for any other folder."""
+    path = Path(folder)
+    is_released = path.name in RELEASED and path.is_dir() and path.resolve() == (RELEASED_FOLDER / path.name).resolve()
+    return path.name if is_released else None
+
+
+def _released_hint(name: str) -> str:
+    """Returns a suggestion for a name that resembles the one of a released checkpoint."""
+    last = name.rstrip("/").rpartition("/")[2].casefold().replace("_", "-")
+    near = difflib.get_close_matches(last, RELEASED, n=1, cutoff=0.75)
+    return f"; did you mean {near[0]!r}, which comes with the package?" if near else ""
 
 
 def _check_readable(folder: Path) -> None:
@@ -267,6 +324,8 @@ __all__ = [
     "create_repository",
     "find_model",
     "pin_revision",
+    "released_folder",
+    "released_name",
     "split_revision",
     "upload_checkpoint",
     "upload_state",

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..data import Domain
-from ..data.readers.values import flatten_text, to_id
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_catalogue, item_tower_state
 from ..modeling_unisrec.checkpoint import load_checkpoint
+from .catalogue import Items, check_items, make_catalogue
 from .exact_index import ExactIndex
 from .faiss_index import KINDS, FaissIndex
 from .snapshot import Recommendation, Snapshot, with_catalogue
@@ -45,10 +44,9 @@ class Recommender:
     Example:
 
     ```python
-    >>> recommender = Recommender.from_pretrained("runs/office")  # doctest: +SKIP
-    >>> history = ["B00006IE7J", {"text": "label maker tape, black on white"}]
-    >>> recommender.recommend([history], top_k=3)  # doctest: +SKIP
-    >>> recommender.add_items({"new-1": "label maker tape, white on red"})  # doctest: +SKIP
+    >>> recommender = Recommender.from_pretrained("unisrec-base", "products.csv")  # doctest: +SKIP
+    >>> recommender.recommend([["sku-17", {"text": "garden hose, 15 m"}]], top_k=3)  # doctest: +SKIP
+    >>> recommender.add_items({"new-1": "garden hose with a reel, 20 m"})  # doctest: +SKIP
 
     ```
     """
@@ -56,8 +54,8 @@ class Recommender:
     def __init__(self, model: UniSRecModel, processor: UniSRecProcessor):
         if processor.catalogue is None:
             raise ValueError(
-                "the checkpoint has no catalogue to recommend from; finetune it on a domain, or name a domain folder "
-                "whose items are to be ranked (--domain on the command line)."
+                "the checkpoint has no catalogue to recommend from; give the items to rank (items=... in Python, --items "
+                "products.csv on the command line), or finetune it on a domain."
             )
         self._model = model
         # Two encoders, so that queries need not wait while many new texts are encoded.
@@ -73,22 +71,30 @@ class Recommender:
     def from_pretrained(
         cls,
         name_or_path: str | os.PathLike,
-        domain_dir: str | os.PathLike | None = None,
+        items: "Items | None" = None,
         index: str | os.PathLike = "exact",
+        *,
+        item_column: str | None = None,
+        text_columns: str | Sequence[str] | None = None,
+        text_encoder: str | None = None,
     ) -> "Recommender":
         r"""
         Returns a recommender of a checkpoint.
 
         Args:
-            name_or_path (`str` or `os.PathLike`): Folder or Hub id.
-            domain_dir (`str` or `os.PathLike`, *optional*):
-                Domain folder whose items are ranked instead of the checkpoint's own catalogue (inductive models).
+            name_or_path (`str` or `os.PathLike`): Folder, `"unisrec-base"` or Hub id.
+            items (table of products, `Mapping`, [`Domain`] or [`ItemCatalogue`], *optional*):
+                Items to rank instead of the checkpoint's own catalogue, in a form that [`make_catalogue`] takes, such
+                as `"products.csv"`. Their texts are encoded now; [`~Recommender.save_pretrained`] keeps the vectors.
             index (`str` or `os.PathLike`, *optional*, defaults to `"exact"`): See [`~Recommender.use_index`].
+            item_column, text_columns (*optional*): Columns of a table of items, as for [`make_catalogue`].
+            text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
         """
-        model, processor = load_checkpoint(name_or_path)
-        if domain_dir is not None:
-            items = Domain.load_from_disk(domain_dir).items
-            processor.catalogue = ItemCatalogue(items["item_id"].to_list(), items["text"].to_list())
+        # The items come first because their errors are found quickly.
+        catalogue = make_catalogue(items, item_column=item_column, text_columns=text_columns)
+        model, processor = load_checkpoint(name_or_path, text_encoder)
+        if catalogue is not None:
+            processor.catalogue = catalogue
         recommender = cls(model, processor)
         if index != "exact":
             recommender.use_index(index)
@@ -265,9 +271,7 @@ class Recommender:
         """
         if not items:
             return
-        for pair in items.items():
-            if not (all(isinstance(part, str) for part in pair) and to_id(pair[0]) and flatten_text(pair[1])):
-                raise ValueError(f"an item is an id and a text, neither of them empty; got {pair!r}.")
+        check_items(items)
         with self._writers_lock:
             catalogue = self._current().catalogue
             known = next((item_id for item_id in items if item_id in catalogue), None)
@@ -331,10 +335,8 @@ class Recommender:
         generator = torch.Generator().manual_seed(0)
         ids = self.processor.catalogue.item_ids
         rows = torch.randint(len(ids), (count, 5), generator=generator).tolist()
-        users = self.encode_users(
-            [[ids[row] for row in history[: 1 + place % 5]] for place, history in enumerate(rows)]
-        )
-        return torch.from_numpy(users)
+        histories = [[ids[row] for row in history[: 1 + place % 5]] for place, history in enumerate(rows)]
+        return torch.from_numpy(self.encode_users(histories))
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """Saves model and current catalogue to the folder `save_directory` for `from_pretrained` and the Auto
@@ -348,9 +350,8 @@ class Recommender:
         snapshot, ids, texts = self._current(), list(added), list(added.values())
         old, rows = snapshot.catalogue, kept.tolist()
         text_vectors = self._writers_encoder.texts(texts)
-        no_rows = torch.zeros(
-            len(ids), dtype=torch.long
-        )  # the ID embedding has no row for an item added after training
+        # The ID embedding has no row for an item added after training.
+        no_rows = torch.zeros(len(ids), dtype=torch.long)
         has_rows = self.model.config.num_items is not None
         catalogue = ItemCatalogue(
             [old.item_ids[row] for row in rows] + ids,

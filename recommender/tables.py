@@ -16,6 +16,7 @@ from ..data.atomic import whole_file
 from ..data.domain import writing
 from ..data.readers.table import load_table
 from ..data.readers.values import place, to_id, to_ids, to_texts
+from .catalogue import join_columns
 
 
 if TYPE_CHECKING:
@@ -58,12 +59,18 @@ def read_histories(path: str | os.PathLike) -> tuple[list[str], list[list[str | 
     return user_ids.to_list(), histories
 
 
-def read_items(path: str | os.PathLike) -> dict[str, str]:
+def read_items(
+    path: str | os.PathLike, item_column: str = "item_id", text_columns: Sequence[str] | None = None
+) -> dict[str, str]:
     r"""
-    Reads items from a CSV, JSON-lines or parquet file.
+    Reads items from a CSV, JSON-lines or parquet file. Unlike [`read_products`], it refuses a row that is not an item.
 
     Args:
-        path (`str` or `os.PathLike`): File with columns `item_id` and `text`.
+        path (`str` or `os.PathLike`): The file.
+        item_column (`str`, *optional*, defaults to `"item_id"`): Column of the item ids.
+        text_columns (`Sequence[str]`, *optional*):
+            Columns that form the item text, cleaned and joined as for [`read_table`]. By default the column `text` is
+            taken as it is.
 
     Returns:
         `dict[str, str]`: Texts by id, converted by [`to_texts`] and [`to_ids`].
@@ -73,9 +80,13 @@ def read_items(path: str | os.PathLike) -> dict[str, str]:
         OSError: If it cannot be read, see [`check_file`].
         ValueError: If a column, id or text is missing, or an id occurs twice; names the row.
     """
-    table, _, first_line, _ = load_table(path, ["item_id", "text"], hub=False)
-    ids = to_ids(table["item_id"], str(path), first_line=first_line)
-    texts = to_texts(table["text"], str(path), first_line=first_line)
+    columns = [item_column, *(["text"] if text_columns is None else text_columns)]
+    table, _, first_line, _ = load_table(path, columns, hub=False)
+    ids = to_ids(table[item_column], str(path), first_line=first_line)
+    if text_columns is None:
+        texts = to_texts(table["text"], str(path), first_line=first_line)
+    else:
+        texts = join_columns(table, text_columns, str(path), first_line)
     items: dict[str, str] = {}
     for row, (item_id, text) in enumerate(zip(ids, texts, strict=True)):
         if item_id is None or text is None:

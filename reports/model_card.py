@@ -18,7 +18,7 @@ from ..configuration import UniSRecConfig
 from ..data import Domain
 from ..data.readers.table import DATASET, ENDINGS
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
-from ..modeling_unisrec.hub import split_revision
+from ..modeling_unisrec.hub import RELEASED, split_revision
 from ..modeling_unisrec.text_encoders import PACKAGED_ENCODER, PACKAGED_ENCODER_NAMES
 from . import card_tables
 from .card_tables import KindOfRun
@@ -217,8 +217,8 @@ def _eval_results(domain: str, metrics: Mapping[str, float]) -> list[EvalResult]
 
 
 def _hub_id(name: str | None) -> str | None:
-    """The id on the Hub that a model or dataset was loaded by, `None` if that was a local folder."""
-    if name is None or Path(name).exists():
+    """The id on the Hub that a model or dataset was loaded by, `None` if it was in a local folder or in the package."""
+    if name is None or name in RELEASED or Path(name).exists():
         return None
     name = PACKAGED_ENCODER if name in PACKAGED_ENCODER_NAMES else split_revision(name)[0]
     try:

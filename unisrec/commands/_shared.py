@@ -2,11 +2,13 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 
 if TYPE_CHECKING:
+    from ..modeling_unisrec import ItemCatalogue
     from ..recommender import Recommender
 
 
@@ -37,14 +39,56 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_recommender(model: str, domain: str | None = None, index: str = "exact") -> "Recommender":
-    """Loads a recommender. Raises `ValueError` if FAISS is missing, so that the command exits with status 2."""
+def add_items_arguments(
+    parser: argparse.ArgumentParser, domain: str = "likewise, the items of a domain folder"
+) -> None:
+    """Adds the options that name the items to rank; `domain` is the help for `--domain`."""
+    items = parser.add_mutually_exclusive_group()
+    items.add_argument(
+        "--items",
+        metavar="SOURCE",
+        help="these products instead of the checkpoint's catalogue: .csv, .tsv, .jsonl, .parquet or a dataset",
+    )
+    items.add_argument("--domain", metavar="DIR", help=domain)
+    parser.add_argument("--item-column", metavar="COLUMN", help="ids of --items (default: item_id)")
+    parser.add_argument(
+        "--text-columns",
+        nargs="+",
+        metavar="COLUMN",
+        help="item text of --items, in order (default: title, or else text)",
+    )
+
+
+def given_items(args: argparse.Namespace) -> "ItemCatalogue | None":
+    """Returns the items that the options of a command name, `None` for none."""
+    from ..recommender.catalogue import make_catalogue
+
+    if args.items is None and (args.item_column is not None or args.text_columns is not None):
+        raise ValueError("--item-column and --text-columns name columns of --items: name the products by --items too.")
+    items = args.items if args.domain is None else args.domain
+    return make_catalogue(items, item_column=args.item_column, text_columns=args.text_columns)
+
+
+def load_recommender(args: argparse.Namespace, index: str = "exact") -> "Recommender":
+    """Loads the recommender that the options of a command ask for, and says how long texts took to encode. Raises
+    `ValueError` if FAISS is missing, so that the command exits with status 2."""
+    from ..modeling_unisrec.checkpoint import load_checkpoint
     from ..recommender import Recommender
 
+    catalogue = given_items(args)
+    model, processor = load_checkpoint(args.model, args.text_encoder)
+    processor.catalogue = processor.catalogue if catalogue is None else catalogue
+    start = time.perf_counter()
+    recommender = Recommender(model, processor)
+    if processor.catalogue.item_embeddings is None:
+        seconds = time.perf_counter() - start
+        print(f"{plural(len(processor.catalogue), 'item')} encoded in {seconds:.1f} s", file=sys.stderr)
     try:
-        return Recommender.from_pretrained(model, domain, index)
+        if index != "exact":
+            recommender.use_index(index)
     except ImportError as error:
         raise ValueError(str(error)) from error
+    return recommender
 
 
 def parse_entry(entry: str) -> str | dict[str, str]:

@@ -6,9 +6,12 @@ import socket
 import time
 from importlib.util import find_spec
 
+from ._shared import add_items_arguments, given_items
+
 
 EXAMPLE = """\
 example:
+  unisrec demo unisrec-base --items products.csv --text-columns title brand
   unisrec demo runs/office --domain domains/office --compare runs/office-id
   unisrec demo shop/unisrec-office --export-space space
 
@@ -20,8 +23,8 @@ Needs pip install "unisrec[demo]".
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
-    parser.add_argument("--domain", metavar="DIR", help="domain folder, for example histories and popularity")
+    parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id")
+    add_items_arguments(parser, "domain folder: its items, example histories and popularity")
     parser.add_argument("--compare", metavar="NAME_OR_PATH", help="second checkpoint to compare with the first")
     parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to serve on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, metavar="PORT", help="port to serve on (7860)")
@@ -41,17 +44,18 @@ def check_address(host: str, port: int) -> None:
 def run(args: argparse.Namespace) -> int:
     if find_spec("gradio") is None:
         raise ValueError('the web page needs gradio: pip install "unisrec[demo]"')
+    items = given_items(args)
     if args.export_space is not None:
         from ..demo.space import export_space
 
-        export_space(args.model, args.export_space, args.domain, args.compare)
+        export_space(args.model, args.export_space, args.domain, args.compare, items)
         folder = shlex.quote(args.export_space)
         print(f"{args.export_space}: ready. To publish: hf upload --repo-type space OWNER/NAME {folder}")
         return 0
     check_address(args.host, args.port)
     from ..demo.app import launch, load_app
 
-    app = load_app(args.model, args.domain, args.compare)
+    app = load_app(args.model, args.domain, args.compare, items=items)
     launch(app, server_name=args.host, server_port=args.port, prevent_thread_lock=True)
     try:
         while app.is_running:

@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from ._shared import Result, add_json, load_recommender
+from ._shared import Result, add_items_arguments, add_json, load_recommender
 
 
 EXAMPLE = """\
@@ -19,11 +19,12 @@ histories. Needs pip install "unisrec[ann]".
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+    parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the index")
     parser.add_argument("--kind", default="auto", choices=("auto", "flat", "ivf", "hnsw"), help="kind of index (auto)")
+    add_items_arguments(parser)
     parser.add_argument(
-        "--domain", metavar="DIR", help="index the items of this domain folder instead of the checkpoint's catalogue"
+        "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
     )
     add_json(parser)
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> Result:
         check_faiss()
     except ImportError as error:  # not ours: one line and status 2
         raise ValueError(str(error)) from error
-    recommender = load_recommender(args.model, args.domain)
+    recommender = load_recommender(args)
     kind, reason = choose_kind(args.kind, len(recommender.processor.catalogue))
     start = time.perf_counter()
     index = recommender.use_index(kind)

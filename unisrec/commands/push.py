@@ -1,7 +1,11 @@
 """`unisrec push`: checkpoint folder -> Hugging Face Hub."""
 
 import argparse
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ._shared import Result, add_json
 
@@ -18,7 +22,7 @@ model card and pictures. All other files, in particular the state of the trainin
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("model", metavar="DIR", help="checkpoint folder")
+    parser.add_argument("model", metavar="DIR", help="checkpoint folder, or unisrec-base")
     parser.add_argument(
         "repo_id", metavar="REPO_ID", help="owner/name, created if missing; a name without owner is in your account"
     )
@@ -49,9 +53,36 @@ def hub_card(folder: Path, repo_id: str, catalogue: bool) -> str | None:
 
 
 def run(args: argparse.Namespace) -> Result:
+    with checkpoint_folder(args.model) as folder:
+        return push(args, folder)
+
+
+@contextmanager
+def checkpoint_folder(name: str) -> Iterator[Path]:
+    """Yields the folder to upload; of a released checkpoint, one with its text encoder and card."""
+    from ..modeling_unisrec.hub import released_folder
+
+    released = released_folder(name)
+    if released is None:
+        yield Path(name)
+        return
+    from transformers.utils.logging import disable_progress_bar
+
+    from ..modeling_unisrec.checkpoint import load_checkpoint
+
+    disable_progress_bar()
+    with TemporaryDirectory() as folder:
+        for part in load_checkpoint(name):
+            part.save_pretrained(folder)
+        shutil.copy(released / "README.md", folder)
+        yield Path(folder)
+
+
+def push(args: argparse.Namespace, folder: Path) -> Result:
+    """Uploads a folder."""
     from ..modeling_unisrec.hub import check_checkpoint, create_repository, upload_checkpoint
 
-    folder, catalogue = Path(args.model), not args.no_catalogue
+    catalogue = not args.no_catalogue
     check_checkpoint(folder, catalogue)
     repo_id = create_repository(args.repo_id, args.private or None, args.revision)
     card = hub_card(folder, repo_id, catalogue)

@@ -4,7 +4,16 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from ._shared import Result, add_json, load_recommender, parse_entry, plural, shows_progress, table
+from ._shared import (
+    Result,
+    add_items_arguments,
+    add_json,
+    load_recommender,
+    parse_entry,
+    plural,
+    shows_progress,
+    table,
+)
 
 
 if TYPE_CHECKING:
@@ -13,6 +22,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
 example:
+  unisrec recommend --model unisrec-base --items products.csv --text-columns title brand \\
+      --history sku-17 "text:garden hose"
   unisrec recommend --model runs/office --history 1024 77 "text:label maker tape, black on white" --top-k 5
   unisrec recommend --model runs/office --input histories.jsonl --output tonight.parquet --top-k 50
 
@@ -25,7 +36,9 @@ entries; in CSV it is a JSON list, or ids separated by spaces. In JSON, an entry
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+    parser.add_argument(
+        "--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id"
+    )
     histories = parser.add_mutually_exclusive_group(required=True)
     histories.add_argument("--history", nargs="+", metavar="ID|text:TEXT", help="items of one history, oldest first")
     histories.add_argument("--input", metavar="FILE", help="file of histories; needs --output")
@@ -38,8 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--skip-unknown", action="store_true", help="leave out ids that are not in the catalogue, and print how many"
     )
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="histories at a time (256)")
+    add_items_arguments(parser)
     parser.add_argument(
-        "--domain", metavar="DIR", help="rank the items of this domain folder instead of the checkpoint's catalogue"
+        "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
     )
     parser.add_argument(
         "--index",
@@ -57,7 +71,7 @@ def run(args: argparse.Namespace) -> Result:
         raise ValueError(f"--top-k is {args.top_k} and --batch-size {args.batch_size}; both are at least 1.")
     if args.input is not None:
         return run_file(args)
-    recommender = load_recommender(args.model, args.domain, args.index)
+    recommender = load_recommender(args, args.index)
     history = [parse_entry(entry) for entry in args.history]
     if args.skip_unknown:
         history = known_entries(recommender.processor, history)
@@ -73,7 +87,7 @@ def run_file(args: argparse.Namespace) -> Result:
 
     check_suffix(args.output)
     user_ids, histories = read_histories(args.input)
-    recommender = load_recommender(args.model, args.domain, args.index)
+    recommender = load_recommender(args, args.index)
     processor = recommender.processor
     histories = [[parse_entry(entry) if isinstance(entry, str) else entry for entry in items] for items in histories]
     if args.skip_unknown:
