@@ -96,7 +96,7 @@ def test_a_domain_in_memory_trains_and_ranks_as_its_folder_does(root, domain, tr
     found = []
     for name, source in (("folder", root / "toys"), ("memory", domain)):
         args = UniSRecFinetuneArguments(str(tmp_path / name), **options)
-        _, metrics = finetune(root / "pretrained", source, "inductive", args)
+        metrics = finetune(root / "pretrained", source, "inductive", args).metrics
         assert evaluate(tmp_path / name, source, use_cpu=True) == pytest.approx(metrics)
         found.append(metrics)
     assert found[0] == found[1]

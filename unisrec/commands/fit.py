@@ -10,7 +10,7 @@ from .prepare import add_table_options, table_options
 
 
 EXAMPLE = """\
-examples:
+example:
   unisrec fit clicks.csv --items products.csv --output model
   unisrec fit clicks.csv --items products.csv --output model --budget 120 --train-on-all
   unisrec fit orders.xlsx --user-column Kunde --text-columns Titel Marke --text-encoder minilm --output model
