@@ -25,7 +25,7 @@ $(VENV)/.dev: $(VENV)/.demo
 	$(BIN)/pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
 	touch $@
 
-demo: $(VENV)/.demo ## install, then pre-train, transfer and recommend on embedded data (minutes)
+demo: $(VENV)/.demo ## install, then recommend zero-shot and fine-tuned on an invented shop (minutes)
 	rm -rf quickstart
 	$(BIN)/unisrec quickstart --output quickstart
 

@@ -32,7 +32,7 @@ def gradients(num_items: int, path: str) -> Callable[[], None]:
     model, texts = workload.model().train(), torch.from_numpy(workload.text_embeds())
     numbers = torch.arange(1, num_items + 1)
     if path == "ours":
-        return lambda: model.get_item_features(texts, item_ids=numbers).sum().backward()
+        return lambda: model.get_item_features(texts, id_rows=numbers).sum().backward()
     official = OfficialUniSRec(model, texts).train()
     return lambda: official.items(numbers).sum().backward()
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from unisrec import UniSRecConfig, UniSRecModel
 from unisrec.recommender import ExactIndex, FaissIndex
+from unisrec.recommender.faiss_index import choose_kind
 
 
 def synthetic_vectors(num_items: int, num_queries: int, width: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,6 +81,7 @@ def main() -> int:
     p50, p99, rate = encoding(options.queries, options.width, options.calls)
     print(f"| encoding of 50 items | {p50:.1f} | {p99:.1f} | {rate:,.0f} | | | |", flush=True)
     for kind in options.kinds:
+        kind = kind if kind.startswith("exact") else choose_kind(kind, len(items))[0]
         start = time.perf_counter()
         if kind.startswith("exact"):
             index = ExactIndex(items, torch.bfloat16 if kind == "exact-bf16" else torch.float32)

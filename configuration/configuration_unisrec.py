@@ -250,6 +250,11 @@ class UniSRecConfig(PreTrainedConfig):
             kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
 
+    @property
+    def score_temperature(self) -> float:
+        """Divisor of the similarities in a score: `temperature` for the cosine, 1 for the dot product."""
+        return 1.0 if self.similarity == "dot" else self.temperature
+
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """Writes `config.json` and the code that loads it without this package. Every way of saving or
         pushing a model comes through here."""

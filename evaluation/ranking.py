@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -91,10 +90,10 @@ class RankingCollator:
 
 
 def catalogue_tensors(text_embeds: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
-    """Returns a catalogue as inputs of the model: `text_embeds` `(num_items, D)` and `item_ids` `(num_items,)`."""
+    """Returns a catalogue as inputs of the model: `text_embeds` `(num_items, D)` and `id_rows` `(num_items,)`."""
     return {
         "text_embeds": torch.from_numpy(np.array(text_embeds, dtype=np.float32)).to(device),
-        "item_ids": torch.arange(1, len(text_embeds) + 1, device=device),
+        "id_rows": torch.arange(1, len(text_embeds) + 1, device=device),
     }
 
 
@@ -111,8 +110,7 @@ class TargetRanker:
     def __init__(self, model: UniSRecModel, catalogue: np.ndarray):
         self.model = model
         self.item_embeds = encode_items(model, **catalogue_tensors(catalogue, torch.device("cpu")))
-        self._cosine = model.config.similarity == "cosine"
-        self._candidates = F.normalize(self.item_embeds, dim=-1) if self._cosine else self.item_embeds
+        self._candidates = model.project_items(self.item_embeds)
 
     @torch.inference_mode()
     def __call__(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -124,9 +122,8 @@ class TargetRanker:
             `(batch_size, num_items)` never exists as a whole.
         """
         sequence_embeds = self.model.get_sequence_features(batch["item_index"], self.item_embeds)
-        if self._cosine:  # as the candidates; the temperature changes no rank
-            sequence_embeds = F.normalize(sequence_embeds, dim=-1)
-        return ranks_of_targets(sequence_embeds, self._candidates, batch["labels"], batch["seen"])
+        queries = self.model.project_sequences(sequence_embeds)  # the temperature changes no rank
+        return ranks_of_targets(queries, self._candidates, batch["labels"], batch["seen"])
 
 
 def rank_targets(

@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 for name in RELEASED:  # peft asks the Hub for the vocabulary of a base
     warnings.filterwarnings("ignore", message=rf"(Unable to fetch remote|Could not find a config) file.* in {name}\b")
 
-MODULES = {"text": "text_encoder", "sequence": "sequence_encoder"}  # adapted by name
+MODULES = {"text": "text_encoder", "sequence": "sequence_encoder"}  # module of each part that adapters are named for
 TRAINING_DATA_FILE = "training_data.json"  # a folder of adapters has no config.json
 
 
@@ -38,7 +38,7 @@ def with_adapters(model: UniSRecModel, config: "PeftConfig") -> "PeftModel":
 
 
 def parse_lora_parts(parts: str) -> list[str]:
-    """`"text,sequence"` as a list. Raises `ValueError` for another part."""
+    """Splits `"text,sequence"` into a list. Raises `ValueError` for an unknown part."""
     names = [part.strip() for part in parts.split(",")]
     for name in names:
         if name not in MODULES:
@@ -48,23 +48,23 @@ def parse_lora_parts(parts: str) -> list[str]:
 
 def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str | None = None) -> "PeftModel":
     r"""
-    A model of which only low-rank adapters, the text adaptor and what else transfer trains are trainable.
+    Adds trainable low-rank adapters to a model and freezes its other weights.
 
-    Every linear layer inside the layers of a part gets an adapter. The text adaptor, the input normalisation of the
-    sequence encoder and the ID embedding are trained in full and saved with the adapters.
+    Each linear layer inside the transformer layers of a part gets an adapter. The text adaptor, the input normalisation of
+    the sequence encoder and the ID embedding remain trainable and are saved with the adapters.
 
     Args:
-        model ([`UniSRecModel`]): A loaded checkpoint; its weights are frozen, and it is changed in place.
+        model ([`UniSRecModel`]): Loaded checkpoint, changed in place.
         parts (`Sequence[str]`): `"text"`, `"sequence"` or both.
-        rank (`int`): Rank of the adapters; they are scaled by 2.
-        revision (`str`, *optional*): Of the Hub repository that the model was loaded from.
+        rank (`int`): Rank of the adapters; their output is scaled by 2.
+        revision (`str`, *optional*): Revision of the Hub repository that the model was loaded from.
 
     Returns:
-        `PeftModel`: Saved and loaded as adapters on `model.name_or_path`.
+        `PeftModel`: Model that is saved as a standard PEFT adapter of `model.name_or_path`.
 
     Raises:
-        ValueError: If peft is not installed, the text encoder is to be adapted and the model has none, or the model is
-            itself one of adapters.
+        ValueError: If peft is not installed, the text encoder is to be adapted but missing, or the model itself was
+            loaded from an adapter.
     """
     try:
         from peft import LoraConfig
@@ -72,7 +72,7 @@ def add_lora(model: UniSRecModel, parts: Sequence[str], rank: int, revision: str
         raise ValueError("--lora needs peft: pip install 'unisrec[peft]'.") from error
     if not model.name_or_path:
         raise ValueError(
-            "--lora takes a whole checkpoint for its base: save the model with its adapters merged in first."
+            "--lora needs a full checkpoint as its base: merge the adapters into the model and save it first."
         )
     if "text" in parts and model.text_encoder is None:
         raise ValueError("--lora text: the model has no text encoder; name it with `text_encoder`.")

@@ -104,7 +104,7 @@ class ItemCatalogue:
             )
         return self._rows[item_id]
 
-    def item_ids_of(self, rows: torch.Tensor) -> torch.Tensor:
+    def id_rows_of(self, rows: torch.Tensor) -> torch.Tensor:
         """Returns the rows of the ID embedding for `rows` of the catalogue, of the same shape; 0 for -1, no item."""
         return rows + 1 if self.id_rows is None else self.id_rows[rows].where(rows >= 0, 0)
 

@@ -611,28 +611,26 @@ class UniSRecModel(UniSRecPreTrainedModel):
         text_embeds: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        item_ids: torch.Tensor | None = None,
+        id_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
         r"""
         Universal item vectors.
 
         Args:
-            text_embeds (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`, *optional*):
-                Text vectors.
+            text_embeds (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`, *optional*): Text vectors.
             input_ids (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*):
                 Tokens of item texts. Where both are given, the rows of `text_embeds` come first.
-            attention_mask (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*):
-                Belongs to `input_ids`.
-            item_ids (`torch.LongTensor` of shape `(num_items,)`, *optional*):
+            attention_mask (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*): Belongs to `input_ids`.
+            id_rows (`torch.LongTensor` of shape `(num_items,)`, *optional*):
                 Rows of the ID embedding (catalogue item k is row k + 1; 0 is an item without one). Transductive only.
 
         Returns:
             `torch.FloatTensor` of shape `(num_items, hidden_size)`: Item vectors, not normalised.
         """
-        if self.item_embedding is not None and item_ids is None:
-            raise ValueError("A transductive model (`num_items` is set) needs `item_ids`, 0 for unknown items.")
+        if self.item_embedding is not None and id_rows is None:
+            raise ValueError("A transductive model (`num_items` is set) needs `id_rows`, 0 for unknown items.")
         if self.adaptor is None:
-            return self.item_embedding(item_ids)
+            return self.item_embedding(id_rows)
         # The catalogue stores its vectors in float32, independent of the dtype of the model.
         parts = [] if text_embeds is None else [text_embeds.to(self.adaptor.weight.dtype)]
         if input_ids is not None:
@@ -640,7 +638,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         if not parts:
             raise ValueError("Items are missing: give `text_embeds`, or `input_ids` with `attention_mask`.")
         item_embeds = self.adaptor(parts[0] if len(parts) == 1 else torch.cat(parts))
-        return item_embeds if self.item_embedding is None else item_embeds + self.item_embedding(item_ids)
+        return item_embeds if self.item_embedding is None else item_embeds + self.item_embedding(id_rows)
 
     def get_sequence_features(self, item_index: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
         r"""
@@ -649,25 +647,28 @@ class UniSRecModel(UniSRecPreTrainedModel):
         Args:
             item_index (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 Histories, oldest item first: row of `item_embeds` + 1, 0 is padding on the right.
-            item_embeds (`torch.FloatTensor` of shape `(num_items, hidden_size)`):
-                Universal item vectors.
+            item_embeds (`torch.FloatTensor` of shape `(num_items, hidden_size)`): Universal item vectors.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, hidden_size)`: Sequence vectors, not normalised.
         """
         return self._last_item_state(self._encode_histories(item_index, item_embeds), item_index)
 
+    def project_sequences(self, sequence_embeds: torch.Tensor) -> torch.Tensor:
+        """Returns sequence vectors `(..., hidden_size)` as they are compared: of unit length for the cosine."""
+        return sequence_embeds if self.config.similarity == "dot" else unit_vectors(sequence_embeds)
+
+    def project_items(self, item_embeds: torch.Tensor) -> torch.Tensor:
+        """Returns item vectors `(..., hidden_size)` as they are compared: of unit length for the cosine."""
+        return item_embeds if self.config.similarity == "dot" else unit_vectors(item_embeds)
+
     def similarity(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
-        """Returns the cosine or dot product (`config.similarity`) of `sequence_embeds` (B, H) and `item_embeds` (U, H)
-        as a matrix (B, U)."""
-        if self.config.similarity == "dot":
-            return sequence_embeds @ item_embeds.T
-        return unit_vectors(sequence_embeds) @ unit_vectors(item_embeds).T
+        """Returns the similarities (B, U) of `sequence_embeds` (B, H) and `item_embeds` (U, H): cosine or dot product."""
+        return self.project_sequences(sequence_embeds) @ self.project_items(item_embeds).T
 
     def score(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:
         """Returns logits (B, U): cosines of `sequence_embeds` and `item_embeds` over temperature, or dot products."""
-        similarity = self.similarity(sequence_embeds, item_embeds)
-        return similarity if self.config.similarity == "dot" else similarity / self.config.temperature
+        return self.similarity(sequence_embeds, item_embeds) / self.config.score_temperature
 
     @merge_with_config_defaults
     @can_return_tuple
@@ -678,7 +679,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         text_embeds: torch.FloatTensor | None = None,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
-        item_ids: torch.LongTensor | None = None,
+        id_rows: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> UniSRecModelOutput:
         r"""
@@ -691,9 +692,8 @@ class UniSRecModel(UniSRecPreTrainedModel):
                 Text vectors of the distinct items.
             input_ids (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*):
                 Or their tokens. Where both are given, the rows of `text_embeds` come first.
-            attention_mask (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*):
-                Belongs to `input_ids`.
-            item_ids (`torch.LongTensor` of shape `(num_items,)`, *optional*):
+            attention_mask (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*): Belongs to `input_ids`.
+            id_rows (`torch.LongTensor` of shape `(num_items,)`, *optional*):
                 Rows of the ID embedding. Transductive only.
 
         Returns:
@@ -713,7 +713,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
 
         ```
         """
-        item_embeds = self.get_item_features(text_embeds, input_ids, attention_mask, item_ids)
+        item_embeds = self.get_item_features(text_embeds, input_ids, attention_mask, id_rows)
         last_hidden_state = self._encode_histories(item_index, item_embeds, **kwargs)
         return UniSRecModelOutput(
             last_hidden_state=last_hidden_state,

@@ -70,7 +70,7 @@ def best_columns(scores: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.
 
 @torch.inference_mode()
 def encode_items(
-    model: PreTrainedModel, text_embeds: torch.Tensor, item_ids: torch.Tensor, rows_at_a_time: int = 1024
+    model: PreTrainedModel, text_embeds: torch.Tensor, id_rows: torch.Tensor, rows_at_a_time: int = 1024
 ) -> torch.Tensor:
     r"""
     Computes item vectors in chunks, because the outputs of the experts take 10 GB for a million rows.
@@ -78,16 +78,16 @@ def encode_items(
     Args:
         model ([`UniSRecModel`]): The model.
         text_embeds (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`): Text vectors.
-        item_ids (`torch.LongTensor` of shape `(num_items,)`): Rows of the ID embedding, 0 for an item without one.
+        id_rows (`torch.LongTensor` of shape `(num_items,)`): Rows of the ID embedding, 0 for an item without one.
         rows_at_a_time (`int`, *optional*, defaults to 1024): Items in a chunk.
 
     Returns:
         `torch.FloatTensor` of shape `(num_items, hidden_size)`: Item vectors, on the device of the model.
     """
-    parts = zip(text_embeds.split(rows_at_a_time), item_ids.split(rows_at_a_time), strict=True)
+    parts = zip(text_embeds.split(rows_at_a_time), id_rows.split(rows_at_a_time), strict=True)
     return torch.cat(
         [
-            model.get_item_features(text_embeds=texts.to(model.device), item_ids=ids.to(model.device))
+            model.get_item_features(text_embeds=texts.to(model.device), id_rows=ids.to(model.device))
             for texts, ids in parts
         ]
     )
@@ -96,7 +96,7 @@ def encode_items(
 def encode_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> torch.Tensor:
     """Returns item vectors `(num_items, hidden_size)`, on the device of `model`, for a `catalogue` with text
     vectors."""
-    return encode_items(model, catalogue.item_embeddings, catalogue.item_ids_of(torch.arange(len(catalogue))))
+    return encode_items(model, catalogue.item_embeddings, catalogue.id_rows_of(torch.arange(len(catalogue))))
 
 
 def check_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> None:

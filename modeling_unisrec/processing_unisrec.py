@@ -73,7 +73,7 @@ class UniSRecProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Names of the arguments of [`UniSRecModel.forward`] that the processor may return."""
-        return ["item_index", "text_embeds", "input_ids", "attention_mask", "item_ids"]
+        return ["item_index", "text_embeds", "input_ids", "attention_mask", "id_rows"]
 
     def parse(self, entry: str | Mapping[str, str]) -> tuple[int | None, str]:
         r"""
@@ -146,7 +146,7 @@ class UniSRecProcessor(ProcessorMixin):
             kwargs: `return_tensors`, which must be `"pt"`.
 
         Returns:
-            `BatchFeature`: `item_index` `(batch_size, length)`, `item_ids` `(num_items,)`, and for the items
+            `BatchFeature`: `item_index` `(batch_size, length)`, `id_rows` `(num_items,)`, and for the items
             `text_embeds` (of the catalogue) and, behind them, `input_ids` and `attention_mask` (of texts); as
             [`UniSRecModel`] takes them.
 
@@ -163,9 +163,9 @@ class UniSRecProcessor(ProcessorMixin):
                 f"a batch of histories takes no {', '.join(kwargs)}; set it on the processor or tokenizer."
             )
         item_index, rows, texts = self.distinct_items(self.parse_histories(histories))
-        batch = {"item_index": item_index, "item_ids": rows + 1}
+        batch = {"item_index": item_index, "id_rows": rows + 1}
         if self.catalogue is not None:
-            batch["item_ids"] = self.catalogue.item_ids_of(rows)
+            batch["id_rows"] = self.catalogue.id_rows_of(rows)
         if len(rows) > len(texts):
             batch["text_embeds"] = self.catalogue.item_embeddings[rows[: len(rows) - len(texts)]]
         if texts:

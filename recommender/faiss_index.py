@@ -18,7 +18,7 @@ from ..data.domain import new_folder
 from .exact_index import ExactIndex
 
 
-KINDS = ("auto", "flat", "ivf", "hnsw")
+KINDS = ("auto", "ivf", "hnsw")
 # Below the first size, exact search takes about a millisecond; above the second, building a graph takes too long.
 HNSW_FROM, IVF_FROM = 50_000, 500_000
 TARGET_RECALL = 0.95
@@ -26,14 +26,22 @@ MOST_FETCHED = 1024
 CHANGED_SHARE = 0.1
 
 
-def choose_kind(kind: str, num_items: int) -> tuple[str, str]:
-    """Returns the kind of index and a short reason. `"auto"` depends on the catalogue size. Raises `ValueError`."""
+def check_kind(kind: str) -> None:
+    """Raises `ValueError` for a kind of index that FAISS does not build here."""
+    if kind == "flat":
+        raise ValueError("index kind 'flat': exact search finds the same items with the same scores; use 'exact'.")
     if kind not in KINDS:
         raise ValueError(f"index kind {kind!r}: expected one of {', '.join(KINDS)}.")
+
+
+def choose_kind(kind: str, num_items: int) -> tuple[str, str]:
+    """Returns the kind of index and a short reason. `"auto"` depends on the catalogue size, and is `"exact"` for a small
+    one. Raises `ValueError`."""
+    check_kind(kind)
     if kind != "auto":
         return kind, "as asked for"
     if num_items < HNSW_FROM:
-        return "flat", f"fewer than {HNSW_FROM:,} items"
+        return "exact", f"fewer than {HNSW_FROM:,} items"
     if num_items < IVF_FROM:
         return "hnsw", f"from {HNSW_FROM:,} items"
     return "ivf", f"from {IVF_FROM:,} items"
@@ -55,7 +63,7 @@ class FaissIndex:
 
     Args:
         exact ([`ExactIndex`]): Exact index of the same vectors, on the CPU.
-        kind (`str`): `"flat"`, `"ivf"` or `"hnsw"`.
+        kind (`str`): `"ivf"` or `"hnsw"`.
         faiss_index (`faiss.Index`): Index of these vectors, or of those of an earlier catalogue.
         rows (`torch.LongTensor` of shape `(num_labels,)`, *optional*):
             Row of each vector of `faiss_index`, -1 for a removed one. Defaults to the same order.
@@ -82,7 +90,7 @@ class FaissIndex:
         return f"FaissIndex({self.kind!r}, {len(self):,} items, recall={self.recall:.3f})"
 
     @classmethod
-    def build(cls, exact: ExactIndex, queries: torch.Tensor, kind: str = "auto") -> "FaissIndex":
+    def build(cls, exact: ExactIndex, queries: torch.Tensor, kind: str) -> "FaissIndex":
         r"""
         Builds an index whose search is wide enough to find 95 % of the exact top 10.
 
@@ -90,7 +98,7 @@ class FaissIndex:
             exact ([`ExactIndex`]): Exact index on the CPU.
             queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`):
                 Typical queries, used to measure recall.
-            kind (`str`, *optional*, defaults to `"auto"`): `"flat"`, `"ivf"`, `"hnsw"`, or `"auto"` to choose by size.
+            kind (`str`): `"ivf"` or `"hnsw"`.
 
         Returns:
             [`FaissIndex`]: The index, with its measured recall.
@@ -102,14 +110,12 @@ class FaissIndex:
         check_faiss()
         import faiss
 
-        kind, _ = choose_kind(kind, len(exact))
+        check_kind(kind)
         if not (exact.vectors.isfinite().all() and queries.isfinite().all()):
             raise ValueError("the item vectors hold numbers that are not finite, so no index can be built.")
         vectors = exact.vectors.float().numpy()
         width = vectors.shape[1]
-        if kind == "flat":
-            index = faiss.IndexFlatIP(width)
-        elif kind == "hnsw":
+        if kind == "hnsw":
             index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
             index.hnsw.efConstruction = 80
         else:
@@ -123,7 +129,7 @@ class FaissIndex:
         for effort in (16, 32, 64, 128, 256, 512):
             built._look_at(effort)
             built.recall = recall(built, queries)
-            if kind == "flat" or built.recall >= TARGET_RECALL:
+            if built.recall >= TARGET_RECALL:
                 break
         return built
 
@@ -131,7 +137,7 @@ class FaissIndex:
         """Sets the number of lists or neighbours that a search visits."""
         if self.kind == "ivf":
             self.faiss_index.nprobe = min(effort, self.faiss_index.nlist)
-        elif self.kind == "hnsw":
+        else:
             self.faiss_index.hnsw.efSearch = effort
 
     @torch.inference_mode()
@@ -255,7 +261,7 @@ class FaissIndex:
         folder = Path(folder)
         if not (folder / "index.faiss").is_file():
             raise FileNotFoundError(
-                f"{folder}: no index there; expected a folder that `unisrec index` wrote, or one of {', '.join(KINDS)}."
+                f"{folder}: no index there; expected a folder that `unisrec index` wrote, or one of exact, {', '.join(KINDS)}."
             )
         facts = _read_facts(folder)
         another = (
@@ -292,6 +298,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         wrong = [name for name, kind in types.items() if not isinstance(facts[name], kind)]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{folder}: damaged, or of an earlier version (index.json: {error}); {_AGAIN}") from error
+    if facts["kind"] == "flat":
+        raise ValueError(f"{folder}: a flat index of an earlier version; use 'exact', which finds the same items.")
     if wrong or facts["kind"] not in KINDS[1:] or not 0 <= facts["recall@10"] <= 1:
         raise ValueError(f"{folder}: index.json describes no index ({wrong or facts}); {_AGAIN}")
     return {"ids_sha256": None} | facts
@@ -302,11 +310,11 @@ def _stored_vectors(index, kind: str) -> torch.Tensor | None:
     another kind or its rows are not 0 to num_items - 1."""
     import faiss
 
-    kinds = {"flat": faiss.IndexFlat, "hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}
+    kinds = {"hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}
     if not isinstance(index, kinds[kind]) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
         return None
-    if kind != "ivf":
-        flat = faiss.downcast_index(index.storage) if kind == "hnsw" else index
+    if kind == "hnsw":
+        flat = faiss.downcast_index(index.storage)
         return torch.from_numpy(
             faiss.rev_swig_ptr(flat.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
         )
@@ -349,4 +357,4 @@ def _sample(vectors: torch.Tensor) -> torch.Tensor:
     return vectors[torch.linspace(0, len(vectors) - 1, min(64, len(vectors))).long()].float().contiguous()
 
 
-__all__ = ["KINDS", "FaissIndex", "check_faiss", "choose_kind", "recall"]
+__all__ = ["KINDS", "FaissIndex", "check_faiss", "check_kind", "choose_kind", "recall"]

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from packaging.version import Version
 from torch import nn
-from torch.nn import functional as F
 
 from ..data.domain import new_folder
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor, check_finite
@@ -55,17 +54,17 @@ class _ItemTower(_Tower):
     """Item tower: raw and unit-length item vectors from text vectors and, if transductive, rows of the ID
     embedding."""
 
-    axes = {"text_embeds": ("num_items",), "item_ids": ("num_items",)}
+    axes = {"text_embeds": ("num_items",), "id_rows": ("num_items",)}
 
-    def forward(self, text_embeds: torch.Tensor, item_ids: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        item_embeds = self.model.get_item_features(text_embeds, item_ids=item_ids)
-        return {"item_embeds": item_embeds, "normalized_item_embeds": F.normalize(item_embeds, dim=-1)}
+    def forward(self, text_embeds: torch.Tensor, id_rows: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        item_embeds = self.model.get_item_features(text_embeds, id_rows=id_rows)
+        return {"item_embeds": item_embeds, "normalized_item_embeds": self.model.project_items(item_embeds)}
 
     def example(self, rows: int, length: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         config = self.model.config
         inputs = {"text_embeds": torch.randn(rows, config.text_embedding_size, generator=generator)}
         if config.num_items is not None:
-            inputs["item_ids"] = torch.randint(config.num_items + 1, (rows,), generator=generator)
+            inputs["id_rows"] = torch.randint(config.num_items + 1, (rows,), generator=generator)
         return inputs
 
 
@@ -80,7 +79,7 @@ class _SequenceTower(_Tower):
 
     def forward(self, item_index: torch.Tensor, item_embeds: torch.Tensor) -> dict[str, torch.Tensor]:
         sequence_embeds = self.model.get_sequence_features(item_index, item_embeds)
-        return {"normalized_sequence_embeds": F.normalize(sequence_embeds, dim=-1)}
+        return {"normalized_sequence_embeds": self.model.project_sequences(sequence_embeds)}
 
     def example(self, rows: int, length: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         num_items = 2 * rows + length
@@ -131,7 +130,7 @@ def export_onnx(
     | file | inputs | outputs |
     |---|---|---|
     | `text_encoder.onnx`, if the model has one | `input_ids`, `attention_mask` `[num_items, num_tokens]` | `text_embeds` `[num_items, text_embedding_size]` |
-    | `item_tower.onnx` | `text_embeds`; `item_ids` `[num_items]` if the model is transductive | `item_embeds`, `normalized_item_embeds` `[num_items, hidden_size]` |
+    | `item_tower.onnx` | `text_embeds`; `id_rows` `[num_items]` if the model is transductive | `item_embeds`, `normalized_item_embeds` `[num_items, hidden_size]` |
     | `sequence_tower.onnx` | `item_index` `[batch_size, sequence_length]`, `item_embeds` | `normalized_sequence_embeds` `[batch_size, hidden_size]` |
 
     Inputs are those of [`UniSRecModel.forward`]; all axes except the widths are dynamic. `item_embeds` are the input of

@@ -16,7 +16,7 @@ from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, ch
 from ..modeling_unisrec.checkpoint import load_checkpoint
 from .catalogue import Items, check_items, make_catalogue, use_text_vectors_of
 from .exact_index import ExactIndex
-from .faiss_index import KINDS, FaissIndex
+from .faiss_index import KINDS, FaissIndex, choose_kind
 from .snapshot import Recommendation, Snapshot, with_catalogue
 from .tables import find_histories
 from .vectors import VectorEncoder
@@ -304,20 +304,21 @@ class Recommender:
 
         Args:
             index (`str` or `os.PathLike`):
-                `"exact"`; `"exact-bf16"`, which halves the memory of the item vectors; FAISS as `"flat"`, `"ivf"`,
-                `"hnsw"` or, by the size of the catalogue, `"auto"`; or the folder of an index that was saved.
+                `"exact"`; `"exact-bf16"`, which halves the memory of the item vectors; FAISS as `"ivf"` or `"hnsw"`;
+                `"auto"`, one of them or `"exact"` by the size of the catalogue; or the folder of a saved index.
 
         Returns:
-            [`ExactIndex`] or [`FaissIndex`]: The index; `recall` of a FAISS index is the share of the exact top 10 it
-            finds.
+            [`ExactIndex`] or [`FaissIndex`]: The index; the `recall` of FAISS is its share of the exact top 10.
 
         Raises:
             FileNotFoundError: If there is no such folder.
             ImportError: If FAISS is not installed.
-            ValueError: If the folder is damaged or its index belongs to another catalogue.
+            ValueError: If the folder is damaged or its index belongs to another catalogue, or the kind is `"flat"`.
         """
         with self._writers_lock:
             snapshot = self._current()
+            if index in (*KINDS, "flat"):
+                index, _ = choose_kind(index, len(snapshot.catalogue))
             if index == "exact-bf16":
                 new = ExactIndex(snapshot.index.vectors, torch.bfloat16)
             else:
@@ -357,7 +358,7 @@ class Recommender:
             [old.item_ids[row] for row in rows] + ids,
             [old.texts[row] for row in rows] + texts,
             torch.cat([old.item_embeddings[kept], text_vectors]),
-            torch.cat([old.item_ids_of(kept), no_rows]) if has_rows else None,
+            torch.cat([old.id_rows_of(kept), no_rows]) if has_rows else None,
             old.item_ids_hash if has_rows else None,
         )
         index = snapshot.index.update(kept, self._writers_encoder.items(text_vectors, no_rows))

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..data.text_features import encode_texts, text_max_length
@@ -50,14 +49,14 @@ class VectorEncoder:
             vectors = encode_texts(texts, encoder, self._tokenizer, max_length=length, progress=progress)
         return torch.from_numpy(vectors)
 
-    def items(self, text_vectors: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
+    def items(self, text_vectors: torch.Tensor, id_rows: torch.Tensor) -> torch.Tensor:
         """Returns item vectors `(num_items, hidden_size)` from text vectors and rows of the ID embedding. Raises
         `ValueError` if a number is not finite."""
-        return self._searchable(encode_items(self.model, text_vectors, item_ids), "items")
+        return self._searchable_items(encode_items(self.model, text_vectors, id_rows))
 
     def catalogue(self, catalogue: ItemCatalogue) -> torch.Tensor:
         """Returns item vectors `(num_items, hidden_size)` of a catalogue with text vectors."""
-        return self._searchable(encode_catalogue(self.model, catalogue), "items")
+        return self._searchable_items(encode_catalogue(self.model, catalogue))
 
     def users(
         self,
@@ -78,21 +77,21 @@ class VectorEncoder:
                 item_index, rows, new_texts = processor.distinct_items([parsed[place] for place in places])
                 known, new = rows[: len(rows) - len(new_texts)], [place_of_text[text] for text in new_texts]
                 text_embeds = torch.cat([catalogue.item_embeddings[known], text_vectors[new]])
-                yield places, self._user_vectors(item_index, text_embeds, catalogue.item_ids_of(rows))
+                yield places, self._user_vectors(item_index, text_embeds, catalogue.id_rows_of(rows))
                 bar.update(len(places))
 
     @torch.inference_mode()
     def _user_vectors(
-        self, item_index: torch.Tensor, text_embeds: torch.Tensor, item_ids: torch.Tensor
+        self, item_index: torch.Tensor, text_embeds: torch.Tensor, id_rows: torch.Tensor
     ) -> torch.Tensor:
-        batch = {"item_index": item_index, "text_embeds": text_embeds, "item_ids": item_ids}
+        batch = {"item_index": item_index, "text_embeds": text_embeds, "id_rows": id_rows}
         batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-        return self._searchable(self.model(**batch).sequence_embeds, "histories")
+        sequence_embeds = self.model(**batch).sequence_embeds
+        return self.model.project_sequences(check_finite(sequence_embeds.float(), "vectors of histories"))
 
-    def _searchable(self, vectors: torch.Tensor, name: str) -> torch.Tensor:
-        """Returns vectors for search, normalised if the model scores by the cosine. Raises `ValueError` if not finite."""
-        vectors = check_finite(vectors.float(), f"vectors of {name}")
-        return F.normalize(vectors, dim=-1) if self.model.config.similarity == "cosine" else vectors
+    def _searchable_items(self, item_embeds: torch.Tensor) -> torch.Tensor:
+        """Returns item vectors ready for search, in float32. Raises `ValueError` if not finite."""
+        return self.model.project_items(check_finite(item_embeds.float(), "vectors of items"))
 
 
 __all__ = ["VectorEncoder"]

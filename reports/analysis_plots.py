@@ -20,7 +20,7 @@ from ..modeling_unisrec.checkpoint import load_checkpoint
 from .plots import new_figure, plain, save_figure
 
 
-MAP_POINTS = 2_000  # of each domain; more hide each other
+MAP_POINTS = 2_000  # per domain; more points would hide each other
 
 
 @torch.inference_mode()
@@ -40,18 +40,18 @@ def domain_vectors(
         embedding `(num_items, hidden_size)`, mean weight of each expert `(num_experts,)`.
 
     Raises:
-        ValueError: If the model knows items by their ID alone, there is no text encoder, or two domains share a name.
+        ValueError: If the model represents items by ID only, has no text encoder, or two domains have the same name.
     """
     accelerator = make_accelerator(use_cpu)
     model, processor = load_checkpoint(model_name)
     if model.adaptor is None:
-        raise ValueError(f"{model_name}: this model knows items by their ID alone; it has no adaptor to look at.")
+        raise ValueError(f"{model_name}: this model represents items by ID only; it has no text adaptor to analyse.")
     model.eval().to(accelerator.device)
     found: dict[str, tuple[torch.Tensor, torch.Tensor, np.ndarray]] = {}
     for folder in folders:
         domain = Domain.load_from_disk(folder)
         if domain.name in found:
-            raise ValueError(f"{folder}: another domain is called {domain.name!r} too; give each domain once.")
+            raise ValueError(f"{folder}: another domain is also named {domain.name!r}; give each domain once.")
         texts = _text_vectors(domain, model, processor, accelerator)
         texts = torch.from_numpy(np.array(texts, dtype=np.float32))
         parts = [part.to(model.device, model.adaptor.weight.dtype) for part in texts.split(8192)]
@@ -65,7 +65,7 @@ def metrics_of_models(
     models: Mapping[str, str], domain_dir: str | os.PathLike, use_cpu: bool = False
 ) -> dict[str, dict[str, dict[str, float]]]:
     r"""
-    Test metrics of checkpoints on one domain, for each bucket of targets by their training interactions.
+    Computes test metrics of checkpoints on one domain, by the number of training interactions of the target.
 
     Args:
         models (`Mapping[str, str]`): Folders or Hub ids by the name to show.
@@ -73,7 +73,7 @@ def metrics_of_models(
         use_cpu (`bool`, *optional*, defaults to `False`): Do not use an accelerator.
 
     Returns:
-        `dict`: What [`metrics_by_popularity`] gives, by name of the model.
+        `dict`: Result of [`metrics_by_popularity`] for each model, by name.
     """
     accelerator = make_accelerator(use_cpu)
     domain = Domain.load_from_disk(domain_dir)
@@ -112,15 +112,15 @@ def plot_analysis(
     popularity: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
 ) -> None:
     r"""
-    Use of the experts by domain, and recall by popularity of the target, whichever are given, as one PNG.
+    Plots the use of the experts by domain, recall by popularity of the target, or both, as one PNG.
 
     Args:
-        file (`Path`): Where to write.
+        file (`Path`): Output file.
         gates (`Mapping[str, np.ndarray]`, *optional*): Mean weight of each expert, by domain.
-        popularity (`Mapping`, *optional*): What [`metrics_by_popularity`] gives, by model.
+        popularity (`Mapping`, *optional*): Results of [`metrics_by_popularity`], by model.
 
     Raises:
-        ImportError: Without matplotlib (`pip install unisrec[plots]`).
+        ImportError: If matplotlib is not installed (`pip install unisrec[plots]`).
     """
     figure, panels = new_figure((gates is not None) + (popularity is not None))
     if gates is not None:
@@ -145,15 +145,15 @@ def plot_analysis(
 
 def plot_catalogue_map(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], file: Path) -> None:
     r"""
-    Catalogues coloured by domain, before and after the adaptor, each in the plane in which they spread most.
+    Plots catalogues before and after the adaptor, coloured by domain, on the first two principal components.
 
     Args:
         before (`Mapping[str, torch.Tensor]`): Text vectors `(num_items, text_embedding_size)`, by domain.
         after (`Mapping[str, torch.Tensor]`): Item vectors `(num_items, hidden_size)`, by domain.
-        file (`Path`): Where to write.
+        file (`Path`): Output file.
 
     Raises:
-        ImportError: Without matplotlib (`pip install unisrec[plots]`).
+        ImportError: If matplotlib is not installed (`pip install unisrec[plots]`).
     """
     figure, panels = new_figure(2)
     for axes, title, vectors in zip(panels, ("Text vectors", "Behind the adaptor"), (before, after), strict=True):
@@ -162,7 +162,7 @@ def plot_catalogue_map(before: Mapping[str, torch.Tensor], after: Mapping[str, t
         mean, plane = principal_plane(points)
         places = ((points - mean) @ plane).numpy()
         colors = np.repeat(np.arange(len(drawn)), [len(each) for each in drawn])
-        order = np.random.default_rng(0).permutation(len(places))  # no domain lies on top of the others
+        order = np.random.default_rng(0).permutation(len(places))  # so that no domain covers the others
         axes.scatter(*places[order].T, s=5, c=[f"C{color}" for color in colors[order]], alpha=0.6, linewidths=0)
         for color, name in enumerate(vectors):
             axes.scatter([], [], s=20, c=f"C{color}", label=plain(name))
@@ -173,7 +173,7 @@ def plot_catalogue_map(before: Mapping[str, torch.Tensor], after: Mapping[str, t
 
 
 def _thin(vectors: torch.Tensor) -> torch.Tensor:
-    """Evenly spread rows, as many as are drawn."""
+    """Selects up to `MAP_POINTS` evenly spaced rows."""
     return vectors[torch.linspace(0, len(vectors) - 1, min(len(vectors), MAP_POINTS)).long()]
 
 

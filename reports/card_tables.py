@@ -1,4 +1,4 @@
-"""Tables and facts of a model card: what arguments, weights, log and results say, as cells of Markdown."""
+"""Tables and facts of a model card in Markdown, from arguments, weights, log and results."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ PARTS = {
     "sequence_encoder": "sequence encoder",
     "item_embedding": "item-ID embedding",
 }
-# Fields of the configuration that mean nothing to a model without texts.
+# Fields of the configuration that have no effect on a model without texts.
 TEXT_FIELDS = (
     "text_embedding_size",
     "text_pooling",
@@ -40,7 +40,7 @@ TEXT_FIELDS = (
     "whitening_bias",
     "router_noise",
 )
-# What says where and how a run was done, and not what came out of it.
+# Arguments that do not influence the result of a run, such as paths, logging and hardware.
 NO_HYPER_PARAMETERS = re.compile(
     "output_dir|run_name|project|trackio_|report_to|disable_tqdm|log|save_|hub_|push_to_hub|card_|do_|debug|use_cpu"
     "|local_rank|ddp_|fsdp|deepspeed|parallelism|accelerator|dataloader_(?!drop_last)|torch_empty_cache"
@@ -50,7 +50,7 @@ NO_HYPER_PARAMETERS = re.compile(
 
 
 def to_markdown(table: Table) -> str:
-    """A table as Markdown; the cells of columns that hold numbers are set to the right."""
+    """Formats a table as Markdown. Columns of numbers are right-aligned."""
     header, *rows = [[one_line(cell).replace("|", r"\|") for cell in row] for row in table]
     columns = zip(*rows, strict=True)
     lines = ["---:" if all(re.fullmatch(r"[-+*\d.,/ ]*", cell) for cell in column) else "---" for column in columns]
@@ -58,12 +58,12 @@ def to_markdown(table: Table) -> str:
 
 
 def join_names(names: Sequence[str]) -> str:
-    """`["a", "b", "c"]` as `a, b and c`."""
+    """Joins names: `["a", "b", "c"]` becomes `a, b and c`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def number(value: float) -> str:
-    """Epochs and the like: two decimals at most."""
+    """Formats a number with at most two decimals."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
@@ -83,7 +83,7 @@ def encoder_training(model: nn.Module) -> str:
 
 
 def candidates(kind_of_run: KindOfRun | None, args: TrainingArguments, domains: Sequence[Domain]) -> str:
-    """The items that a target is trained to be told from."""
+    """Describes the candidates that each target is contrasted with in training."""
     if kind_of_run == "pretraining":
         of_step = "the items of its step" + (", which are of one domain" if args.batch_domains == "one" else "")
         drawn = f", and {args.num_negatives:,} drawn from the catalogue of that domain" if args.num_negatives else ""
@@ -96,7 +96,7 @@ def candidates(kind_of_run: KindOfRun | None, args: TrainingArguments, domains: 
 
 
 def parts_table(model: nn.Module, text_encoder: PreTrainedModel | None) -> Table:
-    """Form and number of weights of each part of a model, and how many of them are trained."""
+    """Tabulates architecture, number of weights and number of trained weights of each part of a model."""
     config = model.config
     weights = dict(model.named_parameters())
     frozen = (
@@ -127,7 +127,7 @@ def parts_table(model: nn.Module, text_encoder: PreTrainedModel | None) -> Table
 
 
 def domains_table(domains: Sequence[Domain]) -> Table:
-    """Counts, origin and hash of what a model was trained on."""
+    """Tabulates counts, source and content hash of the training domains."""
     header = ["domain", "users", "items", "interactions", "source", "content hash"]
     table = [
         [
@@ -142,7 +142,7 @@ def domains_table(domains: Sequence[Domain]) -> Table:
 
 
 def results_table(metrics: Mapping[str, float], compared: RunResults | None) -> Table:
-    """Test metrics of this run and another one, by both protocols."""
+    """Tabulates the test metrics of this run, and of another one for comparison, for both protocols."""
     names = [name for name in metrics if not name.endswith("_seen_masked")]
     runs = {"this model": metrics}
     if compared is not None:
@@ -157,7 +157,7 @@ def results_table(metrics: Mapping[str, float], compared: RunResults | None) -> 
 
 
 def training_table(rows: Sequence[TrainingRow], best_step: int | None) -> Table:
-    """Losses, and validation metrics with seen items kept / masked; the best row in bold."""
+    """Tabulates losses and validation metrics with seen items kept / masked; the best row is bold."""
     losses = list(dict.fromkeys(name for row in rows for name in row.losses))
     domains = list(dict.fromkeys(domain for row in rows for domain in row.metrics))
     metrics = ["ndcg@10", "recall@10"] if len(domains) == 1 else ["ndcg@10"]
@@ -177,7 +177,7 @@ def training_table(rows: Sequence[TrainingRow], best_step: int | None) -> Table:
 
 
 def settings_table(args: TrainingArguments, config: UniSRecConfig) -> Table:
-    """Training arguments and fields of the model's configuration that are not at their defaults."""
+    """Tabulates training arguments and fields of the configuration that differ from their defaults."""
     table = [["setting", "value", "default"]]
     values = args.to_dict()
     for each in fields(args):
@@ -198,18 +198,18 @@ def settings_table(args: TrainingArguments, config: UniSRecConfig) -> Table:
 
 
 def metric_name(name: str) -> str:
-    """`ndcg@10` as `NDCG@10`."""
+    """Formats the name of a metric: `ndcg@10` becomes `NDCG@10`."""
     kind, _, rest = name.partition("@")
     return f"{METRIC_NAMES.get(kind, kind)}@{rest}"
 
 
 def standard_error(share: float, num_users: int) -> float:
-    """Returns the standard error of a share, such as recall, that is the mean over `num_users` users."""
+    """Returns the standard error of a proportion, such as recall, over `num_users` users."""
     return sqrt(share * (1 - share) / num_users)
 
 
 def hardware(args: TrainingArguments) -> str:
-    """The devices of a run."""
+    """Describes the devices of a run."""
     device = args.device.type
     if device == "cuda":
         device = torch.cuda.get_device_name(args.device)
@@ -230,9 +230,9 @@ def _count(number: int, noun: str) -> str:
 
 
 def _without_folder(source: str) -> str:
-    """Replaces a local absolute path by its last part, since model cards are public."""
+    """Replaces an absolute path by its last part, because model cards are public."""
     is_path = PurePosixPath(source).is_absolute() or PureWindowsPath(source).is_absolute()
-    return PureWindowsPath(source).name if is_path else source  # which knows both kinds of slashes
+    return PureWindowsPath(source).name if is_path else source  # splits at both kinds of slashes
 
 
 def _without_empty_columns(table: Table) -> Table:

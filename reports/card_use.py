@@ -1,4 +1,4 @@
-"""The part of a model card that loads the model: rendered when the card is written, and again when it is pushed."""
+"""Part of a model card with the code that loads the model, rendered when the card is written and when it is pushed."""
 
 import json
 import shlex
@@ -14,22 +14,22 @@ from . import card_tables
 
 # In the root of a checkout, and inside the package of an installation: both are one above this folder.
 TEMPLATE = Path(__file__).parents[1] / "model_card.md"
-# Lines of the card around this part. No name of a file or folder can hold them, since they have a slash.
+# Lines around this part of the card. They contain a slash, and names of files and folders do not.
 START, END = "<!-- unisrec/use -->\n", "<!-- /unisrec/use -->\n"
 
 
 @dataclass(frozen=True)
 class UseFacts:
     r"""
-    What the examples of a card depend on.
+    Facts that the examples of a card depend on.
 
     Args:
         name (`str`): Folder or Hub id that the examples load.
-        has_adapters (`bool`): Whether the checkpoint is one of adapters.
-        has_catalogue (`bool`): Whether items are saved with it.
-        reads_text (`bool`): Whether it encodes texts of items.
+        has_adapters (`bool`): Whether the checkpoint is a PEFT adapter.
+        has_catalogue (`bool`): Whether it contains a catalogue.
+        reads_text (`bool`): Whether it can encode item texts.
         is_inductive (`bool`): Whether it represents items by their text alone.
-        catalogue_withheld (`bool`): Whether its catalogue exists and is not shared.
+        catalogue_withheld (`bool`): Whether it has a catalogue that is not shared.
     """
 
     name: str
@@ -48,7 +48,7 @@ class UseFacts:
         has_text_encoder: bool,
         has_adapters: bool,
     ) -> "UseFacts":
-        """Facts of a model that is saved now."""
+        """Returns the facts of a model that is being saved."""
         return cls(
             name,
             has_adapters,
@@ -59,7 +59,7 @@ class UseFacts:
 
     @classmethod
     def of_folder(cls, folder: Path, name: str, catalogue: bool = True) -> "UseFacts":
-        """Facts of a checkpoint folder; without `catalogue`, its items are not shared."""
+        """Returns the facts of a checkpoint folder. Without `catalogue`, its items are not shared."""
         has_adapters = (folder / "adapter_config.json").is_file()
         settings = {} if has_adapters else json.loads((folder / "config.json").read_text(encoding="utf-8"))
         has_text_encoder = has_adapters or settings.get("text_config") is not None
@@ -76,7 +76,7 @@ class UseFacts:
 
 
 def load_template(file: Path = TEMPLATE) -> Template:
-    """The template of the card, with the filters that it uses."""
+    """Loads the template of the card with its filters."""
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
@@ -87,14 +87,14 @@ def load_template(file: Path = TEMPLATE) -> Template:
 
 def replace_use(card: str, facts: UseFacts) -> str | None:
     r"""
-    A card with the part that loads the model rendered anew.
+    Renders the part of a card that loads the model again.
 
     Args:
         card (`str`): Text of the card.
-        facts ([`UseFacts`]): What the examples depend on.
+        facts ([`UseFacts`]): Facts that the examples depend on.
 
     Returns:
-        `str`: The card, or `None` if it does not hold the two lines around that part, each once.
+        `str` or `None`: The new card, or `None` if the card does not contain both lines around that part exactly once.
     """
     if card.count(START) != 1 or card.count(END) != 1 or card.index(END) < card.index(START):
         return None
@@ -104,13 +104,13 @@ def replace_use(card: str, facts: UseFacts) -> str | None:
 
 
 def python_literal(text: str) -> str:
-    """A text as a Python literal in double quotes, on one line."""
+    """Formats a text as a Python literal in double quotes, on one line."""
     literal = json.dumps(text, ensure_ascii=False)
     return literal if literal.isprintable() else json.dumps(text)
 
 
 def shell_word(text: str) -> str:
-    """A text as one word of a command line, on one line; no option is made of it."""
+    """Quotes a text as one word of a shell command, on one line. It cannot be taken for an option."""
     if text.startswith("-"):
         text = f"./{text}"
     if text.isprintable():

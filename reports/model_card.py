@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: collected while it trains, written from the template `model_card.md`."""
+"""Model card of a checkpoint: facts collected during training, rendered by the template `model_card.md`."""
 
 import platform
 import re
@@ -37,30 +37,30 @@ MOST_ROWS = 20
 @dataclass
 class UniSRecModelCardData:
     r"""
-    What a model card tells beside what model and arguments say themselves. What is not known stays out of the card.
+    Facts for a model card that do not follow from model and arguments. Unknown facts are left out of the card.
 
-    > Given by the calls of the main job or the user
+    > Given by [`pretrain`], [`finetune`] or the user
 
     Args:
-        domains (`Sequence[Domain]`, *optional*): What the model was trained on.
-        text_encoder (`str`, *optional*): Name or path that the text encoder was loaded by.
-        base_model (`str`, *optional*): Name or path of the checkpoint that the training started from.
-        from_scratch (`bool`, *optional*): Whether no trained weights were taken.
+        domains (`Sequence[Domain]`, *optional*): Training domains.
+        text_encoder (`str`, *optional*): Name or path that the text encoder was loaded from.
+        base_model (`str`, *optional*): Name or path of the checkpoint that training started from.
+        from_scratch (`bool`, *optional*): Whether training started from random weights.
         test_metrics (`Mapping[str, float]`, *optional*): Test metrics by the names of [`ranking_metrics`].
-        num_test_users (`int`, *optional*): How many users they are the mean of.
-        compared ([`RunResults`], *optional*): Another run, shown beside this one.
+        num_test_users (`int`, *optional*): Number of test users.
+        compared ([`RunResults`], *optional*): Another run, shown for comparison.
         zero_shot_domain (`str`, *optional*): Name of the domain that the model was validated on and not trained on.
 
     > Collected by [`ModelCardCallback`]
 
-        in_training (`bool`): Whether the training is under way.
-        log (`list[dict[str, float]]`): What training logged, also before it was resumed.
-        resumed (`bool`): Whether it was.
+        in_training (`bool`): Whether training is under way.
+        log (`list[dict[str, float]]`): Entries of the training log, including those before a resumption.
+        resumed (`bool`): Whether training was resumed.
 
     > Set by the trainer
 
         kind_of_run (`str`, *optional*): `"pretraining"` or `"finetuning"`.
-        interpolation_share (`float`, *optional*): Share of the fine-tuned weights beside those before.
+        interpolation_share (`float`, *optional*): Share of the fine-tuned weights in interpolated weights.
     """
 
     domains: Sequence[Domain] = ()
@@ -81,10 +81,10 @@ class UniSRecModelCardData:
 
 class ModelCardCallback(TrainerCallback):
     r"""
-    Collects what a training logs. Evaluations before and after it are none of its metrics.
+    Collects the log of a training for its model card, without evaluations before and after training.
 
     Args:
-        card_data ([`UniSRecModelCardData`]): Where to.
+        card_data ([`UniSRecModelCardData`]): Facts to extend.
     """
 
     def __init__(self, card_data: UniSRecModelCardData):
@@ -123,21 +123,21 @@ def write_model_card(
     **metadata: Any,
 ) -> None:
     r"""
-    Writes `README.md` into a checkpoint folder, and `curves.png` where matplotlib is installed.
+    Writes `README.md` into a checkpoint folder, and `curves.png` if matplotlib is installed.
 
     Args:
         folder (`Path`): The checkpoint folder.
-        card_data ([`UniSRecModelCardData`]): What only the training knows.
-        args ([`TrainingArguments`]): How it was trained.
+        card_data ([`UniSRecModelCardData`]): Facts collected during training.
+        args ([`TrainingArguments`]): Training arguments.
         model ([`UniSRecModel`] or `PeftModel`): The model.
-        processor ([`UniSRecProcessor`], *optional*): Saved beside it; its catalogue is what the example recommends from.
-        text_encoder ([`PreTrainedModel`], *optional*): Encoder of the text vectors where it is no part of `model`.
+        processor ([`UniSRecProcessor`], *optional*): Processor of the checkpoint; the example uses its catalogue.
+        text_encoder ([`PreTrainedModel`], *optional*): Text encoder, if it is not part of `model`.
         best_step (`int`, *optional*): Step of the best model on validation.
-        loaded_step (`int`, *optional*): Step of the checkpoint that the model has its weights from.
-        best_is_gone (`bool`, *optional*): Whether the best model should have been kept and no checkpoint had it.
-        name (`str`, *optional*): What the examples load; defaults to the name of the folder.
+        loaded_step (`int`, *optional*): Step of the checkpoint that the weights were loaded from.
+        best_is_gone (`bool`, *optional*): Whether the checkpoint of the best model was missing at the end.
+        name (`str`, *optional*): Folder or Hub id in the examples; defaults to the name of the folder.
         title (`str`, *optional*): Title; defaults to the last part of the name.
-        **metadata: Fields of `ModelCardData` that are known better than here, such as `license`.
+        **metadata: Fields of `ModelCardData`, such as `license`, that override those found here.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = name or folder.absolute().name
@@ -181,7 +181,7 @@ def write_model_card(
 def _metadata(
     card_data: UniSRecModelCardData, title: str, known: Mapping[str, Any], config: UniSRecConfig
 ) -> ModelCardData:
-    """The head of the card; what is `known` from elsewhere goes before what is found out here."""
+    """Builds the metadata of the card; `known` fields override those found here."""
     found = {
         "base_model": _hub_id(card_data.base_model) or (_hub_id(card_data.text_encoder) if config.item_text else None),
         "datasets": _hub_datasets(card_data.domains) or None,
@@ -217,7 +217,7 @@ def _eval_results(domain: str, metrics: Mapping[str, float]) -> list[EvalResult]
 
 
 def _hub_id(name: str | None) -> str | None:
-    """The id on the Hub that a model or dataset was loaded by, `None` if it was in a local folder or in the package."""
+    """Returns the Hub id that a model or dataset was loaded from, `None` for a local folder or a packaged checkpoint."""
     if name is None or name in RELEASED or Path(name).exists():
         return None
     name = PACKAGED_ENCODER if name in PACKAGED_ENCODER_NAMES else split_revision(name)[0]
@@ -229,7 +229,7 @@ def _hub_id(name: str | None) -> str | None:
 
 
 def _hub_datasets(domains: Sequence[Domain]) -> list[str]:
-    """Datasets of the Hub among what `read_table` says that it has read."""
+    """Returns the Hub datasets among the files that `read_table` recorded."""
     names = [str(name) for domain in domains for name in domain.info.get("files", [])]
     files = (*ENDINGS, ".gz")
     matches = [DATASET.fullmatch(name) for name in names if "/" in name and not name.lower().endswith(files)]
@@ -237,7 +237,7 @@ def _hub_datasets(domains: Sequence[Domain]) -> list[str]:
 
 
 def _named(name: str | None) -> str | None:
-    """A model in a sentence: a link to the Hub, or the name of its folder."""
+    """Formats a model for a sentence: a link to the Hub, or the name of its folder."""
     if name is None:
         return None
     hub_id = _hub_id(name)

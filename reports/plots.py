@@ -13,49 +13,43 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_training_curves(
-    pretraining: Sequence[Mapping[str, float]], transfers: Mapping[str, Sequence[Mapping[str, float]]], file: Path
-) -> None:
+def plot_validation(runs: Mapping[str, Sequence[Mapping[str, float]]], file: Path) -> None:
     r"""
-    Losses of pre-training, and validation NDCG@10 of transfers, as one PNG.
+    Plots validation NDCG@10 of several runs as one PNG.
 
     Args:
-        pretraining (`Sequence` of `Mapping`): `trainer.state.log_history` of pre-training.
-        transfers (`Mapping` of `str` to the same): By the name that the legend shows.
-        file (`Path`): Where to write.
+        runs (`Mapping` of `str` to `Sequence` of `Mapping`):
+            `trainer.state.log_history` of each run, by the name that the legend shows; runs from scratch are dashed.
+        file (`Path`): Output file.
 
     Raises:
-        ImportError: Without matplotlib (`pip install unisrec[plots]`).
+        ImportError: If matplotlib is not installed (`pip install unisrec[plots]`).
     """
-    figure, (losses, ranking) = new_figure(2)
-    steps = [entry for entry in pretraining if "sequence_item_loss" in entry]
-    for name, label in (("sequence_item_loss", "sequence-item"), ("sequence_sequence_loss", "sequence-sequence")):
-        losses.plot([entry["step"] for entry in steps], [entry[name] for entry in steps], label=label)
-    losses.set(title="Pre-training", xlabel="step", ylabel="loss (nats)")
-    for name, history in transfers.items():
+    figure, (axes,) = new_figure(1)
+    for name, history in runs.items():
         epochs = [entry for entry in history if "eval_ndcg@10" in entry]
         style = "--" if "scratch" in name else "-"
-        ranking.plot(
+        axes.plot(
             [entry["epoch"] for entry in epochs], [entry["eval_ndcg@10"] for entry in epochs], style, label=plain(name)
         )
-    ranking.set(title="Transfer", xlabel="epoch", ylabel="NDCG@10, validation, seen items kept")
+    axes.set(title="Validation", xlabel="epoch", ylabel="NDCG@10, seen items kept")
     save_figure(figure, file, whole_numbers=True)
 
 
 def plot_run(log: Sequence[Mapping[str, float]], best_step: int | None, file: Path) -> bool:
     r"""
-    Losses and validation NDCG@10 of one run, as one PNG.
+    Plots the losses and the validation NDCG@10 of one run, as one PNG.
 
     Args:
-        log (`Sequence` of `Mapping`): Lines of `trainer.state.log_history`.
-        best_step (`int`, *optional*): Step of the best model, to be marked.
-        file (`Path`): Where to write.
+        log (`Sequence` of `Mapping`): Entries of `trainer.state.log_history`.
+        best_step (`int`, *optional*): Step of the best model, which is marked.
+        file (`Path`): Output file.
 
     Returns:
-        `bool`: Whether there was something to draw: two losses or two evaluations.
+        `bool`: Whether a file was written, which takes two losses or two evaluations.
 
     Raises:
-        ImportError: Without matplotlib (`pip install unisrec[plots]`).
+        ImportError: If matplotlib is not installed (`pip install unisrec[plots]`).
     """
     lines = [entry for entry in log if training_losses(entry)]
     rows = training_rows(log)
@@ -73,7 +67,7 @@ def plot_run(log: Sequence[Mapping[str, float]], best_step: int | None, file: Pa
 
 
 def _draw_losses(axes: "Axes", lines: Sequence[Mapping[str, float]], rows: Sequence[TrainingRow]) -> None:
-    """Each part of the loss, or the loss if it has no parts: log lines pale, means between evaluations strong."""
+    """Draws each part of the loss, or the loss if it has no parts: log entries faint, means between evaluations bold."""
     names = list(dict.fromkeys(name for line in lines for name in training_losses(line)))
     for color, name in enumerate(names[1:] or names):
         logged = [line for line in lines if name in line]
@@ -89,7 +83,7 @@ def _draw_losses(axes: "Axes", lines: Sequence[Mapping[str, float]], rows: Seque
 
 
 def _draw_ranking(axes: "Axes", rows: Sequence[TrainingRow], best_step: int | None) -> None:
-    """NDCG@10 of each domain: a solid line with seen items kept, a dashed one with them masked."""
+    """Draws NDCG@10 of each domain: solid with seen items kept, dashed with seen items masked."""
     domains = list(dict.fromkeys(domain for row in rows for domain in row.metrics))
     for color, domain in enumerate(domains):
         for suffix, style, protocol in (("", "-", "seen items kept"), ("_seen_masked", "--", "seen items masked")):
@@ -105,12 +99,12 @@ def _draw_ranking(axes: "Axes", rows: Sequence[TrainingRow], best_step: int | No
 
 
 def plain(name: str) -> str:
-    """A name as matplotlib is to show it: a dollar sign would start a formula, an underscore hide it."""
+    """Escapes a name for matplotlib: a dollar sign would start a formula, a leading underscore hide the legend entry."""
     return " " + " ".join(name.split()).replace("$", r"\$")
 
 
 def new_figure(panels: int) -> "tuple[Figure, Sequence[Axes]]":
-    """A figure of panels side by side. Raises `ImportError` without matplotlib."""
+    """Creates a figure with panels side by side. Raises `ImportError` if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -121,7 +115,7 @@ def new_figure(panels: int) -> "tuple[Figure, Sequence[Axes]]":
 
 
 def save_figure(figure: "Figure", file: Path, whole_numbers: bool = False) -> None:
-    """Writes a figure as PNG; `whole_numbers` are those of horizontal axes that count steps or epochs."""
+    """Writes a figure as PNG. With `whole_numbers`, horizontal axes have integer ticks only."""
     for axes in figure.axes:
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
@@ -131,4 +125,4 @@ def save_figure(figure: "Figure", file: Path, whole_numbers: bool = False) -> No
         figure.savefig(draft, dpi=150, format="png")
 
 
-__all__ = ["new_figure", "plain", "plot_run", "plot_training_curves", "save_figure"]
+__all__ = ["new_figure", "plain", "plot_run", "plot_validation", "save_figure"]

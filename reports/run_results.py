@@ -1,4 +1,4 @@
-"""The test results that a transfer leaves in its folder, read again to stand beside those of another run."""
+"""Test results of a fine-tuning run, which another run reads for comparison."""
 
 import json
 import os
@@ -9,19 +9,19 @@ from pathlib import Path
 from ..data import Domain
 
 
-RESULTS_FILE = "test_results.json"  # as `Trainer.save_metrics("test", ...)` calls it
+RESULTS_FILE = "test_results.json"  # name given by `Trainer.save_metrics("test", ...)`
 
 
 @dataclass(frozen=True)
 class RunResults:
     r"""
-    What a transfer reached on the test split.
+    Test results of a fine-tuning run.
 
     Args:
-        name (`str`): Name of its folder.
+        name (`str`): Name of the output folder.
         setting (`str`): `"inductive"` or `"transductive"`.
-        from_scratch (`bool`): Whether it took no trained weights.
-        seed (`int`): Seed.
+        from_scratch (`bool`): Whether training started from random weights.
+        seed (`int`): Random seed.
         metrics (`Mapping[str, float]`): Metrics by the names of [`ranking_metrics`].
     """
 
@@ -33,7 +33,7 @@ class RunResults:
 
 
 def run_facts(domain: Domain, setting: str, from_scratch: bool, seed: int) -> dict[str, str | bool | int]:
-    """Returns the further entries of `test_results.json` besides the metrics."""
+    """Returns the entries of `test_results.json` other than the metrics."""
     return {
         "domain": domain.name,
         "content_hash": domain.content_hash,
@@ -45,18 +45,18 @@ def run_facts(domain: Domain, setting: str, from_scratch: bool, seed: int) -> di
 
 def load_run_results(folder: str | os.PathLike, domain: Domain) -> RunResults:
     r"""
-    Test results of another run on the same domain.
+    Loads the test results of another run on the same domain.
 
     Args:
         folder (`str` or `os.PathLike`): Output folder of [`finetune`].
-        domain ([`Domain`]): What it must have been trained and tested on.
+        domain ([`Domain`]): Domain that the run must have been trained and tested on.
 
     Returns:
-        [`RunResults`]
+        [`RunResults`]: The results.
 
     Raises:
         FileNotFoundError: If the folder holds no `test_results.json`.
-        ValueError: If that is not one that [`finetune`] wrote, or it belongs to another domain.
+        ValueError: If [`finetune`] did not write that file, or wrote it for another domain.
     """
     file = Path(folder) / RESULTS_FILE
     if not file.is_file():
@@ -76,8 +76,8 @@ def load_run_results(folder: str | os.PathLike, domain: Domain) -> RunResults:
         _check_types(results)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{file}: cannot be compared with ({type(error).__name__}: {error}); expected what unisrec finetune "
-            "writes; run that one again."
+            f"{file}: not a results file of unisrec finetune ({type(error).__name__}: {error}); run that fine-tuning "
+            "again."
         ) from error
     if content_hash != domain.content_hash:
         raise ValueError(
@@ -88,7 +88,7 @@ def load_run_results(folder: str | os.PathLike, domain: Domain) -> RunResults:
 
 
 def _check_types(results: RunResults) -> None:
-    """Raises `ValueError` for values that no transfer writes, which would go into a model card."""
+    """Raises `ValueError` for values that [`finetune`] never writes, because they would appear in a model card."""
     if results.setting not in ("inductive", "transductive"):
         raise ValueError(f"the setting is {results.setting!r}, expected 'inductive' or 'transductive'")
     if type(results.from_scratch) is not bool or type(results.seed) is not int:

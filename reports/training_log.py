@@ -15,14 +15,14 @@ METRIC = re.compile(r"eval_(?:(.+)_)?((?:recall|ndcg)@\d+(?:_seen_masked)?)", re
 @dataclass
 class TrainingRow:
     r"""
-    What the log says of one evaluation and the steps before it.
+    Summary of one evaluation and the steps before it.
 
     Args:
-        step (`int`): Steps of the optimizer so far.
-        epoch (`float`): Epochs so far.
-        losses (`dict[str, float]`): Mean of each loss since the row before: `loss`, `sequence_item_loss`, ...
+        step (`int`): Number of optimizer steps so far.
+        epoch (`float`): Number of epochs so far.
+        losses (`dict[str, float]`): Mean of each loss since the previous row, in nats: `loss`, `sequence_item_loss`, ...
         metrics (`dict[str, dict[str, float]]`):
-            Validation metrics, by domain (`""` where the domain has no name) and by the names of [`ranking_metrics`].
+            Validation metrics by domain (`""` if only one is evaluated) and by the names of [`ranking_metrics`].
     """
 
     step: int
@@ -32,27 +32,27 @@ class TrainingRow:
 
 
 def training_losses(entry: Mapping[str, float]) -> dict[str, float]:
-    """Losses of a line that was logged in training; none for a line of another kind."""
+    """Returns the losses of a training log entry, or an empty dict for other entries."""
     return {name: value for name, value in entry.items() if name.endswith("loss")} if "loss" in entry else {}
 
 
 def loss_name(name: str) -> str:
-    """`sequence_item_loss` as `sequence-item loss`."""
+    """Formats a loss for readers: `sequence_item_loss` becomes `sequence-item loss`."""
     return name.removesuffix("_loss").replace("_", "-") + " loss" if name != "loss" else name
 
 
 def training_rows(log: Iterable[Mapping[str, float]]) -> list[TrainingRow]:
     r"""
-    One row for each evaluation, or, where nothing was evaluated, for each epoch.
+    Summarises a log as one row per evaluation or, without evaluations, per epoch.
 
     Args:
-        log (`Iterable[Mapping[str, float]]`): Lines of `trainer.state.log_history`, in their order.
+        log (`Iterable[Mapping[str, float]]`): Entries of `trainer.state.log_history`, in order.
 
     Returns:
-        `list[TrainingRow]`: In the order of steps; losses after the last evaluation are in a row of their own.
+        `list[TrainingRow]`: Rows in the order of steps. Losses after the last evaluation form a row of their own.
     """
     rows: list[TrainingRow] = []
-    losses: list[Mapping[str, float]] = []  # lines that no row has yet
+    losses: list[Mapping[str, float]] = []  # entries since the last row
     log = list(log)
     evaluated = any(METRIC.fullmatch(name) for entry in log for name in entry)
 
@@ -78,7 +78,7 @@ def training_rows(log: Iterable[Mapping[str, float]]) -> list[TrainingRow]:
 
 
 def thin_rows(rows: Sequence[TrainingRow], most: int, best_step: int | None = None) -> list[TrainingRow]:
-    """At most `most` rows at even distances, with the first, the last and the best one among them."""
+    """Selects at most `most` evenly spaced rows, including the first, the last and the best one."""
     if len(rows) <= most:
         return list(rows)
     places = set(np.linspace(0, len(rows) - 1, most - 1).round().astype(int).tolist())

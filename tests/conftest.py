@@ -140,7 +140,7 @@ def make_batch() -> Callable[[str], dict[str, torch.Tensor]]:
         else:
             items = {"text_embeds": torch.randn(6, 16)}
         if setting == "transductive":
-            items["item_ids"] = torch.tensor([3, 1, 0, 6, 2, 5])
+            items["id_rows"] = torch.tensor([3, 1, 0, 6, 2, 5])
         histories = [[1, 2, 3, 4, 5, 6], [3, 3, 6, 0, 0, 0], [5, 0, 0, 0, 0, 0], [6, 1, 2, 5, 0, 0]]
         return {"item_index": torch.tensor(histories), **items}
 
@@ -212,7 +212,7 @@ def slow_ranking_metrics() -> Callable[..., dict[str, float]]:
             output = model(
                 item_index=torch.tensor([history[-model.config.max_position_embeddings :]]) + 1,
                 text_embeds=torch.from_numpy(text_embeds),
-                item_ids=torch.arange(1, num_items + 1),
+                id_rows=torch.arange(1, num_items + 1),
             )
             sequence = output.sequence_embeds[0]
             scores = [torch.cosine_similarity(sequence, item, dim=0).item() for item in output.item_embeds]
@@ -273,14 +273,16 @@ def find_port() -> Callable[[], int]:
 COMMAND_LINE = """
 import contextlib, io, json, os, sys, time
 sys.argv[0] = "unisrec"
+answers, slept, sleep = [], [], time.sleep
+time.sleep = lambda seconds: (slept.append(seconds), sleep(seconds))[1]
 from unisrec.cli import main
-answers = []
 for words in json.loads(sys.argv[1]):
     os.environ["HF_TOKEN"] = words.pop(0)[len("HF_TOKEN=") :] if words[0].startswith("HF_TOKEN=") else "hf_shop"
-    start, out, err = time.monotonic(), io.StringIO(), io.StringIO()
+    slept.clear()
+    out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main(words)
-    answers.append([status, out.getvalue(), err.getvalue(), time.monotonic() - start])
+    answers.append([status, out.getvalue(), err.getvalue(), sum(slept)])
 print(json.dumps(answers))
 """
 
@@ -330,7 +332,7 @@ class LocalHub(NamedTuple):
 
     def verbs(self, *commands: Sequence[object], home: Path, **variables: str) -> list[list]:
         """Runs command lines in one process, as `shop` or with a `HF_TOKEN=...` in front: for each exit status, what was
-        printed, what was said on stderr, and seconds."""
+        printed, what was said on stderr, and seconds slept."""
         words = [[str(word) for word in command] for command in commands]
         return self.run(COMMAND_LINE, json.dumps(words), home=home, **variables)
 

@@ -1,4 +1,4 @@
-"""Checks of training arguments: wrong types, numbers out of range, and settings without effect are refused."""
+"""Checks of training arguments: refuses wrong types, numbers out of range, and settings without effect."""
 
 import inspect
 import json
@@ -30,39 +30,39 @@ METRICS = tuple(ranking_metrics(np.zeros((1, 2))))
 
 # Arguments of `transformers.TrainingArguments` that must keep their default, each with the reason.
 UNSUPPORTED = {
-    "accelerator_config": "batches are made and shared out by the trainer itself",
+    "accelerator_config": "the trainer builds the batches and distributes them to the processes itself",
     "average_tokens_across_devices": "the loss is always the exact mean over the targets of all processes",
-    "batch_eval_metrics": "the ranks of all users are two numbers each, which memory holds",
-    "bf16_full_eval": "evaluation is in float32, since rounding makes ties",
-    "dataloader_drop_last": "a training batch is never incomplete, and evaluation ranks every user",
-    "dataloader_in_order": "the order of the batches is part of the seed, and resuming counts on it",
-    "dataloader_persistent_workers": "workers do not end by SIGTERM, so that a checkpoint can be saved, and would stay",
+    "batch_eval_metrics": "metrics are computed over all users at once; the ranks of a user are two numbers",
+    "bf16_full_eval": "evaluation runs in float32, because rounding creates ties",
+    "dataloader_drop_last": "no training batch is incomplete, and evaluation ranks every user",
+    "dataloader_in_order": "the order of the batches is part of the seed, and resuming relies on it",
+    "dataloader_persistent_workers": "workers ignore SIGTERM so that a checkpoint can be saved, and would outlive the run",
     "ddp_static_graph": "the graph changes with the lengths of the histories",
     "deepspeed": "launch with `accelerate launch --config_file deepspeed_zero2.yaml` instead",
-    "do_eval": "--eval_strategy says when",
-    "do_predict": "the verb decides what is run",
-    "do_train": "the verb decides what is run",
+    "do_eval": "--eval_strategy decides when to evaluate",
+    "do_predict": "the verb decides what runs",
+    "do_train": "the verb decides what runs",
     "enable_jit_checkpoint": "its SIGTERM handler would replace ours, which always saves a checkpoint",
     "eval_accumulation_steps": "ranks are moved to the CPU after each batch",
-    "eval_do_concat_batches": "metrics are taken over all users at once",
+    "eval_do_concat_batches": "metrics are computed over all users at once",
     "eval_use_gather_object": "ranks are gathered as tensors",
-    "fp16_full_eval": "evaluation is in float32, since rounding makes ties",
+    "fp16_full_eval": "evaluation runs in float32, because rounding creates ties",
     "fsdp": "launch with `accelerate launch --config_file fsdp2.yaml` instead",
     "fsdp_config": "launch with `accelerate launch --config_file fsdp2.yaml` instead",
-    "include_for_metrics": "the metrics need nothing but ranks",
+    "include_for_metrics": "the metrics need only ranks",
     "include_num_input_tokens_seen": "a batch holds items, not tokens; the log gives targets per second",
-    "label_names": "the batches have one kind of labels",
+    "label_names": "a batch has one kind of labels",
     "label_smoothing_factor": "the losses are not defined for smoothed labels",
-    "length_column_name": "batches are always made of windows of similar length",
+    "length_column_name": "batches always consist of windows of similar length",
     "liger_kernel_config": "Liger has no kernels for this model",
-    "neftune_noise_alpha": "the inputs are vectors of items, not embeddings of words",
-    "optim_target_modules": "no optimizer that takes it is supported",
-    "parallelism_config": "the model is too small to be split by tensors or sequences",
-    "prediction_loss_only": "evaluation gives ranks, not a loss",
+    "neftune_noise_alpha": "the inputs are item vectors, not word embeddings",
+    "optim_target_modules": "no supported optimizer takes it",
+    "parallelism_config": "the model is too small for tensor or sequence parallelism",
+    "prediction_loss_only": "evaluation computes ranks, not a loss",
     "remove_unused_columns": "the collators need all columns",
     "save_on_each_node": "all machines share the output folder",
-    "train_sampling_strategy": "batches are always made of windows of similar length, in random order",
-    "use_cache": "there is nothing to cache: a history is encoded at once",
+    "train_sampling_strategy": "batches always consist of windows of similar length, in random order",
+    "use_cache": "a history is encoded in one pass, so there is nothing to cache",
     "use_liger_kernel": "Liger has no kernels for this model",
 }
 
@@ -80,7 +80,7 @@ CHOICES: dict[str, Iterable[str]] = {
     "dataloader_multiprocessing_context": multiprocessing.get_all_start_methods(),
 }
 
-# Lowest and highest value; brackets mean that the limit itself is allowed, as in mathematics.
+# Intervals of allowed values in mathematical notation: a square bracket includes its limit.
 _COUNT, _MANY = "[1, 2147483647]", "[0, 2147483647]"
 _NOT_NEGATIVE, _POSITIVE, _SHARE, _PART = "[0, inf)", "(0, inf)", "[0, 1]", "[0, 1)"
 RANGES = {
@@ -121,7 +121,7 @@ RANGES = {
     "early_stopping_patience": _MANY,
 }
 
-# Further allowed types of values, because annotations of transformers are inexact or `__post_init__` converts them.
+# Types allowed beside the annotated ones, which transformers leaves out or `__post_init__` creates.
 _ALSO = {
     "accelerator_config": AcceleratorConfig,
     "fsdp": bool,
@@ -210,13 +210,13 @@ def _setup_conflicts(args: TrainingArguments) -> Iterator[Problem]:
 
 def check_arguments(args: TrainingArguments) -> None:
     r"""
-    Checks types, choices, ranges and combinations, of the command line, a configuration file and Python alike.
+    Checks types, choices, ranges and combinations of training arguments.
 
     Args:
         args ([`UniSRecTrainingArguments`]): The arguments, before or after their `__post_init__`.
 
     Raises:
-        ValueError: If a value is of another type or out of range, or a setting would have no effect.
+        ValueError: If a value has the wrong type or is out of range, or a setting would have no effect.
     """
     hints = _type_hints(type(args))
     for field in fields(args):
@@ -238,13 +238,14 @@ def check_arguments(args: TrainingArguments) -> None:
 
 def check_setup(args: TrainingArguments) -> None:
     r"""
-    Checks by construction: the optimizer, the learning rate schedule, loggers, the compiler and the device.
+    Checks optimizer, learning rate schedule, loggers and compiler by constructing them.
 
     Args:
         args ([`UniSRecTrainingArguments`]): The arguments, after the `__post_init__` of transformers.
 
     Raises:
-        ValueError: If one of them cannot be created, for example because a package is missing or an option is invalid.
+        ValueError: If one of them cannot be constructed, for example because a package is missing, or does not suit the
+            device.
     """
     _refuse(_setup_conflicts(args))
     for name in args.report_to:
@@ -263,7 +264,7 @@ def check_setup(args: TrainingArguments) -> None:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(1, 1))
         optimizer = kind([{"params": [weight], "weight_decay": args.weight_decay}], **options)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"--optim {args.optim.value} cannot be made ({error}); see --optim_args.") from error
+        raise ValueError(f"--optim {args.optim.value} cannot be constructed ({error}); see --optim_args.") from error
     group = optimizer.param_groups[0]
     for pair in filter(None, (args.optim_args or "").replace(" ", "").split(",")):
         name, _, value = pair.partition("=")
@@ -273,7 +274,7 @@ def check_setup(args: TrainingArguments) -> None:
         get_scheduler(args.lr_scheduler_type, optimizer, args.get_warmup_steps(100), 100, args.lr_scheduler_kwargs)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"--lr_scheduler_type {args.lr_scheduler_type.value} cannot be made ({error}); see --lr_scheduler_kwargs."
+            f"--lr_scheduler_type {args.lr_scheduler_type.value} cannot be constructed ({error}); see --lr_scheduler_kwargs."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Base of both trainers: batches by targets, full-ranking evaluation, exact means over processes, and loss parts."""
+"""Base of both trainers: batches by number of targets, full-ranking evaluation, loss parts and the model card."""
 
 import copy
 from collections import defaultdict
@@ -55,29 +55,44 @@ class TrainingResult:
     metrics: dict[str, float]
 
 
+# Private methods of `Trainer` that our trainers override, each because there is no public hook for it:
+# - `_inner_training_loop`: with `auto_find_batch_size`, every attempt starts from the initial weights.
+# - `_run_epoch`: a run that had already ended trains no further when it is resumed.
+# - `_load_optimizer_and_scheduler`: state files are checked before torch reads them.
+# - `_load_best_model`: weights are checked before they are loaded, and the step is kept for the model card.
+# - `_finalize_training`: the best checkpoint may have disappeared, and others are deleted at once, not file by file.
+# - `_get_output_dir`, `_save_checkpoint`: checkpoints are written elsewhere and moved into place when complete.
+# - `_save`: the frozen text encoder is part of the model but not of checkpoints, and there are no pickled arguments.
+# - `_save_rng_state`: only the first process writes into the output folder.
+# - `_push_from_checkpoint`: private files of the run are not uploaded.
+# - `_finish_current_push`: a failed upload is a warning; the parent ends the training.
+# - `_get_grad_norm`: gradients of the ID embedding may be sparse.
 class UniSRecTrainer(CheckpointTrainer):
     r"""
     Base of [`UniSRecPretrainTrainer`] and [`UniSRecFinetuneTrainer`].
 
-    `train_dataset` is a [`WindowDataset`]; `eval_dataset` is a [`RankingDataset`] or a dict of them by name. The
-    evaluation ranks each target among the whole catalogue: `eval_recall@10`, `eval_ndcg@10`, ... with seen items kept,
-    and the same with `_seen_masked`.
+    `train_dataset` is a [`WindowDataset`]; `eval_dataset` is a [`RankingDataset`] or a dict of them by name. Evaluations
+    rank each target among the whole catalogue and log `eval_recall@10`, `eval_ndcg@10`, ... with seen items kept, and the
+    same metrics with the suffix `_seen_masked`.
 
-    The arguments are copied, so that those of the caller do not change.
+    The training arguments are copied; those of the caller do not change.
 
     Args:
         args ([`UniSRecTrainingArguments`]): Training arguments.
         text_encoder ([`PreTrainedModel`], *optional*):
-            Encoder of the text vectors that the model is trained on. It stays out of the model and of the checkpoints
-            of the run, and is part of what `save_model` and `push_to_hub` leave.
+            Frozen encoder of the text vectors. It is not part of the model and the checkpoints during training; `save_model`
+            and `push_to_hub` add it.
         card_data ([`UniSRecModelCardData`], *optional*):
             Facts for the model card that the trainer does not know: domains, base model, test metrics.
+
+    Raises:
+        ValueError: If an argument is invalid, or evaluations do not compute `metric_for_best_model`.
     """
 
     can_return_loss = True
-    _sampling_temperature = 1.0  # of domains in an epoch
-    _one_domain = False  # whether a step takes windows of one domain
-    _kind_of_run: KindOfRun | None = None  # what the model card tells of
+    _sampling_temperature = 1.0  # of the shares of the domains in an epoch
+    _one_domain = False  # whether all windows of a step are of the same domain
+    _kind_of_run: KindOfRun | None = None  # for the model card
 
     def __init__(
         self,
@@ -88,7 +103,9 @@ class UniSRecTrainer(CheckpointTrainer):
         card_data: UniSRecModelCardData | None = None,
         **kwargs,
     ):
-        check_arguments(args)  # they may have been changed since they were made
+        check_arguments(args)  # they may have been changed after their construction
+        if kwargs.get("preprocess_logits_for_metrics") is not None:
+            raise ValueError("preprocess_logits_for_metrics has no effect: evaluations compute ranks. Leave it out.")
         kwargs.setdefault("compute_metrics", _ranking_metrics)
         super().__init__(model, copy.copy(args), *more, **kwargs)
         if self.eval_dataset is not None and self.compute_metrics is _ranking_metrics:
@@ -110,10 +127,10 @@ class UniSRecTrainer(CheckpointTrainer):
         self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def train(self, *args, **kwargs):
-        # Every process starts from the same seed; a different one per process gives different dropout masks.
+        # All processes start from the same seed; adding the index gives them different dropout masks.
         torch.manual_seed(self.args.seed + self.args.process_index)
-        # Out of sight of the parent's loop, which would write the tokenizer's special tokens into our configuration, and
-        # put the catalogue, as large as many checkpoints, into each of them.
+        # Hidden from the parent's loop, which would write the special tokens of the tokenizer into the configuration, and
+        # save the catalogue, as large as many checkpoints, with each of them.
         self._processor, self.processing_class = self.processing_class, None
         try:
             return super().train(*args, **kwargs)
@@ -121,13 +138,13 @@ class UniSRecTrainer(CheckpointTrainer):
             self.processing_class = self._processor
 
     def _inner_training_loop(self, batch_size: int, *args, **kwargs) -> TrainOutput:
-        """Trains as the parent does; with `auto_find_batch_size`, restarts with half the targets when memory runs out."""
+        """Trains like the parent class; with `auto_find_batch_size`, restarts with half the targets when memory runs out."""
         if not self.args.auto_find_batch_size:
             return super()._inner_training_loop(batch_size, *args, **kwargs)
         weights = {name: weight.detach().cpu().clone() for name, weight in self.model.state_dict().items()}
         given = self.optimizer, self.lr_scheduler
         while True:
-            # Of our own copy of the arguments: the model card tells what was used.
+            # In our copy of the arguments, so that the model card shows the value that was used.
             self.args.per_device_train_batch_size = batch_size
             try:
                 return super()._inner_training_loop(batch_size, *args, **kwargs)
@@ -136,9 +153,9 @@ class UniSRecTrainer(CheckpointTrainer):
                     raise
                 reason = " ".join(str(error).split())
             if batch_size == 1:
-                raise ValueError(f"not even one target a step fits into memory ({reason}).")
+                raise ValueError(f"not even one target per step fits into memory ({reason}).")
             logger.warning(
-                f"{batch_size} targets a step do not fit into memory; starting anew with {batch_size // 2}."
+                f"{batch_size} targets per step do not fit into memory; starting again with {batch_size // 2}."
             )
             batch_size //= 2
             self.model.load_state_dict(weights)
@@ -149,7 +166,7 @@ class UniSRecTrainer(CheckpointTrainer):
             clear_device_cache(garbage_collection=True)
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
-        """The parent's optimizer, with the learning rate of the text encoder's weights."""
+        """Creates the optimizer of the parent class, with a separate learning rate for the text encoder."""
         optimizer = super().create_optimizer(*args, **kwargs)
         rate = self.args.text_encoder_learning_rate
         if rate is None and self.args.train_text_encoder:
@@ -172,7 +189,7 @@ class UniSRecTrainer(CheckpointTrainer):
         return trained, sum(weight.numel() for weight in [*parameters, *frozen])
 
     def encode_catalogue(self, texts: Sequence[str]) -> np.ndarray:
-        """Encodes `texts` by the current text encoder. Returns vectors `(num_items, text_embedding_size)`."""
+        """Encodes `texts` by the text encoder of the model. Returns vectors `(num_items, text_embedding_size)`."""
         model = self.accelerator.unwrap_model(self.model)
         return encode_texts(
             texts,
@@ -202,7 +219,7 @@ class UniSRecTrainer(CheckpointTrainer):
         return self.accelerator.prepare(loader)
 
     def get_eval_dataloader(self, eval_dataset: RankingDataset | str | None = None) -> DataLoader:
-        """Batches of all users of a dataset, in its order, whatever the arguments say of training batches."""
+        """Returns batches of all users of a dataset, in its order."""
         if isinstance(eval_dataset, str):
             eval_dataset = self.eval_dataset[eval_dataset]
         loader = DataLoader(
@@ -270,7 +287,7 @@ class UniSRecTrainer(CheckpointTrainer):
         return super().training_step(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each part of the loss since the last line, the speed and the memory."""
+        """Adds the mean of each loss part since the last entry, the speed and the memory."""
         if "loss" in logs:
             for name, values in sorted(self._loss_parts.items()):
                 logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
@@ -279,7 +296,7 @@ class UniSRecTrainer(CheckpointTrainer):
         super().log(logs, start_time)
 
     def _record(self, **parts: torch.Tensor) -> None:
-        """Keeps parts of the loss for the next log line."""
+        """Records parts of the loss for the next log entry."""
         for name, value in parts.items():
             self._loss_parts[name].append(value.detach())
 
@@ -307,12 +324,12 @@ class UniSRecTrainer(CheckpointTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: None) -> None:
         if self.args.push_to_hub and self.is_world_process_zero():
-            # What goes up with the checkpoint has a card, and the frozen text encoder is no part of it.
+            # A pushed checkpoint has a model card, without the frozen text encoder.
             self._write_model_card(Path(self.args.output_dir), text_encoder=None)
         super()._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """The parent's files, one of each process, all written by the first one: no other touches the output folder."""
+        """Saves the random states of all processes, written by the first one: no other process touches the output folder."""
         with TemporaryDirectory() as own:
             super()._save_rng_state(own)
             (file,) = Path(own).iterdir()
@@ -334,17 +351,17 @@ class UniSRecTrainer(CheckpointTrainer):
         dataset_args: str | list[str] | None = None,
     ) -> None:
         r"""
-        Writes the model card, `README.md`, into the output folder. A card that cannot be written is a warning.
+        Writes the model card, `README.md`, to the output folder. Failure is logged as a warning.
 
         Args:
             language (`str`, *optional*): Language of the item texts.
             license (`str`, *optional*): Licence of the checkpoint; defaults to `args.card_license`.
-            tags (`str` or `list[str]`, *optional*): Tags beside ours.
+            tags (`str` or `list[str]`, *optional*): Additional tags.
             model_name (`str`, *optional*): Title; defaults to the name of repository or folder.
-            finetuned_from (`str`, *optional*): Hub id of the base model; defaults to what `card_data` says.
+            finetuned_from (`str`, *optional*): Hub id of the base model; defaults to that of `card_data`.
             tasks (`str` or `list[str]`, *optional*): Not used: the task is sequential recommendation.
             dataset_tags (`str` or `list[str]`, *optional*):
-                Hub ids of the datasets; defaults to what the domains of `card_data` say.
+                Hub ids of the datasets; defaults to those of the domains of `card_data`.
             dataset (`str` or `list[str]`, *optional*): Not used: `card_data` has the domains.
             dataset_args (`str` or `list[str]`, *optional*): Not used.
         """

@@ -21,9 +21,9 @@ LOG_FILE = "log.jsonl"
 
 class LogFile(TrainerCallback):
     """
-    Writes `log.jsonl` into the output folder: one JSON object for each line of the log, as it comes.
+    Appends each entry of the training log to `log.jsonl` in the output folder, as one JSON object per line.
 
-    The file is what `state.log_history` is. A run that goes on from a checkpoint starts with the lines up to there.
+    The file has the content of `state.log_history`. A resumed run keeps the lines up to its checkpoint.
     """
 
     def __init__(self):
@@ -50,19 +50,19 @@ class LogFile(TrainerCallback):
 
 
 class SpeedMeter(TrainerCallback):
-    """Targets (items to be predicted) that are trained on in a second, without the time of evaluations and saves."""
+    """Measures training speed in targets (items to predict) per second, without the time of evaluations and saves."""
 
     def __init__(self):
         self._targets, self._start = 0, None
 
     def add(self, targets: int) -> None:
-        """Counts those of a step of this process, as it begins."""
+        """Counts the targets of a step of this process, at its start."""
         self._targets += targets
         if self._start is None:
             self._start = time.perf_counter()
 
     def report(self, accelerator: Accelerator) -> dict[str, float]:
-        """Returns `targets_per_second` over all processes since the last report, and the highest `peak_memory_gb`."""
+        """Returns `targets_per_second` of all processes since the last report, and the highest `peak_memory_gb` of a process."""
         seconds = None if self._start is None else time.perf_counter() - self._start
         own = torch.tensor([self._targets, peak_memory(accelerator.device)], device=accelerator.device)
         targets, memory = accelerator.gather(own).view(-1, 2).T.tolist()
@@ -73,7 +73,7 @@ class SpeedMeter(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._targets, self._start = 0, None  # until the first batch is there
+        self._targets, self._start = 0, None  # until the first batch has been loaded
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -87,7 +87,7 @@ class SpeedMeter(TrainerCallback):
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory this process has held so far, in GB (1e9 bytes): of the GPU it trains on, else of the machine."""
+    """Returns the peak memory of this process in GB (1e9 bytes): GPU memory when it trains on one, else main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     if sys.platform == "win32":
@@ -104,8 +104,8 @@ def _line(entry: dict[str, float]) -> str:
 
 class TrainingProgress(ProgressCallback):
     """
-    The bar of `transformers` with losses, speed and memory behind it, and a line with the two leading metrics per
-    evaluation, of which the last N@10 stays in the bar.
+    Progress bar of `transformers` that also shows losses, speed, memory and the last NDCG@10, and prints one line with
+    NDCG@10 and recall@10 per evaluation.
     """
 
     def __init__(self):
@@ -159,20 +159,20 @@ class TrainingProgress(ProgressCallback):
 
 class SavingCallback(TrainerCallback):
     """
-    Asks for a checkpoint after the step in which SIGTERM came, as machines get it that are taken away soon. With several
-    processes they must agree on the step; they do where they wait for each other anyway, at log lines.
+    Requests a checkpoint after the step in which SIGTERM arrived, the signal that announces the end of a machine.
 
-    Tells a run that goes on where its best checkpoint is now, whatever path it had before.
+    Several processes agree on the step when they log, since they wait for each other there anyway.
 
-    A checkpoint of the last step of an epoch is put off until the evaluation that ends the epoch. A run that goes on from
-    one made before would leave that evaluation out, and its draw from the random state with it.
+    The callback also gives a resumed run the current path of its best checkpoint, and postpones a checkpoint of the last
+    step of an epoch until the evaluation that ends the epoch. A run resumed from an earlier one would skip that evaluation
+    and its draw from the random state.
     """
 
     def __init__(self):
-        self.received = False  # in this process
-        self.saving = False  # agreed on, and the checkpoint is being saved
-        self.has_begun = False  # all of the checkpoint that is resumed has been read
-        self.best_checkpoint: Path | None = None  # of the run that is resumed
+        self.received = False  # SIGTERM, in this process
+        self.saving = False  # all processes have agreed to save a last checkpoint
+        self.has_begun = False  # the checkpoint to resume from has been read completely
+        self.best_checkpoint: Path | None = None  # of the resumed run
         self._put_off = False
         self._handler = None
 
@@ -206,7 +206,7 @@ class SavingCallback(TrainerCallback):
         self.restore_handler()
 
     def restore_handler(self) -> None:
-        """Lets SIGTERM do again what it did before the training."""
+        """Restores the SIGTERM handler from before the training."""
         if self._handler is not None:
             signal.signal(signal.SIGTERM, self._handler)
             self._handler = None
@@ -225,7 +225,7 @@ class SavingCallback(TrainerCallback):
 
 
 def outlive_sigterm(worker: int) -> None:
-    """Lets a data loader's worker go on when all processes get SIGTERM: the step in progress needs its batches."""
+    """Makes a worker of a data loader ignore SIGTERM, because the step in progress needs its batches."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -239,7 +239,7 @@ class BestModelCheck(TrainerCallback):
         first = max(args.eval_delay, state.eval_steps if args.eval_strategy == "steps" else 0)
         if first > last:
             raise ValueError(
-                f"--load_best_model_at_end needs an evaluation, and the first would come after the end, at {first:g} of "
+                f"--load_best_model_at_end needs an evaluation, but the first one would follow the end of training, at {first:g} of "
                 f"{last} {args.eval_strategy.value.rstrip('s')}s: lower --eval_steps or --eval_delay."
             )
 

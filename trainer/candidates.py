@@ -23,7 +23,7 @@ class StepItems(NamedTuple):
 
     Args:
         inputs (`dict[str, torch.Tensor]`):
-            Arguments of [`UniSRecModel`] with one row per item: `text_embeds` or tokens, and `item_ids`.
+            Arguments of [`UniSRecModel`] with one row per item: `text_embeds` or tokens, and `id_rows`.
         rows (`torch.LongTensor` of shape `(num_items,)`, *optional*):
             Catalogue row of each item. By default the items are the catalogue, in its order.
     """
@@ -88,16 +88,16 @@ class CatalogueCandidates(Candidates):
 
     Args:
         text_embeds (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`): Text vectors of the catalogue.
-        item_ids (`torch.LongTensor` of shape `(num_items,)`, *optional*): Row of each item in the ID embedding.
+        id_rows (`torch.LongTensor` of shape `(num_items,)`, *optional*): Row of each item in the ID embedding.
     """
 
-    def __init__(self, text_embeds: torch.Tensor, item_ids: torch.Tensor | None = None):
+    def __init__(self, text_embeds: torch.Tensor, id_rows: torch.Tensor | None = None):
         self.collator = FinetuneCollator()
         self.text_embeds = text_embeds
-        self.item_ids = item_ids
+        self.id_rows = id_rows
 
     def items(self, batch: dict[str, torch.Tensor]) -> StepItems:
-        return StepItems({"text_embeds": self.text_embeds, "item_ids": self.item_ids})
+        return StepItems({"text_embeds": self.text_embeds, "id_rows": self.id_rows})
 
     def select(
         self, batch: dict[str, torch.Tensor], items: StepItems, item_embeds: torch.Tensor, num_targets: int
@@ -111,21 +111,21 @@ class BatchCandidates(Candidates):
 
     Args:
         collator ([`TextFinetuneCollator`]): Adds the tokens of the items to each batch.
-        item_ids (`torch.LongTensor` of shape `(num_items,)`, *optional*): Row of each item in the ID embedding.
+        id_rows (`torch.LongTensor` of shape `(num_items,)`, *optional*): Row of each item in the ID embedding.
     """
 
     def __init__(
         self,
         collator: Callable[[Sequence[dict[str, Any]]], dict[str, Any]],
-        item_ids: torch.Tensor | None = None,
+        id_rows: torch.Tensor | None = None,
     ):
         self.collator = collator
-        self.item_ids = item_ids
+        self.id_rows = id_rows
 
     def items(self, batch: dict[str, torch.Tensor]) -> StepItems:
         tokens = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        item_ids = None if self.item_ids is None else self.item_ids[batch["items"]]
-        return StepItems(tokens | {"item_ids": item_ids}, batch["items"])
+        id_rows = None if self.id_rows is None else self.id_rows[batch["items"]]
+        return StepItems(tokens | {"id_rows": id_rows}, batch["items"])
 
     def select(
         self, batch: dict[str, torch.Tensor], items: StepItems, item_embeds: torch.Tensor, num_targets: int
@@ -143,7 +143,7 @@ class SampledCandidates(Candidates):
 
     Args:
         text_embeds (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`): Text vectors of the catalogue.
-        item_ids (`torch.LongTensor` of shape `(num_items,)`, *optional*): Row of each item in the ID embedding.
+        id_rows (`torch.LongTensor` of shape `(num_items,)`, *optional*): Row of each item in the ID embedding.
         sampler ([`NegativeSampler`]): Draws the negatives.
         process (`int`, *optional*, defaults to 0): Index of this process.
         num_processes (`int`, *optional*, defaults to 1): Number of processes that share the draw.
@@ -152,14 +152,14 @@ class SampledCandidates(Candidates):
     def __init__(
         self,
         text_embeds: torch.Tensor,
-        item_ids: torch.Tensor | None,
+        id_rows: torch.Tensor | None,
         sampler: NegativeSampler,
         process: int = 0,
         num_processes: int = 1,
     ):
         self.collator = SampledFinetuneCollator()
         self.text_embeds = text_embeds
-        self.item_ids = item_ids
+        self.id_rows = id_rows
         self.sampler = sampler
         self._part = slice(process, None, num_processes)
 
@@ -167,8 +167,8 @@ class SampledCandidates(Candidates):
         own = batch["items"]
         drawn = self.sampler.draw(lowest(batch["first_window"], own.device))
         rows = torch.cat([own, drawn[self._part]])
-        item_ids = None if self.item_ids is None else self.item_ids[rows]
-        return StepItems({"text_embeds": self.text_embeds[rows], "item_ids": item_ids}, rows)
+        id_rows = None if self.id_rows is None else self.id_rows[rows]
+        return StepItems({"text_embeds": self.text_embeds[rows], "id_rows": id_rows}, rows)
 
     def select(
         self, batch: dict[str, torch.Tensor], items: StepItems, item_embeds: torch.Tensor, num_targets: int

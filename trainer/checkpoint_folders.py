@@ -1,4 +1,4 @@
-"""Crash-safe folders of a run: drafts are moved into place, and complete checkpoints are recognised."""
+"""Crash-safe output folders: drafts are moved into place when complete, damage is detected, a lock keeps out other runs."""
 
 import json
 import os
@@ -20,22 +20,22 @@ from .training_args import UniSRecTrainingArguments
 
 logger = logging.get_logger(__name__)
 
-DRAFTS = ".saving"  # in the output folder until the run has ended: what is being written
+DRAFTS = ".saving"  # in the output folder while a run is under way: files that are being written
 FILE_LIST = "files.json"  # written last into a checkpoint: bytes and CRC-32 of each of its files
 LOCK_FILE = "lock"  # in the folder of drafts
-LAST_FILES = ("config.json", "adapter_config.json")  # without them nothing is loaded from a folder
-_held: dict[Path, FileLock] = {}  # by this process
+LAST_FILES = ("config.json", "adapter_config.json")  # a folder without these files cannot be loaded
+_held: dict[Path, FileLock] = {}  # locks of this process
 
 
 def lock_run(drafts: Path) -> None:
     r"""
-    Takes the lock of a run for this process, which may have it already.
+    Acquires the lock of an output folder. The operating system releases it when the process ends.
 
     Args:
-        drafts (`Path`): The folder of drafts in the output folder; it exists.
+        drafts (`Path`): Existing folder of drafts in the output folder.
 
     Raises:
-        BlockingIOError: If another process has it.
+        BlockingIOError: If another process holds the lock.
     """
     file = drafts.resolve() / LOCK_FILE
     if file in _held and file.exists():
@@ -58,14 +58,14 @@ def lock_run(drafts: Path) -> None:
 
 
 def unlock_run(drafts: Path) -> None:
-    """Gives the lock of a run back, if this process has it."""
+    """Releases the lock of an output folder if this process holds it."""
     lock = _held.pop(drafts.resolve() / LOCK_FILE, None)
     if lock is not None:
         lock.release(force=True)
 
 
 def publish_checkpoint(draft: Path, checkpoint: Path) -> None:
-    """Moves the complete folder of a checkpoint to its final name, replacing an existing one."""
+    """Renames the complete draft of a checkpoint to its final name, replacing an existing folder."""
     _share_weights(draft)
     files = {}
     for file in sorted(file for file in draft.rglob("*") if file.is_file()):
@@ -77,7 +77,7 @@ def publish_checkpoint(draft: Path, checkpoint: Path) -> None:
 
 
 def publish_files(draft: Path, folder: Path) -> None:
-    """Moves the files of a complete model into the output folder, the one without which it is none as the last."""
+    """Moves the files of a complete model into the output folder, the configuration last: no other process loads half of it."""
     _share_weights(draft)
     for file in draft.rglob("*"):
         if file.is_file():
@@ -93,7 +93,8 @@ def publish_files(draft: Path, folder: Path) -> None:
 
 
 def delete_checkpoints(folder: Path, limit: int | None, keep: set[str]) -> None:
-    """Deletes the oldest checkpoints of an output folder but `limit`, none of those named in `keep`; each is gone at once."""
+    """Deletes the oldest checkpoints of an output folder until `limit` are left, except those named in `keep`. Each disappears
+    at once, not file by file."""
     others = [Path(path) for path in sort_checkpoints(str(folder)) if Path(path).name not in keep]
     for checkpoint in others[: max(0, len(others) + len(keep) - limit)] if limit else []:
         os.replace(checkpoint, folder / DRAFTS / f"old-{checkpoint.name}")
@@ -122,7 +123,7 @@ def find_damage(checkpoint: Path, contents: bool = False) -> str | None:
 
 
 def adopt_checkpoint(checkpoint: Path, folder: Path) -> Path:
-    """Copies the checkpoint of another run into an output folder, which then needs the other one no more."""
+    """Copies a checkpoint of another output folder into this one and returns its new path."""
     draft, target = folder / DRAFTS / checkpoint.name, folder / checkpoint.name
     shutil.rmtree(draft, ignore_errors=True)
     shutil.copytree(checkpoint, draft)
@@ -131,7 +132,7 @@ def adopt_checkpoint(checkpoint: Path, folder: Path) -> Path:
 
 
 def leave_no_trace(folder: Path) -> None:
-    """Removes an output folder into which nothing has been written, after a run that did not come that far."""
+    """Removes the output folder of a run that failed before it wrote anything."""
     drafts = folder / DRAFTS
     if [path.name for path in folder.iterdir()] == [DRAFTS] and {path.name for path in drafts.iterdir()} <= {
         LOCK_FILE
@@ -142,13 +143,13 @@ def leave_no_trace(folder: Path) -> None:
 @contextmanager
 def tidy_failure(folder: Path) -> Iterator[None]:
     r"""
-    Leaves nothing half-written in the output folder of a run that ends with an exception.
+    Context manager that leaves nothing half-written in an output folder when the run inside raises an exception.
 
-    Drafts are removed, and with them the folder if the run created it and came to no checkpoint. After Ctrl-C and SIGTERM
-    everything stays, and so do the drafts of a run that was there before.
+    Incomplete drafts are removed, and the folder as well if the run created it and saved no checkpoint. Everything is kept
+    after Ctrl-C and SIGTERM, and if the folder already held an unfinished run.
 
     Args:
-        folder (`Path`): Output folder of the run that goes on inside the context.
+        folder (`Path`): Output folder of the run.
     """
     if (folder / DRAFTS).exists():
         yield
@@ -177,8 +178,8 @@ def tidy_failure(folder: Path) -> Iterator[None]:
 
 
 def clear_drafts(folder: Path) -> None:
-    """Ends what a killed run has left half done in its output folder: drafts and damaged checkpoints are removed, each of
-    the latter said in one line; a draft that was complete takes its place."""
+    """Cleans up after a killed run: complete drafts are moved into place, incomplete drafts and damaged checkpoints are
+    removed. Each removed checkpoint is logged."""
     for draft in sorted((folder / DRAFTS).iterdir()):
         if draft.name == LOCK_FILE:
             continue
@@ -191,13 +192,13 @@ def clear_drafts(folder: Path) -> None:
             shutil.rmtree(checkpoint)
             before = get_last_checkpoint(folder)
             logger.warning(
-                f"{checkpoint} was incomplete ({damage}) and is removed; "
-                + ("there is none before it." if before is None else f"the run goes on from {Path(before).name}.")
+                f"{checkpoint} was incomplete ({damage}) and has been removed; "
+                + ("there is no earlier one." if before is None else f"the run resumes from {Path(before).name}.")
             )
 
 
 def has_ended(folder: Path) -> bool:
-    """Returns whether the run of an output folder has ended, with the model in place."""
+    """Returns whether the run of an output folder has ended and its model is in place."""
     return (folder / TRAINER_STATE_NAME).is_file() and not is_under_way(folder)
 
 
@@ -206,15 +207,23 @@ def is_under_way(folder: Path) -> bool:
     return (folder / DRAFTS).is_dir()
 
 
+def how_to_resume(folder: str | os.PathLike) -> str:
+    """Returns the sentence of an error message that tells how to resume the run of an output folder."""
+    last = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+    if last is None:
+        return "There is no checkpoint yet; --resume_from_checkpoint auto starts again."
+    return f"Resume from {last} with --resume_from_checkpoint auto."
+
+
 def _replace_folder(source: Path, target: Path) -> None:
-    # Killed between the two steps, the source is still whole; see `clear_drafts`.
+    # If the process is killed between the two steps, `clear_drafts` moves the source.
     if target.exists():
         shutil.rmtree(target)
     os.replace(source, target)
 
 
 def _share_weights(draft: Path) -> None:
-    """Gives weight files the permissions of their configuration; safetensors makes them readable by the owner only."""
+    """Gives weight files the permissions of their configuration file; safetensors makes them readable by the owner only."""
     for name in LAST_FILES:
         for file in draft.glob("*.safetensors") if (draft / name).is_file() else ():
             shutil.copymode(draft / name, file)
@@ -236,9 +245,16 @@ def _flush(file: Path) -> None:
 
 def check_output_dir(args: UniSRecTrainingArguments) -> None:
     """
-    Raises `OSError` if a run cannot write to its output folder, another process is writing to it, or it would mix with what
-    is there. Puts the checkpoint to go on from in place of `auto` (the last one, if there is one) and `true` (the last
-    one), after clearing up.
+    Checks the output folder of a run, and resolves `args.resume_from_checkpoint`.
+
+    `"auto"` is replaced by the last complete checkpoint or `None`, `"true"` by the last one, after [`clear_drafts`].
+
+    Args:
+        args ([`UniSRecTrainingArguments`]): Arguments of the run. `resume_from_checkpoint` is changed in place.
+
+    Raises:
+        OSError: If the folder cannot be written to, another process is writing to it, it is not empty and not that of a
+            resumed run, or the checkpoint is missing or incomplete.
     """
     folder = Path(args.output_dir)
     if args.should_save:
@@ -247,11 +263,11 @@ def check_output_dir(args: UniSRecTrainingArguments) -> None:
     if resume is None:
         if args.should_save and folder.is_dir() and any(folder.iterdir()):
             raise FileExistsError(
-                f"{folder}: the output folder is not empty; name a new one with --output_dir, or go on with the run "
-                "in it by --resume_from_checkpoint auto."
+                f"{folder}: the output folder is not empty; name a new one with --output_dir, or resume its run "
+                "with --resume_from_checkpoint auto."
             )
         return
-    if args.process_index == 0 and is_under_way(folder):  # also by a run that goes on right now
+    if args.process_index == 0 and is_under_way(folder):  # killed, or still running in another process
         lock_run(folder / DRAFTS)
     if resume.lower() in ("auto", "true"):
         with args.main_process_first(local=False, desc="clearing up"):
@@ -262,7 +278,9 @@ def check_output_dir(args: UniSRecTrainingArguments) -> None:
             if resume.lower() == "true":
                 raise FileNotFoundError(f"{folder}: no checkpoint to resume from; use --resume_from_checkpoint auto.")
             if folder.is_dir() and any(folder.iterdir()) and not is_under_way(folder):
-                raise FileExistsError(f"{folder}: neither empty nor the folder of a run; name a new --output_dir.")
+                raise FileExistsError(
+                    f"{folder}: the output folder is neither empty nor that of a run; name a new one with --output_dir."
+                )
             return
     else:
         args.resume_from_checkpoint = os.path.expanduser(resume)
@@ -280,7 +298,7 @@ def check_output_dir(args: UniSRecTrainingArguments) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raises `PermissionError` now, not after hours of training."""
+    """Raises `PermissionError` if a folder cannot be written to, before hours of training are lost."""
     existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(f"{folder}: {existing} cannot be written to; name another --output_dir.")
@@ -293,6 +311,7 @@ __all__ = [
     "delete_checkpoints",
     "find_damage",
     "has_ended",
+    "how_to_resume",
     "is_under_way",
     "leave_no_trace",
     "lock_run",

@@ -1,4 +1,4 @@
-"""A crash-safe trainer: checkpoints are complete or absent, and SIGTERM ends a run with a checkpoint."""
+"""A trainer with crash-safe checkpoints, which SIGTERM ends with a checkpoint, and pushes without private files."""
 
 import copy
 import os
@@ -21,12 +21,14 @@ from transformers.utils.hub import PushInProgress
 from transformers.utils.logging import get_logger
 
 from ..modeling_unisrec.hub import api, create_repository, upload_checkpoint, upload_state
+from ..modeling_unisrec.markdown import one_line
 from ..modeling_unisrec.outgoing import check_adapter_base, check_outgoing, shared_files
 from ..modeling_unisrec.weight_files import check_weights_of_folder
 from .callbacks import SavingCallback
 from .checkpoint_folders import (
     DRAFTS,
     delete_checkpoints,
+    how_to_resume,
     leave_no_trace,
     lock_run,
     publish_checkpoint,
@@ -48,37 +50,45 @@ logger = get_logger(__name__)
 
 
 class TrainingInterrupted(InterruptedError):
-    """Raised after a training has saved a checkpoint and stopped because of SIGTERM."""
+    """Raised when SIGTERM has ended a training, after a checkpoint has been saved."""
 
 
 class CheckpointTrainer(Trainer):
     r"""
     `Trainer` whose checkpoints survive a crash of its process.
 
-    Checkpoints, and the model at the end, are written under a temporary name in the output folder and moved into place
-    when they are complete. SIGTERM ends the training with a checkpoint and [`TrainingInterrupted`]. A loss that is not
-    finite, a full disk and a data loader's worker that died end it with one clear line, and the last checkpoint is kept.
+    Checkpoints and the final model are written under a temporary name in the output folder and moved into place when they
+    are complete. SIGTERM ends the training with a checkpoint and [`TrainingInterrupted`]. A loss that is not finite, a full
+    disk and a dead worker of a data loader end it with an error of one line; the last checkpoint is kept.
+
+    Pushes to the Hub leave out pickled arguments, logs and results of the run. With `hub_strategy="checkpoint"` or
+    `"all_checkpoints"`, the training state is uploaded to a folder of its own, the only one with pickles, and training
+    waits for that upload because the next save may delete the checkpoint. With `hub_always_push`, training waits for the
+    previous push, so that each commit holds the step it names.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._processor = self.processing_class  # also while training hides it from the parent
-        self.loaded_step: int | None = None  # of the checkpoint that the model has its weights from after training
-        self.best_is_gone = False  # the model has the weights of the last step instead
+        self._processor = self.processing_class  # kept here while `train` hides it from the parent
+        self.loaded_step: int | None = None  # step of the best checkpoint, if its weights were loaded
+        self.best_is_gone = False  # no checkpoint has the best model; the model keeps the last weights
         self._drafting = False
-        self._had_stopped = False  # the run that is resumed was at its end already
+        self._had_stopped = False  # early stopping had already ended the resumed run
         self._saving = SavingCallback()
         self.add_callback(self._saving)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
         r"""
-        Trains as the parent does.
+        Trains like the parent class.
 
         Raises:
-            BlockingIOError: If another process writes into the output folder.
+            BlockingIOError: If another process writes to the output folder.
+            ChildProcessError: If a worker of a data loader dies.
             FileNotFoundError: If `resume_from_checkpoint` is `True` and there is no checkpoint.
-            ValueError: If the checkpoint to resume from is not one of this run: its state files are missing or damaged, its
-                weights are not those of the model.
+            OSError: If a checkpoint cannot be written.
+            TrainingInterrupted: If SIGTERM ended the training, after a checkpoint has been saved.
+            ValueError: If training diverges, or the checkpoint to resume from does not fit: its state files are missing or
+                damaged, or its weights are not those of the model.
         """
         folder, writes = Path(self.args.output_dir), self.args.process_index == 0
         if resume_from_checkpoint is True:
@@ -103,18 +113,18 @@ class CheckpointTrainer(Trainer):
                 unlock_run(folder / DRAFTS)
             if isinstance(error, Exception) and checkpoint is not None and not self._saving.has_begun:
                 raise ValueError(
-                    f"{resume_from_checkpoint}: cannot be resumed from ({_one_line(error)}); resume from another checkpoint, "
-                    "or start anew in another --output_dir."
+                    f"{resume_from_checkpoint}: cannot be resumed from ({one_line(str(error))[:200]}); resume from another checkpoint, "
+                    "or start again in another --output_dir."
                 ) from error
-            # The latter two: a worker died while it was handing over.
+            # ConnectionError and EOFError: a worker died while it passed a batch on.
             if self.args.dataloader_num_workers == 0 or not (
                 isinstance(error, ConnectionError | EOFError)
                 or (isinstance(error, RuntimeError) and "DataLoader worker" in str(error))
             ):
                 raise
             raise ChildProcessError(
-                f"a worker that prepares batches died ({_one_line(error)}); the system kills them when memory runs out: "
-                f"try fewer --dataloader_num_workers. {self._how_to_go_on()}"
+                f"a worker of the data loader died ({one_line(str(error))[:200]}), probably because memory ran out: "
+                f"try fewer --dataloader_num_workers. {how_to_resume(self.args.output_dir)}"
             ) from error
         finally:
             self._saving.restore_handler()
@@ -123,7 +133,7 @@ class CheckpointTrainer(Trainer):
                     callback.training_bar.close()
 
     def _prepare_to_resume(self, checkpoint: Path) -> None:
-        """Looks at the files of a checkpoint, all of which this run goes on from, and finds its best checkpoint."""
+        """Checks all files of the checkpoint to resume from, and finds the best checkpoint of its run."""
         state = read_trainer_state(checkpoint, [*self.callback_handler.callbacks, self.control])
         check_random_state(checkpoint, self.args.process_index, self.args.world_size)
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -135,7 +145,7 @@ class CheckpointTrainer(Trainer):
             self._saving.best_checkpoint = best
         elif best is not None and self.is_world_process_zero():
             logger.warning(
-                f"the best checkpoint so far, {best.name} ({self.args.metric_for_best_model} {state.best_metric}), is gone: "
+                f"{best}, the best checkpoint so far ({self.args.metric_for_best_model} {state.best_metric}), is missing: "
                 "unless a better one follows, the run will end with the weights of its last step."
             )
 
@@ -164,7 +174,7 @@ class CheckpointTrainer(Trainer):
                     "last step."
                 )
         if self.args.should_save and self.args.save_total_limit == 1 and best is not None:
-            # the parent would, file by file
+            # The parent would delete it file by file.
             delete_checkpoints(Path(self.args.output_dir), 1, {Path(best).name})
         return super()._finalize_training(*args, **kwargs)
 
@@ -179,14 +189,14 @@ class CheckpointTrainer(Trainer):
         self.loaded_step = int(best.name.rpartition("-")[2])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs as the parent does. Raises `ValueError` if the loss, a mean over all processes, is not finite."""
+        """Logs like the parent class. Raises `ValueError` if the loss, a mean over all processes, is not finite."""
         if "loss" in logs and not torch.isfinite(torch.tensor(logs["loss"])):
             self._refuse(f"the loss is {logs['loss']}")
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves as the parent does, but atomically: a killed process leaves a complete model or none. Raises `ValueError` if a
-        trained weight is not finite."""
+        """Saves like the parent class, but atomically: a killed process leaves a complete model or none. Raises `ValueError`
+        if a trained weight is not finite, `OSError` if a file cannot be written."""
         if self._drafting:  # called by the parent
             super().save_model(output_dir, _internal_call)
             return
@@ -230,7 +240,7 @@ class CheckpointTrainer(Trainer):
             self.callback_handler.on_train_end(self.args, self.state, self.control)  # closes bars and logs
             self._finish_current_push()
             raise TrainingInterrupted(
-                f"stopped by SIGTERM after step {self.state.global_step}. {self._how_to_go_on()}"
+                f"stopped by SIGTERM after step {self.state.global_step}. {how_to_resume(self.args.output_dir)}"
             )
 
     def _get_output_dir(self, trial: None) -> str:
@@ -249,14 +259,14 @@ class CheckpointTrainer(Trainer):
         ) as error:  # torch and safetensors raise their own for a full disk
             shutil.rmtree(draft, ignore_errors=True)
             raise OSError(
-                f"{target} could not be written ({_one_line(error)}); is the disk full? {self._how_to_go_on()}"
+                f"{target} could not be written ({one_line(str(error))[:200]}); is the disk full? {how_to_resume(self.args.output_dir)}"
             ) from error
         finally:
             self._drafting = False
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Creates the repository, and its branch `args.hub_revision`, where they are not there yet. Raises `ValueError` if
-        nobody else could load what is trained: adapters whose base is a folder of this machine."""
+        """Creates the repository and its branch `args.hub_revision` unless they exist. Raises `ValueError` for adapters whose
+        base is a local folder, since nobody else could load them."""
         for adapter in getattr(self.model, "peft_config", {}).values():
             check_adapter_base(Path(self.args.output_dir), adapter.to_dict())
         if self.is_world_process_zero():
@@ -283,25 +293,25 @@ class CheckpointTrainer(Trainer):
         Args:
             commit_message (`str`, *optional*, defaults to `"End of training"`): Commit message.
             blocking (`bool`, *optional*, defaults to `True`): Whether to wait for the upload.
-            token (`str`, *optional*): Token instead of `args.hub_token`.
-            revision (`str`, *optional*): An existing branch instead of `args.hub_revision`.
+            token (`str`, *optional*): Access token. Defaults to `args.hub_token`.
+            revision (`str`, *optional*): Existing branch. Defaults to `args.hub_revision`.
             private (`bool`, *optional*): Whether a new repository is private; defaults to `args.hub_private_repo`.
-            **kwargs: For `create_model_card`.
+            **kwargs: Arguments of `create_model_card`.
 
         Returns:
             `CommitInfo`, or a `Future` of it without `blocking`; `None` in all processes but the first.
 
         Raises:
-            OSError: If the upload fails; the output folder is complete then.
+            OSError: If the upload fails. The output folder is complete nevertheless.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
-        self._finish_current_push()  # an upload reads the folder that the save writes
+        self._finish_current_push()  # it may still read the folder that the save writes
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        if kwargs:  # saving has written the card that follows from the training alone
+        if kwargs:  # replaces the card that saving has written
             self.create_model_card(**kwargs)
         folder = Path(self.args.output_dir)
         upload = partial(
@@ -325,7 +335,7 @@ class CheckpointTrainer(Trainer):
             return
         if not self.args.hub_always_push and self.push_in_progress is not None and not self.push_in_progress.is_done():
             return
-        self._finish_current_push()  # an upload reads the folder that the next lines write
+        self._finish_current_push()  # it may still read the folder written below
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         # The folder of a checkpoint may be deleted by the next save, while an upload still reads it.
         checkpoint, folder = Path(checkpoint_folder), Path(self.args.output_dir)
@@ -351,17 +361,17 @@ class CheckpointTrainer(Trainer):
             self._finish_current_push()
 
     def _finish_current_push(self) -> None:
-        """Waits for the uploads that run. One that failed is a warning: the training is worth more."""
+        """Waits for running uploads. A failed one is logged as a warning, so that training continues."""
         super()._finish_current_push()
         if self.hub_model_id is None or self.push_in_progress is None:
             return
         for job in self.push_in_progress.jobs:
             if (error := job.exception()) is not None:
-                logger.warning("a checkpoint was not pushed: %s", " ".join(str(error).split()))
+                logger.warning("a checkpoint was not pushed: %s", one_line(str(error)))
         self.push_in_progress = PushInProgress([])
 
     def save_state(self) -> None:
-        """Saves the state as the parent does, without local paths."""
+        """Saves the state like the parent class, but without local paths."""
         if self.args.should_save:
             self._write_state(Path(self.args.output_dir))
 
@@ -381,19 +391,8 @@ class CheckpointTrainer(Trainer):
     def _refuse(self, what: str) -> None:
         raise ValueError(
             f"{what} at step {self.state.global_step}: try a lower --learning_rate, --max_grad_norm 1, or --bf16 instead "
-            f"of --fp16. {self._how_to_go_on()}"
+            f"of --fp16. {how_to_resume(self.args.output_dir)}"
         )
-
-    def _how_to_go_on(self) -> str:
-        folder = self.args.output_dir
-        last = get_last_checkpoint(folder) if os.path.isdir(folder) else None
-        if last is None:
-            return "There is no checkpoint yet; --resume_from_checkpoint auto starts anew."
-        return f"Go on from {last} by --resume_from_checkpoint auto."
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 __all__ = ["CheckpointTrainer", "TrainingInterrupted"]

@@ -28,25 +28,28 @@ def target_items(features: Sequence[dict[str, Any]], windows: Sequence[np.ndarra
 @dataclass
 class PretrainCollator:
     r"""
-    Windows of one or several domains, each beside an augmented view of itself unless there are no `views`.
+    Collates windows of one or several domains, each with an augmented view of itself unless `views` is `False`.
 
-    With probability `item_drop_probability` the view has items left out (each but the first with probability
-    `item_drop_ratio`), else `word_drop_item_ratio` of its items have words left out of their text. Prefix t of the view
-    belongs to prefix t of the original: it ends at the last kept item that is not after t.
+    With probability `item_drop_probability`, the view lacks some items (each item but the first is dropped with
+    probability `item_drop_ratio`). Otherwise, each of its items has words dropped from its text with probability
+    `word_drop_item_ratio`. Prefix t of the view corresponds to prefix t of the original and ends at the last kept item up
+    to position t.
 
     Args:
         features (`Callable`):
-            Item numbers `(n,)` -> text vectors `(n, text_embedding_size)`, or with `tokenize` their texts.
+            Maps item numbers `(n,)` to text vectors `(n, text_embedding_size)`, or with `tokenize` to texts.
         word_drop_features (`Callable`, *optional*):
-            The same for texts with words left out. Without it, all views are made by item drop.
+            The same for texts with dropped words. Without it, all views are made by item drop.
         tokenize (`Callable`, *optional*):
-            Texts -> `input_ids` and `attention_mask`, [`UniSRecProcessor.tokenize`], for a text encoder in training.
+            Converts texts into `input_ids` and `attention_mask` ([`UniSRecProcessor.tokenize`]) for a text encoder in
+            training.
         item_drop_probability (`float`, *optional*, defaults to 0.9): Share of views made by item drop.
-        item_drop_ratio (`float`, *optional*, defaults to 0.2): Share of items left out of such a view.
-        word_drop_item_ratio (`float`, *optional*, defaults to 0.2): Share of items changed in the other views.
+        item_drop_ratio (`float`, *optional*, defaults to 0.2): Probability that an item is dropped from such a view.
+        word_drop_item_ratio (`float`, *optional*, defaults to 0.2): Probability that an item of the other views
+            has words dropped.
         augmentation_draw (`str`, *optional*, defaults to `"sequence"`):
-            Whether each `"sequence"` or each `"batch"` (official code) draws its kind of view.
-        seed (`int`, *optional*, defaults to 0): Of the draws, with epoch and window.
+            Whether the kind of view is drawn for each `"sequence"` or for each `"batch"` (official code).
+        seed (`int`, *optional*, defaults to 0): Random seed. Draws depend only on seed, epoch and window.
         views (`bool`, *optional*, defaults to `True`): Whether to make views, which the sequence-sequence loss needs.
 
     Returns:
@@ -54,7 +57,7 @@ class PretrainCollator:
         `(num_items, text_embedding_size)` or tokens; and for each of the `num_targets` pairs, `query_index` and
         `view_index` (places in the flattened halves of `item_index`), `target_rows` (row of the next item),
         `target_items` (its number among the items of all domains) and `target_sequences` (number of the history);
-        `first_window` (`int`): the lowest index (with epoch) of the windows, by which negatives are drawn. Without
+        `first_window` (`int`): lowest index (with epoch) of the windows, which seeds the draw of negatives. Without
         views, `item_index` is `(batch_size, length)` and there is no `view_index`.
     """
 
@@ -98,8 +101,8 @@ class PretrainCollator:
     def _views(
         self, features: Sequence[dict[str, Any]], inputs: np.ndarray, num_items: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Views `(batch_size, length)` of the inputs; where the view of each place of the flattened inputs ends; and the
-        rows whose texts have words left out, which the views count from `num_items` on."""
+        """Returns the views `(batch_size, length)` of the inputs, the place where the view of each place of the flattened
+        inputs ends, and the rows with dropped words, which have the numbers from `num_items` on in the views."""
         kept, changed = self._draw([feature["index"] for feature in features], inputs >= 0)
         last_kept = np.cumsum(kept, axis=1) - 1  # place in the view of the last kept item up to t
         changed_rows, changed_places = np.unique(inputs[changed], return_inverse=True)
@@ -112,8 +115,8 @@ class PretrainCollator:
         return views, (last_kept + first_places).ravel(), changed_rows
 
     def _draw(self, indices: Sequence[int], real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Draws masks of the inputs kept by the view and of those with word drop, `(batch_size, length)` each."""
-        # A stream of its own for each (seed, epoch, window): the index is the high word of the counter.
+        """Draws the masks of kept inputs and of inputs with dropped words, each `(batch_size, length)`."""
+        # Each (seed, epoch, window) has its own random stream: the index is the high word of the counter.
         streams = [np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, index])) for index in indices]
         draws = np.stack([stream.random(1 + real.shape[1]) for stream in streams])
         kind = draws[:, :1] if self.augmentation_draw == "sequence" else draws[:1, :1]

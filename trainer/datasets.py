@@ -10,30 +10,30 @@ from ..data.splits import Split
 
 class WindowDataset(Dataset):
     r"""
-    Histories of one or several domains, cut into windows in which every item but the first of a history is a target
+    Histories of one or several domains, cut into windows such that each item but the first of a history is a target
     exactly once.
 
-    A window of n + 1 items gives n pairs (prefix, next item). Histories of up to `max_length + 1` items are one
-    window; longer ones are cut from the end, so that the latest targets see the longest past.
+    A window of n + 1 items contains n pairs (prefix, next item). A history of up to `max_length + 1` items is one window.
+    A longer one is cut from the end, so that the latest targets have the longest prefixes.
 
-    With `prefix_rows`, each target is a row of its own behind the items before it, the latest `max_length` of them, as
-    in the official code: the same targets, at many times the cost.
+    With `prefix_rows`, each target has a row of its own with the latest `max_length` items before it, as in the official
+    code: the same targets at many times the cost.
 
-    An index carries its epoch (`epoch * len(dataset) + window`, or with [`DomainSampler`] the pass over its domain), so
+    An index encodes its epoch (`epoch * len(dataset) + window`, or with [`DomainSampler`] the pass over its domain), so
     that random draws can depend on seed, epoch and window alone: workers, prefetching, resuming and the number of
     processes do not change them.
 
-    Nothing is copied: histories stay in the arrays of their splits, and an item gets its number when it is read.
+    Histories are not copied from the arrays of their splits; items are numbered when they are read.
 
     Args:
         splits (`Sequence[Split]`):
-            Histories of each domain.
+            Training histories of each domain.
         num_items (`Sequence[int]`):
-            Catalogue size of each domain. Items of domain d are numbered behind those of the domains before it.
+            Catalogue size of each domain. The items of a domain are numbered after those of the previous domains.
         max_length (`int`):
-            Most inputs of a window, the model's `max_position_embeddings`.
+            Maximum number of inputs of a window, the `max_position_embeddings` of the model.
         prefix_rows (`bool`, *optional*, defaults to `False`):
-            One row for each target.
+            Whether each target has a row of its own.
 
     Raises:
         ValueError: If no history has two items.
@@ -66,18 +66,18 @@ class WindowDataset(Dataset):
 
     @property
     def num_targets(self) -> np.ndarray:
-        """Targets of each window, `(num_windows,)`."""
+        """Number of targets of each window, `(num_windows,)`."""
         return np.ones_like(self.lengths) if self.prefix_rows else self.lengths - 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer when an epoch starts."""
+        """Sets the epoch; called by `Trainer` when an epoch starts."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def domains_of(self, indices: np.ndarray | int) -> np.ndarray:
-        """Returns the number of the domain of each window in `indices`, which may include the epoch or not."""
+        """Returns the domain numbers of window indices, with or without epoch."""
         return np.searchsorted(self.first_windows, np.asarray(indices) % len(self), side="right") - 1
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray | int]:
@@ -88,7 +88,7 @@ class WindowDataset(Dataset):
         return {
             "items": items,
             "first_target": len(items) - 1 if self.prefix_rows else 1,
-            # A row of the official code knows nothing of the other rows of its history.
+            # In the official code, the rows of one history are independent.
             "sequence": window if self.prefix_rows else int(self.sequences[window]),
             "index": int(index),
         }
@@ -96,11 +96,11 @@ class WindowDataset(Dataset):
 
 class DomainFeatures:
     r"""
-    Text vectors of several domains by the item numbers of [`WindowDataset`].
+    Looks up text vectors of several domains by the item numbers of [`WindowDataset`].
 
     Args:
         tables (`Sequence[np.ndarray]` of shape `(num_items, text_embedding_size)`):
-            Text vectors of each domain, memory maps as a rule.
+            Text vectors of each domain, usually memory-mapped.
     """
 
     def __init__(self, tables: Sequence[np.ndarray]):
@@ -108,7 +108,7 @@ class DomainFeatures:
         self.first_items = np.cumsum([0] + [len(table) for table in tables])
 
     def __call__(self, items: np.ndarray) -> np.ndarray:
-        """Vectors of items given in ascending order: `(n,)` in, `(n, text_embedding_size)` out."""
+        """Returns the text vectors `(n, text_embedding_size)` of ascending item numbers `(n,)`."""
         cuts = np.searchsorted(items, self.first_items)
         vectors = np.empty((len(items), self.tables[0].shape[1]), dtype=np.float32)
         for table, first_item, start, stop in zip(self.tables, self.first_items, cuts[:-1], cuts[1:], strict=False):
@@ -118,7 +118,7 @@ class DomainFeatures:
 
 class DomainTexts:
     r"""
-    Item texts of several domains by the item numbers of [`WindowDataset`].
+    Looks up item texts of several domains by the item numbers of [`WindowDataset`].
 
     Args:
         tables (`Sequence[Sequence[str]]`): Texts of each domain.
@@ -128,7 +128,7 @@ class DomainTexts:
         self.texts = [text for table in tables for text in table]
 
     def __call__(self, items: np.ndarray) -> list[str]:
-        """Texts of item numbers."""
+        """Returns the texts of item numbers `(n,)`."""
         return [self.texts[item] for item in items]
 
 

@@ -1,4 +1,4 @@
-"""Several processes: their rows as one tensor, with an exact gradient, and weights that are sharded."""
+"""Training in several processes: rows gathered with exact gradients, and sharded weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 
 @contextmanager
 def whole_weights(model: nn.Module) -> Iterator[None]:
-    """Weights of an FSDP2 model as plain tensors, which only its `forward` would find otherwise; else nothing."""
+    """Unshards the weights of an FSDP2 model, which otherwise only its `forward` does; other models are left alone."""
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for module in shards:
         module.unshard()
@@ -24,16 +24,17 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
 
 def layers_to_shard(model: nn.Module) -> list[str]:
     r"""
-    Classes of the layers that FSDP2 shards by themselves, which by default are `_no_split_modules` of the model.
+    Returns the classes of the layers that FSDP2 shards separately, a subset of `_no_split_modules` of the model.
 
-    Left out is what the model does not hold, such as layers of a text encoder that is detached, and what holds the embedding
-    of the words, such as `BertEmbeddings`: accelerate shards that embedding by itself, and no weight can be sharded twice.
+    Classes that the model does not contain are left out, such as layers of a detached text encoder. So are modules that
+    contain the word embedding, such as `BertEmbeddings`: accelerate shards that embedding separately, and no weight can be
+    sharded twice.
 
     Args:
         model ([`UniSRecModel`] or `PeftModel`): The model.
 
     Returns:
-        `list[str]`: Names of classes, sorted.
+        `list[str]`: Sorted names of classes.
     """
     names = {*model._no_split_modules, *(getattr(model.text_encoder, "_no_split_modules", None) or ())}
     words = model.get_input_embeddings()
@@ -50,7 +51,7 @@ def lowest(number: int, device: torch.device) -> int:
 
 
 class _GatherRows(torch.autograd.Function):
-    """All-gather of shards of different length; the gradient is summed over processes and sliced."""
+    """All-gathers shards of different lengths. The gradient is summed over processes and sliced."""
 
     @staticmethod
     def forward(ctx, rows: torch.Tensor, sizes: list[int], rank: int) -> torch.Tensor:
@@ -63,26 +64,26 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)  # autograd may pass the same one elsewhere
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # autograd may use the same tensor elsewhere
         dist.all_reduce(gradient)
         return gradient[ctx.own], None, None
 
 
 class RowGatherer:
     r"""
-    Gathers tensors that have one row for each query of this process.
+    Gathers tensors with one row per query from all processes.
 
-    Negatives are the rows of all processes. With the losses summed over own rows and multiplied by `scale`, the mean
-    that DDP takes over processes is the mean over all rows, and so is its gradient, also when the shards differ in
-    length. In one process everything is the identity.
+    If the losses are summed over the rows of each process and multiplied by `scale`, the mean that DDP takes over processes
+    equals the mean over all rows, and so does its gradient, even if processes have different numbers of rows. In a single
+    process, gathering is the identity.
 
     Args:
-        num_rows (`int`): Rows of this process.
-        device (`torch.device`): Where the tensors are.
+        num_rows (`int`): Number of rows of this process.
+        device (`torch.device`): Device of the tensors.
 
     Attributes:
-        offset (`int`): Place of the first own row among all.
-        scale (`float`): Number of processes / number of all rows.
+        offset (`int`): Index of the first row of this process among all rows.
+        scale (`float`): Number of processes divided by the number of all rows.
     """
 
     def __init__(self, num_rows: int, device: torch.device):
@@ -97,7 +98,7 @@ class RowGatherer:
         self.scale = world / sum(self.sizes)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows of all processes in rank order: `(num_rows, ...)` in, `(all_rows, ...)` out."""
+        """Maps the rows of this process `(num_rows, ...)` to those of all processes in rank order `(all_rows, ...)`."""
         if len(self.sizes) == 1:
             return rows
         return _GatherRows.apply(rows, self.sizes, self.rank)

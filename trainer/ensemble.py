@@ -9,36 +9,25 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..configuration import UniSRecConfig
 from ..data import Domain
-from ..modeling_unisrec import UniSRecModel, encode_catalogue, unit_vectors
+from ..modeling_unisrec import UniSRecModel, encode_catalogue
 from ..modeling_unisrec.checkpoint import load_checkpoint
 
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the fine-tuned weights that `--interpolate auto` compares
 
 
-def score_queries(config: UniSRecConfig, sequence_embeds: torch.Tensor) -> torch.Tensor:
-    """Vectors whose products with [`score_candidates`] are the scores of a model, [`UniSRecModel.score`]."""
-    return sequence_embeds if config.similarity == "dot" else unit_vectors(sequence_embeds) / config.temperature
-
-
-def score_candidates(config: UniSRecConfig, item_embeds: torch.Tensor) -> torch.Tensor:
-    """Returns the candidate vectors that match those of [`score_queries`]."""
-    return item_embeds if config.similarity == "dot" else unit_vectors(item_embeds)
-
-
 @dataclass(frozen=True)
 class Ensemble:
     r"""
-    Models of one catalogue whose scores are averaged.
+    Models of the same catalogue whose scores are averaged.
 
-    The mean of the products is the product of the vectors laid end to end, so an ensemble has one vector for each item
-    and one for each history, too.
+    The mean of inner products is the inner product of concatenated vectors, so an ensemble, like a model, has one vector per
+    item and one per history.
 
     Args:
-        models (`Sequence[UniSRecModel]`): In evaluation mode, without text encoders.
-        item_embeds (`Sequence[torch.Tensor]`): Item vectors of the catalogue by each, `(num_items, hidden_size)`.
+        models (`Sequence[UniSRecModel]`): Models in evaluation mode, without text encoders.
+        item_embeds (`Sequence[torch.Tensor]`): Item vectors of each model, `(num_items, hidden_size)`.
     """
 
     models: Sequence[UniSRecModel]
@@ -46,8 +35,8 @@ class Ensemble:
 
     @classmethod
     def load(cls, names: Sequence[str | os.PathLike], domain: Domain, device: torch.device) -> "Ensemble":
-        """Checkpoints that were fine-tuned on `domain`, whose text vectors they bring along; `ValueError` if one knows
-        another catalogue."""
+        """Loads checkpoints that were fine-tuned on `domain` and contain its text vectors. Raises `ValueError` if one has
+        another catalogue, `OSError` if one cannot be loaded."""
         models, item_embeds = [], []
         for name in names:
             model, processor = load_checkpoint(name)
@@ -63,25 +52,25 @@ class Ensemble:
 
     @property
     def max_length(self) -> int:
-        """Longest history that all of the models take."""
+        """Maximum length of histories that all models accept."""
         return min(model.config.max_position_embeddings for model in self.models)
 
     @cached_property
     def candidates(self) -> torch.Tensor:
-        """Vectors of the catalogue, `(num_items, size)`, as wide as all models together."""
+        """Catalogue vectors `(num_items, size)`, where `size` is the sum of the hidden sizes."""
         parts = zip(self.models, self.item_embeds, strict=True)
-        return torch.cat([score_candidates(model.config, items) for model, items in parts], dim=-1)
+        return torch.cat([model.project_items(items) for model, items in parts], dim=-1)
 
     @torch.no_grad()
     def queries(self, item_index: torch.Tensor, query_index: torch.Tensor) -> torch.Tensor:
         r"""
-        Vectors whose products with `candidates` are the mean scores.
+        Returns query vectors whose inner products with `candidates` are the mean scores.
 
         Args:
             item_index (`torch.LongTensor` of shape `(batch_size, length)`):
-                Histories: catalogue rows + 1, 0 is padding on the right.
+                Histories: catalogue rows + 1, padded with 0 on the right.
             query_index (`torch.LongTensor` of shape `(num_queries,)`):
-                Places in the flattened histories after whose items a next one is asked for.
+                Places in the flattened histories whose next item is scored.
 
         Returns:
             `torch.FloatTensor` of shape `(num_queries, size)`.
@@ -89,22 +78,23 @@ class Ensemble:
         parts = []
         for model, item_embeds in zip(self.models, self.item_embeds, strict=True):
             states = model.sequence_encoder(F.embedding((item_index - 1).clamp(min=0), item_embeds))
-            parts.append(score_queries(model.config, states.flatten(0, 1)[query_index]))
+            queries = model.project_sequences(states.flatten(0, 1)[query_index])
+            parts.append(queries / model.config.score_temperature)
         return torch.cat(parts, dim=-1) / len(parts)
 
 
 def parse_interpolation(value: str) -> float | None:
     r"""
-    Share of the fine-tuned weights that `--interpolate` asks for.
+    Parses the share of the fine-tuned weights in `--interpolate`.
 
     Args:
         value (`str`): `"auto"` or a number from 0 to 1.
 
     Returns:
-        `float` or `None`: The share; `None` if validation users are to choose it.
+        `float` or `None`: The share, or `None` for `"auto"`.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If the value is neither.
     """
     if value == "auto":
         return None
@@ -123,10 +113,10 @@ class WeightInterpolator:
     r"""
     Sets the trained weights of a model to `(1 - share) * start + share * end`.
 
-    An ID embedding starts at random, which is nothing to keep: its rows are taken to start at 0.
+    The random initial values of an ID embedding are not worth keeping; its rows are interpolated from 0.
 
     Args:
-        model ([`UniSRecModel`]): The model before its training, with frozen what stays as it is.
+        model ([`UniSRecModel`]): Model before training. Frozen weights are left alone.
     """
 
     def __init__(self, model: nn.Module):
@@ -139,14 +129,15 @@ class WeightInterpolator:
     @torch.no_grad()
     def choose(self, shares: Sequence[float], measure: Callable[[], float]) -> dict[float, float]:
         r"""
-        Leaves the model at the best of some shares.
+        Sets the model to the best of several shares.
 
         Args:
-            shares (`Sequence[float]`): Shares of the weights that the model has now, the end of its training.
-            measure (`Callable`): Measures the model as it is; more is better. A single share is not measured.
+            shares (`Sequence[float]`): Shares of the current weights, those at the end of training.
+            measure (`Callable`): Returns the metric of the model with its current weights; higher is better. It is not
+                called for a single share.
 
         Returns:
-            `dict[float, float]`: Shares with what was measured, the best one first; of equals the larger one.
+            `dict[float, float]`: Metric of each share, the best share first. Ties go to the larger share.
         """
         end = {name: weight.detach().clone() for name, weight in self._weights.items()}
         values = {}
@@ -160,8 +151,8 @@ class WeightInterpolator:
     def _set(self, end: dict[str, torch.Tensor], share: float) -> None:
         for name, weight in self._weights.items():
             start = self._start[name]
-            # `lerp` gives either end exactly.
+            # `lerp` is exact at both ends.
             weight.copy_(end[name] * share if start is None else torch.lerp(start, end[name], share))
 
 
-__all__ = ["SHARES", "Ensemble", "WeightInterpolator", "parse_interpolation", "score_candidates", "score_queries"]
+__all__ = ["SHARES", "Ensemble", "WeightInterpolator", "parse_interpolation"]

@@ -1,4 +1,4 @@
-"""Transfer to one domain, inductive or transductive (arXiv 2206.05941, section 2.4)."""
+"""Fine-tuning on one domain, inductive or transductive (arXiv 2206.05941, section 2.4)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ from .candidates import (
     StepItems,
 )
 from .distributed import RowGatherer
-from .ensemble import SHARES, Ensemble, WeightInterpolator, parse_interpolation, score_candidates, score_queries
+from .ensemble import SHARES, Ensemble, WeightInterpolator, parse_interpolation
 from .losses import SoftTargets
 from .samplers import NegativeSampler
 from .sparse_adam import SparseRowsAdamW, exchange_rows
@@ -30,34 +30,33 @@ from .training_args import UniSRecFinetuneArguments
 
 class UniSRecFinetuneTrainer(UniSRecTrainer):
     r"""
-    Trains on the cross entropy of cosine over temperature, at every position: among the whole catalogue; with
-    `num_negatives` among a sample of it ([`sampled_softmax_loss`]), and only the vectors of that sample are computed;
-    where the text encoder is trained too, among the items of the batch, whose texts alone are encoded.
+    Trainer of the cross entropy of the next item at every position of every history, with cosine similarity over
+    temperature as logits.
 
-    Sampled, the candidates of a step are the items of the batches of all processes and one draw that the processes
-    share. The draw depends on the seed and the windows of the step, not on workers, resuming or the number of processes.
+    The candidates are the whole catalogue ([`CatalogueCandidates`]), with `num_negatives` a sample of it
+    ([`SampledCandidates`]), or the items of the batch if the text encoder is trained ([`BatchCandidates`]).
 
-    With `teachers`, the softmax of their mean scores over the same candidates has the share `distillation_weight` of the
-    target, and the next item the rest (arXiv 1503.02531).
+    With `teachers`, the target is `(1 - distillation_weight)` times the next item plus `distillation_weight` times the
+    softmax of the teachers' mean scores over the same candidates (arXiv 1503.02531).
 
-    With `min_id_interactions`, items that are rarer in training have no ID embedding: their row of it is 0 and stays so.
+    With `min_id_interactions`, items with fewer training interactions have no ID embedding; their rows of it are fixed at 0.
 
-    With `interpolate`, the model ends with weights between those it was given and those it was trained to
+    With `interpolate`, the final weights are interpolated between those before and after training
     ([`WeightInterpolator`]).
 
-    The model decides the setting: with an ID embedding ([`UniSRecModel.reset_item_embedding`]) it is transductive,
-    without one inductive.
+    The setting depends on the model: transductive with an ID embedding ([`UniSRecModel.reset_item_embedding`]), inductive
+    without.
 
     Args:
         model ([`UniSRecModel`] or `PeftModel`):
-            Without a text encoder (`detach_text_encoder`) unless that is trained too.
-        args ([`UniSRecFinetuneArguments`]): Arguments.
-        train_dataset ([`WindowDataset`]): Histories of the domain.
+            Model to train, without a text encoder (`detach_text_encoder`) unless that is trained too.
+        args ([`UniSRecFinetuneArguments`]): Training arguments.
+        train_dataset ([`WindowDataset`]): Training histories of the domain.
         text_embeds (`np.ndarray` of shape `(num_items, text_embedding_size)`, *optional*):
-            Text vectors of its catalogue. Without them `data_collator` is a [`TextFinetuneCollator`].
-        data_collator (*optional*): With text vectors, the one that suits the arguments is the default.
+            Text vectors of the catalogue. Required unless `data_collator` is a [`TextFinetuneCollator`].
+        data_collator (`Callable`, *optional*): Defaults to the collator of the candidates.
         eval_dataset ([`RankingDataset`], *optional*): Validation users.
-        teachers ([`Ensemble`], *optional*): Models of the same catalogue to learn from.
+        teachers ([`Ensemble`], *optional*): Models of the same catalogue for distillation.
     """
 
     args: UniSRecFinetuneArguments
@@ -77,7 +76,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         length = self.model.config.max_position_embeddings
         if teachers is not None and teachers.max_length < length:
             raise ValueError(
-                f"a teacher takes histories of {teachers.max_length} items, the model {length}: leave it out."
+                f"a teacher accepts histories of {teachers.max_length} items only, the model {length}: leave it out."
             )
         self.candidates = self._candidates(text_embeds, data_collator)
         self.data_collator = self.candidates.collator if data_collator is None else data_collator
@@ -89,7 +88,9 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             exchange_rows(self.model, "item_embedding")
             _, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer_cls_and_kwargs = SparseRowsAdamW, options
-        if self.args.freeze_sequence_encoder and self.args.lora is None:  # adapters have frozen it already
+        if (
+            self.args.freeze_sequence_encoder is not False and self.args.lora is None
+        ):  # adapters have frozen it already
             self.model.freeze_sequence_encoder()
         if self.args.early_stopping_patience and self.eval_dataset is not None and self.args.eval_strategy != "no":
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
@@ -108,7 +109,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         return output
 
     def _validate(self) -> float:
-        """The metric of the best model as the model is now, negative where less is better; no evaluation of the training."""
+        """Returns `metric_for_best_model` of the current weights, negated if lower is better. It is not logged."""
         metrics = self.predict(self.eval_dataset, metric_key_prefix="eval").metrics
         name = f"eval_{self.args.metric_for_best_model.removeprefix('eval_')}"
         if name not in metrics:
@@ -125,11 +126,12 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         """Cross entropy of the next item among the candidates, as a mean over the targets of all processes, in nats."""
         items = self.candidates.items(inputs)
         outputs = model(item_index=inputs["item_index"], **items.inputs)
-        config = self.accelerator.unwrap_model(model).config
-        queries = score_queries(config, outputs.last_hidden_state.flatten(0, 1)[inputs["query_index"]])
+        own = self.accelerator.unwrap_model(model)
+        queries = own.project_sequences(outputs.last_hidden_state.flatten(0, 1)[inputs["query_index"]])
+        queries = queries / own.config.score_temperature
         gather = RowGatherer(len(queries), queries.device)
         selection = self.candidates.select(inputs, items, outputs.item_embeds, sum(gather.sizes))
-        candidates = score_candidates(config, selection.item_embeds)
+        candidates = own.project_items(selection.item_embeds)
         with self.accelerator.autocast():  # autocast otherwise ends with the forward pass of the model
             soft_targets = self._soft_targets(inputs, items, selection)
             loss = selection.loss(queries, candidates, soft_targets=soft_targets) * gather.scale
@@ -139,36 +141,36 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         self, text_embeds: np.ndarray | None, collator: Callable[[Sequence[dict[str, Any]]], dict[str, Any]] | None
     ) -> Candidates:
         """Builds the kind of candidates that data and arguments call for."""
-        item_ids = self._ids_of_items()
+        id_rows = self._find_id_rows()
         if text_embeds is None:
             if collator is None:
                 raise ValueError("neither text_embeds nor a data_collator with texts is given: give one of them.")
-            return BatchCandidates(collator, item_ids)
+            return BatchCandidates(collator, id_rows)
         texts = catalogue_tensors(text_embeds, self.args.device)["text_embeds"]
         if self.args.num_negatives is None:
-            return CatalogueCandidates(texts, item_ids)
+            return CatalogueCandidates(texts, id_rows)
         sampler = NegativeSampler(
             self.train_dataset, len(texts), self.args.num_negatives, self.args.seed, self.args.device
         )
-        return SampledCandidates(texts, item_ids, sampler, self.args.process_index, self.args.world_size)
+        return SampledCandidates(texts, id_rows, sampler, self.args.process_index, self.args.world_size)
 
-    def _ids_of_items(self) -> torch.Tensor | None:
+    def _find_id_rows(self) -> torch.Tensor | None:
         """Returns the row of each catalogue item in the ID embedding, 0 for items represented by their text alone."""
         config, least = self.model.config, self.args.min_id_interactions
         if least > 0 and (config.num_items is None or not config.item_text):
             raise ValueError("--min_id_interactions is for the transductive setting, where text stands in for the ID.")
         if config.num_items is None:
             return None
-        item_ids = torch.arange(1, config.num_items + 1)
+        id_rows = torch.arange(1, config.num_items + 1)
         if least > 0:
             (interactions,) = self.train_dataset.flats
             rare = torch.from_numpy(np.bincount(interactions, minlength=config.num_items) < least)
-            item_ids[rare] = 0
+            id_rows[rare] = 0
             with torch.no_grad():
                 for name, weight in self.model.named_parameters():
-                    if "item_embedding" in name:  # there are two of them where adapters are
+                    if "item_embedding" in name:  # two of them in a model with adapters
                         weight[1:][rare] = 0
-        return item_ids.to(self.args.device)
+        return id_rows.to(self.args.device)
 
     def _soft_targets(
         self, inputs: dict[str, torch.Tensor], items: StepItems, selection: Selection
@@ -180,7 +182,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         return SoftTargets(queries, self._teachers.candidates[selection.rows], self.args.distillation_weight)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
-        """The parent's, for the log; of a sparse gradient the rows of this process."""
+        """Returns the gradient norm for the log; of a sparse gradient, only the rows of this process count."""
         if not self.args.sparse_item_embedding:
             return super()._get_grad_norm(model, grad_norm)
         self.accelerator.unscale_gradients()

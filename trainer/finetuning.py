@@ -1,6 +1,7 @@
 """Fine-tuning on one domain: a checkpoint and a domain folder in, an adapted checkpoint and its test metrics out."""
 
 import copy
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,7 +27,10 @@ from .checkpoint_folders import check_output_dir
 from .datasets import WindowDataset
 from .ensemble import Ensemble
 from .finetune_trainer import UniSRecFinetuneTrainer
-from .training_args import UniSRecFinetuneArguments, encoding_options
+from .training_args import LARGE_DOMAIN, UniSRecFinetuneArguments, encoding_options
+
+
+logger = logging.getLogger(__name__)
 
 
 def build_finetune_trainer(
@@ -71,16 +75,16 @@ def build_finetune_trainer(
     if setting not in ("inductive", "transductive"):
         raise ValueError(f"the setting is {setting!r}, expected 'inductive' or 'transductive'.")
     if from_scratch and args.lora is not None:
-        raise ValueError("--lora adapts trained weights and `from_scratch` has none: leave one of them out.")
+        raise ValueError("--lora adapts trained weights, and `from_scratch` has none: leave one of them out.")
     if from_scratch and args.interpolate is not None:
-        raise ValueError("--interpolate keeps trained weights and `from_scratch` has none: leave one of them out.")
+        raise ValueError("--interpolate keeps trained weights, and `from_scratch` has none: leave one of them out.")
     if text_encoder is not None and args.lora is not None:
         raise ValueError(
-            "--lora names the checkpoint as its base, and that has no text encoder: save it with one first."
+            "--lora needs a base checkpoint with a text encoder: save the checkpoint together with its encoder first."
         )
     if model_config and not from_scratch:
-        raise ValueError("`model_config` changes what the weights were trained for: add `from_scratch`.")
-    args = copy.copy(args)  # what is found out here is not the caller's
+        raise ValueError("`model_config` does not fit trained weights: add `from_scratch`.")
+    args = copy.copy(args)  # changed below, unlike those of the caller
     check_output_dir(args)
     source, domain = domain, Domain.load(domain)
     if not args.hold_out:
@@ -94,11 +98,15 @@ def build_finetune_trainer(
         from_scratch=from_scratch,
         compared=None if compare_with is None else load_run_results(compare_with, domain),
     )
+    if args.freeze_sequence_encoder is None and not from_scratch and args.lora is None:
+        args.freeze_sequence_encoder = domain.num_interactions < LARGE_DOMAIN
+        if args.process_index == 0:
+            logger.warning(_recipe(domain, setting, args))
     set_seed(args.seed)
     base = None if args.lora is None else find_model(model)[1].get("revision")
     name, (model, processor) = model, load_checkpoint(model, text_encoder)
     learned = model.config.training_data or []
-    if from_scratch:  # of the checkpoint, only the text encoder is left
+    if from_scratch:  # only the text encoder of the checkpoint is used
         learned = [record for record in learned if record.get("text_encoder")]
     model.config.training_data = learned
     if domain.held_out:
@@ -107,7 +115,9 @@ def build_finetune_trainer(
     processor.catalogue = ItemCatalogue(domain.items["item_id"].to_list(), texts)
     encoder, text_embeds, catalogue, collator = None, None, texts, TextFinetuneCollator(texts, processor.tokenize)
     if args.trains_on_texts and model.text_encoder is None:
-        raise ValueError("the checkpoint has no text encoder to train; name the one it knows by `text_encoder`.")
+        raise ValueError(
+            "the checkpoint has no text encoder to train: name the one it was trained with by `text_encoder`."
+        )
     if not args.trains_on_texts:
         catalogue = text_embeds = domain_features(
             domain, model.text_encoder, processor.tokenizer, model.config, **encoding_options(args)
@@ -231,6 +241,16 @@ def finish_finetuning(
         catalogue.item_embeddings = torch.from_numpy(trainer.encode_catalogue(catalogue.texts))
     trainer.save_model()
     return TrainingResult(trainer.model, trainer, metrics)
+
+
+def _recipe(domain: Domain, setting: str, args: UniSRecFinetuneArguments) -> str:
+    size = f"{domain.name} has {domain.num_interactions:,} interactions"
+    if args.freeze_sequence_encoder:
+        return f"{size}, fewer than {LARGE_DOMAIN:,}: the layers of the sequence encoder are frozen."
+    line = f"{size}, {LARGE_DOMAIN:,} or more: the layers of the sequence encoder are trained."
+    if setting == "transductive" and args.num_negatives is None:
+        line += " --config fast trains several times faster here."
+    return line
 
 
 __all__ = ["build_finetune_trainer", "finetune", "finish_finetuning"]

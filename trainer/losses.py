@@ -7,7 +7,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 
-# Logits of a chunk: few enough to stay in the cache of a processor, enough rows that products keep their speed.
+# A chunk has few enough logits to stay in the processor's cache, and enough rows for fast matrix products.
 _MAX_LOGITS = 2**22
 _MAX_ROWS = 512
 
@@ -17,9 +17,9 @@ class SoftTargets(NamedTuple):
     Soft targets from another model over the same candidates (knowledge distillation, arXiv 1503.02531).
 
     Args:
-        queries (`torch.FloatTensor` of shape `(num_queries, size)`): Its vectors of the queries, scaled.
-        candidates (`torch.FloatTensor` of shape `(num_candidates, size)`): Its vectors of the candidates.
-        weight (`float`): Share of its softmax in the target; the label has the rest.
+        queries (`torch.FloatTensor` of shape `(num_queries, size)`): Query vectors of that model, scaled.
+        candidates (`torch.FloatTensor` of shape `(num_candidates, size)`): Candidate vectors of that model.
+        weight (`float`): Weight of its softmax in the target; the label has the remaining weight.
     """
 
     queries: torch.Tensor
@@ -28,7 +28,7 @@ class SoftTargets(NamedTuple):
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Logits of a chunk of queries, and at once what their gradient contributes: each logit is computed once."""
+    """Computes logits in chunks of queries, and in the same pass their part of the gradients: each logit only once."""
 
     @staticmethod
     def forward(
@@ -89,7 +89,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        # In place: they may be as large as all else. Autograd refuses a second backward pass then.
+        # In place, because they may be large. A second backward pass is an error of autograd.
         gradients = [
             gradient.mul_(scale).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
@@ -105,28 +105,29 @@ def chunked_cross_entropy(
     chunk_size: int | None = None,
 ) -> torch.Tensor:
     r"""
-    Sum over queries of `log sum_j exp(q.c_j) - q.c_label`, and its gradient, without the matrix of logits.
+    Computes the sum over queries of `log sum_j exp(q.c_j) - q.c_label`, and its gradient, without a matrix of all logits.
 
-    Logits exist for one chunk of queries at a time. Its part of both gradients is computed with it, as in Liger's fused
-    linear cross entropy (arXiv 2410.10989) and in the spirit of Cut Cross Entropy (arXiv 2411.09009), so nothing is
-    computed twice. Products run in the type of autocast where that is on; exponentials, losses and the gradient of the
-    candidates are summed in float32 at least.
+    Only the logits of one chunk of queries exist at a time, and the chunk's part of both gradients is computed with them, as
+    in Liger's fused linear cross entropy (arXiv 2410.10989); see also Cut Cross Entropy (arXiv 2411.09009). Matrix products
+    run in the autocast type, if enabled; exponentials, losses and the gradient of the candidates are accumulated in at least
+    float32.
 
     Args:
         queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`):
-            Vectors; normalise them and divide them by the temperature before.
-        candidates (`torch.FloatTensor` of shape `(num_candidates, hidden_size)`): Vectors to choose from.
+            Query vectors, already normalised and divided by the temperature if required.
+        candidates (`torch.FloatTensor` of shape `(num_candidates, hidden_size)`): Candidate vectors.
         labels (`torch.LongTensor` of shape `(num_queries,)`, *optional*):
-            Row of `candidates` that belongs to each query. Without them, the sum of the logarithms alone.
+            Row of the correct candidate of each query. Without labels, only the logarithms are summed.
         adjust (`Callable`, *optional*):
-            Changes the logits `(chunk_size, num_candidates)` of a slice of the queries in place, by constants or to
-            -inf; may return what is to be added to the sum of exponentials of each, `(chunk_size,)`.
+            Modifies the logits `(chunk_size, num_candidates)` of a slice of the queries in place, by constants or to
+            -inf. It may return constants `(chunk_size,)` to add to the sums of exponentials.
         soft_targets ([`SoftTargets`], *optional*):
-            With labels and finite logits: part of the target is the softmax of another model's logits, adjusted alike.
-        chunk_size (`int`, *optional*): Queries at a time; by default, what suits the number of candidates.
+            Mixes the softmax of another model's logits, adjusted in the same way, into the target. Requires labels and
+            finite logits.
+        chunk_size (`int`, *optional*): Number of queries per chunk. The default depends on the number of candidates.
 
     Returns:
-        `torch.FloatTensor` of shape `()`: In nats.
+        `torch.FloatTensor` of shape `()`: Sum over the queries, in nats.
     """
     if chunk_size is None:
         chunk_size = max(1, min(_MAX_ROWS, _MAX_LOGITS // len(candidates)))
@@ -143,26 +144,26 @@ def contrastive_loss(
     duplicate_mask: Literal["exclude", "official"] = "exclude",
 ) -> torch.Tensor:
     r"""
-    InfoNCE of each query against all candidates, in log space:
+    Computes InfoNCE of each query against all candidates, in log space:
     `-q.p / t + log sum_j exp(q.c_j / t)` over the candidates j that are not excluded.
 
     Args:
         queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`):
             L2-normalised sequence vectors of this process.
         candidates (`torch.FloatTensor` of shape `(num_candidates, hidden_size)`):
-            L2-normalised vectors to choose from, of all processes in rank order.
+            L2-normalised candidate vectors of all processes, in rank order.
         labels (`torch.LongTensor` of shape `(num_queries,)`):
-            Row of `candidates` that belongs to each query. It is never excluded.
+            Row of the positive of each query in `candidates`. It is never excluded.
         excluded (`Callable`):
-            Gives for a slice of the queries a `torch.BoolTensor` of shape `(slice, num_candidates)`, `True` where a
-            candidate is no negative of the query, such as the query's target a second time.
+            Maps a slice of the queries to a `torch.BoolTensor` of shape `(slice, num_candidates)` that is `True` where a
+            candidate is not a negative of the query, for example because it is the same item as the positive.
         temperature (`float`):
-            Divides the cosine similarity.
+            Divisor of the cosine similarity.
         positives (`torch.FloatTensor` of shape `(num_queries, hidden_size)`, *optional*):
-            The vectors p of the numerator. Defaults to `candidates[labels]`.
+            Vectors p of the numerator. Defaults to `candidates[labels]`.
         duplicate_mask (`str`, *optional*, defaults to `"exclude"`):
-            `"exclude"` leaves excluded pairs out. `"official"` gives them a logit of 0 instead, so each adds
-            exp(0) = 1 to the denominator, as the released code does.
+            `"exclude"` drops excluded pairs. `"official"` sets their logit to 0, so that each adds exp(0) = 1 to the
+            denominator, as in the released code.
 
     Returns:
         `torch.FloatTensor` of shape `()`: Sum over the queries, in nats.
@@ -185,14 +186,14 @@ def catalogue_loss(
     soft_targets: SoftTargets | None = None,
 ) -> torch.Tensor:
     r"""
-    Cross entropy of the next item over the whole catalogue, the loss of transfer.
+    Computes the cross entropy of the next item over the whole catalogue, the loss of fine-tuning.
 
     Args:
         queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`):
-            Sequence vectors, whose products with `candidates` are the scores.
+            Sequence vectors, whose inner products with `candidates` are the scores.
         candidates (`torch.FloatTensor` of shape `(num_items, hidden_size)`): Vectors of the catalogue.
         labels (`torch.LongTensor` of shape `(num_queries,)`): Row of the next item.
-        soft_targets ([`SoftTargets`], *optional*): What teachers make of the candidates, beside the next item.
+        soft_targets ([`SoftTargets`], *optional*): Scores of teachers to mix into the target.
 
     Returns:
         `torch.FloatTensor` of shape `()`: Sum over the queries, in nats.
@@ -209,25 +210,25 @@ def sampled_softmax_loss(
     soft_targets: SoftTargets | None = None,
 ) -> torch.Tensor:
     r"""
-    Estimate of [`catalogue_loss`] from some of the items: `-s_y + log sum_c exp(s_c - log P(c | q))`.
+    Estimates [`catalogue_loss`] from a sample of the items: `-s_y + log sum_c exp(s_c - log P(c | q))`.
 
-    A candidate c of query q stands for 1 / P(c | q) items, where P(c | q) is the probability that it is a candidate
-    (importance weights: Bengio & Senecal 2008; "logQ correction" of in-batch negatives: Yi et al. 2019), so that the sum
-    is the catalogue's on average. What a query brings along itself, its target above all, is there for certain and
-    keeps its own score (Khrylchenko et al. 2025, arXiv 2507.09331). Candidates are distinct, so that none of them but
-    the target is the target.
+    Each candidate c is weighted by 1 / P(c | q), where P(c | q) is the probability that it is a candidate of query q
+    (importance sampling: Bengio & Senecal 2008; "logQ correction" of in-batch negatives: Yi et al. 2019), so that the
+    expected sum is that over the catalogue. The items of the query's own window, above all its target, are certain to be
+    candidates and keep their scores (Khrylchenko et al. 2025, arXiv 2507.09331). Candidates must be distinct, so that the
+    target occurs once.
 
     Args:
         queries (`torch.FloatTensor` of shape `(num_queries, hidden_size)`):
-            Sequence vectors, whose products with `candidates` are the scores.
+            Sequence vectors, whose inner products with `candidates` are the scores.
         candidates (`torch.FloatTensor` of shape `(num_candidates, hidden_size)`): Vectors of the sampled items.
         labels (`torch.LongTensor` of shape `(num_queries,)`): Row of the next item among the candidates.
         log_inclusion (`torch.FloatTensor` of shape `(num_candidates,)`):
-            Logarithm of the probability that an item is a candidate of a batch it does not belong to of necessity.
+            Logarithm of the probability that each item is a candidate, see [`NegativeSampler`].
         certain (`torch.LongTensor` of shape `(num_queries, num_certain)`):
-            Candidates that are there for certain, the items of the query's window; repetitions do not matter.
+            Candidates that are certain: the items of the query's window. They may be repeated.
         soft_targets ([`SoftTargets`], *optional*):
-            What teachers make of the candidates, beside the next item; their softmax is corrected alike.
+            Scores of teachers to mix into the target; their softmax is corrected in the same way.
 
     Returns:
         `torch.FloatTensor` of shape `()`: Sum over the queries, in nats.

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 from transformers import EarlyStoppingCallback
 
-from ..modeling_unisrec import UniSRecModelOutput, unit_vectors
+from ..modeling_unisrec import UniSRecModelOutput
 from .base_trainer import UniSRecTrainer
 from .distributed import RowGatherer, lowest
 from .losses import contrastive_loss
@@ -18,25 +18,25 @@ from .training_args import UniSRecPretrainArguments
 
 class UniSRecPretrainTrainer(UniSRecTrainer):
     r"""
-    Trains on `L = L_si + sequence_loss_weight * L_ss` over the targets of all processes.
+    Trainer of `L = L_si + sequence_loss_weight * L_ss` over the targets of all processes.
 
-    Every position of every history is a pair. Sequence-item: the state at position t against the next items of the
-    whole batch. Sequence-sequence: the same state against the view's state at the end of the same prefix. Pairs with
-    the same next item are no negatives of each other, and in the second task neither are prefixes of one history.
+    Each position t of each history is a query. The sequence-item loss contrasts its state with the next items of the whole
+    batch, the sequence-sequence loss with the states of the augmented views at the end of the same prefix. Pairs with the
+    same next item are not negatives of each other; in the second loss, neither are prefixes of the same history.
 
-    With `num_negatives`, items drawn uniformly from the catalogue of the step's domain are candidates of the first task
-    too, except where they are the next item itself. One draw is shared by all processes; it depends on the seed and the
+    With `num_negatives`, items drawn uniformly from the catalogue of the step's domain are additional candidates of the
+    first loss, unless they are the next item itself. The draw is shared by all processes. It depends on the seed and the
     windows of the step, not on workers, resuming or the number of processes.
 
-    A `sequence_loss_weight` of 0 leaves the second task out where the collator makes no views.
+    If the collator makes no views, there is no second loss.
 
     Args:
         model ([`UniSRecModel`]):
-            Without ID embedding, and without a text encoder (`detach_text_encoder`) unless that is trained too.
-        args ([`UniSRecPretrainArguments`]): Arguments.
-        train_dataset ([`WindowDataset`]): Histories of all domains.
-        data_collator ([`PretrainCollator`]): Makes the views, and has the text vectors of the negatives.
-        eval_dataset ([`RankingDataset`] or `dict[str, RankingDataset]`, *optional*): Domains to rank on.
+            Model without an ID embedding, and without a text encoder (`detach_text_encoder`) unless that is trained too.
+        args ([`UniSRecPretrainArguments`]): Training arguments.
+        train_dataset ([`WindowDataset`]): Training histories of all domains.
+        data_collator ([`PretrainCollator`]): Makes the views and looks up the text vectors of the negatives.
+        eval_dataset ([`RankingDataset`] or `dict[str, RankingDataset]`, *optional*): Validation users of each domain.
     """
 
     args: UniSRecPretrainArguments
@@ -46,6 +46,11 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.model.config.similarity != "cosine":
+            raise ValueError(
+                f"pre-training compares by the cosine, the model by {self.model.config.similarity!r}: leave similarity "
+                "out of --model_config."
+            )
         self._negatives: DomainNegativeSampler | None = None
         if self.args.num_negatives:
             self._negatives = DomainNegativeSampler(self.train_dataset, self.args.num_negatives, self.args.seed)
@@ -71,7 +76,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         if outputs are asked for and the batch is computed in chunks, which have outputs of their own."""
         if self.args.cache_chunk_size is not None:
             if return_outputs:
-                raise ValueError("with --cache_chunk_size there are no outputs of the whole batch: leave it out.")
+                raise ValueError("return_outputs needs the whole batch in one pass: leave --cache_chunk_size out.")
             return self._cached_loss(model, inputs)
         if self._negatives is not None:
             inputs = self._with_negatives(inputs)
@@ -80,7 +85,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _with_negatives(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The batch with this process's part of the negatives: their numbers, and their texts behind those of the batch."""
+        """Adds this process's part of the negatives to a batch: their numbers, and their text vectors after those of the batch."""
         texts = inputs["text_embeds"]
         drawn = self._negatives.draw(lowest(inputs["first_window"], texts.device))
         drawn = drawn[self.args.process_index :: self.args.world_size]
@@ -94,8 +99,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         texts = {name: inputs[name] for name in ("text_embeds", "input_ids", "attention_mask") if name in inputs}
         return model(item_index=inputs["item_index"], **texts)
 
-    @staticmethod
-    def _vectors(outputs: UniSRecModelOutput, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def _vectors(self, outputs: UniSRecModelOutput, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Returns normalised states `(N, H)`, next items followed by the negatives `(N + negatives, H)`, and with views
         their states `(N, H)`."""
         rows = inputs["target_rows"]
@@ -103,14 +107,16 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
             number = len(outputs.item_embeds)
             first = number - len(inputs["negative_items"])
             rows = torch.cat([rows, torch.arange(first, number, device=rows.device)])
-        candidates = unit_vectors(outputs.item_embeds)[rows]
+        candidates = self.model.project_items(outputs.item_embeds)[rows]
         states = outputs.last_hidden_state.chunk(2 if "view_index" in inputs else 1)
         places = (inputs[name] for name in ("query_index", "view_index") if name in inputs)
-        queries, *views = (unit_vectors(part.flatten(0, 1)[place]) for part, place in zip(states, places, strict=True))
+        queries, *views = (
+            self.model.project_sequences(part.flatten(0, 1)[place]) for part, place in zip(states, places, strict=True)
+        )
         return queries, candidates, *views
 
     def _cached_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The loss, with the gradients of all chunks but the last in the weights already; its own is that of the last."""
+        """Returns the loss after a backward pass through all chunks but the last; backward of the result completes it."""
         runs = split_targets(inputs, self.args.cache_chunk_size)
         states, vectors = [], None
         with torch.no_grad():
@@ -133,7 +139,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
                 again = self._vectors(self._forward(model, chunk), chunk)
                 pairs = zip(again, gradients, strict=True)
                 product = sum((vectors * gradient[run[1]]).sum() for vectors, gradient in pairs)
-                if not last:  # the caller does the same with the last one
+                if not last:  # the caller does the same for the last chunk
                     self.accelerator.backward(product / self.current_gradient_accumulation_steps)
         return loss.detach() + (product - product.detach())
 
@@ -149,7 +155,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         labels = torch.arange(len(queries), device=queries.device) + gather.offset
         items, sequences = inputs["target_items"], inputs["target_sequences"]
         all_items, all_sequences = gather(items), gather(sequences)
-        temperature = self.accelerator.unwrap_model(model).config.temperature
+        temperature = self.accelerator.unwrap_model(model).config.score_temperature
         all_candidates, candidate_items = gather(candidates[: len(queries)]), all_items
         if "negative_items" in inputs:
             negatives = candidates[len(queries) :]
@@ -187,10 +193,10 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
 
 class RandomState:
     r"""
-    State of the random numbers on the CPU and on the device of a tensor, as it is when this is made.
+    Snapshot of the random states of the CPU and of the device of a tensor, to repeat random draws such as dropout.
 
     Args:
-        tensor (`torch.Tensor`): Any tensor of the device that draws.
+        tensor (`torch.Tensor`): Any tensor on the device.
     """
 
     def __init__(self, tensor: torch.Tensor):
@@ -199,7 +205,7 @@ class RandomState:
 
     @contextmanager
     def replay(self) -> Iterator[None]:
-        """Inside, the same numbers are drawn again; afterwards, drawing goes on where it was before."""
+        """Context manager inside which the same numbers are drawn again; afterwards, the previous state is restored."""
         with torch.random.fork_rng(devices=self._devices):
             torch.set_rng_state(self._cpu)
             set_device_states(self._devices, self._states)
@@ -208,14 +214,14 @@ class RandomState:
 
 def split_targets(batch: dict[str, torch.Tensor], chunk_size: int) -> list[tuple[slice, slice]]:
     r"""
-    Cuts a batch of [`PretrainCollator`] into runs of whole windows.
+    Splits a batch of [`PretrainCollator`] into runs of consecutive windows.
 
     Args:
         batch (`dict[str, torch.Tensor]`): The batch.
-        chunk_size (`int`): Most targets of a run; a window with more is a run of its own.
+        chunk_size (`int`): Maximum number of targets per run. A window with more targets is a run of its own.
 
     Returns:
-        `list[tuple[slice, slice]]`: For each run its windows and its targets.
+        `list[tuple[slice, slice]]`: Windows and targets of each run.
     """
     length = batch["item_index"].shape[1]
     num_windows = len(batch["item_index"]) // _num_parts(batch)
@@ -231,19 +237,19 @@ def split_targets(batch: dict[str, torch.Tensor], chunk_size: int) -> list[tuple
 
 def take_run(batch: dict[str, torch.Tensor], windows: slice, targets: slice) -> dict[str, torch.Tensor]:
     r"""
-    A batch of some of the windows, with the distinct items of these alone.
+    Selects consecutive windows of a batch, with their distinct items only.
 
     Args:
         batch (`dict[str, torch.Tensor]`): Batch of [`PretrainCollator`].
-        windows (`slice`): Windows to take.
+        windows (`slice`): Windows to select.
         targets (`slice`): Their targets.
 
     Returns:
-        `dict[str, torch.Tensor]`: `item_index`, `query_index`, `view_index` where there are views, `target_rows` and the
-            texts of the items.
+        `dict[str, torch.Tensor]`: `item_index`, `query_index`, `view_index` (with views), `target_rows`, and text vectors
+        or tokens of the items.
     """
     index = torch.cat([part[windows] for part in batch["item_index"].chunk(_num_parts(batch))])
-    # Padding, 0, is always one of the distinct numbers, and stays 0.
+    # Padding, 0, is always among the distinct numbers and remains 0.
     places = torch.cat([index.new_zeros(1), index.flatten(), batch["target_rows"][targets] + 1])
     distinct, places = torch.unique(places, return_inverse=True)
     items = distinct[1:] - 1
@@ -258,7 +264,7 @@ def take_run(batch: dict[str, torch.Tensor], windows: slice, targets: slice) -> 
 
 
 def _num_parts(batch: dict[str, torch.Tensor]) -> int:
-    """Parts of `item_index`: the originals and, where there are any, their views."""
+    """Returns the number of parts of `item_index`: originals, and views if any."""
     return 2 if "view_index" in batch else 1
 
 

@@ -88,9 +88,7 @@ def build_pretrain_trainer(
     _check_evaluations(args, unseen, [domain.name for domain in domains if domain.held_out])
     if text_encoder is None:
         if args.train_text_encoder or not domains[0].given_features:
-            raise ValueError(
-                "no text encoder is given, and no text vectors came with the domain: name `text_encoder`."
-            )
+            raise ValueError("there is no text encoder, and the domain contains no text vectors: add `text_encoder`.")
         encoder, tokenizer = None, None
         of_text = {"text_embedding_size": domains[0].given_features[ITEM_EMBEDDINGS].shape[1]}
     else:
@@ -244,8 +242,8 @@ def _validation_metrics(trainer: UniSRecPretrainTrainer) -> dict[str, float]:
 
 
 def _check_evaluations(args: UniSRecPretrainArguments, unseen: Domain | None, ranked: Sequence[str]) -> None:
-    """Raises `ValueError` if what the arguments ask of evaluations cannot be had on the domains that are ranked; where
-    there are none, turns evaluations off."""
+    """Raises `ValueError` if the domains do not allow the evaluations that the arguments ask for. If no domain holds
+    anything out, turns evaluations off in `args`."""
     if unseen is not None or ranked:
         check_metric(args, ranked if unseen is None else None)
         return
@@ -264,34 +262,34 @@ def _check_text_options(
     text_whitening: str,
     text_whitening_size: int | None,
 ) -> None:
-    """Raises `ValueError` for options on text vectors that would have no effect, or another one than in `model_config`."""
+    """Raises `ValueError` for text options that would have no effect, or that contradict `model_config`."""
     if text_whitening not in ("none", "pca"):
         raise ValueError(f"`text_whitening` takes none or pca, not {text_whitening!r}.")
     for option, value in of_encoder.items():
         if text_encoder is None and value is not None:
-            raise ValueError(
-                f"`{option}` is for the vectors of a text encoder, and none is given: name `text_encoder`."
-            )
+            raise ValueError(f"`{option}` needs a text encoder: add `text_encoder`.")
         if value is not None and option in model_config:
             raise ValueError(f"`{option}` is given twice: leave it out of `model_config`.")
     if "text_prompt" in model_config:
-        raise ValueError("text_prompt of `model_config`: give it as `text_prompt`, so that its tokens are counted.")
+        raise ValueError(
+            "text_prompt in `model_config` is not supported: use `text_prompt`, so that its tokens are counted."
+        )
     if text_whitening == "none" and text_whitening_size is not None:
         raise ValueError("`text_whitening_size` needs a whitening: add `text_whitening='pca'`.")
     if "text_whitening_size" in model_config:
         raise ValueError(
-            "text_whitening_size comes with a whitening: use `text_whitening='pca'` and `text_whitening_size`."
+            "text_whitening_size in `model_config` is not supported: use `text_whitening='pca'` and `text_whitening_size`."
         )
     if text_whitening == "pca" and args.train_text_encoder:
-        raise ValueError(
-            "`text_whitening='pca'` is fitted to vectors that stay as they are: leave out --train_text_encoder."
-        )
+        raise ValueError("`text_whitening='pca'` is fitted to fixed text vectors: leave --train_text_encoder out.")
     if text_whitening == "pca" and model_config.get("item_text", True) is False:
-        raise ValueError("`text_whitening='pca'` is for text vectors, and item_text=false leaves them out.")
+        raise ValueError(
+            "`text_whitening='pca'` needs text vectors, which item_text=false removes: leave one of them out."
+        )
 
 
 def _load_unseen(folder: str, domains: Sequence[Domain]) -> Domain:
-    """The zero-shot domain, which must hold out targets and not be trained on."""
+    """Loads the zero-shot domain. Raises `ValueError` if it holds nothing out or is also trained on."""
     unseen = Domain.load_from_disk(folder)
     if not unseen.held_out:
         raise ValueError(f"--zero_shot_domain {folder} holds nothing out to validate on.")

@@ -42,21 +42,24 @@ STATE_FIELDS: dict[str, Any] = {
 
 def read_trainer_state(checkpoint: Path, callbacks: Iterable[object]) -> TrainerState:
     r"""
-    The state of the trainer in a checkpoint.
+    Reads and checks the trainer state of a checkpoint.
 
     Args:
         checkpoint (`Path`): The checkpoint folder.
-        callbacks (`Iterable[object]`): Callbacks of the run that goes on, whose states are compared.
+        callbacks (`Iterable[object]`): Callbacks of the resumed run, whose states must have the same form.
+
+    Returns:
+        `TrainerState`: The state.
 
     Raises:
-        ValueError: If it is missing, damaged, or holds what no run writes.
+        ValueError: If the file is missing or damaged, or has values that no run writes.
     """
     try:
         fields = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{TRAINER_STATE_NAME} cannot be read: {error}") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{TRAINER_STATE_NAME} is no mapping")
+        raise ValueError(f"{TRAINER_STATE_NAME} is not a mapping")
     for name, kind in STATE_FIELDS.items():
         value = fields.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):
@@ -136,15 +139,15 @@ def without_warnings_about_paths() -> Iterator[None]:
 
 
 def check_random_state(checkpoint: Path, process: int, processes: int) -> None:
-    """Raises `ValueError` if the states of the random generators are missing or are none. After a change of the number
-    of processes there is none for some of them, which is a warning: they draw other numbers than before."""
+    """Raises `ValueError` if the states of the random generators are missing or invalid. If the number of processes has
+    changed, a missing state is a warning: that process draws other numbers than an uninterrupted run."""
     file = checkpoint / ("rng_state.pth" if processes == 1 else f"rng_state_{process}.pth")
     if not file.is_file():
         if not any(checkpoint.glob("rng_state*.pth")):
             raise ValueError("there is no rng_state.pth")
         logger.warning(
-            f"{checkpoint} has no {file.name}, since another number of processes saved it: random numbers from here on are "
-            "not those of the run before."
+            f"{checkpoint} has no {file.name}, since another number of processes saved it: random numbers from here on differ "
+            "from those of an uninterrupted run."
         )
         return
     try:
@@ -157,18 +160,18 @@ def check_random_state(checkpoint: Path, process: int, processes: int) -> None:
             _check_form(
                 states["cuda"], torch.cuda.get_rng_state_all() if processes > 1 else torch.cuda.get_rng_state(), ""
             )
-    except Exception as error:  # of an edited file: whatever pickle, numpy and torch make of it
+    except Exception as error:  # an edited file makes pickle, numpy and torch fail in any way
         raise ValueError(f"{file.name} cannot be read: {_one_line(error)}") from error
 
 
 def check_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Raises `ValueError` if the state of the optimizer in a checkpoint is missing or not of this one. torch itself takes
-    moments of any shape, and then reads and writes beyond their memory."""
+    """Raises `ValueError` if the optimizer state of a checkpoint is missing or does not fit the optimizer. torch accepts
+    moments of any shape and then reads and writes beyond their memory."""
     saved = _load(checkpoint / OPTIMIZER_NAME)
     current = optimizer.state_dict()["param_groups"]
     groups, states = (saved.get(key) for key in ("param_groups", "state"))
     if not isinstance(groups, list) or not isinstance(states, dict) or len(groups) != len(current):
-        raise ValueError(f"{OPTIMIZER_NAME} is not of this optimizer")
+        raise ValueError(f"{OPTIMIZER_NAME} does not belong to this optimizer")
     weights: dict[int, torch.Tensor] = {}
     for group, expected, own in zip(groups, current, optimizer.param_groups, strict=True):
         _check_form(group, expected, f"a group of weights in {OPTIMIZER_NAME}")
@@ -178,7 +181,7 @@ def check_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
         raise ValueError(f"{OPTIMIZER_NAME} holds no moments")
     for key, state in states.items():
         if key not in weights or not isinstance(state, dict):
-            raise ValueError(f"{OPTIMIZER_NAME} is not of this optimizer")
+            raise ValueError(f"{OPTIMIZER_NAME} does not belong to this optimizer")
         if is_adam and not {"step", "exp_avg", "exp_avg_sq"} <= state.keys():
             raise ValueError(f"{OPTIMIZER_NAME} has {', '.join(map(str, state))} of weight {key}")
         tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
@@ -200,7 +203,7 @@ def check_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def check_scheduler(checkpoint: Path, scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
-    """Raises `ValueError` if the state of the learning rate's schedule in a checkpoint is missing or not of this one."""
+    """Raises `ValueError` if the scheduler state of a checkpoint is missing or does not fit the scheduler."""
     saved = _load(checkpoint / SCHEDULER_NAME)
     _check_form(saved, scheduler.state_dict(), SCHEDULER_NAME)
     if any(saved.get(name, 0) < 0 for name in ("last_epoch", "_step_count")):
@@ -220,8 +223,8 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _check_form(saved: Any, current: Any, name: str) -> None:
-    """Raises `ValueError` unless two values are of one form: finite numbers, containers of one size, tensors of one shape.
-    Where the current value is a truth value or none, which torch fills in itself, the saved one may be missing or none."""
+    """Raises `ValueError` unless a saved value has the form of the current one: finite numbers, containers of the same size,
+    tensors of the same shape. Instead of a boolean or `None`, which torch fills in itself, it may also be missing."""
     if isinstance(current, Mapping):
         fits = isinstance(saved, Mapping)
         for key, value in current.items() if fits else ():

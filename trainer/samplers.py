@@ -1,4 +1,4 @@
-"""What a training step draws: windows of several domains, batches of them by number of targets, and negatives."""
+"""Samplers of training steps: windows of several domains, batches by number of targets, and negatives."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from .datasets import WindowDataset
 
 def parse_domain_sampling(value: str) -> float:
     r"""
-    Temperature T of `--domain_sampling`: domains share an epoch by `size ** (1 / T)`.
+    Parses the temperature T of `--domain_sampling`, by which the share of a domain is proportional to `size ** (1 / T)`.
 
     Args:
         value (`str`): `"proportional"` (T = 1), `"uniform"` (T = infinity) or a number of at least 1.
@@ -21,7 +21,7 @@ def parse_domain_sampling(value: str) -> float:
         `float`: The temperature.
 
     Raises:
-        ValueError: If it is none of them.
+        ValueError: If the value is none of these.
     """
     named = {"proportional": 1.0, "uniform": math.inf}
     try:
@@ -37,23 +37,23 @@ def parse_domain_sampling(value: str) -> float:
 
 class DomainSampler:
     r"""
-    The windows of an epoch, when domains are mixed by temperature.
+    Selects the windows of each epoch when domains are mixed by temperature.
 
-    At temperature 1 an epoch has every window once. Otherwise each domain is an endless stream of shuffled passes over
-    its windows, and an epoch takes the next part of it: as many targets as the domain's share of the epoch, which has as
-    many targets as all domains together. So a domain with a large share repeats whole passes, one with a small share goes
-    on in the next epoch where it stopped, and no window is ever left out. What an epoch takes depends on seed and epoch
-    alone, to within one window of the share.
+    At temperature 1, an epoch contains every window once. Otherwise each domain is an endless stream of shuffled passes
+    over its windows, and each epoch takes the next part of the stream, up to the domain's share of the targets. The total
+    number of targets per epoch is that of all domains. A domain with a large share therefore repeats whole passes, a
+    domain with a small share continues in the next epoch where it stopped, and no window is skipped. The selection
+    depends only on seed and epoch and meets the share to within one window.
 
     Args:
         num_targets (`Sequence[np.ndarray]` of shape `(num_windows,)`): Targets of each window, domain by domain.
         temperature (`float`, *optional*, defaults to 1): T of [`parse_domain_sampling`].
-        seed (`int`, *optional*, defaults to 0): Of the passes.
+        seed (`int`, *optional*, defaults to 0): Random seed of the passes.
 
     Attributes:
-        shares (`np.ndarray` of shape `(num_domains,)`): Targets of each domain in an epoch, on average.
-        least_windows (`int`): No epoch has fewer windows.
-        least_windows_by_domain (`np.ndarray` of shape `(num_domains,)`): No epoch has fewer windows of a domain.
+        shares (`np.ndarray` of shape `(num_domains,)`): Mean number of targets of each domain per epoch.
+        least_windows (`int`): Lower bound of the windows per epoch.
+        least_windows_by_domain (`np.ndarray` of shape `(num_domains,)`): The same for each domain.
     """
 
     def __init__(self, num_targets: Sequence[np.ndarray], temperature: float = 1.0, seed: int = 0):
@@ -97,19 +97,19 @@ class TargetBatchSampler(Sampler[list[int]]):
 
     Windows are shuffled, sorted by length and cut where the running number of targets passes a multiple of the batch
     size; then the batches are shuffled. Every epoch has the same number of batches, a multiple of the number of
-    processes, and what n processes see in one step is what one process sees with a batch n times as large.
+    processes. The windows that n processes take in one step are those of one process with a batch n times as large.
 
-    With `one_domain`, each domain is cut on its own, so that all batches of a step hold windows of one domain; the
+    With `one_domain`, each domain is cut separately, and all batches of a step hold windows of the same domain. The
     number of steps of a domain is proportional to its share of the epoch, and at least one.
 
     Args:
-        dataset ([`WindowDataset`]): Gives lengths and epoch.
-        targets_per_batch (`int`): Most targets on average in the batch of one process.
+        dataset ([`WindowDataset`]): Windows to sample from; its `epoch` selects the order.
+        targets_per_batch (`int`): Upper bound of the mean number of targets per batch of one process.
         num_processes (`int`, *optional*, defaults to 1): Processes that share the batches of a step.
         seed (`int`, *optional*, defaults to 0): Random seed for the shuffle.
         temperature (`float`, *optional*, defaults to 1):
-            How domains share an epoch, see [`DomainSampler`]. Batches take windows by their length, so the shares hold
-            for the epoch, and for a batch where the histories of the domains are alike.
+            Temperature of the shares of the domains, see [`DomainSampler`]. Batches group windows by length, so the shares
+            hold for an epoch, but for a single batch only if the domains have histories of similar length.
         one_domain (`bool`, *optional*, defaults to `False`):
             Whether a step takes windows of one domain instead of all.
 
@@ -163,7 +163,7 @@ class TargetBatchSampler(Sampler[list[int]]):
                 yield batch.tolist()
 
     def _cut(self, order: np.ndarray, num_batches: int) -> list[np.ndarray]:
-        """Windows by their length, in batches of about as many targets."""
+        """Cuts windows, sorted by length, into batches with about the same number of targets."""
         order = order[np.argsort(self.dataset.lengths[order % len(self.dataset)], kind="stable")]
         total = np.cumsum(self.dataset.num_targets[order % len(self.dataset)], dtype=np.int64)
         cuts = np.searchsorted(total, total[-1] * np.arange(1, num_batches) / num_batches)
@@ -175,14 +175,14 @@ class TargetBatchSampler(Sampler[list[int]]):
 
 class NegativeSampler:
     r"""
-    Draws items uniformly, and knows how probable it is that an item is a candidate of a step.
+    Draws items uniformly, and computes the probability that an item is a candidate of a step.
 
     Args:
         dataset ([`WindowDataset`]): Windows over one catalogue; the items of a batch of them are candidates.
         num_items (`int`): Size of the catalogue.
-        num_negatives (`int`): Items drawn in a step, without replacement; from the size of the catalogue on, all.
-        seed (`int`): Of the draws.
-        device (`torch.device`): Where the results are.
+        num_negatives (`int`): Number of items drawn per step, without replacement; at most the whole catalogue.
+        seed (`int`): Random seed of the draws.
+        device (`torch.device`): Device of the results.
     """
 
     def __init__(self, dataset: WindowDataset, num_items: int, num_negatives: int, seed: int, device: torch.device):
@@ -198,18 +198,18 @@ class NegativeSampler:
         self.num_windows = torch.from_numpy(np.bincount(pairs % num_items, minlength=num_items)).to(device)
 
     def draw(self, first_window: int) -> torch.Tensor:
-        """Returns catalogue rows `(num_negatives,)` for the step whose lowest window (with epoch) is `first_window`."""
+        """Returns catalogue rows `(num_negatives,)` for the step whose lowest window index (with epoch) is `first_window`."""
         stream = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, first_window]))
         drawn = stream.choice(self.num_items, self.num_negatives, replace=False, shuffle=False)
         return torch.from_numpy(drawn).to(self.num_windows.device, non_blocking=True)
 
     def log_inclusion(self, items: torch.Tensor, num_targets: int) -> torch.Tensor:
         r"""
-        Logarithm of the probability `1 - (1 - b)^w (1 - n / num_items)` that an item is a candidate of a step.
+        Computes the logarithm of the probability `1 - (1 - b)^w (1 - n / num_items)` that an item is a candidate of a step.
 
         A window is in the step with probability b, the step's share of all targets, so an item that w windows hold is
-        in none of its windows with probability `(1 - b)^w` (windows of like length share a batch; that is not counted
-        in). The draw of n items misses it with probability `1 - n / num_items`.
+        in none of its windows with probability `(1 - b)^w` (neglecting that windows of similar length share a batch).
+        The draw of n items misses it with probability `1 - n / num_items`.
 
         Args:
             items (`torch.LongTensor` of shape `(num_candidates,)`): Catalogue rows of candidates.
@@ -228,7 +228,7 @@ class DomainNegativeSampler:
 
     Args:
         dataset ([`WindowDataset`]): Windows of the domains.
-        num_negatives (`int`): Items drawn in a step, without replacement; at most the domain's catalogue.
+        num_negatives (`int`): Number of items drawn per step, without replacement; at most the catalogue of the domain.
         seed (`int`): Random seed of the draws.
     """
 
@@ -238,7 +238,7 @@ class DomainNegativeSampler:
         self.seed = seed
 
     def draw(self, first_window: int) -> np.ndarray:
-        """Returns ascending item numbers for the step whose lowest window (with epoch) is `first_window`."""
+        """Returns ascending item numbers for the step whose lowest window index (with epoch) is `first_window`."""
         domain = int(self.dataset.domains_of(first_window))
         first, stop = self.dataset.first_items[domain : domain + 2].tolist()
         # The third word of the counter keeps these draws apart from those of the window's view.

@@ -1,4 +1,4 @@
-"""Adam for weights of which a step updates only few rows; the other rows cost nothing."""
+"""AdamW for embeddings of which each step updates only few rows, at a cost that does not depend on the other rows."""
 
 from typing import Any
 
@@ -10,12 +10,11 @@ from .distributed import RowGatherer
 
 class SparseRowsAdamW(torch.optim.AdamW):
     r"""
-    AdamW; a weight whose gradient is sparse (`nn.Embedding(sparse=True)`) is updated as `torch.optim.SparseAdam` does it.
+    AdamW that updates weights with sparse gradients (`nn.Embedding(sparse=True)`) like `torch.optim.SparseAdam`.
 
-    Rows that a step has not seen keep their value and their moments, where Adam would let the moments fade and the value
-    go on by them. Gradient, moments and weight are read and written for the rows of the step alone. Sparse gradients are
-    shared here, as rows, by all processes; DDP must leave their weights alone ([`exchange_rows`]). There is no weight decay
-    for them.
+    Rows without a gradient keep their values and moments, whereas Adam would decay the moments and continue to move the
+    values. Only the rows of the step are read and written. The optimizer averages sparse gradients over processes, row by
+    row; DDP must ignore these weights ([`exchange_rows`]). They have no weight decay.
     """
 
     @torch.no_grad()
@@ -28,7 +27,7 @@ class SparseRowsAdamW(torch.optim.AdamW):
         ]
         gradients = [weight.grad for weight, _ in sparse]
         for weight, _ in sparse:
-            weight.grad = None  # out of sight of the parent, which refuses it
+            weight.grad = None  # hidden from the parent, which refuses sparse gradients
         super().step(closure)
         for (weight, group), gradient in zip(sparse, gradients, strict=True):
             self._update_rows(weight, gradient.coalesce(), group)
@@ -44,7 +43,7 @@ class SparseRowsAdamW(torch.optim.AdamW):
             rows, values = gradient.indices()[0], gradient.values()
         state = self.state[weight]
         if not state:
-            # A tensor, as of the parent, which makes one of it when it loads its state.
+            # A tensor, as in the parent, which converts it to one when it loads its state.
             state["step"] = torch.zeros(())
             state |= {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
         state["step"] += 1
@@ -59,7 +58,7 @@ class SparseRowsAdamW(torch.optim.AdamW):
 
 
 def exchange_rows(model: nn.Module, name: str) -> None:
-    """Gives the embedding `name` of a model sparse gradients, and keeps DDP from summing them up as a whole."""
+    """Makes the gradients of the embedding `name` of a model sparse, and excludes its weight from the all-reduce of DDP."""
     model.get_submodule(name).sparse = True
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, [f"{name}.weight"])
 

@@ -35,7 +35,7 @@ VERBS = {
     "plot": "plot a training run or what a model has learnt",
     "export": "write text encoder, item tower and sequence tower as ONNX files",
     "push": "upload a checkpoint folder to the Hugging Face Hub",
-    "quickstart": "run every step on invented shops",
+    "quickstart": "unisrec-base on an invented shop: zero-shot, then fine-tuned",
     "env": "print versions and devices, for bug reports",
 }
 # The verbs whose parser accepts options that it does not know: `run(args, rest)` gets them.
@@ -54,6 +54,7 @@ class OneLineParser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **options: Any):
         defaults = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
         super().__init__(*args, **defaults | options)
+        self._words: list[str] = []
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parses the arguments after giving each option the spelling of its definition."""
@@ -68,6 +69,7 @@ class OneLineParser(argparse.ArgumentParser):
                 words[place] = spellings.get(_plain(name), name) + equals + value
                 if _plain(name) not in spellings and self.get_default("verb") not in TRAINING:
                     self.error(f"unknown option {_shorten(name, 100)}{did_you_mean(name, spellings.values())}")
+        self._words = words
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -77,6 +79,9 @@ class OneLineParser(argparse.ArgumentParser):
             known = re.findall(r"[\w-]+", choice[2])
             advice = did_you_mean(choice[1], known) or f" (expected {', '.join(known)})" * (len(known) < 10)
             message = f"unknown command {_shorten(choice[1], 100)!r}{advice}"
+        if re.search("arguments are required: [^-]", message) and "--json" in self._words[:-1]:
+            file = self._words[self._words.index("--json") + 1]
+            message += f" ({file!r} was taken as the file of --json; put --json last)"
         self.exit(2, f"{self.prog}: error: {_shorten(message, 600)}; see {self.prog} --help\n")
 
 

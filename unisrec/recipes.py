@@ -60,7 +60,9 @@ def recipes(domain: Domain, has_weights: bool) -> list[Recipe]:
         found = [
             Recipe("text only", "inductive", False, everything),
             Recipe("text and ID", "transductive", False, everything),
-            Recipe("text only, sequence encoder frozen", "inductive", False, common),
+            Recipe(
+                "text only, sequence encoder frozen", "inductive", False, common | {"freeze_sequence_encoder": True}
+            ),
             Recipe("text only, from scratch", "inductive", True, common),
         ]
     if targets < SMALL_SHOP:  # few users: what is trained least comes first, and there is nothing to learn an ID from

@@ -44,7 +44,7 @@ def test_catalogue_as_tensors_is_a_copy():
     table = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     table.setflags(write=False)  # as a memory map of text features is
     tensors = catalogue_tensors(table, torch.device("cpu"))
-    assert tensors["item_ids"].tolist() == [1, 2, 3, 4, 5]
+    assert tensors["id_rows"].tolist() == [1, 2, 3, 4, 5]
     np.testing.assert_array_equal(tensors["text_embeds"].numpy(), table)
     tensors["text_embeds"].zero_()
     assert table.any()

@@ -436,7 +436,9 @@ def test_pretrained_checkpoint_with_text_encoder(official, text_encoder_dir, tmp
 
 def test_finetuned_checkpoint_alone_says_that_it_has_no_catalogue(official, tmp_path, capsys):
     assert run("--official", official(num_items=30), "--output", tmp_path / "out") == 0
-    assert "no catalogue: the file has vectors of 30 items but no ids; see --domain" in capsys.readouterr().out
+    assert (
+        "no catalogue: the file has the vectors of 30 items but no ids; --domain adds them" in capsys.readouterr().out
+    )
     assert json.loads((tmp_path / "out" / "config.json").read_text())["text_config"] is None
 
 
@@ -526,7 +528,7 @@ def test_items_of_a_finetuned_checkpoint_come_in_the_order_of_the_domain(
         output_of_file = model(
             item_index=torch.tensor([[3, 9, 1]]),
             text_embeds=weights["plm_embedding.weight"][1:],
-            item_ids=torch.arange(1, 31),
+            id_rows=torch.arange(1, 31),
         )
         scores = model.score(output_of_file.sequence_embeds, output_of_file.item_embeds)[0] * 0.07
     history = [catalogue.item_ids[order[number - 1]] for number in (3, 9, 1)]
@@ -553,7 +555,7 @@ def test_a_wrong_domain_is_refused(finetuned, official, text_encoder_dir, tmp_pa
         return ["--official", path, "--domain", tmp_path / name, *wanted]
 
     alone = ["--official", path, "--domain", folder, "--output", tmp_path / "out"]
-    refused("no text vectors came with domain, so the order of the items cannot be checked", *alone)
+    refused("domain has no text vectors, so the order of its items cannot be checked", *alone)
     texts = domain.items["text"].reverse()
     refused("have the text vector of their row", *other("texts", items=domain.items.with_columns(text=texts)))
     refused("have the text vector of their row", *other("users", sequences=domain.sequences.reverse()))

@@ -310,12 +310,12 @@ def prepare(dataset: str, output: Path) -> list[object]:
 
 
 def assert_refused(answer: list, message: str) -> None:
-    """Exit status 2 and one line, soon."""
-    status, out, err, seconds = answer
+    """Exit status 2 and one line, without waiting to try again."""
+    status, out, err, slept = answer
     assert (status, out) == (2, ""), err
     assert err.count("\n") == 1, err
     assert message in err
-    assert seconds < 60  # no minute of retries
+    assert slept < 5
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +405,7 @@ def test_without_a_connection_the_cache_is_taken_and_nothing_tries_again(hub, ho
         HF_ENDPOINT="http://127.0.0.1:9",
     )
     assert local[:2] == again[:2] == online[0][:2], local[2]
-    assert again[3] < 10  # the first one imports much
+    assert local[3] + again[3] < 5
     assert "shop/office is taken from the cache: the Hub cannot be reached at http://127.0.0.1:9" in local[2]
     unreachable = "the Hub cannot be reached at http://127.0.0.1:9: check the connection"
     assert_refused(missing, f"(shop/none is not in the cache, and {unreachable})")

@@ -24,7 +24,7 @@ BATCH, LENGTH, ITEMS, TOKENS = Dim("batch"), Dim("length", max=10), Dim("items")
 DYNAMIC = {
     "item_index": {0: BATCH, 1: LENGTH},
     "text_embeds": {0: ITEMS},
-    "item_ids": {0: ITEMS},
+    "id_rows": {0: ITEMS},
     "input_ids": {0: ITEMS, 1: TOKENS},
     "attention_mask": {0: ITEMS, 1: TOKENS},
 }
@@ -45,7 +45,7 @@ def make_batch():
         else:
             batch["text_embeds"] = torch.randn(items, 16)
         if setting == "transductive":
-            batch["item_ids"] = torch.randint(0, 41, (items,))
+            batch["id_rows"] = torch.randint(0, 41, (items,))
         return batch
 
     return make
@@ -131,8 +131,8 @@ class Items(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, text_embeds, item_ids):
-        return self.model.get_item_features(text_embeds, item_ids=item_ids)
+    def forward(self, text_embeds, id_rows):
+        return self.model.get_item_features(text_embeds, id_rows=id_rows)
 
 
 class Histories(nn.Module):
@@ -149,7 +149,7 @@ class Histories(nn.Module):
 @torch.no_grad()
 def test_export_of_the_two_stages(make_model, make_batch):
     model, batch = make_model(**SETTINGS["transductive"]), make_batch("transductive", SIZES[0])
-    shapes = {"text_embeds": DYNAMIC["text_embeds"], "item_ids": DYNAMIC["item_ids"]}
+    shapes = {"text_embeds": DYNAMIC["text_embeds"], "id_rows": DYNAMIC["id_rows"]}
     arguments = tuple(batch[name] for name in shapes)
     items = torch.export.export(Items(model), arguments, dynamic_shapes=shapes, strict=False).module()
     shapes = {"item_index": DYNAMIC["item_index"], "item_embeds": {0: ITEMS}}
@@ -158,7 +158,7 @@ def test_export_of_the_two_stages(make_model, make_batch):
     for size in [*SIZES, (1, 1, 1, 4)]:
         batch = make_batch("transductive", size)
         expected = model(**batch)
-        item_embeds = items(batch["text_embeds"], batch["item_ids"])
+        item_embeds = items(batch["text_embeds"], batch["id_rows"])
         torch.testing.assert_close(item_embeds, expected.item_embeds, rtol=0, atol=1e-5)
         sequence_embeds = histories(batch["item_index"], item_embeds)
         torch.testing.assert_close(sequence_embeds, expected.sequence_embeds, rtol=0, atol=1e-5)

@@ -305,7 +305,7 @@ def test_model_on_the_meta_device(make_config):
 @torch.no_grad()
 def test_device_map_changes_nothing(make_model, make_batch, device_map, tmp_path):
     model, batch = make_model(**SETTINGS["text"], num_items=6), make_batch("text")
-    batch["item_ids"] = torch.arange(6)
+    batch["id_rows"] = torch.arange(6)
     model.save_pretrained(tmp_path)
     loaded = UniSRecModel.from_pretrained(
         tmp_path, device_map=device_map, max_memory={"cpu": "1GB"}, offload_folder=tmp_path / "offload"

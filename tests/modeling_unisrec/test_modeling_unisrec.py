@@ -274,12 +274,12 @@ def test_gradient_checkpointing_gives_equal_gradients(make_model, text_embeds):
 @torch.no_grad()
 def test_order_of_the_distinct_items_does_not_matter(make_model, text_embeds):
     model = make_model(num_items=6).double()
-    text_embeds, item_ids = text_embeds.double(), torch.tensor([3, 1, 0, 6, 2, 5])
+    text_embeds, id_rows = text_embeds.double(), torch.tensor([3, 1, 0, 6, 2, 5])
     order = torch.tensor([4, 2, 0, 5, 1, 3])
     new_place = torch.zeros(7, dtype=torch.long)
     new_place[order + 1] = torch.arange(1, 7)
-    output = model(item_index=HISTORIES, text_embeds=text_embeds, item_ids=item_ids)
-    other = model(item_index=new_place[HISTORIES], text_embeds=text_embeds[order], item_ids=item_ids[order])
+    output = model(item_index=HISTORIES, text_embeds=text_embeds, id_rows=id_rows)
+    other = model(item_index=new_place[HISTORIES], text_embeds=text_embeds[order], id_rows=id_rows[order])
     torch.testing.assert_close(other.sequence_embeds, output.sequence_embeds, rtol=0, atol=1e-13)
     torch.testing.assert_close(other.item_embeds, output.item_embeds[order], rtol=0, atol=1e-13)
 
@@ -287,9 +287,9 @@ def test_order_of_the_distinct_items_does_not_matter(make_model, text_embeds):
 @torch.no_grad()
 def test_stages_alone_equal_forward(make_model, text_embeds):
     model = make_model(num_items=6)
-    item_ids = torch.arange(6)
-    output = model(item_index=HISTORIES, text_embeds=text_embeds, item_ids=item_ids)
-    items = model.get_item_features(text_embeds, item_ids=item_ids)
+    id_rows = torch.arange(6)
+    output = model(item_index=HISTORIES, text_embeds=text_embeds, id_rows=id_rows)
+    items = model.get_item_features(text_embeds, id_rows=id_rows)
     assert torch.equal(items, output.item_embeds)
     assert torch.equal(model.get_sequence_features(HISTORIES, items), output.sequence_embeds)
 
@@ -398,7 +398,7 @@ def test_save_and_load_give_equal_bits(text_model, tokens, shard_size, tmp_path)
     assert weights.keys() == text_model.state_dict().keys()
     for name, tensor in text_model.state_dict().items():
         assert torch.equal(weights[name], tensor), name
-    batch = {"item_index": HISTORIES, "item_ids": torch.arange(6), **tokens}
+    batch = {"item_index": HISTORIES, "id_rows": torch.arange(6), **tokens}
     assert torch.equal(loaded(**batch).sequence_embeds, text_model(**batch).sequence_embeds)
 
 
@@ -442,7 +442,7 @@ def test_auto_model_knows_the_checkpoint(make_model, tmp_path):
 
 def test_deepcopy_is_equal_and_apart(make_model, text_embeds):
     model = make_model(num_items=6)
-    batch = {"item_index": HISTORIES, "text_embeds": text_embeds, "item_ids": torch.arange(1, 7)}
+    batch = {"item_index": HISTORIES, "text_embeds": text_embeds, "id_rows": torch.arange(1, 7)}
     twin = copy.deepcopy(model)
     before = model(**batch).sequence_embeds
     assert torch.equal(twin(**batch).sequence_embeds, before)
@@ -460,23 +460,36 @@ def test_deepcopy_is_equal_and_apart(make_model, text_embeds):
 @torch.no_grad()
 def test_id_embedding_is_added_to_the_text(make_model, text_embeds):
     model = make_model(num_items=9)
-    item_ids = torch.tensor([9, 1, 0, 4, 4, 2])
-    items = model.get_item_features(text_embeds, item_ids=item_ids)
+    id_rows = torch.tensor([9, 1, 0, 4, 4, 2])
+    items = model.get_item_features(text_embeds, id_rows=id_rows)
     text_only = model.adaptor(text_embeds)
-    for row, item_id in enumerate(item_ids.tolist()):
+    for row, item_id in enumerate(id_rows.tolist()):
         torch.testing.assert_close(items[row], text_only[row] + model.item_embedding.weight[item_id])
     assert torch.equal(items[2], text_only[2])  # row 0: an item of the text alone
 
 
-def test_transductive_model_needs_item_ids(make_model, text_embeds):
-    with pytest.raises(ValueError, match=r"transductive model .* needs `item_ids`, 0 for unknown items"):
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_projected_vectors_are_those_that_are_compared(make_model, similarity):
+    model, sequences, items = make_model(similarity=similarity, temperature=0.1), torch.randn(3, 8), torch.randn(5, 8)
+    projected = model.project_sequences(sequences), model.project_items(items)
+    assert torch.equal(projected[0] @ projected[1].T, model.similarity(sequences, items))
+    if similarity == "dot":
+        assert torch.equal(model.score(sequences, items), sequences @ items.T)
+    else:
+        torch.testing.assert_close(projected[0].norm(dim=-1), torch.ones(3))
+        expected = torch.cosine_similarity(sequences[:, None], items, dim=-1) / 0.1
+        torch.testing.assert_close(model.score(sequences, items), expected)
+
+
+def test_transductive_model_needs_id_rows(make_model, text_embeds):
+    with pytest.raises(ValueError, match=r"transductive model .* needs `id_rows`, 0 for unknown items"):
         make_model(num_items=6)(item_index=HISTORIES, text_embeds=text_embeds)
 
 
 @torch.no_grad()
-def test_inductive_model_leaves_item_ids_unread(make_model, text_embeds):
+def test_inductive_model_leaves_id_rows_unread(make_model, text_embeds):
     model = make_model()
-    with_ids = model(item_index=HISTORIES, text_embeds=text_embeds, item_ids=torch.full((6,), 99))
+    with_ids = model(item_index=HISTORIES, text_embeds=text_embeds, id_rows=torch.full((6,), 99))
     assert torch.equal(with_ids.sequence_embeds, model(item_index=HISTORIES, text_embeds=text_embeds).sequence_embeds)
 
 
@@ -490,7 +503,7 @@ def test_reset_item_embedding_to_ids_and_back(make_model, text_embeds, tmp_path)
     assert not model.item_embedding.weight[0].any()
     assert model.item_embedding.weight[1:].any(-1).all()
     assert model.item_embedding.weight[1:].std().item() == pytest.approx(0.02, rel=0.3)
-    batch = {"item_index": HISTORIES, "text_embeds": text_embeds, "item_ids": torch.arange(1, 7)}
+    batch = {"item_index": HISTORIES, "text_embeds": text_embeds, "id_rows": torch.arange(1, 7)}
     transductive = model(**batch).sequence_embeds
     assert not torch.equal(transductive, inductive)
 
@@ -509,7 +522,7 @@ def test_reset_item_embedding_to_ids_and_back(make_model, text_embeds, tmp_path)
 def test_padding_row_of_the_id_embedding_is_never_trained(make_model, text_embeds):
     model = make_model()
     model.reset_item_embedding(7)
-    batch = {"item_index": HISTORIES, "text_embeds": text_embeds, "item_ids": torch.tensor([0, 0, 1, 2, 3, 4])}
+    batch = {"item_index": HISTORIES, "text_embeds": text_embeds, "id_rows": torch.tensor([0, 0, 1, 2, 3, 4])}
     model(**batch).last_hidden_state.square().sum().backward()
     assert not model.item_embedding.weight.grad[0].any()
     assert model.item_embedding.weight.grad[1].any()

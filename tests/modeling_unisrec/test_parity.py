@@ -169,8 +169,8 @@ def test_scores_of_prefix_rows(make_pair, make_split, histories, transductive, d
     w, model = make_pair(num_items=NUM_ITEMS, transductive=transductive, dtype=dtype)
     windows = WindowDataset([make_split(histories)], [NUM_ITEMS], LENGTH)
     batch = FinetuneCollator()([windows[place] for place in range(len(histories))])
-    item_ids = torch.arange(1, NUM_ITEMS + 1)
-    output = model(item_index=batch["item_index"], text_embeds=catalogue(w), item_ids=item_ids)
+    id_rows = torch.arange(1, NUM_ITEMS + 1)
+    output = model(item_index=batch["item_index"], text_embeds=catalogue(w), id_rows=id_rows)
 
     # The last position of each history: what both rank by.
     whole = [[item + 1 for item in history[:-1]] for history in histories]
@@ -195,7 +195,7 @@ def test_scores_at_the_official_sizes(make_pair):
     rows = [torch.randint(1, 101, (length,)).tolist() for length in (50, 7)]
     item_index, _ = pad(rows, 50)
     with torch.no_grad():
-        output = model(item_index=item_index, text_embeds=catalogue(w), item_ids=torch.arange(1, 101))
+        output = model(item_index=item_index, text_embeds=catalogue(w), id_rows=torch.arange(1, 101))
         scores = model.score(output.sequence_embeds, output.item_embeds)
         assert_close(scores * 0.07, catalogue_cosines(w, rows, 50)[:, 1:], torch.float32)
         prefixes = [row[:end] for row in rows for end in range(1, len(row) + 1)]

@@ -45,7 +45,7 @@ def test_items_are_encoded_a_few_at_a_time(make_model, num_items):
     model = make_model(num_items=7).eval()
     texts, ids = torch.randn(num_items, model.config.text_embedding_size), torch.arange(num_items, 0, -1)
     with torch.no_grad():
-        whole = model.get_item_features(texts, item_ids=ids)
+        whole = model.get_item_features(texts, id_rows=ids)
     parts = encode_items(model, texts, ids, rows_at_a_time=3)
     assert parts.shape == (num_items, model.config.hidden_size)
     torch.testing.assert_close(parts, whole)
@@ -58,7 +58,7 @@ def _by_hand(recommend, history: list[int], hidden: set[int] = frozenset()) -> l
         output = model(
             item_index=torch.tensor([history]) + 1,
             text_embeds=catalogue.item_embeddings,
-            item_ids=torch.arange(1, len(IDS) + 1),
+            id_rows=torch.arange(1, len(IDS) + 1),
         )
     scores = torch.cosine_similarity(output.sequence_embeds, output.item_embeds).tolist()
     rows = sorted((row for row in range(len(IDS)) if row not in hidden), key=lambda row: -scores[row])

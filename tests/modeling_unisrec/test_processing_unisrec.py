@@ -76,9 +76,9 @@ def test_rows_of_the_id_embedding_go_where_the_items_go(tokenizer, with_embeddin
     processor = UniSRecProcessor.from_pretrained(tmp_path)
     batch = processor([["B20", {"text": "red pen"}, "A2"], ["A1"]])
     row_of = {"B20": 9, "A2": 0, "A1": 7, "text": 0}
-    history = batch["item_ids"][batch["item_index"][0] - 1]
+    history = batch["id_rows"][batch["item_index"][0] - 1]
     assert history.tolist() == [row_of["B20"], row_of["text"], row_of["A2"]]
-    assert batch["item_ids"][batch["item_index"][1, 0] - 1] == row_of["A1"]
+    assert batch["id_rows"][batch["item_index"][1, 0] - 1] == row_of["A1"]
     with pytest.raises(ValueError, match="5 item ids but 2 `id_rows`"):
         ItemCatalogue(IDS, TEXTS, id_rows=torch.tensor([1, 2]))
 
@@ -144,9 +144,9 @@ def test_empty_history_is_refused(processor):
 
 def test_batch_of_ids(processor, catalogue):
     batch = processor([["B20", "A1", "B20"], ["A2"]])
-    assert batch.keys() == {"item_index", "item_ids", "text_embeds"}
+    assert batch.keys() == {"item_index", "id_rows", "text_embeds"}
     assert batch["item_index"].tolist() == [[3, 1, 3], [2, 0, 0]]
-    assert batch["item_ids"].tolist() == [1, 2, 4]
+    assert batch["id_rows"].tolist() == [1, 2, 4]
     assert torch.equal(batch["text_embeds"], catalogue.item_embeddings[[0, 1, 3]])
 
 
@@ -157,9 +157,9 @@ def test_batch_of_texts(processor, tokenizer):
             for texts in (["green tent", "lamp"], ["lamp", "large green tent", "green tent"])
         ]
     )
-    assert batch.keys() == {"item_index", "item_ids", "input_ids", "attention_mask"}
+    assert batch.keys() == {"item_index", "id_rows", "input_ids", "attention_mask"}
     assert batch["item_index"].tolist() == [[1, 2, 0], [2, 3, 1]]
-    assert batch["item_ids"].tolist() == [0, 0, 0]
+    assert batch["id_rows"].tolist() == [0, 0, 0]
     expected = tokenizer(["green tent", "lamp", "large green tent"], padding=True)
     assert batch["input_ids"].tolist() == expected["input_ids"]
     assert batch["attention_mask"].tolist() == expected["attention_mask"]
@@ -168,14 +168,14 @@ def test_batch_of_texts(processor, tokenizer):
 def test_batch_of_ids_and_texts(processor, catalogue, tokenizer):
     batch = processor([[{"text": "lamp 2"}, "B1"], ["A1", {"text": "lamp 2"}, "A1"]])
     assert batch["item_index"].tolist() == [[3, 2, 0], [1, 3, 1]]
-    assert batch["item_ids"].tolist() == [1, 3, 0]
+    assert batch["id_rows"].tolist() == [1, 3, 0]
     assert torch.equal(batch["text_embeds"], catalogue.item_embeddings[[0, 2]])
     assert batch["input_ids"].tolist() == tokenizer(["lamp 2"])["input_ids"]
 
 
 def test_history_is_cut_to_its_latest_items(processor):
     batch = processor([["A1", "A1", "A2", "B1", "B20", "A2"]])
-    assert batch["item_ids"].tolist() == [2, 3, 4]
+    assert batch["id_rows"].tolist() == [2, 3, 4]
     assert batch["item_index"].tolist() == [[1, 2, 3, 1]]
 
 
@@ -187,7 +187,7 @@ def test_text_is_cut_to_its_first_tokens(tokenizer):
 
 def test_text_without_a_tokenizer(catalogue):
     processor = UniSRecProcessor(catalogue=catalogue)
-    assert processor([["A1"]])["item_ids"].tolist() == [1]
+    assert processor([["A1"]])["id_rows"].tolist() == [1]
     with pytest.raises(ValueError, match="no tokenizer to read 'green tent' with"):
         processor([["A1", {"text": "green tent"}]])
 
@@ -195,9 +195,9 @@ def test_text_without_a_tokenizer(catalogue):
 def test_catalogue_without_vectors_goes_through_the_tokenizer(tokenizer):
     processor = UniSRecProcessor(tokenizer, ItemCatalogue(IDS, TEXTS))
     batch = processor([["B1", "A2"], [{"text": "green tent"}, "B1"]])
-    assert batch.keys() == {"item_index", "item_ids", "input_ids", "attention_mask"}
+    assert batch.keys() == {"item_index", "id_rows", "input_ids", "attention_mask"}
     assert batch["item_index"].tolist() == [[1, 2], [3, 1]]
-    assert batch["item_ids"].tolist() == [3, 2, 0]
+    assert batch["id_rows"].tolist() == [3, 2, 0]
     expected = tokenizer(["steel kettle 1 l", "blue pen", "green tent"], padding=True)
     assert batch["input_ids"].tolist() == expected["input_ids"]
 
@@ -207,7 +207,7 @@ def test_items_of_the_same_text_keep_their_own_ids(tokenizer):
     processor = UniSRecProcessor(tokenizer, ItemCatalogue(IDS, TEXTS))
     batch = processor([["A1", "C 3", {"text": "red pen"}]])
     rows = batch["item_index"][0] - 1
-    assert batch["item_ids"][rows].tolist() == [1, 5, 0]
+    assert batch["id_rows"][rows].tolist() == [1, 5, 0]
 
 
 @torch.no_grad()
@@ -224,7 +224,7 @@ def test_model_takes_the_batch(text_encoder_dir, processor, tokenizer, num_items
     torch.testing.assert_close(model(**processor(histories)).sequence_embeds, sequences)
 
     new_item = model.get_text_features(**processor.tokenize(["green tent"])).pooler_output
-    items = model.get_item_features(torch.cat([features, new_item]), item_ids=torch.tensor([1, 2, 3, 4, 5, 0]))
+    items = model.get_item_features(torch.cat([features, new_item]), id_rows=torch.tensor([1, 2, 3, 4, 5, 0]))
     expected = model.get_sequence_features(torch.tensor([[1, 6, 4], [3, 0, 0]]), items)
     torch.testing.assert_close(sequences, expected)
 

@@ -58,7 +58,6 @@ def exported_by_verb(shop) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         cwd=shop,
-        timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
@@ -97,7 +96,7 @@ def test_item_tower_equals_the_model(exports, variant, num_items):
     model, folder = exports[variant]
     inputs = {"text_embeds": torch.randn(num_items, 16)}
     if variant == "transductive":
-        inputs["item_ids"] = torch.arange(num_items) % 7  # 0 is an item without an ID
+        inputs["id_rows"] = torch.arange(num_items) % 7  # 0 is an item without an ID
     expected = model.get_item_features(**inputs)
     outputs = run(folder, "item_tower", **inputs)
     assert_equal(outputs, item_embeds=expected, normalized_item_embeds=F.normalize(expected, dim=-1))
@@ -135,7 +134,7 @@ def test_text_encoder_equals_the_model(exports, lengths):
 @torch.no_grad()
 def test_dot_product_over_temperature_is_the_score(exports):
     model, folder = exports["transductive"]
-    items = {"text_embeds": torch.randn(6, 16), "item_ids": torch.arange(1, 7)}
+    items = {"text_embeds": torch.randn(6, 16), "id_rows": torch.arange(1, 7)}
     item_index = torch.tensor([[6, 2, 0], [1, 1, 3]])
     output = model(item_index=item_index, **items)
     towers = run(folder, "item_tower", **items)
@@ -196,7 +195,7 @@ def test_transformers_loads_the_folder(exports):
 def test_check_tells_the_model_from_another(shop, exports, capsys):
     model, folder = exports["inductive"]
     assert max(onnx_differences(model, folder).values()) < 1e-5
-    assert report(model, folder) == 0
+    assert report(model, folder).data["files"].keys() == onnx_differences(model, folder).keys()
     other = UniSRecModel.from_pretrained(shop / "runs/office")
     with torch.no_grad():
         other.sequence_encoder.layer_norm.weight += 0.01

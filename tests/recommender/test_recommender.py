@@ -38,7 +38,7 @@ def test_equals_a_ranking_item_by_item(make_recommender, num_items):
     (items,) = recommender.recommend([["i1", "i4", "i1"]], top_k=6)
     scores = {}
     with torch.no_grad():
-        rows = model.get_item_features(catalogue.item_embeddings, item_ids=torch.arange(1, 7))
+        rows = model.get_item_features(catalogue.item_embeddings, id_rows=torch.arange(1, 7))
         state = model.get_sequence_features(torch.tensor([[2, 5, 2]]), rows)[0]
         for row, item_id in enumerate(IDS):
             if item_id not in ("i1", "i4"):
@@ -217,9 +217,9 @@ def test_only_unknown_ids(make_recommender):
 
 
 @pytest.mark.parametrize("embeddings", [True, False])
-@pytest.mark.parametrize("index", ["exact", "exact-bf16", "flat"])
+@pytest.mark.parametrize("index", ["exact", "exact-bf16", "hnsw"])
 def test_answers_are_those_of_the_weights_and_the_catalogue_of_now(make_recommender, embeddings, index):
-    if index == "flat":
+    if index == "hnsw":
         pytest.importorskip("faiss")
 
     def answer(recommender):
@@ -246,7 +246,7 @@ def test_answers_are_those_of_the_weights_and_the_catalogue_of_now(make_recommen
     ):
         change()
         assert answer(recommender) == pytest.approx(fresh(recommender), abs=2e-2 if "bf16" in index else 1e-5)
-    assert type(recommender._snapshot.index).__name__ == ("FaissIndex" if index == "flat" else "ExactIndex")
+    assert type(recommender._snapshot.index).__name__ == ("FaissIndex" if index == "hnsw" else "ExactIndex")
     assert recommender.processor.catalogue.texts[0] == "red pen"
     assert recommender.processor.catalogue.item_ids[0] == "i5"
 

@@ -50,7 +50,7 @@ def test_a_new_item_is_its_text_alone_in_a_transductive_model(make_recommender):
     assert {item_id: after[item_id] for item_id in IDS} == pytest.approx(before, abs=1e-5)
     with torch.no_grad():
         rows = recommender.model.get_item_features(
-            recommender.processor.catalogue.item_embeddings[6:], item_ids=torch.tensor([0, 0])
+            recommender.processor.catalogue.item_embeddings[6:], id_rows=torch.tensor([0, 0])
         )
     torch.testing.assert_close(
         torch.from_numpy(recommender.item_embeds[6:]), torch.nn.functional.normalize(rows, dim=-1), rtol=0, atol=1e-6
@@ -86,7 +86,7 @@ def test_saved_catalogue_keeps_the_rows_of_the_id_embedding(make_recommender, nu
         )
     assert torch.equal(one, other)
     if num_items is not None:
-        assert processor([history])["item_ids"].tolist() == [2, 6, 0]  # of i1, i5 and n0
+        assert processor([history])["id_rows"].tolist() == [2, 6, 0]  # of i1, i5 and n0
 
 
 def test_bad_changes_leave_the_catalogue_alone(make_recommender):

@@ -209,12 +209,12 @@ def test_settings_are_those_that_were_changed(root):
         "num_train_epochs": "4",
         "per_device_train_batch_size": "60",
         "learning_rate": "0.002",
+        "freeze_sequence_encoder": "True",  # by the size of the domain
         "text_embedding_size": "16",
         **{name: str(value) for name, value in MODEL.items()},
     }
     scratch = section(card_of(root / "scratch"), "Training")
     assert "| `seed` | `7` | `42` |" in scratch
-    assert "| `freeze_sequence_encoder` | `False` | `True` |" in scratch
     assert "| `num_items` | `20` | `None` |" in scratch
 
 
@@ -474,7 +474,7 @@ def run_examples(card: str, cwd: Path) -> list[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_MODULES_CACHE": str(cwd / ".modules")}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, cwd=cwd, env=environment, timeout=120
+        [sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, cwd=cwd, env=environment
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -696,8 +696,8 @@ def test_bad_run_to_compare_with_is_one_line_before_training(root, tmp_path, cap
         (tmp_path / f"odd{place}" / "test_results.json").write_text(json.dumps(found))
     for folder, message in (
         (tmp_path / "none", "no such file to compare with"),
-        (tmp_path / "junk", "cannot be compared with"),
-        *((tmp_path / f"odd{place}", "cannot be compared with") for place in range(4)),
+        (tmp_path / "junk", "not a results file of unisrec finetune"),
+        *((tmp_path / f"odd{place}", "not a results file of unisrec finetune") for place in range(4)),
         (root / "scratch", "only runs on the same domain can be compared"),
     ):
         assert main([str(word) for word in [*words, folder]]) == 2

@@ -98,8 +98,8 @@ def test_curves_of_a_run(runs, training_options):
     ("words", "line"),
     [
         ("curves text --output x.png", "trainer_state.json: no such file"),
-        ("gates id --domains toys --output x.png", "by their ID alone"),
-        ("gates text --domains toys toys --output x.png", "another domain is called 'toys'"),
+        ("gates id --domains toys --output x.png", "represents items by ID only"),
+        ("gates text --domains toys toys --output x.png", "another domain is also named 'toys'"),
         ("map text --domains nowhere --output x.png", "nowhere"),
         ("map text --domains toys --output no/x.png", "there is no folder no"),
         ("popularity --models text --domain toys --output x.png", "--models text: expected NAME=M"),

@@ -56,14 +56,14 @@ def test_items_without_text_are_their_id_embedding(make_model):
     model = make_model(item_text=False, num_items=6, similarity="dot")
     assert not any("adaptor" in name for name in model.state_dict())
     ids = torch.tensor([3, 1, 6])
-    batch = {"item_index": torch.tensor([[1, 3], [2, 0]]), "item_ids": ids}
+    batch = {"item_index": torch.tensor([[1, 3], [2, 0]]), "id_rows": ids}
     with torch.no_grad():
         output = model(**batch)
         assert torch.equal(output.item_embeds, model.item_embedding.weight[ids])
         assert torch.equal(model(**batch, text_embeds=torch.randn(3, 16)).sequence_embeds, output.sequence_embeds)
         products = [[float(s @ v) for v in output.item_embeds] for s in output.sequence_embeds]
         torch.testing.assert_close(model.score(output.sequence_embeds, output.item_embeds), torch.tensor(products))
-    with pytest.raises(ValueError, match="needs `item_ids`"):
+    with pytest.raises(ValueError, match="needs `id_rows`"):
         model(item_index=batch["item_index"])
 
 
@@ -158,5 +158,5 @@ def test_vectors_that_came_with_a_domain_make_an_embeddings_only_model(
 
 
 def test_no_encoder_and_no_vectors(root, training_options, tmp_path):
-    with pytest.raises(ValueError, match="no text encoder is given, and no text vectors came with the domain"):
+    with pytest.raises(ValueError, match="there is no text encoder, and the domain contains no text vectors"):
         pretrain(None, [root / "toys"], UniSRecPretrainArguments(str(tmp_path / "pre"), **training_options))

@@ -119,7 +119,7 @@ def test_damaged_checkpoint_is_removed_and_said_in_one_line(tmp_path, damage):
     (said,) = record_warnings(lambda: clear_drafts(tmp_path))
     assert "\n" not in said
     assert "checkpoint-10 was incomplete" in said
-    assert "goes on from checkpoint-2." in said
+    assert "resumes from checkpoint-2." in said
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
@@ -227,7 +227,7 @@ def test_sigterm_saves_and_leaves_and_auto_goes_on_to_the_same_bits(runs, capsys
         assert runs("stopped", *AUTO, fault=Fault(step, terminate)) == 143
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unisrec")]
         assert line.endswith(
-            f"stopped by SIGTERM after step {step + 1}. Go on from {runs.root / 'stopped'}/checkpoint-{step + 1} by "
+            f"stopped by SIGTERM after step {step + 1}. Resume from {runs.root / 'stopped'}/checkpoint-{step + 1} with "
             "--resume_from_checkpoint auto."
         )
         assert runs.checkpoints("stopped") == [step + 1]
@@ -261,7 +261,7 @@ def test_auto_starts_anew_after_a_death_before_the_first_checkpoint_but_not_in_a
     other.mkdir()
     (other / "thesis.txt").write_text("mine")
     assert runs("other", *AUTO) == 2
-    assert "neither empty nor the folder of a run" in capsys.readouterr().err
+    assert "neither empty nor that of a run" in capsys.readouterr().err
     assert [path.name for path in other.iterdir()] == ["thesis.txt"]
 
 
@@ -275,7 +275,7 @@ def test_truncated_checkpoint_is_passed_over(runs, capsys):
     assert "this checkpoint is incomplete (optimizer.pt has" in capsys.readouterr().err
     said = record_warnings(lambda: runs("stopped", *keep, *AUTO))
     assert len(said) == 1
-    assert f"the run goes on from checkpoint-{second}." in said[0]
+    assert f"the run resumes from checkpoint-{second}." in said[0]
     runs.assert_same(runs.unbroken, "stopped")
 
 
@@ -345,7 +345,7 @@ def test_full_disk_is_one_line_and_the_next_start_goes_on(runs, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unisrec")]
     assert f"checkpoint-{2 * runs.an_epoch} could not be written" in line
-    assert f"Go on from {runs.root / 'full'}/checkpoint-{runs.an_epoch} by --resume_from_checkpoint auto." in line
+    assert f"Resume from {runs.root / 'full'}/checkpoint-{runs.an_epoch} with --resume_from_checkpoint auto." in line
     assert runs.checkpoints("full") == [runs.an_epoch]
     assert runs("full", *AUTO) == 0
     runs.assert_same(runs.unbroken, "full")
@@ -361,8 +361,8 @@ def test_killed_worker_is_one_line_and_the_next_start_goes_on(runs, capsys):
     status = runs("lost", *workers, fault=Fault(runs.an_epoch, kill_workers))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unisrec")]
     assert status == 2
-    assert "a worker that prepares batches died" in line
-    assert f"checkpoint-{runs.an_epoch} by --resume_from_checkpoint auto" in line
+    assert "a worker of the data loader died" in line
+    assert f"checkpoint-{runs.an_epoch} with --resume_from_checkpoint auto" in line
     assert runs("lost", *workers, *AUTO) == 0
     runs.assert_same(runs.unbroken, "lost")
 
@@ -411,7 +411,7 @@ def test_two_processes_agree_on_the_step_after_sigterm(runs):
     stopped.send_signal(signal.SIGTERM)  # to the launcher, which hands it on
     _, said = stopped.communicate()
     (step,) = runs.checkpoints("stopped")
-    assert said.count(f"stopped by SIGTERM after step {step}. Go on from") == 1, said
+    assert said.count(f"stopped by SIGTERM after step {step}. Resume from") == 1, said
     assert not (runs.root / "stopped" / "config.json").exists()
     resumed = start()
     _, said = resumed.communicate()

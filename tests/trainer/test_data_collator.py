@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unisrec.trainer import FinetuneCollator, PretrainCollator
+from unisrec.trainer import PretrainCollator
 
 
 def text_vectors(items):
@@ -168,14 +168,3 @@ def test_draw_for_a_batch_gives_one_kind_of_view():
     assert np.mean([kind == {"item drop"} for kind in kinds]) == pytest.approx(0.7, abs=0.1)
     by_sequence = PretrainCollator(text_vectors, word_drop_vectors, 0.7)
     assert len(kind_of_views(by_sequence, make_windows(12))) == 2
-
-
-def test_finetune_collator():
-    windows = [
-        {"items": np.array(items), "first_target": 1, "sequence": 0, "index": 0}
-        for items in ([4, 0, 2], [1, 1], [3, 2, 1, 0])
-    ]
-    batch = FinetuneCollator()(windows)
-    assert batch["item_index"].tolist() == [[5, 1, 0], [2, 0, 0], [4, 3, 2]]
-    assert batch["query_index"].tolist() == [0, 1, 3, 6, 7, 8]
-    assert batch["labels"].tolist() == [0, 2, 1, 2, 1, 0]

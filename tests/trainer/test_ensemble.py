@@ -69,7 +69,7 @@ def make_trainer(make_model, domain, table, training_options, tmp_path):
 
 
 def catalogue_of(table):
-    return {"text_embeds": torch.from_numpy(table), "item_ids": torch.arange(1, NUM_ITEMS + 1)}
+    return {"text_embeds": torch.from_numpy(table), "id_rows": torch.arange(1, NUM_ITEMS + 1)}
 
 
 def test_products_of_the_vectors_are_the_mean_scores(make_ensemble, table):
@@ -153,7 +153,7 @@ def test_a_student_comes_near_its_teachers(make_ensemble, make_trainer, table):
 
 
 def test_a_teacher_of_shorter_histories_is_refused(make_ensemble, make_trainer):
-    with pytest.raises(ValueError, match="a teacher takes histories of 5 items, the model 10: leave it out"):
+    with pytest.raises(ValueError, match="a teacher accepts histories of 5 items only, the model 10: leave it out"):
         make_trainer(make_ensemble({"max_position_embeddings": 5}))
 
 

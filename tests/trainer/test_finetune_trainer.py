@@ -74,7 +74,7 @@ def test_loss_and_gradient_equal_a_loop_over_prefixes(make_trainer, setting):
     model = trainer.model.double().eval()
     trainer.candidates.text_embeds = trainer.candidates.text_embeds.double()
     windows = [trainer.train_dataset[index] for index in (0, 1, 5, 7)]
-    loss = trainer.compute_loss(model, FinetuneCollator()(windows))
+    loss, outputs = trainer.compute_loss(model, FinetuneCollator()(windows), return_outputs=True)
 
     items = model.get_item_features(**trainer.candidates.items({}).inputs)
     losses = []
@@ -86,6 +86,8 @@ def test_loss_and_gradient_equal_a_loop_over_prefixes(make_trainer, setting):
             losses.append(-torch.log(exponentials[history[end]] / sum(exponentials)))
     expected = sum(losses) / len(losses)
     torch.testing.assert_close(loss, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(outputs.item_embeds, items, rtol=0, atol=1e-10)
+    assert outputs.last_hidden_state.shape[0] == len(windows)
 
     parameters = dict(model.named_parameters())
     parameters.pop("adaptor.router_noise")  # no part in evaluation mode
@@ -95,6 +97,23 @@ def test_loss_and_gradient_equal_a_loop_over_prefixes(make_trainer, setting):
         torch.testing.assert_close(
             gradient, slow_gradient, rtol=0, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            {"preprocess_logits_for_metrics": lambda logits, labels: logits},
+            "preprocess_logits_for_metrics has no effect",
+        ),
+        ({"text_embeds": None}, "neither text_embeds nor a data_collator"),
+    ],
+)
+def test_what_the_trainer_cannot_use_is_refused(make_trainer, options, reason):
+    trainer = make_trainer()
+    given = {"train_dataset": trainer.train_dataset, "text_embeds": np.zeros((60, 16), np.float32)} | options
+    with pytest.raises(ValueError, match=reason):
+        UniSRecFinetuneTrainer(trainer.model, trainer.args, **given)
 
 
 # Training
@@ -184,7 +203,7 @@ def test_rare_items_have_no_id_and_go_by_their_text(make_trainer, domain, table,
     assert rows[~rare].any(-1).all()
     ids = torch.arange(1, domain.num_items + 1)
     with torch.no_grad():
-        own, unknown = (model.get_item_features(torch.from_numpy(table), item_ids=each) for each in (ids, 0 * ids))
+        own, unknown = (model.get_item_features(torch.from_numpy(table), id_rows=each) for each in (ids, 0 * ids))
     assert torch.equal(own[rare], unknown[rare])
     assert not torch.isclose(own[~rare], unknown[~rare]).all(-1).any()
 

@@ -10,7 +10,13 @@ from unisrec.cli import main
 from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
-from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune, pretrain
+from unisrec.trainer import (
+    UniSRecFinetuneArguments,
+    UniSRecPretrainArguments,
+    build_finetune_trainer,
+    finetune,
+    pretrain,
+)
 
 
 MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 2}
@@ -64,8 +70,35 @@ def test_by_default_the_last_two_interactions_are_held_out(root, domain, trainin
     assert "ndcg@10" in result.metrics
 
 
+@pytest.mark.parametrize(
+    ("num_interactions", "given", "frozen"),
+    [(1000, None, True), (1, None, False), (1000, False, False), (1, True, True)],
+)
+def test_layers_are_frozen_by_the_size_of_the_domain(
+    root, domain, training_options, tmp_path, monkeypatch, caplog, num_interactions, given, frozen
+):
+    assert 1 < domain.num_interactions < 1000
+    monkeypatch.setattr("unisrec.trainer.finetuning.LARGE_DOMAIN", num_interactions)
+    args = UniSRecFinetuneArguments(str(tmp_path / "run"), freeze_sequence_encoder=given, **training_options)
+    trainer = build_finetune_trainer(root / "pretrained", root / "toys", "transductive", args)
+    layers = list(trainer.model.sequence_encoder.layers.parameters())
+    assert {parameter.requires_grad for parameter in layers} == {not frozen}
+    lines = [record.getMessage() for record in caplog.records if "the layers of the sequence encoder" in record.msg]
+    assert [("are frozen" in line, "--config fast" in line) for line in lines] == [(frozen, not frozen)] * (
+        given is None
+    )
+    assert args.freeze_sequence_encoder is given  # the caller's stay as they are
+
+
+def test_a_baseline_trains_its_layers_without_a_word(root, training_options, tmp_path, caplog):
+    args = UniSRecFinetuneArguments(str(tmp_path / "run"), **training_options)
+    trainer = build_finetune_trainer(root / "pretrained", root / "toys", "inductive", args, from_scratch=True)
+    assert all(parameter.requires_grad for parameter in trainer.model.sequence_encoder.layers.parameters())
+    assert "the layers of the sequence encoder" not in caplog.text
+
+
 def test_it_needs_a_number_of_epochs(tmp_path):
-    with pytest.raises(ValueError, match="leaves no validation to stop at: set --num_train_epochs"):
+    with pytest.raises(ValueError, match="leaves no validation users for early stopping: set --num_train_epochs"):
         UniSRecFinetuneArguments(str(tmp_path), hold_out=False)
     UniSRecFinetuneArguments(str(tmp_path), hold_out=False, max_steps=5)
 

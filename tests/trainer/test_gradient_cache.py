@@ -74,13 +74,13 @@ def test_runs_are_whole_windows_that_hold_all_targets_once(make_trainer, chunk_s
 def test_a_run_is_the_batch_of_its_windows(make_trainer):
     trainer = make_trainer(model=NO_DROPOUT)
     model, batch = trainer.model.double(), make_batch(trainer)
-    whole = trainer._vectors(model, batch)
+    whole = trainer._vectors(trainer._forward(model, batch), batch)
     runs = split_targets(batch, 7)
     assert len(runs) > 5
     for run in runs:
         taken = take_run(batch, *run)
         assert len(taken["text_embeds"]) < len(batch["text_embeds"])
-        for vectors, expected in zip(trainer._vectors(model, taken), whole, strict=True):
+        for vectors, expected in zip(trainer._vectors(trainer._forward(model, taken), taken), whole, strict=True):
             torch.testing.assert_close(vectors, expected[run[1]], rtol=0, atol=1e-12)
 
 
@@ -138,7 +138,8 @@ def test_with_dropout_it_is_the_loss_over_the_same_draws(make_trainer, dtype, at
     # All chunks in one graph, each by the draws of the first pass.
     torch.manual_seed(3)
     model = plain.model.to(dtype).train()
-    parts = [plain._vectors(model, take_run(batch, *run)) for run in split_targets(batch, 7)]
+    chunks = [take_run(batch, *run) for run in split_targets(batch, 7)]
+    parts = [plain._vectors(plain._forward(model, chunk), chunk) for chunk in chunks]
     vectors = [torch.cat(part) for part in zip(*parts, strict=True)]
     results.append(loss_and_gradients(plain, plain._loss(model, batch, *vectors)))
     torch.testing.assert_close(*results, rtol=0, atol=atol)

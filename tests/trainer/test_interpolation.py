@@ -117,8 +117,8 @@ def test_frozen_weights_stay(make_model):
     ("words", "message"),
     [
         (["--from-scratch"], "--interpolate keeps trained weights and --from-scratch has none"),
-        (["--lora", "sequence"], "--interpolate is for weights, not for adapters"),
-        (["--hold_out", "false", "--num_train_epochs", "1"], "auto chooses on validation users: give a share"),
+        (["--lora", "sequence"], "--interpolate interpolates full weights, not adapters"),
+        (["--hold_out", "false", "--num_train_epochs", "1"], "auto needs validation users: give a share"),
     ],
 )
 def test_refused_with_one_line(root, tmp_path, capsys, words, message):

@@ -108,7 +108,7 @@ def test_several_gpus_without_a_launcher_are_one(monkeypatch, tmp_path):
 def test_cached_batches_are_refused_with_fsdp(monkeypatch, tmp_path):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     UniSRecPretrainArguments(output_dir=str(tmp_path), use_cpu=True)
-    with pytest.raises(ValueError, match="--cache_chunk_size does not go with FSDP"):
+    with pytest.raises(ValueError, match="--cache_chunk_size cannot be used with FSDP"):
         UniSRecPretrainArguments(output_dir=str(tmp_path), use_cpu=True, cache_chunk_size=64)
 
 

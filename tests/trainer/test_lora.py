@@ -72,7 +72,7 @@ def test_what_is_trained(make_model, text_encoder, parts, trained):
     model.name_or_path = "shop/base"
     model.attach_text_encoder(text_encoder)
     items = {"input_ids": torch.tensor([[2, 9, 3]]), "attention_mask": torch.ones(1, 3).long()}
-    before = model.get_item_features(**items, item_ids=torch.tensor([4]))
+    before = model.get_item_features(**items, id_rows=torch.tensor([4]))
     adapted = add_lora(model, parse_lora_parts(parts), rank=2).eval()
     names = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
     of_adapters = [name for name in names if ".lora_" in name]
@@ -85,7 +85,7 @@ def test_what_is_trained(make_model, text_encoder, parts, trained):
     in_full = {name.split(".modules_to_save")[0] for name in names if ".modules_to_save" in name}
     assert in_full == {f"base_model.model.{m}" for m in ("adaptor", "item_embedding", "sequence_encoder.layer_norm")}
     assert len(names) == len(of_adapters) + 4 + 1 + 2
-    assert torch.equal(adapted.get_item_features(**items, item_ids=torch.tensor([4])), before)
+    assert torch.equal(adapted.get_item_features(**items, id_rows=torch.tensor([4])), before)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -173,9 +173,9 @@ def test_adapters_need_a_whole_checkpoint_for_a_base(transfer, root, training_op
     _, _, folder = transfer("text")
     options = training_options | {"load_best_model_at_end": False}
     arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), lora="sequence", **options)
-    with pytest.raises(ValueError, match="takes a whole checkpoint for its base"):
+    with pytest.raises(ValueError, match="needs a full checkpoint as its base"):
         finetune(folder, root / "toys", "inductive", arguments)
-    with pytest.raises(ValueError, match="save it with one first"):
+    with pytest.raises(ValueError, match="save the checkpoint together with its encoder first"):
         finetune(root / "pretrained", root / "toys", "inductive", arguments, text_encoder=str(text_encoder_dir))
     assert not (tmp_path / "run").exists()
 

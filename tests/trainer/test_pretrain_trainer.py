@@ -132,7 +132,8 @@ def test_loss_and_gradient_equal_a_loop_over_prefixes(make_trainer, sequence_neg
     parameters.pop("adaptor.router_noise")  # no part in evaluation mode
     sequence_item, sequence_sequence = slow_losses(trainer.model, batch, sequence_negatives, duplicate_mask)
     expected = sequence_item + 0.3 * sequence_sequence
-    loss = trainer.compute_loss(trainer.model, batch)
+    loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    assert len(outputs.last_hidden_state) == 2 * len(chosen)  # originals and views
     torch.testing.assert_close(loss, expected, rtol=0, atol=1e-10)
     gradients = torch.autograd.grad(loss, parameters.values())
     slow = torch.autograd.grad(expected, parameters.values())
@@ -195,7 +196,10 @@ def test_a_small_catalogue_is_drawn_as_a_whole(make_trainer, domains):
     [
         ({"num_negatives": 8}, "add --batch_domains one"),
         ({"num_negatives": -1, "batch_domains": "one"}, "--num_negatives is -1, expected"),
-        ({"num_negatives": 8, "batch_domains": "one", "cache_chunk_size": 5}, "does not go with --cache_chunk_size"),
+        (
+            {"num_negatives": 8, "batch_domains": "one", "cache_chunk_size": 5},
+            "cannot be combined with --cache_chunk_size",
+        ),
         ({"num_negatives": 8, "batch_domains": "one", "train_text_encoder": True}, "leave --train_text_encoder out"),
         ({"early_stopping_patience": 2}, "needs a metric to stop by"),
         ({"early_stopping_patience": -2}, "--early_stopping_patience is -2, expected"),

@@ -112,11 +112,11 @@ def test_a_resumed_run_is_bit_for_bit_the_whole_run(make_trainer, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_negatives": None}, "needs --num_negatives: the full softmax sees all rows"),
-        ({"optim": "sgd"}, "does not go with --optim sgd"),
+        ({"num_negatives": None}, "needs --num_negatives: the full softmax updates all rows"),
+        ({"optim": "sgd"}, "cannot be combined with --optim sgd"),
         ({"weight_decay": 0.1}, "leave --weight_decay out"),
         ({"max_grad_norm": 1.0}, "leave --max_grad_norm out"),
-        ({"lora": "sequence"}, "does not go with --lora"),
+        ({"lora": "sequence"}, "cannot be combined with --lora"),
         ({"num_items": None}, "is for the transductive setting: the model has no ID embedding"),
     ],
 )

@@ -123,7 +123,7 @@ def test_the_loss_is_that_among_the_items_of_the_batch(
     with torch.no_grad():
         candidates = sorted({int(item) for feature in features for item in feature["items"]})
         ids = torch.tensor(candidates) + 1
-        vectors = model.get_item_features(**processor.tokenize([texts[item] for item in candidates]), item_ids=ids)
+        vectors = model.get_item_features(**processor.tokenize([texts[item] for item in candidates]), id_rows=ids)
         for feature in features:
             items = feature["items"].tolist()
             for end in range(1, len(items)):
@@ -211,6 +211,6 @@ def test_a_checkpoint_without_encoder_cannot_train_one(make_config, domain_dir, 
     arguments = UniSRecFinetuneArguments(
         str(tmp_path / "run"), train_text_encoder=True, load_best_model_at_end=False, **training_options
     )
-    with pytest.raises(ValueError, match="has no text encoder to train; name the one it knows by `text_encoder`"):
+    with pytest.raises(ValueError, match="has no text encoder to train: name the one it was trained with"):
         finetune(tmp_path / "bare", domain_dir, "inductive", arguments)
     assert not (tmp_path / "run").exists()

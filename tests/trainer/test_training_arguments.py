@@ -26,34 +26,34 @@ from unisrec.trainer.argument_rules import RANGES, UNSUPPORTED
 
 # What is refused: a value, and what the one line says. Others of the same argument may work.
 REFUSED = {
-    "accelerator_config": ({"split_batches": True}, "made and shared out by the trainer"),
+    "accelerator_config": ({"split_batches": True}, "builds the batches"),
     "average_tokens_across_devices": (False, "always the exact mean"),
-    "batch_eval_metrics": (True, "two numbers each"),
-    "bf16_full_eval": (True, "evaluation is in float32"),
+    "batch_eval_metrics": (True, "are two numbers"),
+    "bf16_full_eval": (True, "evaluation runs in float32"),
     "dataloader_drop_last": (True, "evaluation ranks every user"),
     "dataloader_in_order": (False, "part of the seed"),
-    "dataloader_persistent_workers": (True, "would stay"),
+    "dataloader_persistent_workers": (True, "would outlive the run"),
     "ddp_static_graph": (True, "the graph changes"),
     "deepspeed": ("zero.json", "deepspeed_zero2.yaml"),
-    "do_eval": (True, "--eval_strategy says when"),
+    "do_eval": (True, "--eval_strategy decides when"),
     "do_predict": (True, "the verb decides"),
     "do_train": (True, "the verb decides"),
     "enable_jit_checkpoint": (True, "SIGTERM handler would replace ours"),
     "eval_accumulation_steps": (1, "moved to the CPU after each batch"),
     "eval_do_concat_batches": (False, "over all users at once"),
     "eval_use_gather_object": (True, "gathered as tensors"),
-    "fp16_full_eval": (True, "evaluation is in float32"),
+    "fp16_full_eval": (True, "evaluation runs in float32"),
     "fsdp": (True, "fsdp2.yaml"),
     "fsdp_config": ({"version": 2}, "fsdp2.yaml"),
-    "include_for_metrics": (["inputs"], "nothing but ranks"),
+    "include_for_metrics": (["inputs"], "need only ranks"),
     "include_num_input_tokens_seen": ("all", "items, not tokens"),
     "label_names": (["labels"], "one kind of labels"),
     "label_smoothing_factor": (0.1, "not defined for smoothed labels"),
     "length_column_name": ("size", "windows of similar length"),
     "liger_kernel_config": ({"rope": True}, "no kernels"),
     "local_rank": (3, "set by launchers"),
-    "neftune_noise_alpha": (5.0, "not embeddings of words"),
-    "optim_target_modules": (["q_proj"], "no optimizer that takes it"),
+    "neftune_noise_alpha": (5.0, "not word embeddings"),
+    "optim_target_modules": (["q_proj"], "no supported optimizer takes it"),
     "prediction_loss_only": (True, "ranks, not a loss"),
     "project": ("shop", "for --report_to trackio"),
     "remove_unused_columns": (True, "need all columns"),
@@ -316,7 +316,7 @@ def test_batch_size_is_halved_until_memory_holds_it(make_trainer, monkeypatch, f
     monkeypatch.setattr(UniSRecFinetuneTrainer, "training_step", scarce)
     found = make_trainer("found", per_device_train_batch_size=256, auto_find_batch_size=True)
     if fits == 0:
-        with pytest.raises(ValueError, match="not even one target a step"):
+        with pytest.raises(ValueError, match="not even one target per step"):
             found.train()
         return
     found.train()

@@ -107,6 +107,10 @@ def test_without_words_the_help_is_shown(capsys):
         (["finetune", "--domian", "x"], "unknown option --domian (did you mean --domain?)"),
         (["finetune", "--num-train", "1"], "unknown option --num-train (did you mean --num_train_epochs?)"),
         (["pretrain", "--text_encodr", "x"], "unknown option --text_encodr (did you mean --text_encoder?)"),
+        (
+            ["items", "list", "--json", "runs/x"],
+            "NAME_OR_PATH ('runs/x' was taken as the file of --json; put --json last)",
+        ),
     ],
 )
 def test_misspelled_words_are_refused_with_the_nearest(words, line, capsys):
@@ -161,8 +165,8 @@ def test_results_as_json(folders, tmp_path, capsys):
     assert json.loads(file.read_text()) == metrics
     finetune = ["finetune", "--model", folders / "pretrained", "--domain", folders / "books", *TRAINING]
     finetune += ["--setting", "inductive", "--output_dir", tmp_path / "out", "--num_train_epochs", 1, "--json"]
-    assert main([str(word) for word in finetune]) == 0  # whose training also writes a log
-    result = json.loads(capsys.readouterr().out)
+    assert main([str(word) for word in finetune]) == 0
+    result = json.loads(capsys.readouterr().out)  # the log of the training goes to standard error
     reported = json.loads((tmp_path / "out" / "test_results.json").read_text())
     assert result["metrics"]["ndcg@10"] == reported["test_ndcg@10"]
     assert result["checkpoint"] == str(tmp_path / "out")
@@ -371,7 +375,7 @@ def test_bad_input_of_the_training_verbs(folders, tmp_path, text_encoder_dir, ca
     finetune += ["--output_dir", tmp_path / "out", "--model"]
 
     assert "text encoder 'no-such' cannot be loaded" in bad(capsys, *pretrain, "--text-encoder", "no-such")
-    assert "no text vectors came with the domain: name --text_encoder" in bad(capsys, *pretrain)
+    assert "the domain contains no text vectors: add --text_encoder" in bad(capsys, *pretrain)
     assert "did you mean --learning_rate?" in bad(
         capsys, *pretrain, "--text-encoder", text_encoder_dir, "--learnin_rate", 1
     )
@@ -446,7 +450,7 @@ def test_metrics_are_written_whole_or_refused_before_the_work(folders, tmp_path,
 
 def test_quickstart_checks_its_numbers_before_it_begins(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for option, value in (("--users", 0), ("--pretrain-epochs", 0), ("--finetune-epochs", -1), ("--seed", -1)):
+    for option, value in (("--users", 0), ("--finetune-epochs", -1), ("--seed", -1)):
         assert f"{option} is {value}, expected a number from" in bad(capsys, "quickstart", f"{option}={value}")
     (tmp_path / "file").write_text("x")
     assert "file: not a folder" in bad(capsys, "quickstart", "--output", "file")

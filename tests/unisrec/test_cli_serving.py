@@ -146,7 +146,7 @@ def test_items_change_in_place(shop, capsys):
     assert changed == {"catalogue/items.parquet", "catalogue/item_embeddings.safetensors"}
     processor = UniSRecProcessor.from_pretrained(shop)
     assert processor.catalogue.item_ids == ["i1", "i2", "i4", "i5", "7", "n0"]
-    assert processor.catalogue.item_ids_of(torch.arange(6)).tolist() == [2, 3, 5, 6, 7, 0]
+    assert processor.catalogue.id_rows_of(torch.arange(6)).tolist() == [2, 3, 5, 6, 7, 0]
     capsys.readouterr()
     assert run("items", "list", shop) == 0
     header, first, *_ = capsys.readouterr().out.splitlines()
@@ -191,15 +191,17 @@ def test_bad_items_leave_everything_as_it_was(shop, tmp_path, capsys):
 
 def test_index_is_built_said_and_used(shop, tmp_path, capsys):
     pytest.importorskip("faiss")
+    assert "'flat': exact search finds the same" in bad(capsys, "index", shop, "--output", "x", "--kind", "flat")
     assert run("index", shop, "--output", tmp_path / "index") == 0
     out = capsys.readouterr().out
-    assert "kind    flat (fewer than 50,000 items)" in out
+    assert "kind    hnsw (with fewer than 50,000 items, exact search is as quick)" in out
     assert "recall  1.000 of the exact top 10" in out
     assert "memory  0.0 MB" in out
     recommend = ["recommend", "--model", shop, "--history", "i1", "--json", "--top-k", 3]
     assert run(*recommend) == 0
     exact = capsys.readouterr().out
-    for index in (tmp_path / "index", "hnsw"):
+    assert "'flat': exact search finds the same" in bad(capsys, *recommend, "--index", "flat")
+    for index in (tmp_path / "index", "hnsw", "auto"):
         assert run(*recommend, "--index", index) == 0
         found = [json.loads(line)["item_id"] for line in capsys.readouterr().out.splitlines()]
         assert found == [json.loads(line)["item_id"] for line in exact.splitlines()]

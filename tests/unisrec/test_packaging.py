@@ -1,39 +1,83 @@
-"""The wheel, imported outside of the tree."""
+"""The wheel, installed in a clean environment and run outside of the tree."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from unisrec import Recommender
+from unisrec.modeling_unisrec.hub import RELEASED
+
 
 ROOT = Path(__file__).parents[2]
+PRODUCTS = ROOT / "examples" / "products.csv"
+COLUMNS = ["title", "brand"]
+
+
+def run(*command: str | Path, **options) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    # From a copy: setuptools leaves a build folder, whose stale files would get into the next wheel.
+    folder = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__", "quickstart", "runs")
+    source = shutil.copytree(ROOT, folder / "source", symlinks=True, ignore=ignored)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder / "dist", source, cwd=folder)
+    (wheel,) = (folder / "dist").glob("unisrec-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory, wheel) -> Path:
+    """A new virtual environment with the wheel alone, which finds the packages it needs in the one of the tests."""
+    folder = tmp_path_factory.mktemp("clean")
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "-q",
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+        wheel,
+    )
+    (site,) = folder.glob("lib/python*/site-packages")
+    # Folders named in a .pth file are searched, but their own .pth files, such as that of an editable install, are not read.
+    elsewhere = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    (site / "elsewhere.pth").write_text("\n".join(elsewhere) + "\n")
+    return folder
 
 
 @pytest.mark.slow
-def test_wheel_works_outside_the_tree(tmp_path):
-    # From a copy: setuptools leaves a build folder, whose stale files would get into the next wheel.
-    ignored = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__", "quickstart", "runs")
-    source = shutil.copytree(ROOT, tmp_path / "source", symlinks=True, ignore=ignored)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run(
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path / "dist", source],
-        check=True,
-        timeout=300,
-        cwd=tmp_path,
-    )
-    (wheel,) = (tmp_path / "dist").glob("unisrec-*.whl")
+def test_wheel_holds_the_package_and_each_checkpoint_once(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert tops == {"unisrec", next(top for top in tops if top.endswith(".dist-info"))}
     assert {"unisrec/model_card.md", "unisrec/accelerate_configs/fsdp2.yaml"} <= set(names)
     assert not any(name.startswith(("unisrec/tests", "unisrec/quickstart")) for name in names)
+    weights = [name for name in names if name.endswith(".safetensors")]
+    assert weights == [f"unisrec/checkpoints/{name}/model.safetensors" for name in RELEASED]
+    assert len(names) == len(set(names))
+    assert wheel.stat().st_size < 8e6
 
-    site = tmp_path / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True, timeout=300, cwd=tmp_path)
+
+@pytest.mark.slow
+def test_wheel_works_outside_the_tree(environment, tmp_path):
     code = (
         "import pathlib, unisrec, unisrec.reports.model_card as card\n"
         "from transformers import AutoModel\n"
@@ -42,9 +86,21 @@ def test_wheel_works_outside_the_tree(tmp_path):
         "model = AutoModel.from_config(UniSRecConfig(text_embedding_size=8))\n"
         "print(pathlib.Path(unisrec.__file__).parent, type(model).__name__)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
+    folder, kind = run(environment / "bin" / "python", "-c", code, cwd=tmp_path).split()
+    assert Path(folder).is_relative_to(environment)
+    assert kind == "UniSRecModel"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_checkpoint_recommends_offline_as_in_the_tree(environment, tmp_path, name):
+    history = ["sku-17", "text:garden hose"]
+    words = ["recommend", "--model", name, "--items", PRODUCTS, "--text-columns", *COLUMNS, "--history", *history]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty"), "OMP_NUM_THREADS": "1"}
+    printed = run(environment / "bin" / "unisrec", *words, "--json", cwd=tmp_path, env=offline)
+    found = [json.loads(line) for line in printed.splitlines()]
+    (expected,) = Recommender.from_pretrained(name, PRODUCTS, text_columns=COLUMNS).recommend(
+        [["sku-17", {"text": "garden hose"}]]
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(site / "unisrec"), "UniSRecModel"]
+    assert [item["item_id"] for item in found] == [item.item_id for item in expected]
+    assert [item["score"] for item in found] == pytest.approx([item.score for item in expected], abs=1e-5)

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import re
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -36,16 +37,31 @@ def test_python_examples_run(tmp_path, monkeypatch, make_domain, text_encoder_di
     Path("products.csv").write_text("item_id,title,brand\n" + "".join(products))
 
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
-    assert len(blocks) == 3
-    shop, loaded, pretrained = blocks
+    assert len(blocks) == 4
+    _, shop, loaded, pretrained = blocks
     code = "\n".join([pretrained, shop, loaded]).replace('"minilm"', repr(str(text_encoder_dir)))
     code = code.replace("num_train_epochs=10", "num_train_epochs=1, use_cpu=True, disable_tqdm=True")
     code = code.replace('("runs/shop"))', '("runs/shop", num_train_epochs=1, use_cpu=True, disable_tqdm=True))')
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert Domain.load_from_disk("domains/shop").num_interactions == 420
-    assert names["output"].sequence_embeds.shape == (1, 300)
+    assert names["output"].sequence_embeds.shape == (1, 256)
     assert "Recommendation(item_id='sku-" in capsys.readouterr().out
+
+
+def test_first_example_prints_what_is_shown(tmp_path, monkeypatch, capsys):
+    shutil.copytree(README.parent / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    text = README.read_text(encoding="utf-8")
+    code, shown = re.search(r"```python\n(.*?)```.*?```text\n(.*?)```", text, flags=re.S).groups()
+    assert len(code.splitlines()) <= 10
+    exec(compile(code, "README.md", "exec"), {})
+    # Other weights may order the list differently, but not turn it into another list.
+    printed, shown = capsys.readouterr().out.splitlines(), shown.splitlines()
+    assert len(printed) == len(shown) == 5
+    assert len(set(printed) & set(shown)) >= 3
+    products = (tmp_path / "examples" / "products.csv").read_text(encoding="utf-8").splitlines()
+    assert {line.split()[0] for line in printed + shown} < {line.split(",")[0] for line in products}
 
 
 def options_of(verb: str, words: list[str]) -> set[str]:

@@ -40,38 +40,40 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_items_arguments(
-    parser: argparse.ArgumentParser, domain: str = "likewise, the items of a domain folder"
+    parser: argparse.ArgumentParser, domain: str = "rank the items of this domain folder instead"
 ) -> None:
     """Adds the options that name the items to rank; `domain` is the help for `--domain`."""
     items = parser.add_mutually_exclusive_group()
     items.add_argument(
         "--items",
         metavar="SOURCE",
-        help="these products instead of the checkpoint's catalogue: .csv, .tsv, .jsonl, .parquet or a dataset",
+        help="rank these products instead of the catalogue of the checkpoint: .csv, .tsv, .jsonl, .parquet or a dataset",
     )
     items.add_argument("--domain", metavar="DIR", help=domain)
-    parser.add_argument("--item-column", metavar="COLUMN", help="ids of --items (default: item_id)")
+    parser.add_argument("--item-column", metavar="COLUMN", help="column of --items with the ids (default: item_id)")
     parser.add_argument(
         "--text-columns",
         nargs="+",
         metavar="COLUMN",
-        help="item text of --items, in order (default: title, or else text)",
+        help="columns of --items that form the item text, in order (default: title, otherwise text)",
     )
 
 
 def given_items(args: argparse.Namespace) -> "ItemCatalogue | None":
-    """Returns the items that the options of a command name, `None` for none."""
+    """Returns the items named by the options of [`add_items_arguments`], or `None`."""
     from ..recommender.catalogue import make_catalogue
 
     if args.items is None and (args.item_column is not None or args.text_columns is not None):
-        raise ValueError("--item-column and --text-columns name columns of --items: name the products by --items too.")
+        raise ValueError(
+            "--item-column and --text-columns name columns of --items: name the products with --items too."
+        )
     items = args.items if args.domain is None else args.domain
     return make_catalogue(items, item_column=args.item_column, text_columns=args.text_columns)
 
 
 def load_recommender(args: argparse.Namespace, index: str = "exact") -> "Recommender":
-    """Loads the recommender that the options of a command ask for, and says how long texts took to encode. Raises
-    `ValueError` if FAISS is missing, so that the command exits with status 2."""
+    """Loads a recommender for the options of a verb, and prints how long the encoding of texts took. Raises `ValueError`
+    if FAISS is missing, so that the verb exits with status 2."""
     from ..modeling_unisrec.checkpoint import load_checkpoint
     from ..recommender import Recommender
     from ..recommender.catalogue import use_text_vectors_of

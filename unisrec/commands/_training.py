@@ -153,7 +153,7 @@ def _check_options(verb: str, words: Sequence[str], known: Sequence[str]) -> Non
         name = word.partition("=")[0]
         if is_option(word) and name not in known:
             raise ValueError(
-                f"unknown option {name}{did_you_mean(name, known)}; unisrec {verb} --help_all shows all of them"
+                f"unknown option {name[:100]}{did_you_mean(name, known)}; unisrec {verb} --help_all shows all of them"
             )
 
 
@@ -224,7 +224,7 @@ def _read_settings(file: str) -> dict[str, Any]:
         for key, value in node.value:
             name = str(key.value).replace("-", "_")
             if name in settings:
-                raise ValueError(f"{file}: {name} stands there twice.")
+                raise ValueError(f"{file}: {name} occurs twice; keep one of them.")
             if isinstance(value, yaml.MappingNode):
                 settings[name] = loader.construct_document(value)
                 if not isinstance(settings[name], dict):  # `!!set`

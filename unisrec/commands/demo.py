@@ -1,4 +1,4 @@
-"""`unisrec demo`: a web page to click through a checkpoint."""
+"""`unisrec demo`: a web page that shows what a checkpoint recommends."""
 
 import argparse
 import shlex

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the index")
-    parser.add_argument("--kind", default="auto", choices=("auto", "flat", "ivf", "hnsw"), help="kind of index (auto)")
+    parser.add_argument("--kind", default="auto", metavar="KIND", help="auto (default), ivf or hnsw")
     add_items_arguments(parser)
     parser.add_argument(
         "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
@@ -31,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     from ..data.domain import check_output_folder
-    from ..recommender.faiss_index import check_faiss, choose_kind
+    from ..recommender.faiss_index import check_faiss, check_kind, choose_kind
 
+    check_kind(args.kind)
     check_output_folder(args.output)
     try:
         check_faiss()
@@ -40,6 +41,8 @@ def run(args: argparse.Namespace) -> Result:
         raise ValueError(str(error)) from error
     recommender = load_recommender(args)
     kind, reason = choose_kind(args.kind, len(recommender.processor.catalogue))
+    if kind == "exact":  # an index is asked for all the same
+        kind, reason = "hnsw", f"with {reason}, exact search is as quick"
     start = time.perf_counter()
     index = recommender.use_index(kind)
     index.save(args.output, recommender.processor.catalogue.item_ids)

@@ -16,8 +16,8 @@ example:
   unisrec items remove runs/office --id 77 1024
   unisrec items list runs/office --json
 
-A file (.csv, .jsonl, .parquet) has the columns item_id and text; to remove items, item_id is enough. A checkpoint without
-catalogue, such as unisrec-base, gets one of the added items. Without --output, the catalogue in the folder is replaced
+A file (.csv, .jsonl, .parquet) has the columns item_id and text; to remove items, item_id is enough. To a checkpoint without
+a catalogue, such as unisrec-base, the first items give one. Without --output, the catalogue in the folder is replaced
 atomically. A second process that changes the same folder waits for up to a minute.
 """
 
@@ -38,9 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         source = command.add_mutually_exclusive_group(required=True)
         source.add_argument("--input", metavar="FILE", help="file of the items")
         if action == "add":
-            command.add_argument("--item-column", metavar="COLUMN", help="ids of --input (default: item_id)")
             command.add_argument(
-                "--text-columns", nargs="+", metavar="COLUMN", help="item text of --input, in order (default: text)"
+                "--item-column", metavar="COLUMN", help="column of --input with the ids (default: item_id)"
+            )
+            command.add_argument(
+                "--text-columns",
+                nargs="+",
+                metavar="COLUMN",
+                help="columns of --input that form the item text, in order (default: text)",
             )
             command.add_argument(
                 "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"

@@ -120,18 +120,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_table_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of [`read_table`] on how files are read."""
     parser.add_argument(
-        "--items-id-column", metavar="COLUMN", help="item id in --items, where it is called otherwise (--item-column)"
+        "--items-id-column",
+        metavar="COLUMN",
+        help="column of the item id in --items, if it differs from --item-column",
     )
-    parser.add_argument(
-        "--separator", metavar="CHAR", help="of CSV files: , ; | or tab (default: found by the first lines)"
-    )
-    parser.add_argument(
-        "--encoding", metavar="NAME", help="of CSV files (default: UTF-8, with or without a mark, else cp1252)"
-    )
+    parser.add_argument("--separator", metavar="CHAR", help="separator of CSV files: , ; | or tab (default: detected)")
+    parser.add_argument("--encoding", metavar="NAME", help="encoding of CSV files (default: UTF-8, otherwise cp1252)")
     parser.add_argument(
         "--date-format",
         metavar="FORMAT",
-        help="of the times, such as %%d/%%m/%%Y (default: numbers, ISO 8601, or 31.12.2024 18:05)",
+        help="format of the times, such as %%d/%%m/%%Y (default: numbers, ISO 8601, or 31.12.2024 18:05)",
     )
     parser.add_argument(
         "--drop-anonymous",

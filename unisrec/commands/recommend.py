@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--index",
         default="exact",
         metavar="KIND",
-        help="exact (default), exact-bf16, auto, flat, ivf, hnsw or a folder",
+        help="exact (default), exact-bf16, auto, ivf, hnsw or a folder",
     )
     add_json(parser)
 

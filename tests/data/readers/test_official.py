@@ -440,7 +440,7 @@ def test_damaged_files(shop, damage, message, monkeypatch):
 def test_other_folders(shop, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent: no such folder, or no NAME.train.inter in it"):
         read_official(tmp_path / "absent")
-    with pytest.raises(ValueError, match=r"Shop: a folder of the official UniSRec code, .*take read_official"):
+    with pytest.raises(ValueError, match=r"Shop: a folder of the official UniSRec code, .*use read_official"):
         read_recbole(shop.path)
     (shop.path / "Other.test.inter").touch()
     with pytest.raises(ValueError, match=r"several datasets \(Other, Shop\), expected one"):
@@ -515,28 +515,32 @@ def run():
     return lambda *words: prepare.run(parser.parse_args(["recbole", *map(str, words)]))
 
 
-def test_prepare_downstream_folder(run, shop, tmp_path, capsys):
-    assert run("--input", shop.path, "--output", tmp_path / "shop") == 0
+def test_prepare_downstream_folder(run, shop, tmp_path):
+    result = run("--input", shop.path, "--output", tmp_path / "shop")
     loaded = Domain.load_from_disk(tmp_path / "shop")
     (expected,) = read_official(shop.path)
     assert (loaded.name, loaded.content_hash) == ("shop", expected.content_hash)
-    assert capsys.readouterr().out == f"{loaded.report()}\n\nwritten to {tmp_path / 'shop'}\n"
+    assert result.text == f"{loaded.report()}\n\nwritten to {tmp_path / 'shop'}"
+    assert [domain["num_items"] for domain in result.data["domains"]] == [loaded.num_items]
     assert json.loads((tmp_path / "shop" / "domain.json").read_text())["given_features"] == ["item_embeddings"]
 
 
-def test_prepare_merged_folder(run, sources, merge, tmp_path, capsys):
+def test_prepare_merged_folder(run, sources, merge, tmp_path):
     folder = merge(sources)
-    assert run("--input", folder, "--output", tmp_path / "fh") == 0
+    result = run("--input", folder, "--output", tmp_path / "fh")
     assert sorted(path.name for path in (tmp_path / "fh").iterdir()) == ["Food", "Home"]
     assert Domain.load_from_disk(tmp_path / "fh" / "Home").num_items == 11
-    assert capsys.readouterr().out.endswith(f"written to {tmp_path / 'fh'}: Food Home\n")
+    assert result.text.endswith(f"written to {tmp_path / 'fh'}: Food Home")
+    assert [domain["output"] for domain in result.data["domains"]] == [
+        str(tmp_path / "fh" / name) for name in ("Food", "Home")
+    ]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--user-k", 5], r"taken whole; leave --user-k out"),
-        (["--item-k", 1, "--text-columns", "text"], r"leave --item-k, --text-columns out"),
+        (["--user-k", 5], r"read as it is; leave out --user-k"),
+        (["--item-k", 1, "--text-columns", "text"], r"leave out --item-k, --text-columns"),
         (["--missing-text", "drop"], r"missing_text is 'drop'"),
         (["--name", "x"], r"--name x: .* holds 2 domains"),
     ],

@@ -32,13 +32,13 @@ def clicks(tmp_path):
     return tmp_path / "clicks.csv"
 
 
-def test_table(run, clicks, tmp_path, capsys):
-    assert run("table", "--interactions", clicks, "--output", tmp_path / "shop") == 0
+def test_table(run, clicks, tmp_path):
+    result = run("table", "--interactions", clicks, "--output", tmp_path / "shop")
     domain = Domain.load_from_disk(tmp_path / "shop")
     assert (domain.name, domain.num_users, domain.num_items, domain.num_interactions) == ("shop", 6, 6, 36)
     assert domain.info["source"] == "table"
     assert domain.info["filters"] == {"user_k": 5, "item_k": 5, "missing_text": "error"}
-    assert capsys.readouterr().out == f"{domain.report()}\n\nwritten to {tmp_path / 'shop'}\n"
+    assert result.text == f"{domain.report()}\n\nwritten to {tmp_path / 'shop'}"
 
 
 def test_options_reach_the_domain(run, clicks, tmp_path):
@@ -117,14 +117,14 @@ def test_nothing_is_left_after_an_error(run, clicks, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["clicks.csv"]
 
 
-def test_missing_values_are_counted_in_the_report(run, tmp_path, capsys):
+def test_missing_values_are_counted_in_the_report(run, tmp_path):
     rows = pl.DataFrame(
         {"user_id": [1.0, 1.0, float("nan")], "item_id": ["a", "b", "a"], "timestamp": [1, 2, 3], "title": "mug"}
     )
     rows.write_parquet(tmp_path / "rows.parquet")
     options = ["--output", tmp_path / "shop", "--user-k", 1, "--item-k", 1]
-    run("table", "--interactions", tmp_path / "rows.parquet", *options)
-    assert re.search(r"no user, item or time +1 +2\n", capsys.readouterr().out)
+    result = run("table", "--interactions", tmp_path / "rows.parquet", *options)
+    assert re.search(r"no user, item or time +1 +2\n", result.text)
     assert Domain.load_from_disk(tmp_path / "shop").sequences["user_id"].to_list() == ["1"]
 
 

@@ -92,7 +92,7 @@ class UniSRecModelTester:
         else:
             inputs["text_embeds"] = floats_tensor([self.num_items + 1, 32])
         if self.num_ids is not None:
-            inputs["item_ids"] = ids_tensor([self.num_items + 1], self.num_ids)
+            inputs["id_rows"] = ids_tensor([self.num_items + 1], self.num_ids)
         return self.get_config(), inputs
 
 

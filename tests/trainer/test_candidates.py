@@ -88,6 +88,17 @@ def test_draws_are_distinct_items_by_seed_and_window_alone(windows):
     assert sorted(everything.tolist()) == list(range(NUM_ITEMS))
 
 
+def test_finetune_collator():
+    windows = [
+        {"items": np.array(items), "first_target": 1, "sequence": 0, "index": 0}
+        for items in ([4, 0, 2], [1, 1], [3, 2, 1, 0])
+    ]
+    batch = FinetuneCollator()(windows)
+    assert batch["item_index"].tolist() == [[5, 1, 0], [2, 0, 0], [4, 3, 2]]
+    assert batch["query_index"].tolist() == [0, 1, 3, 6, 7, 8]
+    assert batch["labels"].tolist() == [0, 2, 1, 2, 1, 0]
+
+
 def test_collator_names_distinct_items_and_whole_windows(windows):
     features = [windows[index] for index in (5, 2, 9)]
     batch, expected = SampledFinetuneCollator()(features), FinetuneCollator()(features)
@@ -195,8 +206,8 @@ def test_resumed_run_equals_the_straight_one_with_workers_and_accumulation(make_
     ("arguments", "message"),
     [
         ({"num_negatives": -1}, r"--num_negatives is -1, expected a number in \[0, "),
-        ({"num_negatives": 5, "train_text_encoder": True}, "leave it out where the text encoder is trained"),
-        ({"num_negatives": 5, "lora": "text"}, "leave it out where the text encoder is trained"),
+        ({"num_negatives": 5, "train_text_encoder": True}, "leave it out when the text encoder is trained"),
+        ({"num_negatives": 5, "lora": "text"}, "leave it out when the text encoder is trained"),
     ],
 )
 def test_what_cannot_be_is_refused(training_options, tmp_path, arguments, message):
