@@ -35,7 +35,7 @@ test: $(VENV)/.dev ## install, then run the tests (PYTEST_ARGS=--slow for all of
 lint: $(VENV)/.dev ## ruff and codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell --skip ".venv,.git,quickstart,runs"
+	$(BIN)/codespell
 
 format: $(VENV)/.dev ## let ruff format and mend
 	$(BIN)/ruff check --fix .

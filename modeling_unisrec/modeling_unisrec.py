@@ -655,11 +655,11 @@ class UniSRecModel(UniSRecPreTrainedModel):
         return self._last_item_state(self._encode_histories(item_index, item_embeds), item_index)
 
     def project_sequences(self, sequence_embeds: torch.Tensor) -> torch.Tensor:
-        """Returns sequence vectors `(..., hidden_size)` as they are compared: of unit length for the cosine."""
+        """Returns `sequence_embeds` `(..., hidden_size)` as they are compared: of unit length for the cosine."""
         return sequence_embeds if self.config.similarity == "dot" else unit_vectors(sequence_embeds)
 
     def project_items(self, item_embeds: torch.Tensor) -> torch.Tensor:
-        """Returns item vectors `(..., hidden_size)` as they are compared: of unit length for the cosine."""
+        """Returns `item_embeds` `(..., hidden_size)` as they are compared: of unit length for the cosine."""
         return item_embeds if self.config.similarity == "dot" else unit_vectors(item_embeds)
 
     def similarity(self, sequence_embeds: torch.Tensor, item_embeds: torch.Tensor) -> torch.Tensor:

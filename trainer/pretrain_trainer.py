@@ -77,8 +77,9 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, UniSRecModelOutput]:
-        """`L_si + sequence_loss_weight * L_ss`, as a mean over the targets of all processes, in nats. Raises `ValueError`
-        if outputs are asked for and the batch is computed in chunks, which have outputs of their own."""
+        """Returns `L_si + sequence_loss_weight * L_ss` in nats: the mean over the targets of all processes, and with
+        `return_outputs` the outputs of the model. Raises `ValueError` for `return_outputs` with `args.cache_chunk_size`,
+        because chunks have separate outputs."""
         if self.args.cache_chunk_size is not None:
             if return_outputs:
                 raise ValueError("return_outputs needs the whole batch in one pass: leave --cache_chunk_size out.")

@@ -97,7 +97,7 @@ def test_without_words_the_help_is_shown(capsys):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["evalute"], "unisrec: error: unknown command 'evalute' (did you mean evaluate?); see unisrec --help"),
+        (["evaluates"], "unisrec: error: unknown command 'evaluates' (did you mean evaluate?); see unisrec --help"),
         (["plot", "pie"], "unisrec plot: error: unknown command 'pie' (expected curves, map, gates, popularity); see"),
         (["recommend", "--topk", "3"], "unknown option --topk (did you mean --top-k?)"),
         (["recommend", "--top_n=3"], "unknown option --top_n (did you mean --top-k?)"),

@@ -23,8 +23,16 @@ checkpoint with the catalogue, its card and report.html, and appears when everyt
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("interactions", metavar="INTERACTIONS", help="file, or owner/name@revision:config[split]")
-    parser.add_argument("--items", metavar="SOURCE", help="likewise; not needed if the interactions hold the texts")
+    parser.add_argument(
+        "interactions",
+        metavar="INTERACTIONS",
+        help="file of interactions, or owner/name@revision:config[split] on the Hub",
+    )
+    parser.add_argument(
+        "--items",
+        metavar="SOURCE",
+        help="file or dataset with the item texts; not needed if the interactions hold them",
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for checkpoint and report")
     parser.add_argument("--model", metavar="NAME_OR_PATH", help="checkpoint to start from (default: unisrec-base)")
     parser.add_argument(
@@ -33,16 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="without --model: train a new model on this shop alone, around this text encoder; with it: the encoder of a "
         "checkpoint that has none",
     )
-    parser.add_argument("--budget", type=float, default=30.0, metavar="MINUTES", help="for the trainings (30)")
+    parser.add_argument("--budget", type=float, default=30.0, metavar="MINUTES", help="minutes for training (30)")
     parser.add_argument(
         "--train-on-all",
         action="store_true",
-        help="train the chosen way once more on all interactions, the held-out ones included; no metric then says what "
-        "the saved model is worth (default: the measured model is saved)",
+        help="train the chosen candidate again on all interactions, including held-out ones; the saved model then has no "
+        "metrics of its own (default: save the measured model)",
     )
-    for name in ("user", "item", "time"):
-        parser.add_argument(f"--{name}-column", metavar="COLUMN", help="(default: recognised by name or content)")
-    parser.add_argument("--text-columns", nargs="+", metavar="COLUMN", help="item text, in order (default: likewise)")
+    for name, what in (("user", "user ids"), ("item", "item ids"), ("time", "times")):
+        help = f"column of the {what} (default: recognised by name or content)"
+        parser.add_argument(f"--{name}-column", metavar="COLUMN", help=help)
+    parser.add_argument(
+        "--text-columns",
+        nargs="+",
+        metavar="COLUMN",
+        help="columns of the item text, in order (default: recognised by name or content)",
+    )
     add_table_options(parser)
     parser.add_argument(
         "--drop-unsold",
@@ -55,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="drop",
         help="interactions whose item has no text: refuse, drop, or keep with the item id as text (default: drop)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the trainings (0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of training (0)")
     parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
     add_json(parser)
 

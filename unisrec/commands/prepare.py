@@ -110,7 +110,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file or dataset with the item texts; not needed if the interactions hold them",
     )
     for name, default in (("user", "user_id"), ("item", "item_id"), ("time", "timestamp")):
-        table.add_argument(f"--{name}-column", default=default, metavar="COLUMN", help=f"(default: {default})")
+        help = f"column of the {name} (default: {default})"
+        table.add_argument(f"--{name}-column", default=default, metavar="COLUMN", help=help)
     table.add_argument(
         "--text-columns", nargs="+", default=("title",), metavar="COLUMN", help="item text, in order (default: title)"
     )
