@@ -30,7 +30,7 @@ demo: $(VENV)/.demo ## install, then recommend zero-shot and fine-tuned on an in
 	$(BIN)/unisrec quickstart --output quickstart
 
 test: $(VENV)/.dev ## install, then run the tests (PYTEST_ARGS=--slow for all of them)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff and codespell
 	$(BIN)/ruff check .

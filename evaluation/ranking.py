@@ -1,7 +1,8 @@
 """Full ranking of held-out items by a model: dataset, collator, ranking loop, and metrics of a checkpoint."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -160,6 +161,7 @@ def rank_batches(
     catalogue: np.ndarray,
     batches: Iterable[Mapping[str, torch.Tensor]],
     accelerator: Accelerator,
+    whole_weights: Callable[[UniSRecModel], AbstractContextManager] = nullcontext,
 ) -> np.ndarray:
     r"""
     The ranking loop: ranks of the targets of batches, each among the whole catalogue, in float32.
@@ -169,6 +171,8 @@ def rank_batches(
         catalogue (`np.ndarray` of shape `(num_items, text_embedding_size)`): Text vectors of the catalogue.
         batches (`Iterable` of `Mapping`): Batches of [`RankingCollator`], from a loader prepared by the accelerator.
         accelerator (`Accelerator`): Device and processes.
+        whole_weights (`Callable`, *optional*):
+            Makes a context in which the weights of a sharded model are whole. By default the model is not sharded.
 
     Returns:
         `np.ndarray` of shape `(num_users, 2)`: As [`rank_targets`].
@@ -176,8 +180,13 @@ def rank_batches(
     training = model.training
     model.to(accelerator.device).eval()
     try:
-        ranker = TargetRanker(model, catalogue)
-        ranks = [accelerator.gather_for_metrics(ranker(batch)).cpu() for batch in batches]
+        with whole_weights(model):
+            ranker = TargetRanker(model, catalogue)
+        ranks = []
+        for batch in batches:
+            with whole_weights(model):  # a forward pass shards them again
+                own = ranker(batch)
+            ranks.append(accelerator.gather_for_metrics(own).cpu())
     finally:
         model.train(training)
     return torch.cat(ranks).numpy()

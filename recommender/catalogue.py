@@ -3,12 +3,16 @@
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import polars as pl
+import torch
 
 from ..data import Domain
+from ..data.domain_features import domain_features
 from ..data.readers.columns import check_columns
 from ..data.readers.files import suffix_of
 from ..data.readers.frames import TableSource, is_path
@@ -16,7 +20,7 @@ from ..data.readers.item_texts import join_texts
 from ..data.readers.json_lines import json_records
 from ..data.readers.table import JSON_LINES, load_table
 from ..data.readers.values import flatten_text, to_id, to_ids, to_texts
-from ..modeling_unisrec import ItemCatalogue
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 
 
 Items: TypeAlias = "TableSource | Mapping[str, str] | Domain | ItemCatalogue"
@@ -61,6 +65,28 @@ def make_catalogue(
         raise ValueError("the mapping of items is empty; give texts by id.")
     check_items(items)
     return ItemCatalogue(list(items), list(items.values()))
+
+
+def use_text_vectors_of(items: "Items | None", model: UniSRecModel, processor: UniSRecProcessor) -> None:
+    """
+    Gives a processor whose catalogue was made of a domain, or of its folder, the text vectors that are kept with the
+    domain; they are encoded and kept there if need be. Does nothing for other items.
+
+    Args:
+        items: What the catalogue was made of, as for [`make_catalogue`].
+        model ([`UniSRecModel`]): Model that takes the vectors.
+        processor ([`UniSRecProcessor`]): Its processor, with the catalogue.
+    """
+    if isinstance(items, str | os.PathLike) and Path(items).is_dir():
+        items = Domain.load_from_disk(items)
+    if not isinstance(items, Domain) or not model.config.item_text:
+        return
+    if items.folder is not None and not os.access(items.folder, os.W_OK):
+        items = replace(items, folder=None)
+    if model.text_encoder is None and not items.given_features:
+        return  # the recommender says what is missing
+    vectors = domain_features(items, model.text_encoder, processor.tokenizer, model.config, progress=False)
+    processor.catalogue.item_embeddings = torch.from_numpy(np.array(vectors))
 
 
 def read_products(
@@ -146,4 +172,4 @@ def check_items(items: Mapping[Any, Any]) -> None:
             raise ValueError(f"an item is an id and a text, neither of them empty; got {pair!r}.")
 
 
-__all__ = ["Items", "check_items", "join_columns", "make_catalogue", "read_products"]
+__all__ = ["Items", "check_items", "join_columns", "make_catalogue", "read_products", "use_text_vectors_of"]

@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..data import Domain
+from ..data.readers.frames import TableSource
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_catalogue, item_tower_state
 from ..modeling_unisrec.checkpoint import load_checkpoint
-from .catalogue import Items, check_items, make_catalogue
+from .catalogue import Items, check_items, make_catalogue, use_text_vectors_of
 from .exact_index import ExactIndex
 from .faiss_index import KINDS, FaissIndex, choose_kind
 from .snapshot import Recommendation, Snapshot, with_catalogue
+from .tables import find_histories
 from .vectors import VectorEncoder
 
 
@@ -95,6 +98,7 @@ class Recommender:
         model, processor = load_checkpoint(name_or_path, text_encoder)
         if catalogue is not None:
             processor.catalogue = catalogue
+            use_text_vectors_of(items, model, processor)
         recommender = cls(model, processor)
         if index != "exact":
             recommender.use_index(index)
@@ -160,28 +164,24 @@ class Recommender:
         return results
 
     def recommend_dataset(
-        self, histories: Sequence[History], user_ids: Sequence[str] | None = None, **options
+        self, histories: Sequence[History] | TableSource | Domain, user_ids: Sequence[str] | None = None, **options
     ) -> "Dataset":
         r"""
-        Returns the result of [`~Recommender.recommend`] as a table, which `to_parquet` can write.
+        Returns the result of [`~Recommender.recommend`] as a table (`to_pandas`, `to_polars`, `to_parquet`).
 
         Args:
-            histories (`Sequence` of `Sequence` of `str` or `dict`): As for `recommend`.
-            user_ids (`Sequence[str]`, *optional*): User id of each history; defaults to its number from 0.
+            histories, user_ids (*optional*): As for [`find_histories`]: also a file, a data frame or a [`Domain`].
             options: As for `recommend`.
 
         Returns:
-            `datasets.Dataset`: A row for each recommended item, with `user_id`, `rank` (from 1), `item_id` and
-            `score`.
+            `datasets.Dataset`: Columns `user_id`, `rank` (from 1), `item_id` and `score`, a row for each item.
 
         Raises:
             ValueError: If the numbers of user ids and histories differ, and as for `recommend`.
         """
         from datasets import Dataset, Features, Value
 
-        user_ids = list(map(str, range(len(histories)))) if user_ids is None else user_ids
-        if len(user_ids) != len(histories):
-            raise ValueError(f"{len(user_ids)} user ids but {len(histories)} histories: give one id for each history.")
+        user_ids, histories = find_histories(histories, user_ids)
         columns: dict[str, list] = {"user_id": [], "rank": [], "item_id": [], "score": []}
         for user_id, items in zip(user_ids, self.recommend(histories, **options), strict=True):
             columns["user_id"] += [user_id] * len(items)

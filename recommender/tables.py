@@ -12,9 +12,13 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
+from ..data import Domain
 from ..data.atomic import whole_file
 from ..data.domain import writing
-from ..data.readers.table import load_table
+from ..data.readers.columns import check_columns, to_times
+from ..data.readers.frames import TableSource, is_path
+from ..data.readers.guess import column_by_name
+from ..data.readers.table import Table, load_table
 from ..data.readers.values import place, to_id, to_ids, to_texts
 from .catalogue import join_columns
 
@@ -27,36 +31,130 @@ FORMATS = (".parquet", ".csv", ".jsonl")
 VECTOR_FORMATS = (".parquet", ".safetensors")
 
 
-def read_histories(path: str | os.PathLike) -> tuple[list[str], list[list[str | dict[str, str]]]]:
+def read_histories(source: TableSource) -> tuple[list[str], list[list[str | dict[str, str]]]]:
     r"""
-    Reads histories from a CSV, JSON-lines or parquet file.
+    Reads histories from a table with one row for each user, or one for each interaction.
 
     Args:
-        path (`str` or `os.PathLike`):
-            File with the columns `user_id` and `history`, a list of ids and texts, oldest first (in CSV a JSON list,
-            or ids separated by spaces). Numbers are ids, converted by [`to_ids`]; strings are used unchanged.
+        source (`str`, `os.PathLike` or data frame):
+            File or frame, as for [`read_table`], with the columns `user_id` and `history`, a list of ids and texts,
+            oldest first (in CSV a JSON list, or ids separated by spaces); numbers are ids, converted by [`to_ids`],
+            strings are used unchanged. Without a column `history`: a column of user ids, one of item ids and, unless the
+            rows are in the order of time, one of times, as for [`read_table`]; they are recognised by their names.
 
     Returns:
-        `tuple[list[str], list[list]]`: User ids and histories.
+        `tuple[list[str], list[list]]`: User ids, in the order of their first rows, and histories.
 
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If it cannot be read, see [`check_file`].
-        ValueError: If a column or a user id is missing, or a history is not a list of ids and texts; names the row.
+        ValueError: If a column or an id is missing, or a history is not a list of ids and texts; names the row.
     """
-    table, _, first_line, _ = load_table(path, ["user_id", "history"], hub=False)
-    user_ids = to_ids(table["user_id"], str(path), first_line=first_line)
-    if user_ids.null_count():
-        where = place(str(path), int(user_ids.is_null().arg_max()), first_line)
-        raise ValueError(f"{where}: the user_id is empty, expected one for every history.")
+    table = load_table(source, name="histories", hub=False)
+    if "history" not in table.frame.columns:
+        return _group_interactions(table)
+    check_columns(table.frame.columns, ["user_id"], table.source)
+    user_ids = _complete_ids(table, "user_id", "for every history")
     histories = []
-    for row, cell in enumerate(table["history"].to_list()):
+    for row, cell in enumerate(table.frame["history"].to_list()):
         try:
             histories.append(_parse_history(cell))
         except (TypeError, ValueError, RecursionError) as error:
-            where = place(str(path), row, first_line)
+            where = place(table.source, row, table.first_line)
             raise ValueError(f"{where}: the history cannot be read ({error}).") from error
     return user_ids.to_list(), histories
+
+
+def find_histories(
+    histories: Sequence[Sequence[Any]] | TableSource | Domain, user_ids: Sequence[str] | None = None
+) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    """
+    Returns the histories of whatever holds them, with an id for each.
+
+    Args:
+        histories (`Sequence` of histories, table or [`Domain`]):
+            Histories as for [`Recommender.recommend`]; a file or frame, as for [`read_histories`]; or a domain.
+        user_ids (`Sequence[str]`, *optional*):
+            User id of each history, by default its number from 0. Of a domain: users to choose, by default all. Not for
+            a table, which has user ids of its own.
+
+    Returns:
+        `tuple`: User ids and histories.
+
+    Raises:
+        KeyError: If a user is not in the domain.
+        ValueError: If the numbers of user ids and histories differ, or a table cannot be read.
+    """
+    if isinstance(histories, Domain):
+        return domain_histories(histories, user_ids)
+    if is_path(histories) or not isinstance(histories, Sequence):
+        if user_ids is not None:
+            raise ValueError("the table has user ids of its own; leave `user_ids` out.")
+        return read_histories(histories)
+    user_ids = list(map(str, range(len(histories)))) if user_ids is None else user_ids
+    if len(user_ids) != len(histories):
+        raise ValueError(f"{len(user_ids)} user ids but {len(histories)} histories: give one id for each history.")
+    return user_ids, histories
+
+
+def domain_histories(domain: Domain, user_ids: Sequence[str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """
+    Returns the whole histories of the users of a domain, the held-out interactions included.
+
+    Args:
+        domain ([`Domain`]): The domain.
+        user_ids (`Sequence[str]`, *optional*): Users; by default all of them.
+
+    Returns:
+        `tuple[list[str], list[list[str]]]`: User ids and histories of item ids, oldest first.
+
+    Raises:
+        KeyError: If a user is not in the domain.
+    """
+    sequences, ids = domain.sequences, domain.items["item_id"]
+    if user_ids is not None:
+        wanted = pl.DataFrame({"user_id": list(user_ids)}, schema={"user_id": pl.String})
+        if len(unknown := wanted.join(sequences, on="user_id", how="anti", maintain_order="left")):
+            raise KeyError(
+                f"user id {unknown['user_id'][0]!r} is not among the {domain.num_users:,} of {domain.name!r}."
+            )
+        sequences = wanted.join(sequences, on="user_id", how="left", maintain_order="left")
+    histories = [ids.gather(rows).to_list() for rows in sequences["item_index"]]
+    return sequences["user_id"].to_list(), histories
+
+
+def _group_interactions(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Histories of a table with a row for each interaction."""
+    columns = table.frame.columns
+    user, item, time = (column_by_name(columns, role) for role in ("user", "item", "time"))
+    if user is None or item is None:
+        missing = "users" if user is None else "items"
+        raise ValueError(
+            f"{table.source}: neither a column 'history' nor one of the {missing}, the columns are {', '.join(columns)}; "
+            "expected user_id and history, or user_id, item_id and timestamp."
+        )
+    rows = pl.DataFrame(
+        [_complete_ids(table, user, "in every row"), _complete_ids(table, item, "in every row").alias("item_id")]
+    )
+    if time is not None:
+        times = to_times(table.frame[time], table.source, first_line=table.first_line)
+        if times.null_count():
+            where = place(table.source, int(times.is_null().arg_max()), table.first_line)
+            raise ValueError(f"{where}: {time!r} is empty, expected a time in every row, or no such column.")
+        rows = rows.with_columns(times.alias("time"))
+    users = rows[user].unique(maintain_order=True).to_frame()
+    ordered = rows if time is None else rows.sort("time", maintain_order=True)
+    histories = ordered.group_by(user, maintain_order=True).agg("item_id")
+    grouped = users.join(histories, on=user, how="left", maintain_order="left")
+    return grouped[user].to_list(), grouped["item_id"].to_list()
+
+
+def _complete_ids(table: Table, column: str, expected: str) -> pl.Series:
+    ids = to_ids(table.frame[column], table.source, first_line=table.first_line)
+    if ids.null_count():
+        where = place(table.source, int(ids.is_null().arg_max()), table.first_line)
+        raise ValueError(f"{where}: the {column} is empty, expected one {expected}.")
+    return ids
 
 
 def read_items(
@@ -107,6 +205,12 @@ def read_item_ids(path: str | os.PathLike) -> list[str]:
         where = place(str(path), int(ids.is_null().arg_max()), first_line)
         raise ValueError(f"{where}: the item_id is empty, expected one in every row.")
     return ids.to_list()
+
+
+def read_user_ids(path: str | os.PathLike) -> list[str]:
+    """Reads the column `user_id` of a table. Raises the same errors as [`read_histories`]."""
+    table = load_table(path, ["user_id"], hub=False)
+    return _complete_ids(table, "user_id", "in every row").to_list()
 
 
 def check_suffix(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> None:
@@ -192,9 +296,12 @@ def _parse_entry(entry: Any) -> str | dict[str, str]:
 
 __all__ = [
     "check_suffix",
+    "domain_histories",
     "export_vectors",
+    "find_histories",
     "read_histories",
     "read_item_ids",
     "read_items",
+    "read_user_ids",
     "write_table",
 ]

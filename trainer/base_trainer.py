@@ -271,11 +271,11 @@ class UniSRecTrainer(CheckpointTrainer):
                 yield self._prepare_inputs(batch)
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
-        with whole_weights(model):
-            catalogue = users.catalogue
-            if not isinstance(catalogue, np.ndarray):
+        catalogue = users.catalogue
+        if not isinstance(catalogue, np.ndarray):
+            with whole_weights(model):
                 catalogue = self.encode_catalogue(catalogue)
-            ranks = rank_batches(model, catalogue, batches(), self.accelerator)
+        ranks = rank_batches(model, catalogue, batches(), self.accelerator, whole_weights)
         metrics = {}
         if self.compute_metrics is not None:
             metrics = denumpify_detensorize(self.compute_metrics(EvalPrediction(ranks, users.targets)))

@@ -78,7 +78,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             raise ValueError(
                 f"a teacher accepts histories of {teachers.max_length} items only, the model {length}: leave it out."
             )
-        self.candidates = self._candidates(text_embeds, data_collator)
+        self.candidates = self._make_candidates(text_embeds, data_collator)
         self.data_collator = self.candidates.collator if data_collator is None else data_collator
         if self.args.sparse_item_embedding:
             if self.model.item_embedding is None:
@@ -97,6 +97,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         self._interpolator = None if self.args.interpolate is None else WeightInterpolator(self.model)
 
     def train(self, *args, **kwargs) -> TrainOutput:
+        """Trains like the parent class, and afterwards interpolates the weights if `args.interpolate` is set."""
         output = super().train(*args, **kwargs)
         if self._interpolator is not None:
             share = parse_interpolation(self.args.interpolate)
@@ -123,7 +124,8 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, UniSRecModelOutput]:
-        """Cross entropy of the next item among the candidates, as a mean over the targets of all processes, in nats."""
+        """Returns the cross entropy of the next item among the candidates, in nats: the mean over the targets of all
+        processes, and with `return_outputs` the outputs of the model."""
         items = self.candidates.items(inputs)
         outputs = model(item_index=inputs["item_index"], **items.inputs)
         own = self.accelerator.unwrap_model(model)
@@ -137,7 +139,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             loss = selection.loss(queries, candidates, soft_targets=soft_targets) * gather.scale
         return (loss, outputs) if return_outputs else loss
 
-    def _candidates(
+    def _make_candidates(
         self, text_embeds: np.ndarray | None, collator: Callable[[Sequence[dict[str, Any]]], dict[str, Any]] | None
     ) -> Candidates:
         """Builds the kind of candidates that data and arguments call for."""

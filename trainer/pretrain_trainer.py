@@ -8,12 +8,21 @@ from torch import nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 from transformers import EarlyStoppingCallback
 
+from ..configuration import UniSRecConfig
 from ..modeling_unisrec import UniSRecModelOutput
 from .base_trainer import UniSRecTrainer
 from .distributed import RowGatherer, lowest
 from .losses import contrastive_loss
 from .samplers import DomainNegativeSampler, parse_domain_sampling
 from .training_args import UniSRecPretrainArguments
+
+
+def check_similarity(config: UniSRecConfig) -> None:
+    """Raises `ValueError` for a model that does not compare by the cosine, as the contrastive losses do."""
+    if config.similarity != "cosine":
+        raise ValueError(
+            f"similarity is {config.similarity!r}: pre-training compares by the cosine; leave it out of --model_config."
+        )
 
 
 class UniSRecPretrainTrainer(UniSRecTrainer):
@@ -46,11 +55,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.model.config.similarity != "cosine":
-            raise ValueError(
-                f"pre-training compares by the cosine, the model by {self.model.config.similarity!r}: leave similarity "
-                "out of --model_config."
-            )
+        check_similarity(self.model.config)
         self._negatives: DomainNegativeSampler | None = None
         if self.args.num_negatives:
             self._negatives = DomainNegativeSampler(self.train_dataset, self.args.num_negatives, self.args.seed)
@@ -72,8 +77,9 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, UniSRecModelOutput]:
-        """`L_si + sequence_loss_weight * L_ss`, as a mean over the targets of all processes, in nats. Raises `ValueError`
-        if outputs are asked for and the batch is computed in chunks, which have outputs of their own."""
+        """Returns `L_si + sequence_loss_weight * L_ss` in nats: the mean over the targets of all processes, and with
+        `return_outputs` the outputs of the model. Raises `ValueError` for `return_outputs` with `args.cache_chunk_size`,
+        because chunks have separate outputs."""
         if self.args.cache_chunk_size is not None:
             if return_outputs:
                 raise ValueError("return_outputs needs the whole batch in one pass: leave --cache_chunk_size out.")

@@ -25,7 +25,7 @@ from .base_trainer import TrainingResult
 from .checkpoint_folders import check_output_dir
 from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, DomainTexts, WindowDataset
-from .pretrain_trainer import UniSRecPretrainTrainer
+from .pretrain_trainer import UniSRecPretrainTrainer, check_similarity
 from .training_args import UniSRecPretrainArguments, encoding_options
 
 
@@ -102,7 +102,9 @@ def build_pretrain_trainer(
         of_text["text_whitening_size"] = text_whitening_size or of_text["text_embedding_size"]
     set_seed(args.seed)
     of_text["training_data"] = [training_record(domain, args.train_text_encoder) for domain in domains]
-    model = UniSRecModel(new_config(of_text | settings))
+    config = new_config(of_text | settings)
+    check_similarity(config)
+    model = UniSRecModel(config)
 
     processor = UniSRecProcessor(
         tokenizer, None, model.config.max_position_embeddings, text_prompt=model.config.text_prompt

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from transformers import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 from .data import Domain, build_domain, leave_one_out, read_table
 from .data.domain import check_output_folder, new_folder
@@ -24,13 +25,14 @@ from .evaluation.analysis import metrics_by_popularity
 from .evaluation.baselines import popularity_metrics, text_neighbour_metrics
 from .evaluation.launch import make_accelerator
 from .evaluation.ranking import RankingDataset, rank_targets
+from .fit_examples import example_histories
 from .modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from .modeling_unisrec.checkpoint import load_checkpoint, new_config
 from .modeling_unisrec.text_encoders import load_text_encoder, text_max_length
 from .modeling_unisrec.text_pooling import new_text_scale
 from .recipes import CHOICE, Budget, Recipe, recipes
-from .reports.fit_report import Attempt, Example, FitFacts, write_fit_report
-from .trainer import UniSRecFinetuneArguments
+from .reports.fit_report import Attempt, FitFacts, write_fit_report
+from .trainer import UniSRecFinetuneArguments, UniSRecFinetuneTrainer
 from .trainer.finetuning import build_finetune_trainer, finetune, finish_finetuning
 
 
@@ -42,7 +44,6 @@ BASE_MODEL = "unisrec-base"
 REPORT = "report.html"
 # A new model without pre-trained weights is of the size of unisrec-base.
 NEW_MODEL = {"hidden_size": 256, "num_experts": 8, "hidden_dropout": 0.2, "attention_dropout": 0.2}
-EXAMPLES, COVERAGE_USERS, SHOWN = 10, 2_000, 5
 ZERO_SHOT = "zero-shot"
 
 
@@ -116,7 +117,7 @@ def fit(
         text_encoder (`str`, *optional*):
             Without `model`: that of a new model, trained on this shop alone. With it: that of a checkpoint without one.
         budget (`float`, *optional*, defaults to 30):
-            Minutes for the trainings. A training that is under way ends with its best epoch so far.
+            Minutes for the trainings. Half of them are for all recipes, the rest for the best one to go on.
         train_on_all (`bool`, *optional*, defaults to `False`):
             Whether to train the chosen recipe once more, on all interactions, for as many epochs as were best. The
             newest interactions then count, but no metric says what the result is worth: those of the report are of the
@@ -235,13 +236,15 @@ class _Fitting:
         best, score = None, -1.0 if zero_shot is None else zero_shot
         end, todo = time.monotonic() + seconds, recipes(self.domain, not is_new)
         for place, recipe in enumerate(todo):
-            left = end - time.monotonic()
+            left = end - seconds / 2 - time.monotonic()  # half of the time is kept for the best one
             if left <= 0:
                 self.attempts.append(Attempt(recipe.name, note="not tried: no time left"))
                 continue
-            trainer = self._train(recipe, model, text_encoder, place, left / (len(todo) - place), end)
+            trainer, budget = self._train(recipe, model, text_encoder, place, left / (len(todo) - place), end)
             if trainer.state.best_metric > score:
-                best, score = (recipe, trainer), trainer.state.best_metric
+                best, score, best_budget = (recipe, trainer), trainer.state.best_metric, budget
+        if best is not None and best_budget.is_over and time.monotonic() < end:
+            self._go_on(*best, best_budget)
         chosen = ZERO_SHOT if best is None else best[0].name
         self.say(f"chosen by validation: {chosen}")
         start, processor = load_checkpoint(model, text_encoder)
@@ -304,7 +307,7 @@ class _Fitting:
 
     def _train(
         self, recipe: Recipe, model: Any, text_encoder: str | None, place: int, seconds: float, end: float
-    ) -> Any:
+    ) -> tuple[UniSRecFinetuneTrainer, Budget]:
         """Trains one recipe for at most so many seconds; its best epoch is loaded."""
         args = self._arguments(recipe, f"{place}")
         trainer = build_finetune_trainer(
@@ -312,13 +315,26 @@ class _Fitting:
         )
         start = time.monotonic()
         trainer.remove_callback(PrinterCallback)  # `say` tells less
-        trainer.add_callback(Budget(recipe.name, start + seconds, end, self.say))
+        trainer.add_callback(budget := Budget(recipe.name, start + seconds, end, self.say))
         trainer.train()
+        self._note(recipe, trainer, time.monotonic() - start)
+        return trainer, budget
+
+    def _go_on(self, recipe: Recipe, trainer: UniSRecFinetuneTrainer, budget: Budget) -> None:
+        """Trains a recipe that ran out of its time for the rest of the budget."""
+        self.say(f"{recipe.name}: best so far, goes on")
+        start = time.monotonic()
+        (before,) = (each for each in self.attempts if each.name == recipe.name)
+        self.attempts.remove(before)
+        budget.deadline, budget.is_over = budget.end, False
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
+        self._note(recipe, trainer, before.seconds + time.monotonic() - start)
+
+    def _note(self, recipe: Recipe, trainer: UniSRecFinetuneTrainer, seconds: float) -> None:
         state = trainer.state
         curve = [(line["epoch"], line[f"eval_{CHOICE}"]) for line in state.log_history if f"eval_{CHOICE}" in line]
         best_epoch = max(curve, key=lambda point: point[1])[0]
-        self.attempts.append(Attempt(recipe.name, state.best_metric, time.monotonic() - start, best_epoch, curve))
-        return trainer
+        self.attempts.append(Attempt(recipe.name, state.best_metric, seconds, best_epoch, curve))
 
     def _train_on_all(self, recipe: Recipe, model: Any, text_encoder: str | None) -> Path:
         """Trains a recipe on all interactions, for as many epochs as were best."""
@@ -359,40 +375,6 @@ class _Fitting:
             f"trainings that were tried ranked the validation items better. Metrics and examples are in {REPORT}.\n"
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def example_histories(folder: Path, domain: Domain) -> tuple[list[Example], dict[str, Any]]:
-    """
-    Recommendations of a checkpoint for test users.
-
-    Args:
-        folder (`Path`): The checkpoint, with the catalogue of the domain.
-        domain ([`Domain`]): The data.
-
-    Returns:
-        `tuple[list[Example], dict]`: Ten users, evenly spread; and how many items are among the ten best of up to 2,000
-        users: `users`, `items`, `share` of the catalogue.
-    """
-    from .recommender import Recommender
-
-    test = leave_one_out(domain, "test")
-    ids, texts = domain.items["item_id"].to_list(), domain.items["text"].to_list()
-    chosen = np.unique(np.linspace(0, len(test) - 1, min(COVERAGE_USERS, len(test))).astype(int))
-    histories = [test.flat[test.offsets[user] : test.offsets[user + 1]].tolist() for user in chosen]
-    found = Recommender.from_pretrained(folder).recommend([[ids[row] for row in history] for history in histories])
-    items = {item.item_id for recommended in found for item in recommended}
-    examples = []
-    for place in np.unique(np.linspace(0, len(chosen) - 1, min(EXAMPLES, len(chosen))).astype(int)):
-        user, recommended = chosen[place], found[place][:SHOWN]
-        examples.append(
-            Example(
-                domain.sequences["user_id"][int(test.users[user])],
-                [texts[row] for row in histories[place][-SHOWN:]],
-                texts[test.targets[user]],
-                [(item.text, item.score) for item in recommended],
-            )
-        )
-    return examples, {"users": len(chosen), "items": len(items), "share": len(items) / domain.num_items}
 
 
 __all__ = ["FitResult", "fit"]

@@ -130,10 +130,14 @@ def guess_columns(
     return Columns(user, item, time, items_id, texts, reasons)
 
 
-def _by_name(table: Table, role: str, taken: Sequence[str]) -> str | None:
-    """Returns the column whose name is one of those of a role, the surest first."""
-    plain = {re.sub(r"[\W_]", "", name.lower()): name for name in reversed(table.frame.columns) if name not in taken}
+def column_by_name(columns: Sequence[str], role: str) -> str | None:
+    """Returns the column whose name is one of those of a role in [`NAMES`], the surest first."""
+    plain = {re.sub(r"[\W_]", "", name.lower()): name for name in reversed(columns)}
     return next((plain[word] for word in NAMES[role] if word in plain), None)
+
+
+def _by_name(table: Table, role: str, taken: Sequence[str]) -> str | None:
+    return column_by_name([name for name in table.frame.columns if name not in taken], role)
 
 
 def _sample(table: Table, name: str) -> pl.Series:
@@ -212,4 +216,4 @@ def _longest_text(table: Table, taken: Sequence[str]) -> Iterator[str]:
     yield from sorted(lengths, key=lambda each: -lengths[each])[:1]
 
 
-__all__ = ["NAMES", "Columns", "guess_columns"]
+__all__ = ["NAMES", "Columns", "column_by_name", "guess_columns"]

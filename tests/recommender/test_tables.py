@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 from safetensors import safe_open
 
 from unisrec.recommender.tables import (
+    domain_histories,
     export_vectors,
     read_histories,
     read_item_ids,
@@ -58,7 +60,7 @@ def test_histories_keep_their_strings(tmp_path):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"user_id": "u"}, "no column 'history', the columns are user_id"),
+        ({"user_id": "u"}, "neither a column 'history' nor one of the items, the columns are user_id"),
         ({"user_id": None, "history": ["a"]}, "line 1: the user_id is empty"),
         ({"user_id": ["u"], "history": ["a"]}, "line 1: 'user_id' is .*, a list, expected"),
         ({"user_id": "u", "history": 5}, "line 1: the history cannot be read .expected a list, got 5"),
@@ -110,3 +112,57 @@ def test_tables_that_cannot_be_written_leave_nothing(tmp_path):
         export_vectors(["a"], np.zeros((1, 4), np.float32), tmp_path / "file" / "items.parquet")
     export_vectors(["a"], np.zeros((1, 4), np.float32), tmp_path / "ITEMS.PARQUET")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ITEMS.PARQUET", "file"]
+
+
+LONG = {
+    "user_id": ["bob", "ann", "ann", "bob"],
+    "item_id": ["007", "8", "007", "9"],
+    "timestamp": ["2.1.2024", "3.1.2024", "1.1.2024 18:05", "1.1.2024"],
+}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "pandas", "polars"])
+def test_histories_of_interactions_are_in_the_order_of_time(tmp_path, kind):
+    table = pl.DataFrame(LONG)
+    if kind == "csv":
+        table.rename({"user_id": "Kunde", "item_id": "Artikel", "timestamp": "Zeit"}).write_csv(
+            tmp_path / "h.csv", separator=";"
+        )
+        table = tmp_path / "h.csv"
+    elif kind == "jsonl":
+        table.write_ndjson(tmp_path / "h.jsonl")
+        table = tmp_path / "h.jsonl"
+    elif kind == "pandas":
+        table = pd.DataFrame(LONG)
+    assert read_histories(table) == (["bob", "ann"], [["9", "007"], ["007", "8"]])
+    frame = pl.DataFrame(LONG).drop("timestamp")
+    assert read_histories(frame) == (["bob", "ann"], [["007", "9"], ["8", "007"]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"user_id": ["bob", None, "x", "y"]}, r"histories, row 2: the user_id is empty, expected one in every row"),
+        ({"item_id": ["a", "b", "nan", "c"]}, r"histories, row 3: the item_id is empty"),
+        ({"timestamp": [1, 2, 3, None]}, r"histories, row 4: 'timestamp' is empty, expected a time in every row"),
+    ],
+)
+def test_faults_of_interactions_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        read_histories(pl.DataFrame(LONG | change, strict=False))
+    with pytest.raises(ValueError, match=r"neither a column 'history' nor one of the users, the columns are a"):
+        read_histories(pl.DataFrame({"a": [1]}))
+
+
+def test_histories_of_a_domain(make_domain):
+    domain = make_domain()
+    ids = domain.items["item_id"].to_list()
+    users, histories = domain_histories(domain)
+    assert users == domain.sequences["user_id"].to_list()
+    assert histories == [[ids[row] for row in rows] for rows in domain.sequences["item_index"].to_list()]
+    assert domain_histories(domain, ["u3", "u1", "u3"]) == (
+        ["u3", "u1", "u3"],
+        [histories[users.index(user)] for user in ("u3", "u1", "u3")],
+    )
+    with pytest.raises(KeyError, match=r"user id 'eve' is not among the 40 of 'toys'"):
+        domain_histories(domain, ["u1", "eve"])

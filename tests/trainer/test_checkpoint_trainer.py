@@ -11,6 +11,7 @@ from unisrec import Recommender
 from unisrec.modeling_unisrec.outgoing import shared_files
 
 
+pytestmark = pytest.mark.slow
 TRAINING = [
     "--use_cpu",
     "--report_to",

@@ -43,6 +43,7 @@ from unisrec.trainer.ensemble import Ensemble
 from unisrec.trainer.training_args import encoding_options
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 NUM_PROCESSES = 2
 NUM_ITEMS = 12
 TABLE = np.random.default_rng(0).normal(size=(2 * NUM_ITEMS, 16)).astype(np.float32)
@@ -387,7 +388,6 @@ def results(folder):
     return group
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("shards", ["equal", "unequal"])
 def test_gathered_rows_and_their_gradient(results, shards):
     first, second, alone = results("gather")
@@ -401,7 +401,6 @@ def test_gathered_rows_and_their_gradient(results, shards):
         torch.testing.assert_close(joined, alone[f"{shards}.{name}"], rtol=0, atol=1e-12)
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_every_gradient_equal_those_of_one_process(results, case):
     first, second, alone = results(f"gradients-{case}")
@@ -415,7 +414,6 @@ def test_loss_and_every_gradient_equal_those_of_one_process(results, case):
         assert torch.equal(first[name], second[name]), name
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("case", [*CASES, SPARSE_CASE])
 def test_training_equals_that_of_one_process(results, case):
     first, second, alone = results(f"train-{case}")
@@ -433,14 +431,12 @@ def test_training_equals_that_of_one_process(results, case):
         assert torch.equal(first[name], second[name]), name
 
 
-@pytest.mark.distributed
 def test_ranking_metrics_equal_those_of_one_process(results):
     first, second, alone = results("evaluate")
     assert len(alone) == 8
     assert first == second == alone
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("case", SHARDED_CASES)
 def test_loss_and_every_gradient_of_fsdp2_equal_those_of_one_process(results, case):
     first, second, alone = results(f"sharded-{case}")
@@ -453,14 +449,12 @@ def test_loss_and_every_gradient_of_fsdp2_equal_those_of_one_process(results, ca
         )
 
 
-@pytest.mark.distributed
 def test_ranking_metrics_of_fsdp2_equal_those_of_one_process(results):
     first, second, alone = results("evaluate-sharded")
     assert len(alone) == 8
     assert first == second == alone
 
 
-@pytest.mark.distributed
 def test_texts_are_encoded_by_one_process_for_all(results):
     first, second, alone = results("encode")
     assert first["batches"] == alone["batches"] > 0
@@ -469,7 +463,6 @@ def test_texts_are_encoded_by_one_process_for_all(results):
     assert torch.equal(first["vectors"], alone["vectors"])
 
 
-@pytest.mark.distributed
 def test_only_the_first_process_writes(results, folder):
     results("save")
     assert not (folder / "saved-2-1").exists()

@@ -79,7 +79,8 @@ def test_layers_are_frozen_by_the_size_of_the_domain(
 ):
     assert 1 < domain.num_interactions < 1000
     monkeypatch.setattr("unisrec.trainer.finetuning.LARGE_DOMAIN", num_interactions)
-    args = UniSRecFinetuneArguments(str(tmp_path / "run"), freeze_sequence_encoder=given, **training_options)
+    options = training_options | {"load_best_model_at_end": False, "freeze_sequence_encoder": given}
+    args = UniSRecFinetuneArguments(str(tmp_path / "run"), **options)
     trainer = build_finetune_trainer(root / "pretrained", root / "toys", "transductive", args)
     layers = list(trainer.model.sequence_encoder.layers.parameters())
     assert {parameter.requires_grad for parameter in layers} == {not frozen}
@@ -91,7 +92,7 @@ def test_layers_are_frozen_by_the_size_of_the_domain(
 
 
 def test_a_baseline_trains_its_layers_without_a_word(root, training_options, tmp_path, caplog):
-    args = UniSRecFinetuneArguments(str(tmp_path / "run"), **training_options)
+    args = UniSRecFinetuneArguments(str(tmp_path / "run"), load_best_model_at_end=False, **training_options)
     trainer = build_finetune_trainer(root / "pretrained", root / "toys", "inductive", args, from_scratch=True)
     assert all(parameter.requires_grad for parameter in trainer.model.sequence_encoder.layers.parameters())
     assert "the layers of the sequence encoder" not in caplog.text

@@ -55,6 +55,11 @@ def make_trainer(make_model, domains, tables, training_options, tmp_path):
     return make
 
 
+def test_a_model_that_compares_by_the_dot_product_is_refused(make_trainer):
+    with pytest.raises(ValueError, match="similarity is 'dot': pre-training compares by the cosine"):
+        make_trainer(model={"similarity": "dot"})
+
+
 NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "adaptor_dropout": 0.0, "router_noise": None}
 
 

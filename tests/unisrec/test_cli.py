@@ -385,6 +385,9 @@ def test_bad_input_of_the_training_verbs(folders, tmp_path, text_encoder_dir, ca
     assert "invalid model configuration: " in bad(
         capsys, *pretrain, "--text-encoder", text_encoder_dir, "--model-config", "hidden_size=9"
     )
+    assert "similarity is 'dot': pre-training compares by the cosine" in bad(
+        capsys, *pretrain, "--text-encoder", text_encoder_dir, "--model-config", "similarity=dot"
+    )
     assert "no such configuration file" in bad(capsys, *pretrain, "--config", tmp_path / "none.yaml")
     assert "model 'no-such' cannot be loaded (" in bad(capsys, *finetune, "no-such")
     assert "its config.json is of type 'bert'" in bad(capsys, *finetune, text_encoder_dir)

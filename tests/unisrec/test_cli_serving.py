@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from unisrec.cli import main
+from unisrec.data import Domain, text_features
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
 from unisrec.recommender import Recommender
 
@@ -245,3 +247,79 @@ def test_titles_beyond_the_code_page_of_the_terminal(shop, tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
     assert rb"\u6025\u9808 red lamp" in done.stdout
     assert UniSRecProcessor.from_pretrained(output).catalogue.texts[-1] == "急須 red lamp"
+
+
+@pytest.fixture
+def domain(tmp_path):
+    """The shop's users, whose ids and items have the form of numbers and of texts."""
+    rows = {"7": [6, 0], "text:er": [1, 2, 3], "ann": [5]}
+    domain = Domain(
+        "shop",
+        pl.DataFrame({"item_id": IDS, "text": TEXTS}),
+        pl.DataFrame(
+            {"user_id": list(rows), "item_index": list(rows.values())},
+            schema={"user_id": pl.String, "item_index": pl.List(pl.UInt32)},
+        ),
+    )
+    domain.save_to_disk(tmp_path / "domain")
+    return tmp_path / "domain"
+
+
+def test_users_of_a_domain(shop, domain, tmp_path, capsys):
+    options = ["recommend", "--model", shop, "--domain", domain, "--top-k", 2]
+    assert run(*options, "--users", "all", "--output", tmp_path / "all.csv") == 0
+    found = pl.read_csv(tmp_path / "all.csv", infer_schema=False)
+    assert found["user_id"].to_list() == ["7", "7", "text:er", "text:er", "ann", "ann"]
+    recommender = Recommender.from_pretrained(shop)
+    expected = recommender.recommend([["7", "i0"], ["i1", "i2", "i3"], ["i5"]], top_k=2)
+    assert found["item_id"].to_list() == [item.item_id for items in expected for item in items]
+    (tmp_path / "some.txt").write_text("user_id\nann\n7\n")
+    assert run(*options, "--users", tmp_path / "some.txt", "--output", tmp_path / "some.csv") == 0
+    some = pl.read_csv(tmp_path / "some.csv", infer_schema=False)["item_id"].to_list()
+    assert some == [item for user in ("ann", "7") for item in found.filter(user_id=user)["item_id"]]
+    capsys.readouterr()
+    assert run(*options, "--user", "text:er", "--json") == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [item["item_id"] for item in printed] == found.filter(user_id="text:er")["item_id"].to_list()
+    in_memory = Domain.load_from_disk(domain)
+    assert recommender.recommend_dataset(in_memory, top_k=2).to_polars()["item_id"].equals(found["item_id"])
+    assert recommender.recommend_dataset(in_memory, ["ann"], top_k=2)["user_id"] == ["ann", "ann"]
+
+
+def test_text_vectors_of_a_domain_are_kept_and_used(shop, domain, tmp_path, capsys, monkeypatch):
+    words = ["recommend", "--model", shop, "--domain", domain, "--user", "ann"]
+    assert run(*words) == 0
+    (vectors,) = domain.glob("text_features/*/features.npy")
+    first = capsys.readouterr().out
+    monkeypatch.setattr(text_features, "encode_texts", lambda *_, **__: pytest.fail("the texts are encoded again"))
+    assert run(*words) == 0
+    assert capsys.readouterr().out == first
+    assert vectors.exists()
+
+
+def test_interactions_in_a_file(shop, tmp_path):
+    rows = {
+        "user_id": ["bob", "ann", "bob"],
+        "item_id": ["i0", "7", "i2"],
+        "timestamp": ["2.1.2024", "1.1.2024", "1.1.2024"],
+    }
+    pl.DataFrame(rows).write_csv(tmp_path / "clicks.csv", separator=";")
+    assert run("recommend", "--model", shop, "--input", tmp_path / "clicks.csv", "--output", tmp_path / "out.csv") == 0
+    expected = Recommender.from_pretrained(shop).recommend([["i2", "i0"], ["7"]])
+    found = pl.read_csv(tmp_path / "out.csv", infer_schema=False)
+    assert found["item_id"].to_list() == [item.item_id for items in expected for item in items]
+    as_frame = Recommender.from_pretrained(shop).recommend_dataset(pd.DataFrame(rows)).to_pandas()
+    assert as_frame["item_id"].tolist() == found["item_id"].to_list()
+    assert as_frame["user_id"].tolist() == found["user_id"].to_list()
+
+
+def test_users_need_a_domain_that_knows_them(shop, domain, tmp_path, capsys):
+    options = ["recommend", "--model", shop]
+    assert "--users and --user are those of a domain: add --domain" in bad(capsys, *options, "--user", "ann")
+    assert "or --users and --output" in bad(capsys, *options, "--domain", domain, "--users", "all")
+    line = bad(capsys, *options, "--domain", domain, "--user", "eve")
+    assert "user id 'eve' is not among the 3 of 'shop'" in line
+    (tmp_path / "users.csv").write_text("user\nann\n")
+    words = ["--domain", domain, "--users", tmp_path / "users.csv", "--output", tmp_path / "out.csv"]
+    assert "no column 'user_id', the columns are user" in bad(capsys, *options, *words)
+    assert not (tmp_path / "out.csv").exists()

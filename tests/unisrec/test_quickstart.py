@@ -38,7 +38,7 @@ def test_quickstart_on_another_checkpoint(tmp_path, make_model, text_encoder, to
     assert list(rows) == ["random", "popularity", "zero-shot", *settings]
     written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert written["metrics"]["zero-shot"]["recall@10"] == pytest.approx(rows["zero-shot"][0], abs=1e-4)
-    assert printed.count("\n 1.  ") == 2  # zero-shot and fine-tuned
+    assert printed.count("\n1.  ") == 2  # zero-shot and fine-tuned
     assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
     assert (tmp_path / "out" / "inductive-fine-tuned" / "catalogue" / "items.parquet").is_file()
 

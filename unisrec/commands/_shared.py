@@ -76,10 +76,12 @@ def load_recommender(args: argparse.Namespace, index: str = "exact") -> "Recomme
     if FAISS is missing, so that the verb exits with status 2."""
     from ..modeling_unisrec.checkpoint import load_checkpoint
     from ..recommender import Recommender
+    from ..recommender.catalogue import use_text_vectors_of
 
     catalogue = given_items(args)
     model, processor = load_checkpoint(args.model, args.text_encoder)
     processor.catalogue = processor.catalogue if catalogue is None else catalogue
+    use_text_vectors_of(args.domain, model, processor)
     start = time.perf_counter()
     recommender = Recommender(model, processor)
     if processor.catalogue.item_embeddings is None:

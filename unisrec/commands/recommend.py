@@ -26,11 +26,12 @@ example:
       --history sku-17 "text:garden hose"
   unisrec recommend --model runs/office --history 1024 77 "text:label maker tape, black on white" --top-k 5
   unisrec recommend --model runs/office --input histories.jsonl --output tonight.parquet --top-k 50
+  unisrec recommend --model runs/office --domain domains/office --users all --output tonight.parquet
 
 An entry of a history is an id of the catalogue, or text: followed by the text of an item. If an id itself begins with
-text: or id:, put id: in front of it. A file (.csv, .jsonl, .parquet) has the columns user_id and history, a list of
-entries; in CSV it is a JSON list, or ids separated by spaces. In JSON, an entry may also be {"text": "..."} or
-{"item_id": "..."}.
+text: or id:, put id: in front of it. A file has the columns user_id and history, a list of entries; in CSV it is a JSON
+list, or ids separated by spaces. In JSON, an entry may also be {"text": "..."} or {"item_id": "..."}. Or it has a row for
+each interaction: user_id, item_id and, unless the rows are in the order of time, timestamp.
 """
 
 
@@ -41,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     histories = parser.add_mutually_exclusive_group(required=True)
     histories.add_argument("--history", nargs="+", metavar="ID|text:TEXT", help="items of one history, oldest first")
-    histories.add_argument("--input", metavar="FILE", help="file of histories; needs --output")
+    histories.add_argument("--input", metavar="FILE", help="file of histories or of interactions; needs --output")
+    histories.add_argument(
+        "--users", metavar="all|FILE", help="all users of --domain, or those in the column user_id; needs --output"
+    )
+    histories.add_argument("--user", metavar="ID", help="one user of --domain")
     parser.add_argument(
         "--output", metavar="FILE", help="columns user_id, rank, item_id, score as .parquet, .csv or .jsonl"
     )
@@ -65,14 +70,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    if (args.input is None) != (args.output is None):
-        raise ValueError("--input and --output belong together: a file of histories gives a file of recommendations.")
+    if (args.input is None and args.users is None) != (args.output is None):
+        raise ValueError(
+            "--input and --output belong together, or --users and --output: many histories give a file of "
+            "recommendations."
+        )
+    if (args.users is not None or args.user is not None) and args.domain is None:
+        raise ValueError("--users and --user are those of a domain: add --domain.")
     if args.top_k < 1 or args.batch_size < 1:
         raise ValueError(f"--top-k is {args.top_k} and --batch-size {args.batch_size}; both are at least 1.")
-    if args.input is not None:
+    if args.output is not None:
         return run_file(args)
+    if args.user is not None:
+        _, (history,) = read_users(args)
     recommender = load_recommender(args, args.index)
-    history = [parse_entry(entry) for entry in args.history]
+    if args.history is not None:
+        history = [parse_entry(entry) for entry in args.history]
     if args.skip_unknown:
         history = known_entries(recommender.processor, history)
     (items,) = recommender.recommend([history], args.top_k, exclude_seen=not args.include_seen)
@@ -86,10 +99,13 @@ def run_file(args: argparse.Namespace) -> Result:
     from ..recommender.tables import check_suffix, read_histories, write_table
 
     check_suffix(args.output)
-    user_ids, histories = read_histories(args.input)
+    user_ids, histories = read_users(args) if args.input is None else read_histories(args.input)
     recommender = load_recommender(args, args.index)
     processor = recommender.processor
-    histories = [[parse_entry(entry) if isinstance(entry, str) else entry for entry in items] for items in histories]
+    if args.input is not None:
+        histories = [
+            [parse_entry(entry) if isinstance(entry, str) else entry for entry in items] for items in histories
+        ]
     if args.skip_unknown:
         before = sum(map(len, histories))
         histories = [known_entries(processor, history) for history in histories]
@@ -102,7 +118,7 @@ def run_file(args: argparse.Namespace) -> Result:
             processor.parse_histories([history])
         except (KeyError, ValueError) as error:
             reason = error.args[0].replace("history 0", "the history")
-            raise ValueError(f"{args.input}, history {row + 1}, user {user_id}: {reason}") from error
+            raise ValueError(f"{args.input or args.domain}, history {row + 1}, user {user_id}: {reason}") from error
     found = recommender.recommend_dataset(
         histories,
         user_ids,
@@ -115,6 +131,16 @@ def run_file(args: argparse.Namespace) -> Result:
     counts = {"recommendations": found.num_rows, "histories": len(histories)}
     text = f"{plural(found.num_rows, 'recommendation')} for {plural(len(histories), 'history')}: {args.output}"
     return Result(text, counts | {"output": args.output})
+
+
+def read_users(args: argparse.Namespace) -> tuple[list[str], list[list]]:
+    """Returns the users of `--domain` that are asked for, and their histories."""
+    from ..data import Domain
+    from ..recommender.tables import domain_histories, read_user_ids
+
+    users = [args.user] if args.user is not None else None if args.users == "all" else read_user_ids(args.users)
+    user_ids, histories = domain_histories(Domain.load_from_disk(args.domain), users)
+    return user_ids, [[{"item_id": item_id} for item_id in history] for history in histories]
 
 
 def known_entries(processor: "UniSRecProcessor", history: list) -> list:
