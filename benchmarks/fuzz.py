@@ -45,7 +45,7 @@ from _fuzz_machines import machine_cases
 from _fuzz_world import build_world, run
 
 
-LONGEST = 60  # seconds a case may take
+LONGEST = 300  # seconds a case may take, also on a busy machine
 MEMORY = 16 << 30  # bytes of address space; PyTorch alone takes a few
 NOBODY = 65534
 DRAFT = re.compile(r"\.tmp$|^\.saving|\.\d+\.|^\.[0-9a-z_]{8}|^\.old|\.incomplete$|\.lock$")

@@ -291,6 +291,8 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     """
     try:
         yield
+    except InterruptedError:  # SIGTERM, not a fault of the output
+        raise
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, SafetensorError) as error:

@@ -207,7 +207,7 @@ def evaluate(
     Computes full-ranking metrics of a checkpoint on a domain; zero-shot if it was not fine-tuned on it.
 
     Args:
-        model (`str` or `os.PathLike`): Folder or Hub id of a checkpoint.
+        model (`str` or `os.PathLike`): Folder, `"unisrec-base"` or Hub id of a checkpoint.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         split (`str`, *optional*, defaults to `"test"`): `"valid"` or `"test"`.
         text_encoder (`str`, *optional*): Text encoder that the checkpoint was trained with, if it contains none.

@@ -44,8 +44,8 @@ def make_catalogue(
 
     Raises:
         OSError: If a file or folder does not exist or cannot be read.
-        ValueError: If `items` is nothing of the above, a column is missing, an id or text is empty or no string, no item is there, or columns are named
-            for what has none.
+        ValueError: If `items` is nothing of the above, a column is missing, an id or text is empty or no string, no item
+            is there, or columns are named for what has none.
     """
     if isinstance(items, str | os.PathLike) and Path(items).is_dir():
         items = Domain.load_from_disk(items)

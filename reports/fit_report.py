@@ -142,7 +142,7 @@ table { border-collapse: collapse; margin: .5rem 0 1.5rem; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid #d1d9e0; vertical-align: top; }
 th:first-child, td:first-child { text-align: left; }
 .best { font-weight: 600; }
-.examples td { text-align: left; }
+.examples th, .examples td { text-align: left; }
 pre { overflow-x: auto; background: #f6f8fa; padding: .8rem; font-size: 12px; }
 .hit { color: #1a7f37; font-weight: 600; }
 </style>

@@ -50,7 +50,7 @@ def build_finetune_trainer(
     Nothing is trained yet. The output folder is created, empty, and text vectors are cached in the domain folder.
 
     Args:
-        model (`str` or `os.PathLike`): Folder or Hub id of the checkpoint to start from.
+        model (`str` or `os.PathLike`): Folder, `"unisrec-base"` or Hub id of the checkpoint to start from.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
         args ([`UniSRecFinetuneArguments`]): Training arguments. They are copied, not modified.
@@ -180,7 +180,7 @@ def finetune(
     The adapted checkpoint, with its catalogue, is saved to `args.output_dir`.
 
     Args:
-        model (`str` or `os.PathLike`): Folder or Hub id of the checkpoint to start from.
+        model (`str` or `os.PathLike`): Folder, `"unisrec-base"` or Hub id of the checkpoint to start from.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
         args ([`UniSRecFinetuneArguments`]): Training arguments. They are copied, not modified.

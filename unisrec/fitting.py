@@ -33,7 +33,7 @@ from .modeling_unisrec.text_pooling import new_text_scale
 from .recipes import CHOICE, Budget, Recipe, recipes
 from .reports.fit_report import Attempt, FitFacts, write_fit_report
 from .trainer import UniSRecFinetuneArguments, UniSRecFinetuneTrainer
-from .trainer.finetuning import build_finetune_trainer, finetune, finish_finetuning
+from .trainer.finetuning import build_finetune_trainer, finish_finetuning
 
 
 if TYPE_CHECKING:
@@ -339,11 +339,16 @@ class _Fitting:
     def _train_on_all(self, recipe: Recipe, model: Any, text_encoder: str | None) -> Path:
         """Trains a recipe on all interactions, for as many epochs as were best."""
         attempt = next(each for each in self.attempts if each.name == recipe.name)
-        self.say(f"{recipe.name}: once more on all interactions, {attempt.best_epoch:g} epochs")
+        self.say(f"{recipe.name}: once more on all interactions, {attempt.best_epoch:.3g} epochs")
         args = self._arguments(
             recipe, "all", hold_out=False, num_train_epochs=attempt.best_epoch, early_stopping_patience=0
         )
-        finetune(model, self.domain, recipe.setting, args, text_encoder=text_encoder, from_scratch=recipe.from_scratch)
+        again = build_finetune_trainer(
+            model, self.domain, recipe.setting, args, text_encoder=text_encoder, from_scratch=recipe.from_scratch
+        )
+        again.remove_callback(PrinterCallback)
+        again.train()
+        finish_finetuning(again, recipe.setting, recipe.from_scratch)
         return Path(args.output_dir)
 
     def _arguments(self, recipe: Recipe, folder: str, **options: Any) -> UniSRecFinetuneArguments:

@@ -83,7 +83,7 @@ def served(recommender, find_port, tmp_path_factory) -> Iterator[Served]:
     assert page.ask("GET", "/")[0] == 200
     yield page
     process.send_signal(signal.SIGINT)
-    process.wait()
+    process.wait(600)
 
 
 @pytest.fixture

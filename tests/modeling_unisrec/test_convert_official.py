@@ -435,10 +435,13 @@ def test_pretrained_checkpoint_with_text_encoder(official, text_encoder_dir, tmp
 
 
 def test_finetuned_checkpoint_alone_says_that_it_has_no_catalogue(official, tmp_path, capsys):
-    assert run("--official", official(num_items=30), "--output", tmp_path / "out") == 0
-    assert (
-        "no catalogue: the file has the vectors of 30 items but no ids; --domain adds them" in capsys.readouterr().out
-    )
+    file = official(num_items=30)
+    assert run("--official", file, "--output", tmp_path / "out") == 0
+    note = "no catalogue: the file has the vectors of 30 items but no ids; --domain adds them"
+    assert note in capsys.readouterr().out
+    assert run("--official", file, "--output", tmp_path / "again", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["stage"], data["checkpoint"]) == ("inductive", str(tmp_path / "again"))
     assert json.loads((tmp_path / "out" / "config.json").read_text())["text_config"] is None
 
 

@@ -658,7 +658,7 @@ def test_broken_template_is_one_warning(root, tmp_path, options, monkeypatch, wa
     broken = tmp_path / "model_card.md"
     broken.write_text("---\n{{ metadata }}\n---\n{{ no_such_thing }}\n")
     monkeypatch.setattr(model_card, "TEMPLATE", broken)
-    args = UniSRecFinetuneArguments(str(tmp_path / "out"), num_train_epochs=1, **options)
+    args = UniSRecFinetuneArguments(str(tmp_path / "out"), num_train_epochs=1, freeze_sequence_encoder=True, **options)
     metrics = finetune(root / "pretrained", root / "books", "inductive", args).metrics
     assert metrics["ndcg@10"] > 0
     assert (tmp_path / "out" / "model.safetensors").is_file()

@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -161,3 +164,21 @@ def test_an_existing_folder_is_not_touched(shop, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="already exists and is not an empty folder"):
         unisrec.fit(*shop, output=tmp_path)
+
+
+@pytest.mark.parametrize("line", ["text: ", "epoch"])
+def test_sigterm_leaves_nothing(shop, text_encoder_dir, tmp_path, line):
+    clicks, products = shop
+    clicks.to_csv(tmp_path / "clicks.csv", index=False)
+    products.to_csv(tmp_path / "products.csv", index=False)
+    words = ["fit", "clicks.csv", "--items", "products.csv", "--output", "model", "--use-cpu"]
+    command = [sys.executable, "-m", "unisrec", *words, "--text-encoder", str(text_encoder_dir)]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        said = []
+        while not said or line not in said[-1]:
+            said.append(process.stderr.readline())
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read().splitlines()
+    assert process.returncode == 143
+    assert rest[-1] == "unisrec fit: ended by SIGTERM; nothing was written"
+    assert {path.name for path in tmp_path.iterdir()} == {"clicks.csv", "products.csv"}

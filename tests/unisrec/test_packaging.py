@@ -21,7 +21,7 @@ COLUMNS = ["title", "brand"]
 
 
 def run(*command: str | Path, **options) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    done = subprocess.run(command, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -14,10 +14,10 @@ from unisrec import UniSRecProcessor
 TINY = ["--users", "30", "--finetune-epochs", "1", "--use-cpu", "--output", "out"]
 
 
-def quickstart(folder, *words: str, timeout: int = 900) -> str:
+def quickstart(folder, *words: str) -> str:
     command = [sys.executable, "-m", "unisrec", "quickstart", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # other tests want a core too
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=timeout)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

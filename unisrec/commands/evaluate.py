@@ -16,7 +16,9 @@ candidates (official UniSRec) and with them masked (S3-Rec, HSTU, RecTools).
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+    parser.add_argument(
+        "--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id"
+    )
     parser.add_argument("--domain", required=True, metavar="DIR", help="domain folder, written by unisrec prepare")
     parser.add_argument("--split", choices=["valid", "test"], default="test", help="held-out items to rank (test)")
     parser.add_argument(

@@ -28,7 +28,7 @@ TOLERANCE = 1e-4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+    parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the files")
     parser.add_argument(
         "--text-encoder",

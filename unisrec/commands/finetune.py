@@ -21,7 +21,7 @@ example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("--model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+    parser.add_argument("--model", metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id")
     parser.add_argument("--domain", metavar="DIR", help="domain folder, written by unisrec prepare")
     parser.add_argument(
         "--setting", choices=["inductive", "transductive"], help="text only, or text and item-ID embedding"

@@ -78,25 +78,28 @@ def run(args: argparse.Namespace) -> Result:
     from ..fitting import fit
 
     signal.signal(signal.SIGTERM, _end)
-    result = fit(
-        args.interactions,
-        args.items,
-        output=args.output,
-        model=args.model,
-        text_encoder=args.text_encoder,
-        budget=args.budget,
-        train_on_all=args.train_on_all,
-        user_column=args.user_column,
-        item_column=args.item_column,
-        time_column=args.time_column,
-        text_columns=args.text_columns,
-        keep_unsold=not args.drop_unsold,
-        missing_text=args.missing_text,
-        seed=args.seed,
-        use_cpu=args.use_cpu,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
-        **table_options(args),
-    )
+    try:
+        result = fit(
+            args.interactions,
+            args.items,
+            output=args.output,
+            model=args.model,
+            text_encoder=args.text_encoder,
+            budget=args.budget,
+            train_on_all=args.train_on_all,
+            user_column=args.user_column,
+            item_column=args.item_column,
+            time_column=args.time_column,
+            text_columns=args.text_columns,
+            keep_unsold=not args.drop_unsold,
+            missing_text=args.missing_text,
+            seed=args.seed,
+            use_cpu=args.use_cpu,
+            report=lambda line: print(line, file=sys.stderr, flush=True),
+            **table_options(args),
+        )
+    except InterruptedError as error:  # raised below, or by a training
+        raise InterruptedError("ended by SIGTERM; nothing was written") from error
     data = {"output": args.output, "chosen": result.chosen, "test": result.rows}
     data["validation"] = {each.name: each.score for each in result.attempts}
     return Result(metrics_table(result.rows), data)

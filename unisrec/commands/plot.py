@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("gates", "how much each domain uses each expert"),
     ):
         kind = add_kind(name, help)
-        kind.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder or Hub id")
+        kind.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id")
         kind.add_argument("--domains", nargs="+", required=True, metavar="DIR", help="domain folders")
         kind.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
     popularity = add_kind("popularity", "test recall by training interactions of the target")
