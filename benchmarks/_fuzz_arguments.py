@@ -240,9 +240,7 @@ def path_cases() -> Cases:
             )
     for what, words in {
         "a file that is not there": ("base/none.csv", "--items", "base/shop-items.csv"),
-        "a folder for the interactions": ("base/shop", "--items", "base/shop-items.csv"),
         "items that are not there": ("base/shop.csv", "--items", "base/none.csv"),
-        "a column that is not there": ("base/shop.csv", "--items", "base/shop-items.csv", "--user-column", "nobody"),
         "no minutes": ("base/shop.csv", "--items", "base/shop-items.csv", "--budget", "-1"),
         "an output folder that is there": ("base/shop.csv", "--items", "base/shop-items.csv", "--output", "base/shop"),
     }.items():
