@@ -234,7 +234,7 @@ def finish_finetuning(
         setting, from_scratch: As given to [`build_finetune_trainer`], for the files of results.
 
     Returns:
-        [`TrainingResult`]: As of [`finetune`].
+        [`TrainingResult`]: The result of [`finetune`].
     """
     args = trainer.args
     trainer.save_state()

@@ -116,7 +116,7 @@ def test_frozen_weights_stay(make_model):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--from-scratch"], "--interpolate keeps trained weights and --from-scratch has none"),
+        (["--from-scratch"], "--interpolate keeps trained weights, and --from_scratch has none"),
         (["--lora", "sequence"], "--interpolate interpolates full weights, not adapters"),
         (["--hold_out", "false", "--num_train_epochs", "1"], "auto needs validation users: give a share"),
     ],

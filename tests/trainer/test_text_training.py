@@ -199,7 +199,9 @@ def test_the_encoder_has_a_learning_rate_of_its_own(make_model, text_encoder, tr
         str(tmp_path), learning_rate=0.01, train_text_encoder=True, load_best_model_at_end=False, **training_options
     )
     windows = WindowDataset([leave_one_out(domain, "train")], [domain.num_items], 10)
-    optimizer = UniSRecFinetuneTrainer(model, arguments, train_dataset=windows).create_optimizer()
+    collator = TextFinetuneCollator(domain.items["text"].to_list(), tokenize=dict)
+    trainer = UniSRecFinetuneTrainer(model, arguments, data_collator=collator, train_dataset=windows)
+    optimizer = trainer.create_optimizer()
     rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
