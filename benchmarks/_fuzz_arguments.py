@@ -238,6 +238,14 @@ def path_cases() -> Cases:
                 REFUSED,
                 r"output|exist|folder|name|director|\[Errno|/proc|/dev|y{20}|empty|shop",
             )
+    for what, words in {
+        "a file that is not there": ("base/none.csv", "--items", "base/shop-items.csv"),
+        "items that are not there": ("base/shop.csv", "--items", "base/none.csv"),
+        "no minutes": ("base/shop.csv", "--items", "base/shop-items.csv", "--budget", "-1"),
+        "an output folder that is there": ("base/shop.csv", "--items", "base/shop-items.csv", "--output", "base/shop"),
+    }.items():
+        output = () if "--output" in words else ("--output", "out")
+        yield Case("fit", what, (*words, *output, "--use-cpu"), REFUSED, r"none|shop|nobody|budget")
     for output in ("line\nbreak", " blank ", "a*b[1]?", "急須", "-dash", "a'b\"c", "%s{0}", "$(id)", "a\tb"):
         yield Case(
             "prepare",

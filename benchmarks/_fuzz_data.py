@@ -402,7 +402,11 @@ def domain_cases(rng: random.Random) -> Cases:
     for name in ("nowhere", "", "-", "base/ind", "base/clicks.csv", "base", ".", "a\nb", "x" * 300):
         for verb in ("evaluate", "pretrain", "finetune", "recommend", "plot", "demo", "convert", "index"):
             yield Case(
-                verb, f"domain is {name[:20]!r}", domain_uses(name)[verb], REFUSED, r"domain|folder|base|File name"
+                verb,
+                f"domain is {name[:20]!r}",
+                domain_uses(name)[verb],
+                REFUSED,
+                r"domain|folder|base|File name|expected a \.csv",
             )
 
 

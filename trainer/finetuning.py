@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from ..data import Domain, leave_one_out
 from ..data.domain_features import domain_features
@@ -98,10 +98,10 @@ def build_finetune_trainer(
         from_scratch=from_scratch,
         compared=None if compare_with is None else load_run_results(compare_with, domain),
     )
+    recipe = None
     if args.freeze_sequence_encoder is None and not from_scratch and args.lora is None:
         args.freeze_sequence_encoder = domain.num_interactions < LARGE_DOMAIN
-        if args.process_index == 0:
-            logger.warning(_recipe(domain, setting, args))
+        recipe = _recipe(domain, setting, args)
     set_seed(args.seed)
     base = None if args.lora is None else find_model(model)[1].get("revision")
     name, (model, processor) = model, load_checkpoint(model, text_encoder)
@@ -144,7 +144,7 @@ def build_finetune_trainer(
         model = add_lora(model, args.lora_parts, args.lora_rank, None if base is None else base.resolved)
     elif args.train_text_encoder:
         model.text_encoder.requires_grad_(True)
-    return UniSRecFinetuneTrainer(
+    trainer = UniSRecFinetuneTrainer(
         model,
         args,
         text_encoder=encoder,
@@ -161,6 +161,20 @@ def build_finetune_trainer(
         teachers=teachers,
         card_data=card_data,
     )
+    if recipe is not None:
+        trainer.add_callback(_LogAtStart(recipe))
+    return trainer
+
+
+class _LogAtStart(TrainerCallback):
+    """Logs a line when training begins, after all that can be refused."""
+
+    def __init__(self, line: str):
+        self.line = line
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if state.is_world_process_zero:
+            logger.warning(self.line)
 
 
 def finetune(

@@ -272,7 +272,9 @@ def address(explorer):
 
 
 def test_two_visitors_over_http_do_not_meet(address, explorer):
-    one, other = (Client(address, verbose=False, analytics_enabled=False) for _ in range(2))
+    one, other = (
+        Client(address, verbose=False, analytics_enabled=False, httpx_kwargs={"timeout": 600}) for _ in range(2)
+    )
     one.predict("n1", OWN["n1"], api_name="/place")
     assert "n1" in one.predict("kettle", api_name="/search")
     assert "n1" not in other.predict("kettle", api_name="/search")

@@ -167,7 +167,7 @@ def test_fifty_visitors_at_once_each_get_their_own_answers(address, make_recomme
         return {"mine": f"{'red' if user % 2 else 'blue'} {texts[user % 30]}"}
 
     def visit(user: int) -> list[list[tuple[str, str]]]:
-        client = Client(address, verbose=False, analytics_enabled=False)
+        client = Client(address, verbose=False, analytics_enabled=False, httpx_kwargs={"timeout": 600})
         client.predict("mine", own(user)["mine"], api_name="/place")
         shown = []
         for words in (f"toys-{user % 30}", f"lamp for {user}"):

@@ -289,5 +289,7 @@ def test_a_password_keeps_visitors_out(recommender):
         assert page.ask("GET", "/gradio_api/info")[0] == 401
         assert page.event(fn_index=0, session_hash="s", data=["pen", None]) == 401
         address = f"http://127.0.0.1:{page.port}"
-        client = Client(address, auth=("shop", "secret"), verbose=False, analytics_enabled=False)
+        client = Client(
+            address, auth=("shop", "secret"), verbose=False, analytics_enabled=False, httpx_kwargs={"timeout": 600}
+        )
         assert "steel kettle" in client.predict("steel", api_name="/search")

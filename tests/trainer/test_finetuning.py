@@ -79,11 +79,13 @@ def test_layers_are_frozen_by_the_size_of_the_domain(
 ):
     assert 1 < domain.num_interactions < 1000
     monkeypatch.setattr("unisrec.trainer.finetuning.LARGE_DOMAIN", num_interactions)
-    options = training_options | {"load_best_model_at_end": False, "freeze_sequence_encoder": given}
+    options = training_options | {"load_best_model_at_end": False, "freeze_sequence_encoder": given, "max_steps": 1}
     args = UniSRecFinetuneArguments(str(tmp_path / "run"), **options)
     trainer = build_finetune_trainer(root / "pretrained", root / "toys", "transductive", args)
     layers = list(trainer.model.sequence_encoder.layers.parameters())
     assert {parameter.requires_grad for parameter in layers} == {not frozen}
+    assert "sequence encoder" not in caplog.text  # said when nothing can be refused any more
+    trainer.train()
     lines = [record.getMessage() for record in caplog.records if "the layers of the sequence encoder" in record.msg]
     assert [("are frozen" in line, "--config fast" in line) for line in lines] == [(frozen, not frozen)] * (
         given is None
