@@ -388,10 +388,11 @@ def test_space_starts(runs):
     assert done.stdout.strip() == "shop-text: what comes next?", done.stderr
 
 
-def test_verb_refuses_in_one_line(runs, capsys):
+def test_verb_refuses_in_one_line(runs, find_port, capsys):
+    port = ["--port", str(find_port())]
     for words, line in (
-        (["demo", str(runs / "nothing")], "cannot be loaded"),
-        (["demo", str(runs / "shop-text"), "--domain", str(runs / "nothing")], "nothing"),
+        (["demo", str(runs / "nothing"), *port], "cannot be loaded"),
+        (["demo", str(runs / "shop-text"), "--domain", str(runs / "nothing"), *port], "nothing"),
         (["demo", str(runs / "shop-text"), "--host", "203.0.113.9"], "cannot serve on 203.0.113.9:7860"),
         (["demo", str(runs / "shop-text"), "--port", "99999"], "choose another --port"),
     ):

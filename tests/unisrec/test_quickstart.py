@@ -48,7 +48,7 @@ STARTS = ("from scratch", "fine-tuned")
 
 @pytest.mark.slow
 def test_quickstart_tells_the_whole_story(tmp_path):
-    rows = rows_of(quickstart(tmp_path, "--output", "out", "--use-cpu"))
+    rows = rows_of(quickstart(tmp_path, "--output", "out", "--use-cpu", "--finetune-epochs", "8"))
     recall = {name: cells[0] for name, cells in rows.items()}
     assert recall["zero-shot"] > recall["popularity"] > 2 * recall["random"]
     for setting in ("inductive", "transductive"):
