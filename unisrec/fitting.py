@@ -144,6 +144,10 @@ def fit(
     if not 0 < budget < float("inf"):
         raise ValueError(f"`budget` is {budget}, expected a positive number of minutes")
     check_output_folder(output)
+    if model is not None or text_encoder is None:
+        load_checkpoint(model or BASE_MODEL, text_encoder)  # refused before the tables are read
+    else:
+        load_text_encoder(text_encoder)
     say = report or (lambda line: None)
     domain, columns = _prepare(
         interactions,

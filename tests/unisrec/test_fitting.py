@@ -142,9 +142,9 @@ def test_once_more_on_all_interactions(shop, text_encoder_dir, tmp_path):
             ["--date-format", "%d/%m/%Y"],
             r"clicks.csv, line 2: 'Zeitpunkt' is '\d+.1.2024 18:05', expected a date of the",
         ),
-        (["--text-encoder", "nowhere"], r"nowhere"),
+        (["--text-encoder", "nowhere"], r"fit: error: text encoder 'nowhere' cannot be loaded"),
         (["--separator", "::"], r"--separator is '::'"),
-        (["--model", "nowhere"], r"nowhere"),
+        (["--model", "nowhere"], r"fit: error: model 'nowhere' cannot be loaded"),
         (["--user-column", "Zeile"], r"no user has 3 interactions, .*\(--user-column\)"),
     ],
 )
