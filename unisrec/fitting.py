@@ -26,6 +26,7 @@ from .evaluation.baselines import popularity_metrics, text_neighbour_metrics
 from .evaluation.launch import make_accelerator
 from .evaluation.ranking import RankingDataset, rank_targets
 from .fit_examples import example_histories
+from .fit_notes import notes_on_metrics
 from .modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from .modeling_unisrec.checkpoint import load_checkpoint, new_config
 from .modeling_unisrec.text_encoders import load_text_encoder, text_max_length
@@ -59,6 +60,7 @@ class FitResult:
         rows (`dict[str, dict[str, float]]`): Metrics on the test split of the baselines and of the chosen recipe.
         attempts (`list[Attempt]`): What was tried.
         domain ([`Domain`]): The prepared data.
+        notes (`list[str]`): Sentences on repeat purchases, better baselines, and what the metrics are of.
     """
 
     output: Path
@@ -67,6 +69,7 @@ class FitResult:
     rows: dict[str, dict[str, float]]
     attempts: list[Attempt]
     domain: Domain
+    notes: list[str]
 
     def recommender(self) -> "Recommender":
         """Loads the checkpoint, see [`Recommender`]."""
@@ -254,7 +257,7 @@ class _Fitting:
         start, processor = load_checkpoint(model, text_encoder)
         vectors = domain_features(self.domain, start.text_encoder, processor.tokenizer, start.config, progress=False)
         measured = best[1].model if best is not None else start
-        rows, cold = self._measure(measured, vectors)
+        rows, cold, ranks = self._measure(measured, vectors)
         if zero_shot is not None:
             rows[ZERO_SHOT] = evaluate(model, self.domain, "test", text_encoder=text_encoder, use_cpu=self.use_cpu)
         if best is None:
@@ -269,14 +272,16 @@ class _Fitting:
                 if not path.name.startswith(("checkpoint-", ".")):
                     os.replace(path, draft / path.name)
         examples, coverage = example_histories(draft, self.domain)
+        test = leave_one_out(self.domain, "test")
+        notes = notes_on_metrics(test, ranks, rows, chosen, train_on_all and best is not None)
         facts = FitFacts(
-            self.name, self.domain, columns.reasons, rows, chosen, self.attempts, examples, coverage, cold
+            self.name, self.domain, columns.reasons, rows, chosen, self.attempts, examples, coverage, cold, notes
         )
-        write_fit_report(draft / REPORT, facts, train_on_all=train_on_all and best is not None)
-        return FitResult(draft, chosen, rows[chosen], rows, self.attempts, self.domain)
+        write_fit_report(draft / REPORT, facts)
+        return FitResult(draft, chosen, rows[chosen], rows, self.attempts, self.domain, notes)
 
-    def _measure(self, model: UniSRecModel, vectors: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Test metrics of the baselines, and those of the model by popularity of the item that came next."""
+    def _measure(self, model: UniSRecModel, vectors: np.ndarray) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+        """Test metrics of the baselines, those of the model by popularity of the item that came next, and its ranks."""
         train, test = leave_one_out(self.domain, "train"), leave_one_out(self.domain, "test")
         rows = {
             "popularity": popularity_metrics(train, test, self.domain.num_items),
@@ -284,7 +289,7 @@ class _Fitting:
         }
         users = RankingDataset(test, vectors)
         ranks = rank_targets(model, users, accelerator=make_accelerator(self.use_cpu))
-        return rows, metrics_by_popularity(ranks, users.targets, train, self.domain.num_items)
+        return rows, metrics_by_popularity(ranks, users.targets, train, self.domain.num_items), ranks
 
     def _new_checkpoint(self, text_encoder: str) -> Path:
         """Writes a model with random weights around a text encoder, from which recipes take the settings."""

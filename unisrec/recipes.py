@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from .data import Domain, leave_one_out
 
 
-# Recommendations leave out what the customer has bought, so models are chosen by the metric that does, too.
+# Recommendations leave out what the customer has bought. So does this metric, except for the target itself.
 CHOICE = "ndcg@10_seen_masked"
 LARGE_CATALOGUE = 20_000  # items from which the softmax of a step is sampled
 SMALL_SHOP = 2_000  # training targets below which an ID embedding is not tried

@@ -102,7 +102,8 @@ def run(args: argparse.Namespace) -> Result:
         raise InterruptedError("ended by SIGTERM; nothing was written") from error
     data = {"output": args.output, "chosen": result.chosen, "test": result.rows}
     data["validation"] = {each.name: each.score for each in result.attempts}
-    return Result(metrics_table(result.rows), data)
+    data["notes"] = result.notes
+    return Result("\n".join([metrics_table(result.rows), *result.notes]), data)
 
 
 def _end(signum: int, frame: FrameType | None) -> None:
