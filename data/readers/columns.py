@@ -136,9 +136,10 @@ def to_times(
         elif text.lstrip("+-").isdecimal():
             expected = "a number of at most 64 bits"
         else:
-            expected = "a number or an ISO 8601 date"
-            if re.match(r"\d{1,4}[/.-]\d{1,2}[/.-]\d{1,4}", text):
-                expected += "; name the format by `date_format`, such as '%d/%m/%Y %H:%M'"
+            expected = (
+                "a number, an ISO 8601 date or a German one (31.12.2024 18:05); for others, name the format by "
+                "`date_format`, such as '%d/%m/%Y %H:%M'"
+            )
         raise ValueError(f"{place(source, row, first_line)}: {times.name!r} is {text[:80]!r}, expected {expected}")
     return parsed.rename("time")
 
