@@ -303,7 +303,7 @@ BAD_FILES = {
     "missing column": (
         [*TABLE, "c.csv"],
         {"c.csv": CLICKS.replace("item_id", "item")},
-        r"c\.csv: no column 'item_id'.*did you mean 'item'",
+        r"c\.csv: no column 'item_id'.*did you mean 'item'\?; name the column by --item-column",
     ),
     "no text for an item": (
         [*TABLE, "c.csv"],

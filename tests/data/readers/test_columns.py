@@ -150,5 +150,7 @@ def test_a_named_format_is_the_only_one():
         times([date(1970, 1, 2)], date_format="%d/%m/%Y")
     with pytest.raises(ValueError, match=r"`date_format` is '%H:%M', expected a format of strptime with day, month"):
         times(["09:00"], date_format="%H:%M")
-    with pytest.raises(ValueError, match=r"'2/1/1970', expected .*; for others, name the format by `date_format`, such as"):
+    with pytest.raises(
+        ValueError, match=r"'2/1/1970', expected .*; for others, name the format by `date_format`, such as"
+    ):
         times(["2/1/1970"])
