@@ -204,7 +204,13 @@ class Domain:
 
     @classmethod
     def load(cls, source: "Domain | str | os.PathLike") -> "Domain":
-        """Returns `source` if it is a domain in memory, otherwise the domain in that folder ([`Domain.load_from_disk`])."""
+        """Returns `source` if it is a domain in memory, otherwise the domain in that folder ([`Domain.load_from_disk`]).
+        Raises `TypeError` if it is neither domain nor path."""
+        if not isinstance(source, cls | str | os.PathLike):
+            raise TypeError(
+                f"the domain is a {type(source).__name__}, expected a Domain or the path of its folder; `build_domain` "
+                "makes one of data frames"
+            )
         return source if isinstance(source, cls) else cls.load_from_disk(source)
 
     def report(self) -> str:

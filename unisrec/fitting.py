@@ -192,8 +192,6 @@ def _prepare(
     clicks = load_table(interactions, name="interactions", **csv)
     products = None if items is None else load_table(items, name="items", **csv)
     found = guess_columns(clicks, products, **columns)
-    for line in found.reasons:
-        say(line)
     raw = read_table(
         clicks,
         products,
@@ -207,12 +205,13 @@ def _prepare(
     domain = build_domain(
         raw.interactions, raw.items, name=name, source="table", user_k=1, item_k=1, info=raw.info, **building
     )
-    say(domain.report())
     if not (np.diff(domain.offsets) >= MIN_INTERACTIONS).any():
         raise ValueError(
             f"no user has {MIN_INTERACTIONS} interactions, which it takes to learn from one and hold out two; "
-            "are the users the right column (`user_column`)?"
+            f"are the users in the column {found.user!r} (`user_column`)?"
         )
+    for line in (*found.reasons, domain.report()):  # once nothing is refused any more
+        say(line)
     return domain, found
 
 

@@ -100,5 +100,19 @@ class Budget(TrainerCallback):
             f"{left:.1f} minutes left"
         )
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        scores = [line[f"eval_{CHOICE}"] for line in state.log_history if f"eval_{CHOICE}" in line]
+        if self.is_over:
+            reason = "its time is over"
+        elif state.epoch >= args.num_train_epochs:
+            reason = f"all {args.num_train_epochs:.0f} epochs are done"
+        elif len(scores) > args.early_stopping_patience + scores.index(max(scores)):
+            reason = f"no improvement for {args.early_stopping_patience} epochs"
+        else:  # on SIGTERM
+            return
+        self.say(f"{self.name}: stopped, {reason}")
+
 
 __all__ = ["CHOICE", "Budget", "Recipe", "recipes"]

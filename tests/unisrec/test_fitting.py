@@ -75,7 +75,7 @@ def test_the_best_validation_metric_is_chosen(fitted):
 
 
 def test_what_was_recognised_is_told(fitted):
-    _, lines = fitted
+    result, lines = fitted
     assert lines[:5] == [
         "time: 'Zeitpunkt' of interactions (by its name)",
         "item: 'Artikel' of interactions (by its name)",
@@ -84,6 +84,9 @@ def test_what_was_recognised_is_told(fitted):
         "text: 'Titel' of items (by their names)",
     ]
     assert any(re.search(r"epoch \d+, validation NDCG@10 0\.\d+, at most 0\.\d minutes left", line) for line in lines)
+    stops = [line for line in lines if ": stopped, " in line]
+    assert len(stops) >= len([each for each in result.attempts if each.curve])
+    assert all(re.search(r"(its time is over|no improvement for 10 epochs)$", line) for line in stops)
 
 
 def test_the_report_tells_everything_on_one_page(fitted):
@@ -170,7 +173,7 @@ def test_notes_on_repeat_purchases_and_better_baselines():
         (["--text-encoder", "nowhere"], r"fit: error: text encoder 'nowhere' cannot be loaded"),
         (["--separator", "::"], r"--separator is '::'"),
         (["--model", "nowhere"], r"fit: error: model 'nowhere' cannot be loaded"),
-        (["--user-column", "Zeile"], r"no user has 3 interactions, .*\(--user-column\)"),
+        (["--user-column", "Zeile"], r"no user has 3 interactions, .* 'Zeile' \(--user-column\)"),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(shop, tmp_path, monkeypatch, capsys, words, message):
@@ -179,7 +182,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(shop, tmp_path, monkeypatch,
     clicks.assign(Zeile=range(len(clicks))).to_csv("clicks.csv", sep=";", index=False)
     products.to_csv("products.csv", index=False)
     assert main(["fit", "clicks.csv", "--items", "products.csv", "--output", "model", "--use-cpu", *words]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
+    (error,) = capsys.readouterr().err.splitlines()
     assert re.search(message, error)
     assert error.startswith("unisrec fit: error: ")
     assert {path.name for path in tmp_path.iterdir()} == {"clicks.csv", "products.csv"}
