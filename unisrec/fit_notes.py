@@ -51,13 +51,14 @@ def notes_on_metrics(
         if count < len(test):
             new = ranking_metrics(ranks[~repeats])
             notes.append(
-                f"{chosen}, customers who bought something new ({len(test) - count:,}), seen items masked: "
-                f"Recall@10 {new['recall@10_seen_masked']:.4f}, NDCG@10 {new[CHOICE]:.4f}"
+                f"new purchases only ({len(test) - count:,} of {len(test):,} customers), seen items masked, {chosen!r}: Recall@10 "
+                f"{new['recall@10_seen_masked']:.4f}, NDCG@10 {new[CHOICE]:.4f}"
             )
     better = {name: row[CHOICE] for name, row in rows.items() if row[CHOICE] > rows[chosen][CHOICE]}
     if better:
         scores = ", ".join(f"{name} {score:.4f}" for name, score in better.items())
-        notes.append(f"better than {chosen} ({rows[chosen][CHOICE]:.4f}) in test NDCG@10, seen items masked: {scores}")
+        own = rows[chosen][CHOICE]
+        notes.append(f"better than {chosen!r} ({own:.4f}) by NDCG@10 of the test, seen items masked: {scores}")
     if train_on_all:
         notes.append("the saved model was trained on all interactions; the metrics are those of the model before")
     return notes

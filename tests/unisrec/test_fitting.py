@@ -153,8 +153,10 @@ def test_notes_on_repeat_purchases_and_better_baselines():
     repeats, new, better = notes_on_metrics(test, ranks, rows, "text only", False)
     assert repeats.startswith("2 of 3 customers bought again what they had bought before")
     assert "unless --include-seen (Python: exclude_seen=False)" in repeats
-    assert new.endswith("(1), seen items masked: Recall@10 1.0000, NDCG@10 0.6309")
-    assert better == "better than text only (0.3000) in test NDCG@10, seen items masked: popularity 0.5000"
+    assert new.startswith(
+        "new purchases only (1 of 3 customers), seen items masked, 'text only': Recall@10 1.0000, NDCG@10 0.63"
+    )
+    assert better == "better than 'text only' (0.3000) by NDCG@10 of the test, seen items masked: popularity 0.5000"
     assert (
         notes_on_metrics(Split(flat, offsets, np.arange(3), targets + 9), ranks, {"a": {CHOICE: 1.0}}, "a", False)
         == []
