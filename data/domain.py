@@ -145,7 +145,7 @@ class Domain:
             FileExistsError: If `path` exists and is not an empty folder.
             OSError: If the folder cannot be written, for example because the disk is full.
         """
-        with new_folder(path) as draft:
+        with new_folder(path) as draft, writing(path):
             self.items.write_parquet(draft / "items.parquet")
             self.sequences.write_parquet(draft / "sequences.parquet")
             save_given_features(draft, self.given_features)
@@ -204,7 +204,13 @@ class Domain:
 
     @classmethod
     def load(cls, source: "Domain | str | os.PathLike") -> "Domain":
-        """Returns `source` if it is a domain in memory, otherwise the domain in that folder ([`Domain.load_from_disk`])."""
+        """Returns `source` if it is a domain in memory, otherwise the domain in that folder ([`Domain.load_from_disk`]).
+        Raises `TypeError` if it is neither domain nor path."""
+        if not isinstance(source, cls | str | os.PathLike):
+            raise TypeError(
+                f"the domain is a {type(source).__name__}, expected a Domain or the path of its folder; `build_domain` "
+                "makes one of data frames"
+            )
         return source if isinstance(source, cls) else cls.load_from_disk(source)
 
     def report(self) -> str:
@@ -257,25 +263,27 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
 
     Raises:
         FileExistsError: If `path` exists and is not an empty folder.
-        OSError: If the folder cannot be written, see [`writing`].
+        OSError: If the folder cannot be created or renamed, see [`writing`]. Errors of the `with` block are passed on as
+            they are; wrap in [`writing`] what only writes.
     """
     path = Path(path).absolute()
     check_output_folder(path)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     new_parents = [parent for parent in path.parents if not parent.exists()]
-    with writing(path):
-        try:
+    try:
+        with writing(path):
             draft.mkdir(parents=True)
-            yield draft
+        yield draft  # errors of the caller may concern what it reads, not this folder
+        with writing(path):
             if path.exists():
                 path.rmdir()
             os.replace(draft, path)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            with suppress(OSError):  # another process has created the folder meanwhile
-                for parent in new_parents:
-                    parent.rmdir()
-            raise
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        with suppress(OSError):  # another process has created the folder meanwhile
+            for parent in new_parents:
+                parent.rmdir()
+        raise
 
 
 @contextmanager

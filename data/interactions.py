@@ -188,6 +188,8 @@ def build_domain(
         users, numbers = users[described], numbers[described]
 
     core, rounds = k_core(users, numbers, user_k, item_k)
+    if not len(described):
+        raise ValueError(_describe_nothing_in_common(item_ids, items["item_id"], catalogue["item_id"]))
     if not len(core):
         raise ValueError(_describe_empty(len(described), rounds, user_k, item_k))
     steps.append(
@@ -276,9 +278,26 @@ def _describe_missing(rows: pl.DataFrame, items: pl.DataFrame, catalogue: pl.Dat
     )
 
 
+def _describe_nothing_in_common(bought: pl.Series, listed: pl.Series, with_text: pl.Series) -> str:
+    message = "no interaction is left before the k-core: "
+    if with_text.is_empty():
+        return f"{message}none of the {len(listed):,} items has an id and a text"
+    if bought.is_in(listed.implode()).any():
+        return f"{message}none of the items that occur in the interactions has a text"
+    message += "the interactions and the items have no item id in common"
+    plain, known = bought.str.strip_chars_start("0"), with_text.str.strip_chars_start("0")
+    same = plain.is_in(known.implode())
+    if not same.any():
+        return f"{message}, for example {bought[0]!r} and {with_text[0]!r}; check that both are the same ids"
+    place = int(same.arg_max())
+    other = with_text[int((known == plain[place]).arg_max())]
+    return (
+        f"{message}, but {bought[place]!r} and {other!r} differ only in leading zeros, which spreadsheets and data frames "
+        "drop from numbers; read the ids as text in both"
+    )
+
+
 def _describe_empty(before: int, rounds: Sequence[int], user_k: int, item_k: int) -> str:
-    if not before:
-        return "no interaction is left before the k-core; check that the item ids of both inputs are the same ids"
     counts = " -> ".join(f"{count:,}" for count in (before, *rounds))
     return (
         f"the k-core (user_k={user_k}, item_k={item_k}) leaves nothing: {counts} interactions; "

@@ -127,6 +127,11 @@ class UniSRecProcessor(ProcessorMixin):
             KeyError: For an unknown id.
             ValueError: For an empty history or one that is no list, and as `parse`.
         """
+        if isinstance(histories, str):
+            raise ValueError(
+                f"the histories are the string {histories!r}: expected a list of histories, [[{histories!r}]] for one of "
+                "one item."
+            )
         for position, history in enumerate(histories):
             if isinstance(history, str):
                 raise ValueError(

@@ -13,7 +13,7 @@ import torch
 
 from ..data import Domain
 from ..data.domain_features import domain_features
-from ..data.readers.columns import check_columns
+from ..data.readers.columns import check_columns, named_by
 from ..data.readers.files import suffix_of
 from ..data.readers.frames import TableSource, is_path
 from ..data.readers.item_texts import join_texts
@@ -115,7 +115,8 @@ def read_products(
     columns = [item_column, *(text_columns or ())]
     if text_columns is None and is_path(items) and suffix_of(items) in JSON_LINES:  # of which only named ones are read
         columns += _default_columns(next(json_records(items), {}), str(items))
-    table, source, first_line, notes = load_table(items, columns, name="items")
+    with named_by({"item_id": "item_column"}):
+        table, source, first_line, notes = load_table(items, columns, name="items")
     for note in notes:
         logger.warning(note)
     text_columns = _default_columns(table.columns, source) if text_columns is None else text_columns

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..data.domain import new_folder
+from ..data.domain import new_folder, writing
 from .exact_index import ExactIndex
 
 
@@ -223,7 +223,7 @@ class FaissIndex:
 
         if not torch.equal(self.rows, torch.arange(len(self))):  # items have come and gone since it was built
             return self.rebuild(self.exact).save(output_dir, item_ids)
-        with new_folder(output_dir) as draft:
+        with new_folder(output_dir) as draft, writing(output_dir):
             with open(draft / "index.faiss", "wb") as file:  # by a path, FAISS tells of a full disk on stderr only
                 faiss.write_index(self.faiss_index, faiss.PyCallbackIOWriter(file.write))
             facts = {

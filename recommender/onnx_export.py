@@ -9,7 +9,7 @@ import torch
 from packaging.version import Version
 from torch import nn
 
-from ..data.domain import new_folder
+from ..data.domain import new_folder, writing
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor, check_finite
 
 
@@ -165,14 +165,16 @@ def export_onnx(
 
     with new_folder(output_dir) as draft:
         if processor is not None:
-            processor.save_pretrained(draft)
+            with writing(output_dir):
+                processor.save_pretrained(draft)
         exporter, components = OnnxExporter(), {}
         for name, tower in _towers(model).items():
             inputs = tower.example(5, min(4, tower.longest), torch.Generator().manual_seed(0))
             free_axes = {key: dict.fromkeys(range(len(tower.axes[key])), Dim.DYNAMIC) for key in inputs}
             components[name] = exporter.export(tower, inputs, OnnxConfig(dynamic_shapes=free_axes)).components["model"]
             _clean(components[name].program, tower.axes)
-        ExportedModel(components, exporter.export_format, config=model.config).save_pretrained(draft)
+        with writing(output_dir):
+            ExportedModel(components, exporter.export_format, config=model.config).save_pretrained(draft)
     return [Path(output_dir) / f"{name}.onnx" for name in components]
 
 

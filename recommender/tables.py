@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from ..data import Domain
 from ..data.atomic import whole_file
 from ..data.domain import writing
-from ..data.readers.columns import check_columns, to_times
+from ..data.readers.columns import check_columns, named_by, to_times
 from ..data.readers.frames import TableSource, is_path
 from ..data.readers.guess import column_by_name
 from ..data.readers.table import Table, load_table
@@ -179,7 +179,8 @@ def read_items(
         ValueError: If a column, id or text is missing, or an id occurs twice; names the row.
     """
     columns = [item_column, *(["text"] if text_columns is None else text_columns)]
-    table, _, first_line, _ = load_table(path, columns, hub=False)
+    with named_by({"item_id": "item_column", "text": "text_columns"}):
+        table, _, first_line, _ = load_table(path, columns, hub=False)
     ids = to_ids(table[item_column], str(path), first_line=first_line)
     if text_columns is None:
         texts = to_texts(table["text"], str(path), first_line=first_line)

@@ -64,6 +64,7 @@ class FitFacts:
         examples (`Sequence[Example]`): Test users.
         coverage (`dict[str, Any]`): `users` that were asked for, `items` among their ten best, and their `share`.
         cold (`dict[str, dict[str, float]]`): Test metrics by training interactions of the item that came next.
+        notes (`Sequence[str]`): Sentences below the test metrics.
     """
 
     name: str
@@ -75,17 +76,16 @@ class FitFacts:
     examples: Sequence[Example]
     coverage: dict[str, Any]
     cold: dict[str, dict[str, float]]
+    notes: Sequence[str]
 
 
-def write_fit_report(file: Path, facts: FitFacts, *, train_on_all: bool = False) -> None:
+def write_fit_report(file: Path, facts: FitFacts) -> None:
     """
     Writes the report as one HTML file that loads nothing else.
 
     Args:
         file (`Path`): File to write.
         facts ([`FitFacts`]): What it tells.
-        train_on_all (`bool`, *optional*, defaults to `False`): Whether the saved model was trained on all interactions
-            after it had been chosen and measured.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["metric"] = metric_name
@@ -93,7 +93,6 @@ def write_fit_report(file: Path, facts: FitFacts, *, train_on_all: bool = False)
         facts=facts,
         domain=facts.domain,
         metrics=METRICS,
-        train_on_all=train_on_all,
         unsold=facts.domain.num_items - len(set(facts.domain.flat.tolist())),
         lines=_lines(facts.attempts),
         colors=COLORS,
@@ -155,9 +154,7 @@ Chosen: <b>{{ facts.chosen }}</b>.</p>
 
 <h2>Quality</h2>
 <p>The last interaction of each user is to be found among all items of the catalogue, those of the user's own history
-left out. It played no part in training or choice.
-{% if train_on_all %}The saved model was trained once more on all interactions after it had been measured here.
-{% endif %}</p>
+left out, except the one to be found. It played no part in training or choice.</p>
 <table>
 <tr><th></th>{% for name in metrics %}<th>{{ name|metric }}</th>{% endfor %}</tr>
 {% for name, row in facts.rows.items() %}
@@ -165,6 +162,9 @@ left out. It played no part in training or choice.
 {% for metric in metrics %}<td>{{ "%.4f"|format(row[metric ~ "_seen_masked"]) }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
+{% for note in facts.notes %}
+<p>{{ note[0]|upper }}{{ note[1:] }}.</p>
+{% endfor %}
 
 <h2>What was tried</h2>
 <p>Compared by NDCG@10 on the last but one interaction of each user.</p>

@@ -27,7 +27,7 @@ from .checkpoint_folders import check_output_dir
 from .datasets import WindowDataset
 from .ensemble import Ensemble
 from .finetune_trainer import UniSRecFinetuneTrainer
-from .training_args import LARGE_DOMAIN, UniSRecFinetuneArguments, encoding_options
+from .training_args import LARGE_DOMAIN, UniSRecFinetuneArguments, check_kind, encoding_options
 
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,9 @@ def build_finetune_trainer(
         ValueError: If the setting is unknown, options contradict each other, the text encoder does not fit the
             checkpoint, or `compare_with` is a run on another domain.
         OSError: If the output folder is not empty, or the checkpoint or the domain cannot be read.
+        TypeError: If `domain` is no domain and no path, or `args` are no [`UniSRecFinetuneArguments`].
     """
+    check_kind(args, UniSRecFinetuneArguments)
     if setting not in ("inductive", "transductive"):
         raise ValueError(f"the setting is {setting!r}, expected 'inductive' or 'transductive'.")
     if from_scratch and args.lora is not None:

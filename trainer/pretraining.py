@@ -26,7 +26,7 @@ from .checkpoint_folders import check_output_dir
 from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, DomainTexts, WindowDataset
 from .pretrain_trainer import UniSRecPretrainTrainer, check_similarity
-from .training_args import UniSRecPretrainArguments, encoding_options
+from .training_args import UniSRecPretrainArguments, check_kind, encoding_options
 
 
 def build_pretrain_trainer(
@@ -70,9 +70,11 @@ def build_pretrain_trainer(
         ValueError: If two domains have the same name, the zero-shot domain is also trained on or holds nothing out,
             options contradict each other, or there are no text vectors.
         OSError: If the output folder is not empty, or the text encoder or a domain cannot be read.
+        TypeError: If a domain is no domain and no path, or `args` are no [`UniSRecPretrainArguments`].
     """
     if isinstance(domains, str | os.PathLike | Domain):
         raise ValueError(f"domains is {str(domains)!r}, expected a list of domains.")
+    check_kind(args, UniSRecPretrainArguments)
     args, settings = copy(args), dict(model_config or {})
     of_encoder = {
         "text_pooling": text_pooling,

@@ -364,6 +364,12 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
         return [] if self.lora is None else parse_lora_parts(self.lora)
 
 
+def check_kind(args: Any, kind: type[UniSRecTrainingArguments]) -> None:
+    """Raises `TypeError` if the arguments of a training are not of this class."""
+    if not isinstance(args, kind):
+        raise TypeError(f"args is a {type(args).__name__}, expected {kind.__name__}(output_dir, ...)")
+
+
 def encoding_options(args: UniSRecTrainingArguments) -> dict[str, Any]:
     """Returns the arguments of [`domain_features`] that follow from training arguments."""
     return {

@@ -208,6 +208,8 @@ def _run(argv: Sequence[str]) -> int:
     if not argv:
         parser.print_help(sys.stderr)
         return 2
+    if argv[0] == "help":
+        argv = [*argv[1:], "--help"]
     args, rest = parser.parse_known_args(argv)
     if rest and args.verb not in TRAINING:
         raise ValueError(f"unexpected argument {_shorten(rest[0], 100)!r}; see unisrec {args.verb} --help")
@@ -234,10 +236,13 @@ def _run(argv: Sequence[str]) -> int:
 
 def _write_json(file: str, data: Any) -> None:
     """Writes a result as one JSON object, or as one line for each object of a list."""
-    if isinstance(data, list):
-        text = "".join(json.dumps(each) + "\n" for each in data)
-    else:
-        text = json.dumps(data, indent=2) + "\n"
+    encoding = (sys.stdout.encoding if file == "-" else None) or "utf-8"
+    parts, indent = (data, None) if isinstance(data, list) else ([data], 2)
+    text = "".join(json.dumps(each, indent=indent, ensure_ascii=False) + "\n" for each in parts)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:  # printed as \u escapes
+        text = "".join(json.dumps(each, indent=indent) + "\n" for each in parts)
     if file == "-":
         sys.stdout.write(text)
         return

@@ -26,6 +26,7 @@ from .evaluation.baselines import popularity_metrics, text_neighbour_metrics
 from .evaluation.launch import make_accelerator
 from .evaluation.ranking import RankingDataset, rank_targets
 from .fit_examples import example_histories
+from .fit_notes import notes_on_metrics
 from .modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from .modeling_unisrec.checkpoint import load_checkpoint, new_config
 from .modeling_unisrec.text_encoders import load_text_encoder, text_max_length
@@ -59,6 +60,7 @@ class FitResult:
         rows (`dict[str, dict[str, float]]`): Metrics on the test split of the baselines and of the chosen recipe.
         attempts (`list[Attempt]`): What was tried.
         domain ([`Domain`]): The prepared data.
+        notes (`list[str]`): Sentences on repeat purchases, better baselines, and what the metrics are of.
     """
 
     output: Path
@@ -67,6 +69,7 @@ class FitResult:
     rows: dict[str, dict[str, float]]
     attempts: list[Attempt]
     domain: Domain
+    notes: list[str]
 
     def recommender(self) -> "Recommender":
         """Loads the checkpoint, see [`Recommender`]."""
@@ -144,6 +147,10 @@ def fit(
     if not 0 < budget < float("inf"):
         raise ValueError(f"`budget` is {budget}, expected a positive number of minutes")
     check_output_folder(output)
+    if model is not None or text_encoder is None:
+        load_checkpoint(model or BASE_MODEL, text_encoder)  # refused before the tables are read
+    else:
+        load_text_encoder(text_encoder)
     say = report or (lambda line: None)
     domain, columns = _prepare(
         interactions,
@@ -185,8 +192,6 @@ def _prepare(
     clicks = load_table(interactions, name="interactions", **csv)
     products = None if items is None else load_table(items, name="items", **csv)
     found = guess_columns(clicks, products, **columns)
-    for line in found.reasons:
-        say(line)
     raw = read_table(
         clicks,
         products,
@@ -200,12 +205,13 @@ def _prepare(
     domain = build_domain(
         raw.interactions, raw.items, name=name, source="table", user_k=1, item_k=1, info=raw.info, **building
     )
-    say(domain.report())
     if not (np.diff(domain.offsets) >= MIN_INTERACTIONS).any():
         raise ValueError(
             f"no user has {MIN_INTERACTIONS} interactions, which it takes to learn from one and hold out two; "
-            "are the users the right column (`user_column`)?"
+            f"are the users in the column {found.user!r} (`user_column`)?"
         )
+    for line in (*found.reasons, domain.report()):  # once nothing is refused any more
+        say(line)
     return domain, found
 
 
@@ -250,7 +256,7 @@ class _Fitting:
         start, processor = load_checkpoint(model, text_encoder)
         vectors = domain_features(self.domain, start.text_encoder, processor.tokenizer, start.config, progress=False)
         measured = best[1].model if best is not None else start
-        rows, cold = self._measure(measured, vectors)
+        rows, cold, ranks = self._measure(measured, vectors)
         if zero_shot is not None:
             rows[ZERO_SHOT] = evaluate(model, self.domain, "test", text_encoder=text_encoder, use_cpu=self.use_cpu)
         if best is None:
@@ -265,14 +271,16 @@ class _Fitting:
                 if not path.name.startswith(("checkpoint-", ".")):
                     os.replace(path, draft / path.name)
         examples, coverage = example_histories(draft, self.domain)
+        test = leave_one_out(self.domain, "test")
+        notes = notes_on_metrics(test, ranks, rows, chosen, train_on_all and best is not None)
         facts = FitFacts(
-            self.name, self.domain, columns.reasons, rows, chosen, self.attempts, examples, coverage, cold
+            self.name, self.domain, columns.reasons, rows, chosen, self.attempts, examples, coverage, cold, notes
         )
-        write_fit_report(draft / REPORT, facts, train_on_all=train_on_all and best is not None)
-        return FitResult(draft, chosen, rows[chosen], rows, self.attempts, self.domain)
+        write_fit_report(draft / REPORT, facts)
+        return FitResult(draft, chosen, rows[chosen], rows, self.attempts, self.domain, notes)
 
-    def _measure(self, model: UniSRecModel, vectors: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Test metrics of the baselines, and those of the model by popularity of the item that came next."""
+    def _measure(self, model: UniSRecModel, vectors: np.ndarray) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+        """Test metrics of the baselines, those of the model by popularity of the item that came next, and its ranks."""
         train, test = leave_one_out(self.domain, "train"), leave_one_out(self.domain, "test")
         rows = {
             "popularity": popularity_metrics(train, test, self.domain.num_items),
@@ -280,7 +288,7 @@ class _Fitting:
         }
         users = RankingDataset(test, vectors)
         ranks = rank_targets(model, users, accelerator=make_accelerator(self.use_cpu))
-        return rows, metrics_by_popularity(ranks, users.targets, train, self.domain.num_items)
+        return rows, metrics_by_popularity(ranks, users.targets, train, self.domain.num_items), ranks
 
     def _new_checkpoint(self, text_encoder: str) -> Path:
         """Writes a model with random weights around a text encoder, from which recipes take the settings."""

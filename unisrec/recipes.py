@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from .data import Domain, leave_one_out
 
 
-# Recommendations leave out what the customer has bought, so models are chosen by the metric that does, too.
+# Recommendations leave out what the customer has bought. So does this metric, except for the target itself.
 CHOICE = "ndcg@10_seen_masked"
 LARGE_CATALOGUE = 20_000  # items from which the softmax of a step is sampled
 SMALL_SHOP = 2_000  # training targets below which an ID embedding is not tried
@@ -99,6 +99,20 @@ class Budget(TrainerCallback):
             f"{self.name}: epoch {state.epoch:.0f}, validation NDCG@10 {metrics[f'eval_{CHOICE}']:.4f}, at most "
             f"{left:.1f} minutes left"
         )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        scores = [line[f"eval_{CHOICE}"] for line in state.log_history if f"eval_{CHOICE}" in line]
+        if self.is_over:
+            reason = "its time is over"
+        elif state.epoch >= args.num_train_epochs:
+            reason = f"all {args.num_train_epochs:.0f} epochs are done"
+        elif len(scores) > args.early_stopping_patience + scores.index(max(scores)):
+            reason = f"no improvement for {args.early_stopping_patience} epochs"
+        else:  # on SIGTERM
+            return
+        self.say(f"{self.name}: stopped, {reason}")
 
 
 __all__ = ["CHOICE", "Budget", "Recipe", "recipes"]

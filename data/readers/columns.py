@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import polars as pl
 
@@ -21,6 +22,33 @@ _ISO_SPELLINGS = (
 ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z")
 
 
+class MissingColumnError(ValueError):
+    """Raised for a table without a required column, which is `column`."""
+
+    def __init__(self, message: str, column: str):
+        super().__init__(message)
+        self.column = column
+
+
+@contextmanager
+def named_by(arguments: Mapping[str, str]) -> Iterator[None]:
+    """
+    Adds to the error of a missing column the argument by which the caller can name another one.
+
+    Args:
+        arguments (`Mapping[str, str]`): Arguments by column, for example `{"item_id": "item_column"}`.
+
+    Raises:
+        ValueError: If such a column is missing inside the `with` block.
+    """
+    try:
+        yield
+    except MissingColumnError as error:
+        if error.column not in arguments:
+            raise
+        raise ValueError(f"{error}; name the column by `{arguments[error.column]}`") from error
+
+
 def check_columns(found: Sequence[str], wanted: Sequence[str], source: str) -> None:
     """
     Check that a table has all required columns.
@@ -31,14 +59,15 @@ def check_columns(found: Sequence[str], wanted: Sequence[str], source: str) -> N
         source (`str`): File or dataset, for the message.
 
     Raises:
-        ValueError: If a column is missing; the message lists the existing columns and suggests the nearest one.
+        MissingColumnError: If a column is missing; the message lists the existing columns and suggests the nearest one.
     """
     for column in wanted:
         if column not in found:
             lowered = {name.lower(): name for name in found}
             near = difflib.get_close_matches(column.lower(), lowered, n=1)
             hint = f"; did you mean {lowered[near[0]]!r}?" if near else ""
-            raise ValueError(f"{source}: no column {column!r}, the columns are {', '.join(found)}{hint}")
+            message = f"{source}: no column {column!r}, the columns are {', '.join(found)}{hint}"
+            raise MissingColumnError(message, column)
 
 
 def to_interactions(
@@ -136,9 +165,10 @@ def to_times(
         elif text.lstrip("+-").isdecimal():
             expected = "a number of at most 64 bits"
         else:
-            expected = "a number or an ISO 8601 date"
-            if re.match(r"\d{1,4}[/.-]\d{1,2}[/.-]\d{1,4}", text):
-                expected += "; name the format by `date_format`, such as '%d/%m/%Y %H:%M'"
+            expected = (
+                "a number, an ISO 8601 date or a German one (31.12.2024 18:05); for others, name the format by "
+                "`date_format`, such as '%d/%m/%Y %H:%M'"
+            )
         raise ValueError(f"{place(source, row, first_line)}: {times.name!r} is {text[:80]!r}, expected {expected}")
     return parsed.rename("time")
 
@@ -180,4 +210,4 @@ def _parse_dates(times: pl.Series, date_format: str) -> pl.Series:
     return texts.str.to_datetime(date_format, time_unit="us", strict=False).to_physical()
 
 
-__all__ = ["check_columns", "to_interactions", "to_times"]
+__all__ = ["MissingColumnError", "check_columns", "named_by", "to_interactions", "to_times"]

@@ -9,7 +9,7 @@ import polars as pl
 
 from ...modeling_unisrec.hub import pin_revision
 from ..interactions import RawData, count_step
-from .columns import check_columns, to_interactions
+from .columns import check_columns, named_by, to_interactions
 from .files import check_file, open_csv, parse_csv, read_parquet, read_workbook, suffix_of
 from .frames import TableSource, is_path, to_polars
 from .item_texts import join_texts
@@ -102,14 +102,23 @@ def read_table(
     check_csv_options([interactions, items], separator, encoding)
     options = {"separator": separator, "encoding": encoding}
     extra = text_columns if items is None else []
-    table = load_table(interactions, [*columns.values(), *extra], name="interactions", **options)
+    # Who named a column knows the argument already.
+    arguments = {
+        "user_id": "user_column",
+        "item_id": "item_column",
+        "timestamp": "time_column",
+        "title": "text_columns",
+    }
+    with named_by(arguments):
+        table = load_table(interactions, [*columns.values(), *extra], name="interactions", **options)
     frame, source, first_line, notes = table
     rows = to_interactions(frame, columns, source, first_line=first_line, date_format=date_format)
     steps = [count_step(f"read {Path(source).name}", rows.height, rows.height)]
     catalogue_table, catalogue_columns = table, [item_column, *text_columns]
     if items is not None:
         catalogue_columns = [id_column, *text_columns]
-        catalogue_table = load_table(items, catalogue_columns, name="items", **options)
+        with named_by({"title": "text_columns"} | ({} if items_id_column else {id_column: "items_id_column"})):
+            catalogue_table = load_table(items, catalogue_columns, name="items", **options)
     ids = to_ids(
         catalogue_table.frame[catalogue_columns[0]], catalogue_table.source, first_line=catalogue_table.first_line
     )

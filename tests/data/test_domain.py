@@ -254,6 +254,8 @@ def test_folder_that_cannot_be_written_leaves_nothing(tmp_path):
     with suppress(KeyboardInterrupt), new_folder(tmp_path / "new" / "parents" / "shop") as draft:
         (draft / "items.parquet").touch()
         raise KeyboardInterrupt
+    with pytest.raises(FileNotFoundError, match=r"^clicks: no such file$"), new_folder(tmp_path / "new" / "shop"):
+        raise FileNotFoundError("clicks: no such file")  # what the caller reads is no fault of the folder
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 
 

@@ -178,8 +178,14 @@ def test_too_strict_a_core_is_an_error():
 
 
 def test_no_item_in_common():
-    with pytest.raises(ValueError, match=r"no interaction is left before the k-core"):
-        build(make_rows([("a", "x", 1)]), make_items({"X": "text"}), missing_text="drop")
+    for bought, items, message in (
+        ("x", {"X": "text"}, "no item id in common, for example 'x' and 'X'; check"),
+        ("7", {"0": "text", "007": "text"}, "but '7' and '007' differ only in leading zeros"),
+        ("x", {"x": None, "y": "text"}, "none of the items that occur in the interactions has a text"),
+        ("x", {"x": None}, "none of the 1 items has an id and a text"),
+    ):
+        with pytest.raises(ValueError, match=rf"no interaction is left before the k-core: .*{message}"):
+            build(make_rows([("a", bought, 1)]), make_items(items), missing_text="drop")
 
 
 def test_unknown_policy():

@@ -130,6 +130,8 @@ def test_id_without_a_catalogue(tokenizer):
 
 
 def test_items_without_a_list_around_them_are_refused(processor):
+    with pytest.raises(ValueError, match=r"the histories are the string '00003': expected .* \[\['00003'\]\] for one"):
+        processor.parse_histories("00003")
     with pytest.raises(ValueError, match="history 0 is the string 'A1': a history is a list"):
         processor(["A1", "A2"])
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -137,3 +138,12 @@ def test_a_domain_in_memory_trains_and_ranks_as_its_folder_does(root, domain, tr
         found.append(metrics)
     assert found[0] == found[1]
     assert len(domain.encoded) == 1
+
+
+def test_arguments_of_the_wrong_kind_are_refused(tmp_path):
+    expected = r"args is a dict, expected UniSRecFinetuneArguments\(output_dir"
+    with pytest.raises(TypeError, match=expected):
+        finetune("nowhere", "nowhere", "inductive", {"output_dir": str(tmp_path / "run")})
+    args = UniSRecFinetuneArguments(str(tmp_path / "run"), use_cpu=True, report_to="none")
+    with pytest.raises(TypeError, match="the domain is a DataFrame, expected a Domain or .* `build_domain` makes one"):
+        finetune("nowhere", pl.DataFrame({"user_id": ["u"]}), "inductive", args)

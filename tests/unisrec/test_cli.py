@@ -2,6 +2,7 @@
 
 import argparse
 import gzip
+import io
 import json
 import re
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, BertConfig, BertModel
 
-from unisrec.cli import VERBS, OneLineParser, build_parser, main
+from unisrec.cli import VERBS, OneLineParser, _write_json, build_parser, main
 from unisrec.data import Domain
 
 
@@ -185,6 +186,28 @@ def test_json_of_the_verbs_without_a_model(tmp_path, capsys):
     assert "there is no folder" in bad(capsys, "env", "--json", tmp_path / "none" / "env.json")
 
 
+@pytest.mark.parametrize(("encoding", "printed"), [("utf-8", '"Müsli"'), ("ascii", '"M\\u00fcsli"')])
+def test_json_keeps_what_the_output_can_encode(monkeypatch, tmp_path, encoding, printed):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding, errors="backslashreplace")
+    monkeypatch.setattr("sys.stdout", stream)
+    _write_json("-", [{"text": "Müsli"}])
+    stream.flush()
+    assert stream.buffer.getvalue().decode(encoding) == f'{{"text": {printed}}}\n'
+    _write_json(str(tmp_path / "result.json"), {"text": "Müsli"})
+    assert '"Müsli"' in (tmp_path / "result.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("words", [[], ["env"]])
+def test_help_is_a_word_too(capsys, words):
+    shown = []
+    for argv in (["help", *words], [*words, "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+        assert stop.value.code == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] != ""
+
+
 def test_checkpoint_loads_by_the_auto_classes_with_equal_scores(folders):
     code = (
         "import torch, unisrec\n"
@@ -303,7 +326,7 @@ BAD_FILES = {
     "missing column": (
         [*TABLE, "c.csv"],
         {"c.csv": CLICKS.replace("item_id", "item")},
-        r"c\.csv: no column 'item_id'.*did you mean 'item'",
+        r"c\.csv: no column 'item_id'.*did you mean 'item'\?; name the column by --item-column",
     ),
     "no text for an item": (
         [*TABLE, "c.csv"],

@@ -75,6 +75,10 @@ def test_items_added_once_need_no_encoding_again(capsys, monkeypatch):
             ["--items", "products.csv", "--item-column", "sku"],
             "no column 'sku', the columns are item_id, title, brand",
         ),
+        (
+            ["--items", "skus.csv"],
+            "no column 'item_id', the columns are sku, title, brand; name the column by --item-column",
+        ),
         (["--items", "goods.csv"], "goods.csv: no such file"),
         (["--items", "products.csv", "--domain", "shop"], "not allowed with argument"),
         (["--text-columns", "title"], "name columns of --items: name the products with --items too"),
@@ -82,6 +86,7 @@ def test_items_added_once_need_no_encoding_again(capsys, monkeypatch):
     ],
 )
 def test_bad_items(capsys, words, message):
+    Path("skus.csv").write_text(Path("products.csv").read_text().replace("item_id", "sku", 1))
     assert message in bad(capsys, "recommend", "--model", NAME, *words, *HISTORY)
 
 
@@ -102,6 +107,9 @@ def test_a_released_checkpoint_is_never_changed(capsys):
     assert "name a new folder" in bad(capsys, "items", "add", NAME, "--item", "1", "red pen")
     assert "no catalogue" in bad(capsys, "items", "remove", NAME, "--id", "1", "--output", "shop")
     assert "no catalogue; add items to it" in bad(capsys, "items", "list", NAME)
+    Path("skus.csv").write_text("sku,text\n1,red pen\n")
+    line = bad(capsys, "items", "add", NAME, "--input", "skus.csv", "--output", "shop")
+    assert "no column 'item_id', the columns are sku, text; name the column by --item-column" in line
     assert {file.name: file.stat().st_mtime_ns for file in (RELEASED_FOLDER / NAME).iterdir()} == before
     assert not Path("shop").exists()
 

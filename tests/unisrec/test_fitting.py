@@ -13,10 +13,12 @@ import pytest
 import unisrec
 from unisrec import fitting
 from unisrec.cli import main
+from unisrec.data.splits import Split
 from unisrec.data.training_data import has_seen
 from unisrec.evaluation import evaluate
+from unisrec.fit_notes import is_repeat, notes_on_metrics
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
-from unisrec.recipes import recipes
+from unisrec.recipes import CHOICE, recipes
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,9 @@ def test_the_folder_holds_a_checkpoint_that_recommends(fitted, shop):
     assert evaluate(result.output, result.domain, use_cpu=True) == pytest.approx(result.metrics)
     written = json.loads((result.output / "test_results.json").read_text())
     assert written["test_ndcg@10"] == result.metrics["ndcg@10"]
-    assert "# model" in (result.output / "README.md").read_text()
+    card = (result.output / "README.md").read_text()
+    assert "# model" in card
+    assert "no run from scratch" not in card
 
 
 def test_the_best_validation_metric_is_chosen(fitted):
@@ -71,7 +75,7 @@ def test_the_best_validation_metric_is_chosen(fitted):
 
 
 def test_what_was_recognised_is_told(fitted):
-    _, lines = fitted
+    result, lines = fitted
     assert lines[:5] == [
         "time: 'Zeitpunkt' of interactions (by its name)",
         "item: 'Artikel' of interactions (by its name)",
@@ -80,6 +84,9 @@ def test_what_was_recognised_is_told(fitted):
         "text: 'Titel' of items (by their names)",
     ]
     assert any(re.search(r"epoch \d+, validation NDCG@10 0\.\d+, at most 0\.\d minutes left", line) for line in lines)
+    stops = [line for line in lines if ": stopped, " in line]
+    assert len(stops) >= len([each for each in result.attempts if each.curve])
+    assert all(re.search(r"(its time is over|no improvement for 10 epochs)$", line) for line in stops)
 
 
 def test_the_report_tells_everything_on_one_page(fitted):
@@ -93,6 +100,7 @@ def test_the_report_tells_everything_on_one_page(fitted):
         assert re.search(rf"<td>{name}</td>\s*{cells}", page)
     for attempt in result.attempts:
         assert attempt.name in page
+    assert all(note[1:-1].replace("'", "&#39;") in page for note in result.notes)
     assert "(1 of them never sold)" in page
     assert page.count('<span class="hit">') + page.count("<span>") == 10 * 5
     share = re.search(r"of 40 users are\s+(\d+) different ones, ([\d.]+) % of the", page)
@@ -130,7 +138,29 @@ def test_once_more_on_all_interactions(shop, text_encoder_dir, tmp_path):
     model, _ = load_checkpoint(tmp_path / "model")
     assert has_seen(model.config, result.domain)
     assert np.isfinite(result.metrics["ndcg@10"])
-    assert "once more on all interactions" in (tmp_path / "model" / "report.html").read_text()
+    said = "he saved model was trained on all interactions; the metrics are those of the model before"
+    assert f"t{said}" in result.notes
+    assert f"T{said}" in (tmp_path / "model" / "report.html").read_text()
+
+
+def test_notes_on_repeat_purchases_and_better_baselines():
+    histories, targets = [[0, 1], [2], [0, 3, 0]], np.array([1, 0, 0])
+    flat, offsets = np.concatenate(histories), np.array([0, 2, 3, 6])
+    test = Split(flat, offsets, np.arange(3), targets)
+    assert is_repeat(test).tolist() == [True, False, True]
+    rows = {"popularity": {CHOICE: 0.5}, "text neighbours": {CHOICE: 0.1}, "text only": {CHOICE: 0.3}}
+    ranks = np.array([[0.0, 0.0], [1.0, 1.0], [90.0, 90.0]])
+    repeats, new, better = notes_on_metrics(test, ranks, rows, "text only", False)
+    assert repeats.startswith("2 of 3 customers bought again what they had bought before")
+    assert "unless --include-seen (Python: exclude_seen=False)" in repeats
+    assert new.startswith(
+        "new purchases only (1 of 3 customers), seen items masked, 'text only': Recall@10 1.0000, NDCG@10 0.63"
+    )
+    assert better == "better than 'text only' (0.3000) by NDCG@10 of the test, seen items masked: popularity 0.5000"
+    assert (
+        notes_on_metrics(Split(flat, offsets, np.arange(3), targets + 9), ranks, {"a": {CHOICE: 1.0}}, "a", False)
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,10 +172,10 @@ def test_once_more_on_all_interactions(shop, text_encoder_dir, tmp_path):
             ["--date-format", "%d/%m/%Y"],
             r"clicks.csv, line 2: 'Zeitpunkt' is '\d+.1.2024 18:05', expected a date of the",
         ),
-        (["--text-encoder", "nowhere"], r"nowhere"),
+        (["--text-encoder", "nowhere"], r"fit: error: text encoder 'nowhere' cannot be loaded"),
         (["--separator", "::"], r"--separator is '::'"),
-        (["--model", "nowhere"], r"nowhere"),
-        (["--user-column", "Zeile"], r"no user has 3 interactions, .*\(--user-column\)"),
+        (["--model", "nowhere"], r"fit: error: model 'nowhere' cannot be loaded"),
+        (["--user-column", "Zeile"], r"no user has 3 interactions, .* 'Zeile' \(--user-column\)"),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(shop, tmp_path, monkeypatch, capsys, words, message):
@@ -154,7 +184,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(shop, tmp_path, monkeypatch,
     clicks.assign(Zeile=range(len(clicks))).to_csv("clicks.csv", sep=";", index=False)
     products.to_csv("products.csv", index=False)
     assert main(["fit", "clicks.csv", "--items", "products.csv", "--output", "model", "--use-cpu", *words]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
+    (error,) = capsys.readouterr().err.splitlines()
     assert re.search(message, error)
     assert error.startswith("unisrec fit: error: ")
     assert {path.name for path in tmp_path.iterdir()} == {"clicks.csv", "products.csv"}

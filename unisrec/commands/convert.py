@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     from ..data import Domain
-    from ..data.domain import check_output_folder, new_folder
+    from ..data.domain import check_output_folder, new_folder, writing
     from ..data.given_features import given_text_features
     from ..data.readers.official_items import arrange_items, official_item_order
     from ..data.text_features import load_text_features, text_max_length
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> Result:
     elif conversion.item_embeddings is not None:
         held = plural(len(conversion.item_embeddings), "item")
         text += f"\n\nno catalogue: the file has the vectors of {held} but no ids; --domain adds them"
-    with new_folder(args.output) as draft:
+    with new_folder(args.output) as draft, writing(args.output):
         model.save_pretrained(draft)
         processor.save_pretrained(draft)
     return Result(f"{text}\n\ncheckpoint: {args.output}", found)

@@ -98,13 +98,18 @@ def run(args: argparse.Namespace) -> Result:
             report=lambda line: print(line, file=sys.stderr, flush=True),
             **table_options(args),
         )
-    except InterruptedError as error:  # raised below, or by a training
+    except (_Ended, InterruptedError) as error:  # the latter by a training, which handles the signal itself
         raise InterruptedError("ended by SIGTERM; nothing was written") from error
     data = {"output": args.output, "chosen": result.chosen, "test": result.rows}
     data["validation"] = {each.name: each.score for each in result.attempts}
-    return Result(metrics_table(result.rows), data)
+    data["notes"] = result.notes
+    return Result("\n".join([metrics_table(result.rows), *result.notes]), data)
+
+
+class _Ended(BaseException):
+    """Raised on SIGTERM; no `Exception`, because those are caught and explained where files are loaded."""
 
 
 def _end(signum: int, frame: FrameType | None) -> None:
     """Lets SIGTERM end the run as an exception does, which removes what is half done."""
-    raise InterruptedError("ended by SIGTERM; nothing was written")
+    raise _Ended

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     if args.action == "list":
         return list_items(args.model)
-    from ..data.domain import check_output_folder, new_folder
+    from ..data.domain import check_output_folder, new_folder, writing
     from ..modeling_unisrec import lock_catalogue
     from ..modeling_unisrec.checkpoint import load_checkpoint
     from ..modeling_unisrec.hub import released_folder
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> Result:
         if args.output is None:
             catalogue.save(folder)
     if args.output is not None:
-        with new_folder(args.output) as draft:
+        with new_folder(args.output) as draft, writing(args.output):
             recommender.save_pretrained(draft)
             if (card := (released_folder(args.model) or Path(args.model)) / "README.md").is_file():
                 shutil.copy(card, draft)

@@ -60,11 +60,12 @@ def test_other_times():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["1", "2", "x3"], r"clicks.csv, line 4: 'when' is 'x3', expected a number or an ISO 8601 date"),
+        (["31.12.24"], r"line 2: .* is .31.12.24., expected .* a German one .*; for others, name the format"),
+        (["1", "2", "x3"], r"clicks.csv, line 4: 'when' is 'x3', expected a number, an ISO 8601 date or a German"),
         (["2009-12-01", "2009-13-01"], r"line 3: 'when' is '2009-13-01'"),
         (["1/2/1970 0:00"], r"line 2: 'when' is '1/2/1970 0:00'"),
         ([1.0, float("inf")], r"line 3: 'when' is 'inf'"),
-        (["1", "1e999"], r"line 3: 'when' is '1e999', expected a number or an ISO 8601 date"),
+        (["1", "1e999"], r"line 3: 'when' is '1e999', expected a number, an ISO 8601 date or a German"),
         (["1", str(2**63)], rf"line 3: 'when' is '{2**63}', expected a number of at most 64 bits"),
         (["1.5", str(2**63)], rf"line 3: 'when' is '{2**63}', expected a number of at most 64 bits"),
         (pl.Series([1, 2**63], dtype=pl.UInt64), rf"line 3: 'when' is '{2**63}', expected a number of at most 64"),
@@ -149,5 +150,7 @@ def test_a_named_format_is_the_only_one():
         times([date(1970, 1, 2)], date_format="%d/%m/%Y")
     with pytest.raises(ValueError, match=r"`date_format` is '%H:%M', expected a format of strptime with day, month"):
         times(["09:00"], date_format="%H:%M")
-    with pytest.raises(ValueError, match=r"'2/1/1970', expected .*; name the format by `date_format`, such as"):
+    with pytest.raises(
+        ValueError, match=r"'2/1/1970', expected .*; for others, name the format by `date_format`, such as"
+    ):
         times(["2/1/1970"])
