@@ -40,6 +40,11 @@ VERBS = {
 }
 # The verbs whose parser accepts options that it does not know: `run(args, rest)` gets them.
 TRAINING = ("pretrain", "finetune")
+# Options that name files or folders to read, of any verb.
+READ = (
+    *("model", "text_encoder", "index", "config", "domain", "domains", "compare_with"),
+    *("interactions", "items", "input", "users", "ratings", "metadata", "official"),
+)
 NO_MODEL = ("prepare", "push", "env")  # need no registration of the model with transformers
 
 # Exceptions that indicate a programming error, if they are raised in our own code.
@@ -61,6 +66,13 @@ class OneLineParser(argparse.ArgumentParser):
         words = sys.argv[1:] if args is None else list(args)
         options = {action for action in self._actions if action.option_strings}
         spellings = {_plain(name): name for action in options for name in action.option_strings if len(name) > 2}
+        repeatable = {
+            _plain(name)
+            for each in options
+            if isinstance(each, argparse._AppendAction)
+            for name in each.option_strings
+        }
+        given: set[str] = set()
         for place, word in enumerate(words):
             if word == "--" or (self._subparsers is not None and not word.startswith("-")):
                 break  # what follows are operands, or words for the parser of a subcommand
@@ -69,6 +81,9 @@ class OneLineParser(argparse.ArgumentParser):
                 words[place] = spellings.get(_plain(name), name) + equals + value
                 if _plain(name) not in spellings and self.get_default("verb") not in TRAINING:
                     self.error(f"unknown option {_shorten(name, 100)}{did_you_mean(name, spellings.values())}")
+                if _plain(name) in given - repeatable:  # argparse would take the last one
+                    self.error(f"{spellings.get(_plain(name), name)} is given twice")
+                given.add(_plain(name))
         self._words = words
         return super().parse_known_args(words, namespace)
 
@@ -212,10 +227,7 @@ def _run(argv: Sequence[str]) -> int:
     if rest and args.verb not in TRAINING:
         raise ValueError(f"unexpected argument {_shorten(rest[0], 100)!r}; see unisrec {args.verb} --help")
     json_file = getattr(args, "json", None)
-    if json_file not in (None, "-"):
-        from .data.atomic import check_output_file
-
-        check_output_file(json_file)
+    _check_files(args)
     command = import_module(f".commands.{args.verb}", __package__)
     # Where the result goes to standard output as JSON, messages on the way there go to standard error.
     with (
@@ -230,6 +242,22 @@ def _run(argv: Sequence[str]) -> int:
     if json_file != "-":
         print(result.text)
     return 0
+
+
+def _check_files(args: argparse.Namespace) -> None:
+    """Raises an error if a file that the verb writes at its end cannot be written, or would replace something it reads."""
+    options = vars(args)
+    written = {"json": options.get("json"), "output": options["output"] if args.verb == "recommend" else None}
+    written = {name: file for name, file in written.items() if file not in (None, "-")}
+    if not written:
+        return
+    from .data.atomic import check_apart, check_output_file
+
+    if "json" in written:
+        check_output_file(written["json"])
+    used = [options.get(name) for name in (*READ, "output", "output_dir") if name not in written]
+    used = [each for value in used for each in (value if isinstance(value, list) else [value]) if each is not None]
+    check_apart({f"--{name}": file for name, file in written.items()}, used)
 
 
 def _write_json(file: str, data: Any) -> None:

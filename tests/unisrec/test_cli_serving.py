@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -323,3 +324,33 @@ def test_users_need_a_domain_that_knows_them(shop, domain, tmp_path, capsys):
     words = ["--domain", domain, "--users", tmp_path / "users.csv", "--output", tmp_path / "out.csv"]
     assert "no column 'user_id', the columns are user" in bad(capsys, *options, *words)
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_no_output_replaces_what_is_read_or_another_output(shop, domain, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("us.csv").write_text("user_id,item_id\nann,i1\n")
+    recommend, of_domain = ["recommend", "--model", shop], ["--domain", domain, "--users"]
+    before = files_of(tmp_path)
+    for words in (
+        [*recommend, "--input", "us.csv", "--output", "us.csv"],
+        [*recommend, *of_domain, "us.csv", "--output", tmp_path / "us.csv"],
+        [*recommend, *of_domain, "all", "--output", domain / "items.parquet"],
+        [*recommend, *of_domain, "all", "--output", "a.csv", "--json", "./a.csv"],
+        [*recommend, "--history", "i1", "--json", shop / "config.json"],
+        ["evaluate", "--model", shop, "--domain", domain, "--json", domain / "new.json"],
+        ["fit", "us.csv", "--output", "model", "--json", "us.csv"],
+        ["fit", "us.csv", "--output", "model", "--json", "model"],
+        ["items", "list", shop, "--json", shop / "README.md"],
+    ):
+        assert "which this command uses too; name another file" in bad(capsys, *words)
+    assert files_of(tmp_path) == before
+
+
+def test_an_option_given_twice_is_refused(shop, tmp_path, capsys):
+    for words in (["--top_k", 3, "--top-k=1"], ["--history", "i2"]):
+        with pytest.raises(SystemExit) as ended:
+            run("recommend", "--model", shop, "--history", "i1", *words)
+        assert ended.value.code == 2
+        assert re.fullmatch(r"unisrec recommend: error: --[a-z-]+ is given twice; .*\n", capsys.readouterr().err)
+    add = ["items", "add", shop, "--item", "n1", "oak table", "--item", "n2", "tin cup", "--output", tmp_path / "more"]
+    assert run(*add) == 0
