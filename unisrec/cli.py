@@ -40,11 +40,6 @@ VERBS = {
 }
 # The verbs whose parser accepts options that it does not know: `run(args, rest)` gets them.
 TRAINING = ("pretrain", "finetune")
-# Options that name files or folders to read, of any verb.
-READ = (
-    *("model", "text_encoder", "index", "config", "domain", "domains", "compare_with"),
-    *("interactions", "items", "input", "users", "ratings", "metadata", "official"),
-)
 NO_MODEL = ("prepare", "push", "env")  # need no registration of the model with transformers
 
 # Exceptions that indicate a programming error, if they are raised in our own code.
@@ -227,7 +222,7 @@ def _run(argv: Sequence[str]) -> int:
     if rest and args.verb not in TRAINING:
         raise ValueError(f"unexpected argument {_shorten(rest[0], 100)!r}; see unisrec {args.verb} --help")
     json_file = getattr(args, "json", None)
-    _check_files(args)
+    import_module(".commands._shared", __package__).check_files(args)
     command = import_module(f".commands.{args.verb}", __package__)
     # Where the result goes to standard output as JSON, messages on the way there go to standard error.
     with (
@@ -242,22 +237,6 @@ def _run(argv: Sequence[str]) -> int:
     if json_file != "-":
         print(result.text)
     return 0
-
-
-def _check_files(args: argparse.Namespace) -> None:
-    """Raises an error if a file that the verb writes at its end cannot be written, or would replace something it reads."""
-    options = vars(args)
-    written = {"json": options.get("json"), "output": options["output"] if args.verb == "recommend" else None}
-    written = {name: file for name, file in written.items() if file not in (None, "-")}
-    if not written:
-        return
-    from .data.atomic import check_apart, check_output_file
-
-    if "json" in written:
-        check_output_file(written["json"])
-    used = [options.get(name) for name in (*READ, "output", "output_dir") if name not in written]
-    used = [each for value in used for each in (value if isinstance(value, list) else [value]) if each is not None]
-    check_apart({f"--{name}": file for name, file in written.items()}, used)
 
 
 def _write_json(file: str, data: Any) -> None:

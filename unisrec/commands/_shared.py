@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 
 METRICS = {"R@10": "recall@10", "N@10": "ndcg@10", "R@50": "recall@50", "N@50": "ndcg@50"}
+# Options that name files or folders to read, of any verb.
+READ = (
+    *("model", "text_encoder", "index", "config", "domain", "domains", "compare_with"),
+    *("interactions", "items", "input", "users", "ratings", "metadata", "official"),
+)
 
 
 class Result(NamedTuple):
@@ -37,6 +42,22 @@ def add_json(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the result to a file as JSON, or print it instead of the text if no file is named",
     )
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raises an error if a file that the verb writes at its end cannot be written, or would replace something it reads."""
+    options = vars(args)
+    written = {"json": options.get("json"), "output": options["output"] if args.verb == "recommend" else None}
+    written = {name: file for name, file in written.items() if file not in (None, "-")}
+    if not written:
+        return
+    from ..data.atomic import check_apart, check_output_file
+
+    if "json" in written:
+        check_output_file(written["json"])
+    used = [options.get(name) for name in (*READ, "output", "output_dir") if name not in written]
+    used = [each for value in used for each in (value if isinstance(value, list) else [value]) if each is not None]
+    check_apart({f"--{name}": file for name, file in written.items()}, used)
 
 
 def add_items_arguments(
