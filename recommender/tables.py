@@ -222,12 +222,18 @@ def check_suffix(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> N
 def write_table(table: "Dataset", path: str | os.PathLike) -> None:
     """Writes a dataset as parquet, CSV or JSON lines, depending on the suffix. Raises `ValueError` for other
     suffixes."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
     check_suffix(path)
-    with _whole_file(path) as draft:
-        write = {".parquet": table.to_parquet, ".csv": table.to_csv, ".jsonl": table.to_json}[
-            Path(path).suffix.lower()
-        ]
-        write(draft)
+    is_quiet = are_progress_bars_disabled()
+    disable_progress_bars()  # it takes a moment
+    try:
+        with _whole_file(path) as draft:
+            write = {".parquet": table.to_parquet, ".csv": table.to_csv, ".jsonl": table.to_json}
+            write[Path(path).suffix.lower()](draft)
+    finally:
+        if not is_quiet:
+            enable_progress_bars()
 
 
 def export_vectors(

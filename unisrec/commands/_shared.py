@@ -3,12 +3,12 @@
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 
 if TYPE_CHECKING:
-    from ..modeling_unisrec import ItemCatalogue
+    from ..modeling_unisrec import ItemCatalogue, UniSRecProcessor
     from ..recommender import Recommender
 
 
@@ -92,9 +92,12 @@ def given_items(args: argparse.Namespace) -> "ItemCatalogue | None":
     return make_catalogue(items, item_column=args.item_column, text_columns=args.text_columns)
 
 
-def load_recommender(args: argparse.Namespace, index: str = "exact") -> "Recommender":
-    """Loads a recommender for the options of a verb, and prints how long the encoding of texts took. Raises `ValueError`
-    if FAISS is missing, so that the verb exits with status 2."""
+def load_recommender(
+    args: argparse.Namespace, index: str = "exact", check: "Callable[[UniSRecProcessor], None] | None" = None
+) -> "Recommender":
+    """Loads a recommender for the options of a verb, and prints how long the encoding of texts took. `check` is called
+    with processor and catalogue before texts are encoded. Raises `ValueError` if FAISS is missing, so that the verb exits
+    with status 2."""
     from ..modeling_unisrec.checkpoint import load_checkpoint
     from ..recommender import Recommender
     from ..recommender.catalogue import use_text_vectors_of
@@ -102,6 +105,8 @@ def load_recommender(args: argparse.Namespace, index: str = "exact") -> "Recomme
     catalogue = given_items(args)
     model, processor = load_checkpoint(args.model, args.text_encoder)
     processor.catalogue = processor.catalogue if catalogue is None else catalogue
+    if check is not None and processor.catalogue is not None:
+        check(processor)
     use_text_vectors_of(args.domain, model, processor)
     start = time.perf_counter()
     recommender = Recommender(model, processor)
