@@ -83,7 +83,8 @@ def find_histories(
 
     Raises:
         KeyError: If a user is not in the domain.
-        ValueError: If the numbers of user ids and histories differ, or a table cannot be read.
+        ValueError: If the numbers of user ids and histories differ, a user id is not a string, or a table cannot be
+            read.
     """
     if isinstance(histories, Domain):
         return domain_histories(histories, user_ids)
@@ -110,9 +111,13 @@ def domain_histories(domain: Domain, user_ids: Sequence[str] | None = None) -> t
 
     Raises:
         KeyError: If a user is not in the domain.
+        ValueError: If an id is not a string.
     """
     sequences, ids = domain.sequences, domain.items["item_id"]
     if user_ids is not None:
+        user_ids = list(user_ids)
+        if wrong := [each for each in user_ids if not isinstance(each, str)]:
+            raise ValueError(f"user ids are strings, not {wrong[0]!r}: write a number as '12'.")
         wanted = pl.DataFrame({"user_id": list(user_ids)}, schema={"user_id": pl.String})
         if len(unknown := wanted.join(sequences, on="user_id", how="anti", maintain_order="left")):
             raise KeyError(
