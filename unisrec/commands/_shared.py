@@ -56,7 +56,9 @@ def check_files(args: argparse.Namespace) -> None:
     if "json" in written:
         check_output_file(written["json"])
     used = [options.get(name) for name in (*READ, "output", "output_dir") if name not in written]
-    used = [each for value in used for each in (value if isinstance(value, list) else [value]) if each is not None]
+    used = [
+        each for value in used for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)
+    ]
     check_apart({f"--{name}": file for name, file in written.items()}, used)
 
 
