@@ -262,7 +262,7 @@ class _Fitting:
             rows[ZERO_SHOT] = evaluate(model, self.domain, "test", text_encoder=text_encoder, use_cpu=self.use_cpu)
         if best is None:
             if train_on_all:
-                self.say("nothing was trained, on all interactions neither: zero-shot was chosen (`train_on_all`)")
+                self.say("zero-shot was chosen, so nothing is trained on all interactions")
             self._save_zero_shot(str(model), start, processor, vectors, draft)
         else:
             recipe, trainer = best
