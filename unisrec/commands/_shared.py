@@ -57,7 +57,10 @@ def check_files(args: argparse.Namespace) -> None:
         check_output_file(written["json"])
     used = [options.get(name) for name in (*READ, "output", "output_dir") if name not in written]
     used = [
-        each for value in used for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)
+        each
+        for value in used
+        for each in (value if isinstance(value, list) else [value])
+        if isinstance(each, str) and each
     ]
     check_apart({f"--{name}": file for name, file in written.items()}, used)
 
