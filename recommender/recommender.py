@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..data import Domain
 from ..data.readers.frames import TableSource
+from ..data.readers.values import check_count
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_catalogue, item_tower_state
 from ..modeling_unisrec.checkpoint import load_checkpoint
 from .catalogue import Items, check_items, make_catalogue, use_text_vectors_of
@@ -148,11 +149,10 @@ class Recommender:
 
         Raises:
             KeyError: If an id is unknown; names the nearest known ids.
-            ValueError: If a history is empty, a text is given without a text encoder, or `top_k` is below 1.
+            ValueError: If a history is empty, a text is given without a text encoder, or a count is below 1.
         """
+        check_count("top_k", top_k)
         snapshot = self._current()
-        if top_k < 1:
-            raise ValueError(f"top_k is {top_k}; ask for at least one item.")
         candidates = snapshot.candidates(allowed, blocked)
         parsed = snapshot.processor.parse_histories(histories)
         results: list[list[Recommendation]] = [[] for _ in parsed]
@@ -177,7 +177,7 @@ class Recommender:
             `datasets.Dataset`: Columns `user_id`, `rank` (from 1), `item_id` and `score`, a row for each item.
 
         Raises:
-            ValueError: If the numbers of user ids and histories differ, and as for `recommend`.
+            KeyError, ValueError: As for `recommend` and [`find_histories`].
         """
         from datasets import Dataset, Features, Value
 
@@ -206,6 +206,7 @@ class Recommender:
             KeyError: For an unknown id.
             ValueError: If a text is given without a text encoder, or `top_k` is below 1.
         """
+        check_count("top_k", top_k)
         snapshot = self._current()
         row, text = snapshot.processor.parse(item)
         if row is None:
@@ -231,8 +232,7 @@ class Recommender:
             scores by the plain product.
 
         Raises:
-            KeyError: For an unknown id.
-            ValueError: If a history is empty, or a text is given without a text encoder.
+            KeyError, ValueError: As for [`~Recommender.recommend`].
         """
         snapshot = self._current()
         parsed = snapshot.processor.parse_histories(histories)

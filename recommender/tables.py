@@ -83,7 +83,8 @@ def find_histories(
 
     Raises:
         KeyError: If a user is not in the domain.
-        ValueError: If the numbers of user ids and histories differ, or a table cannot be read.
+        ValueError: If the numbers of user ids and histories differ, a user id is not a string, or a table cannot be
+            read.
     """
     if isinstance(histories, Domain):
         return domain_histories(histories, user_ids)
@@ -110,9 +111,13 @@ def domain_histories(domain: Domain, user_ids: Sequence[str] | None = None) -> t
 
     Raises:
         KeyError: If a user is not in the domain.
+        ValueError: If an id is not a string.
     """
     sequences, ids = domain.sequences, domain.items["item_id"]
     if user_ids is not None:
+        user_ids = list(user_ids)
+        if wrong := [each for each in user_ids if not isinstance(each, str)]:
+            raise ValueError(f"user ids are strings, not {wrong[0]!r}: write a number as '12'.")
         wanted = pl.DataFrame({"user_id": list(user_ids)}, schema={"user_id": pl.String})
         if len(unknown := wanted.join(sequences, on="user_id", how="anti", maintain_order="left")):
             raise KeyError(
@@ -223,12 +228,18 @@ def check_suffix(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> N
 def write_table(table: "Dataset", path: str | os.PathLike) -> None:
     """Writes a dataset as parquet, CSV or JSON lines, depending on the suffix. Raises `ValueError` for other
     suffixes."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
     check_suffix(path)
-    with _whole_file(path) as draft:
-        write = {".parquet": table.to_parquet, ".csv": table.to_csv, ".jsonl": table.to_json}[
-            Path(path).suffix.lower()
-        ]
-        write(draft)
+    is_quiet = are_progress_bars_disabled()
+    disable_progress_bars()  # it takes a moment
+    try:
+        with _whole_file(path) as draft:
+            write = {".parquet": table.to_parquet, ".csv": table.to_csv, ".jsonl": table.to_json}
+            write[Path(path).suffix.lower()](draft)
+    finally:
+        if not is_quiet:
+            enable_progress_bars()
 
 
 def export_vectors(

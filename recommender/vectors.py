@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from tqdm.auto import tqdm
 
+from ..data.readers.values import check_count
 from ..data.text_features import encode_texts, text_max_length
 from ..modeling_unisrec import (
     ItemCatalogue,
@@ -66,7 +67,8 @@ class VectorEncoder:
         progress: bool = False,
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Yields positions of parsed histories and their vectors `(batch_size, hidden_size)`, batch by batch;
-        histories of similar length are batched together."""
+        histories of similar length are batched together. Raises `ValueError` for a batch size below 1."""
+        check_count("batch_size", batch_size)
         longest, catalogue = processor.max_history_length, processor.catalogue
         texts = sorted({text for entries in parsed for row, text in entries[-longest:] if row is None})
         text_vectors, place_of_text = self.texts(texts), {text: place for place, text in enumerate(texts)}

@@ -61,6 +61,13 @@ class OneLineParser(argparse.ArgumentParser):
         words = sys.argv[1:] if args is None else list(args)
         options = {action for action in self._actions if action.option_strings}
         spellings = {_plain(name): name for action in options for name in action.option_strings if len(name) > 2}
+        repeatable = {
+            _plain(name)
+            for each in options
+            if isinstance(each, argparse._AppendAction)
+            for name in each.option_strings
+        }
+        given: set[str] = set()
         for place, word in enumerate(words):
             if word == "--" or (self._subparsers is not None and not word.startswith("-")):
                 break  # what follows are operands, or words for the parser of a subcommand
@@ -69,6 +76,9 @@ class OneLineParser(argparse.ArgumentParser):
                 words[place] = spellings.get(_plain(name), name) + equals + value
                 if _plain(name) not in spellings and self.get_default("verb") not in TRAINING:
                     self.error(f"unknown option {_shorten(name, 100)}{did_you_mean(name, spellings.values())}")
+                if _plain(name) in given - repeatable:  # argparse would take the last one
+                    self.error(f"{spellings.get(_plain(name), name)} is given twice")
+                given.add(_plain(name))
         self._words = words
         return super().parse_known_args(words, namespace)
 
@@ -214,10 +224,7 @@ def _run(argv: Sequence[str]) -> int:
     if rest and args.verb not in TRAINING:
         raise ValueError(f"unexpected argument {_shorten(rest[0], 100)!r}; see unisrec {args.verb} --help")
     json_file = getattr(args, "json", None)
-    if json_file not in (None, "-"):
-        from .data.atomic import check_output_file
-
-        check_output_file(json_file)
+    import_module(".commands._shared", __package__).check_files(args)
     command = import_module(f".commands.{args.verb}", __package__)
     # Where the result goes to standard output as JSON, messages on the way there go to standard error.
     with (

@@ -241,11 +241,18 @@ class _Fitting:
         zero_shot = None if is_new else self._try_zero_shot(model, text_encoder)
         best, score = None, -1.0 if zero_shot is None else zero_shot
         end, todo = time.monotonic() + seconds, recipes(self.domain, not is_new)
+        if not todo:
+            nothing = "no history has two items before the held-out ones, so nothing can be trained"
+            if is_new:
+                raise ValueError(f"{nothing}; leave `text_encoder` out to start from {BASE_MODEL} as it is")
+            self.say(f"{nothing}: the model stays as it is")
         for place, recipe in enumerate(todo):
             left = end - seconds / 2 - time.monotonic()  # half of the time is kept for the best one
-            if left <= 0:
+            if left <= 0 and score >= 0:
                 self.attempts.append(Attempt(recipe.name, note="not tried: no time left"))
                 continue
+            if left <= 0:  # a new model
+                self.say(f"{recipe.name}: the budget is too small for a training, one step is made")
             trainer, budget = self._train(recipe, model, text_encoder, place, left / (len(todo) - place), end)
             if trainer.state.best_metric > score:
                 best, score, best_budget = (recipe, trainer), trainer.state.best_metric, budget
@@ -260,6 +267,8 @@ class _Fitting:
         if zero_shot is not None:
             rows[ZERO_SHOT] = evaluate(model, self.domain, "test", text_encoder=text_encoder, use_cpu=self.use_cpu)
         if best is None:
+            if train_on_all:
+                self.say("zero-shot was chosen, so nothing is trained on all interactions")
             self._save_zero_shot(str(model), start, processor, vectors, draft)
         else:
             recipe, trainer = best

@@ -45,10 +45,12 @@ def recipes(domain: Domain, has_weights: bool) -> list[Recipe]:
 
     Returns:
         `list[Recipe]`: All with the batch size that gives about 25 steps an epoch, from 64 to 2,048 targets, and with a
-        sampled softmax for large catalogues.
+        sampled softmax for large catalogues; none if no training history has two items.
     """
     train = leave_one_out(domain, "train")
     targets = int(np.maximum(np.diff(train.offsets) - 1, 0).sum())
+    if targets == 0:
+        return []
     batch = min(max(64, 1 << max(targets // 25, 1).bit_length() - 1), 2048)
     common: dict[str, Any] = {"per_device_train_batch_size": batch}
     if domain.num_items > LARGE_CATALOGUE:

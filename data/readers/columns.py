@@ -20,6 +20,7 @@ _ISO_SPELLINGS = (
     (r"\s$", ""),
 )
 ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M%z")
+EPOCH_UNITS = {0: "seconds", 3: "milliseconds", 6: "microseconds", 9: "nanoseconds"}  # by power of ten
 
 
 class MissingColumnError(ValueError):
@@ -135,7 +136,7 @@ def to_times(
 
     Raises:
         ValueError: If the column holds durations, times of day, lists or the like, a value is neither a number nor a
-            date, or `date_format` is invalid or given for a column of dates.
+            date, `date_format` is invalid or given for a column of dates, or numbers count from 1970 in several units.
     """
     dtype = times.dtype
     if dtype == pl.Object:  # JSON lines and frames with values of several types
@@ -170,7 +171,25 @@ def to_times(
                 "`date_format`, such as '%d/%m/%Y %H:%M'"
             )
         raise ValueError(f"{place(source, row, first_line)}: {times.name!r} is {text[:80]!r}, expected {expected}")
+    if date_format is None and not times.dtype.is_temporal():
+        _check_one_unit(times, source, first_line)
     return parsed.rename("time")
+
+
+def _check_one_unit(times: pl.Series, source: str, first_line: int | None) -> None:
+    """Raises `ValueError` if numbers count from 1970 in several units, such as seconds and milliseconds: the years 1980 to
+    2096 in one unit do not overlap with those in another. Numbers outside of these years are not judged."""
+    numbers = times.cast(pl.Float64, strict=False)
+    unit = pl.Series([None], dtype=pl.Int64).new_from_index(0, len(times))
+    for power in EPOCH_UNITS:
+        unit = unit.set(numbers.is_between(3e8 * 10**power, 4e9 * 10**power).fill_null(False), power)
+    if unit.n_unique() - bool(unit.null_count()) > 1:
+        usual = unit.drop_nulls().value_counts(sort=True)[unit.name][0]
+        row = int((unit != usual).fill_null(False).arg_max())
+        raise ValueError(
+            f"{place(source, row, first_line)}: {times.name!r} is {times[row]}, in {EPOCH_UNITS[unit[row]]}, where most rows "
+            f"are in {EPOCH_UNITS[usual]} since 1970; expected one unit in the whole column"
+        )
 
 
 def _parse_times(times: pl.Series, formats: Sequence[str]) -> pl.Series:

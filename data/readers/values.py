@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from datetime import date
 from decimal import Decimal
+from numbers import Integral
 from typing import Any
 
 import polars as pl
@@ -156,6 +157,12 @@ def place(source: str, row: int, first_line: int | None = None) -> str:
     return f"{source}, row {row + 1}" if first_line is None else f"{source}, line {first_line + row}"
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raises `ValueError` unless a value is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} is {value!r}, expected a whole number of at least 1.")
+
+
 def _leaves(value: Any) -> Iterator[str]:
     """Returns all non-missing leaves of a value, in order."""
     pending = [value]  # iterative, because files may be nested arbitrarily deep
@@ -231,4 +238,4 @@ def _wrong_type(source: str, column: str, dtype: pl.DataType, expected: str) -> 
     return f"{source}: column {column!r} is of type {dtype}, expected {expected}; name another column or convert it"
 
 
-__all__ = ["MISSING_WORDS", "flatten_text", "place", "present", "to_id", "to_ids", "to_texts"]
+__all__ = ["MISSING_WORDS", "check_count", "flatten_text", "place", "present", "to_id", "to_ids", "to_texts"]

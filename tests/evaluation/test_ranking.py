@@ -94,3 +94,11 @@ def test_evaluate_takes_no_training_arguments(make_model, domain, text_encoder, 
     assert metrics.keys() == ranking_metrics(np.zeros((1, 2))).keys()
     assert 0 < metrics["recall@10"] < 1
     assert Domain.load_from_disk(tmp_path / "toys").content_hash == domain.content_hash
+
+
+def test_evaluate_refuses_other_splits_and_batches():
+    with pytest.raises(ValueError, match="split is 'train', expected 'valid' or 'test'"):
+        evaluate("model", "domain", "train")
+    for size in (0, 2.5, True):
+        with pytest.raises(ValueError, match=f"batch_size is {size}, expected a whole number of at least 1"):
+            evaluate("model", "domain", batch_size=size)

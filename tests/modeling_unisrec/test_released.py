@@ -13,6 +13,7 @@ from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 from unisrec.modeling_unisrec.hub import RELEASED, RELEASED_FOLDER, find_model, released_folder, released_name
+from unisrec.modeling_unisrec.text_encoders import find_text_encoder, load_text_encoder
 
 
 NAME = "unisrec-base"
@@ -123,9 +124,31 @@ def test_files_that_are_missing_from_an_installation(monkeypatch, tmp_path):
         load_checkpoint(NAME)
 
 
-def test_another_text_encoder_of_another_width_is_refused(text_encoder_dir):
-    with pytest.raises(ValueError, match="vectors of 16 numbers, the model takes 384"):
+def test_only_its_own_text_encoder_is_taken(text_encoder_dir):
+    with pytest.raises(ValueError, match="unisrec-base was trained with .*all-MiniLM-L6-v2, and .* has other weights"):
         load_checkpoint(NAME, str(text_encoder_dir))
+    copy = shutil.copytree(find_text_encoder("minilm"), "copy")
+    expected, given = load_checkpoint(NAME)[0].state_dict(), load_checkpoint(NAME, str(copy))[0].state_dict()
+    assert all(torch.equal(weight, given[name]) for name, weight in expected.items())
+    encoder, _ = load_text_encoder(str(copy))
+    with torch.no_grad():
+        encoder.embeddings.LayerNorm.bias += 1e-3
+    encoder.save_pretrained(copy)  # of the same width
+    with pytest.raises(ValueError, match="'copy' has other weights; leave `text_encoder` out"):
+        load_checkpoint(NAME, str(copy))
+
+
+def test_a_text_encoder_for_a_checkpoint_that_has_one_is_refused(joined, make_domain):
+    make_domain("shop").save_to_disk("shop")
+    calls = [
+        lambda: load_checkpoint(joined, "minilm"),
+        lambda: evaluate(joined, "shop", text_encoder="minilm"),
+        lambda: Recommender.from_pretrained(joined, {"1": "red tent"}, text_encoder="minilm"),
+        lambda: finetune(joined, "shop", "inductive", UniSRecFinetuneArguments("run"), text_encoder="minilm"),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="has the text encoder that it was trained with; leave `text_encoder`"):
+            call()
 
 
 def test_it_has_no_items_of_its_own():

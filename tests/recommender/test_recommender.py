@@ -291,3 +291,22 @@ def test_representations_tell_sizes_and_kinds(make_recommender):
     recommender.add_items({"n": "red lamp"})
     assert repr(recommender.processor.catalogue) == "ItemCatalogue(7 items, with text vectors, 6 with an ID embedding)"
     assert repr(ItemCatalogue(IDS, TEXTS)) == "ItemCatalogue(6 items, no text vectors)"
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.5, True, "3", None])
+def test_counts_are_whole_numbers(make_recommender, number):
+    recommender = make_recommender()
+    for call in (
+        lambda: recommender.recommend([["i1"]], top_k=number),
+        lambda: recommender.similar_items("i1", top_k=number),
+        lambda: recommender.recommend([["i1"]], batch_size=number),
+        lambda: recommender.encode_users([["i1"]], batch_size=number),
+    ):
+        with pytest.raises(ValueError, match=f"is {number!r}, expected a whole number of at least 1"):
+            call()
+    assert recommender.recommend([["i1"]], top_k=np.int64(2), batch_size=np.int32(1))[0]
+
+
+def test_users_of_a_domain_are_named_by_strings(make_recommender, make_domain):
+    with pytest.raises(ValueError, match="user ids are strings, not 1: write a number as '12'"):
+        make_recommender().recommend_dataset(make_domain(), [1])

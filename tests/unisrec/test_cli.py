@@ -431,7 +431,7 @@ def test_bad_input_of_the_training_verbs(folders, tmp_path, text_encoder_dir, ca
         "--config",
         tmp_path / "setting.yaml",
     )
-    assert "gives vectors of 32 numbers, the model takes 16" in bad(
+    assert "has the text encoder that it was trained with; leave --text_encoder" in bad(
         capsys, *finetune, folders / "pretrained", "--text-encoder", tmp_path / "wide"
     )
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from unisrec.cli import main
 from unisrec.data import Domain, text_features
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
+from unisrec.modeling_unisrec.checkpoint import load_checkpoint, untrained_model
 from unisrec.recommender import Recommender
 
 
@@ -323,3 +325,58 @@ def test_users_need_a_domain_that_knows_them(shop, domain, tmp_path, capsys):
     words = ["--domain", domain, "--users", tmp_path / "users.csv", "--output", tmp_path / "out.csv"]
     assert "no column 'user_id', the columns are user" in bad(capsys, *options, *words)
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_no_output_replaces_what_is_read_or_another_output(shop, domain, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("us.csv").write_text("user_id,item_id\nann,i1\n")
+    recommend, of_domain = ["recommend", "--model", shop], ["--domain", domain, "--users"]
+    before = files_of(tmp_path)
+    for words in (
+        [*recommend, "--input", "us.csv", "--output", "us.csv"],
+        [*recommend, *of_domain, "us.csv", "--output", tmp_path / "us.csv"],
+        [*recommend, *of_domain, "all", "--output", domain / "items.parquet"],
+        [*recommend, *of_domain, "all", "--output", "a.csv", "--json", "./a.csv"],
+        [*recommend, "--history", "i1", "--json", shop / "config.json"],
+        ["evaluate", "--model", shop, "--domain", domain, "--json", domain / "new.json"],
+        ["fit", "us.csv", "--output", "model", "--json", "us.csv"],
+        ["fit", "us.csv", "--output", "model", "--json", "model"],
+        ["items", "list", shop, "--json", shop / "README.md"],
+    ):
+        assert "which this command uses too; name another file" in bad(capsys, *words)
+    assert files_of(tmp_path) == before
+
+
+def test_an_option_given_twice_is_refused(shop, tmp_path, capsys):
+    for words in (["--top_k", 3, "--top-k=1"], ["--history", "i2"]):
+        with pytest.raises(SystemExit) as ended:
+            run("recommend", "--model", shop, "--history", "i1", *words)
+        assert ended.value.code == 2
+        assert re.fullmatch(r"unisrec recommend: error: --[a-z-]+ is given twice; .*\n", capsys.readouterr().err)
+    add = ["items", "add", shop, "--item", "n1", "oak table", "--item", "n2", "tin cup", "--output", tmp_path / "more"]
+    assert run(*add) == 0
+
+
+def test_ids_are_checked_before_anything_is_encoded(shop, tmp_path, capsys, monkeypatch):
+    products, output = tmp_path / "products.csv", tmp_path / "found.csv"
+    products.write_text("item_id,text\nn1,red tent\nn2,tin cup\n")
+    words = ["recommend", "--model", tmp_path / "base", "--items", products]
+    model, processor = load_checkpoint(shop)
+    model = untrained_model(model, None, {})
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "base")
+    (tmp_path / "histories.csv").write_text("user_id,history\nann,n1 n9\nbob,n8\n")
+    of_file = ["--input", tmp_path / "histories.csv", "--output", output]
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(Recommender, "__init__", lambda *_: pytest.fail("the catalogue is encoded first"))
+        assert "item id 'n9' is not in the catalogue of 2 items" in bad(capsys, *words, "--history", "n1", "n9")
+        assert "history 1, user ann: item id 'n9' is not" in bad(capsys, *words, *of_file)
+        nothing = bad(capsys, *words, "--history", "n8", "n9", "--skip-unknown")
+        assert "no id is in the catalogue (2 unknown ids left out)" in nothing
+    assert run(*words, "--history", "n1", "n9", "--skip-unknown") == 0
+    assert "left out: 1 unknown id\n" in capsys.readouterr().err
+    assert run(*words, *of_file, "--skip-unknown") == 0
+    said = capsys.readouterr().err
+    assert "left out: 2 unknown ids, 1 user with nothing else" in said
+    assert "Arrow format" not in said

@@ -132,6 +132,29 @@ def test_a_start_that_no_training_beats_is_kept(fitted, shop, tmp_path, monkeypa
     assert len(result.recommender().recommend([["007"]])[0]) == 10
 
 
+def test_histories_of_three_leave_nothing_to_train_on(fitted, shop, text_encoder_dir, tmp_path):
+    clicks, products = shop
+    clicks, lines = clicks.groupby("Kunde").head(3), []
+    options = {"budget": 0.05, "use_cpu": True, "train_on_all": True, "report": lines.append}
+    result = unisrec.fit(clicks, products, output=tmp_path / "kept", model=fitted[0].output, **options)
+    assert result.chosen == "zero-shot"
+    assert {each.name for each in result.attempts if each.score is not None} == {"zero-shot"}
+    assert any("so nothing can be trained: the model stays as it is" in line for line in lines)
+    assert "zero-shot was chosen, so nothing is trained on all interactions" in lines
+    with pytest.raises(ValueError, match="so nothing can be trained; leave `text_encoder` out to start from unisrec"):
+        unisrec.fit(clicks, products, output=tmp_path / "new", text_encoder=str(text_encoder_dir), **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_new_model_gets_one_step_whatever_the_budget(shop, text_encoder_dir, tmp_path):
+    lines = []
+    options = {"text_encoder": str(text_encoder_dir), "budget": 1e-6, "use_cpu": True, "report": lines.append}
+    result = unisrec.fit(*shop, output=tmp_path / "model", **options)
+    assert result.chosen == "text only"
+    assert "text only: the budget is too small for a training, one step is made" in lines
+    assert np.isfinite(result.metrics["ndcg@10"])
+
+
 def test_once_more_on_all_interactions(shop, text_encoder_dir, tmp_path):
     options = {"text_encoder": str(text_encoder_dir), "budget": 0.05, "use_cpu": True, "train_on_all": True}
     result = unisrec.fit(*shop, output=tmp_path / "model", **options)

@@ -3,16 +3,21 @@
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 
 if TYPE_CHECKING:
-    from ..modeling_unisrec import ItemCatalogue
+    from ..modeling_unisrec import ItemCatalogue, UniSRecProcessor
     from ..recommender import Recommender
 
 
 METRICS = {"R@10": "recall@10", "N@10": "ndcg@10", "R@50": "recall@50", "N@50": "ndcg@50"}
+# Options that name files or folders to read, of any verb.
+READ = (
+    *("model", "text_encoder", "index", "config", "domain", "domains", "compare_with"),
+    *("interactions", "items", "input", "users", "ratings", "metadata", "official"),
+)
 
 
 class Result(NamedTuple):
@@ -37,6 +42,27 @@ def add_json(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the result to a file as JSON, or print it instead of the text if no file is named",
     )
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raises an error if a file that the verb writes at its end cannot be written, or would replace something it reads."""
+    options = vars(args)
+    written = {"json": options.get("json"), "output": options["output"] if args.verb == "recommend" else None}
+    written = {name: file for name, file in written.items() if file not in (None, "-")}
+    if not written:
+        return
+    from ..data.atomic import check_apart, check_output_file
+
+    if "json" in written:
+        check_output_file(written["json"])
+    used = [options.get(name) for name in (*READ, "output", "output_dir") if name not in written]
+    used = [
+        each
+        for value in used
+        for each in (value if isinstance(value, list) else [value])
+        if isinstance(each, str) and each
+    ]
+    check_apart({f"--{name}": file for name, file in written.items()}, used)
 
 
 def add_items_arguments(
@@ -71,9 +97,12 @@ def given_items(args: argparse.Namespace) -> "ItemCatalogue | None":
     return make_catalogue(items, item_column=args.item_column, text_columns=args.text_columns)
 
 
-def load_recommender(args: argparse.Namespace, index: str = "exact") -> "Recommender":
-    """Loads a recommender for the options of a verb, and prints how long the encoding of texts took. Raises `ValueError`
-    if FAISS is missing, so that the verb exits with status 2."""
+def load_recommender(
+    args: argparse.Namespace, index: str = "exact", check: "Callable[[UniSRecProcessor], None] | None" = None
+) -> "Recommender":
+    """Loads a recommender for the options of a verb, and prints how long the encoding of texts took. `check` is called
+    with processor and catalogue before texts are encoded. Raises `ValueError` if FAISS is missing, so that the verb exits
+    with status 2."""
     from ..modeling_unisrec.checkpoint import load_checkpoint
     from ..recommender import Recommender
     from ..recommender.catalogue import use_text_vectors_of
@@ -81,6 +110,8 @@ def load_recommender(args: argparse.Namespace, index: str = "exact") -> "Recomme
     catalogue = given_items(args)
     model, processor = load_checkpoint(args.model, args.text_encoder)
     processor.catalogue = processor.catalogue if catalogue is None else catalogue
+    if check is not None and processor.catalogue is not None:
+        check(processor)
     use_text_vectors_of(args.domain, model, processor)
     start = time.perf_counter()
     recommender = Recommender(model, processor)

@@ -82,13 +82,12 @@ def run(args: argparse.Namespace) -> Result:
     if args.output is not None:
         return run_file(args)
     if args.user is not None:
-        _, (history,) = read_users(args)
-    recommender = load_recommender(args, args.index)
-    if args.history is not None:
-        history = [parse_entry(entry) for entry in args.history]
-    if args.skip_unknown:
-        history = known_entries(recommender.processor, history)
-    (items,) = recommender.recommend([history], args.top_k, exclude_seen=not args.include_seen)
+        user_ids, histories = read_users(args)
+    else:
+        user_ids, histories = [""], [[parse_entry(entry) for entry in args.history]]
+    asked = Asked(args, user_ids, histories)
+    recommender = load_recommender(args, args.index, asked.check)
+    (items,) = recommender.recommend(asked.histories, args.top_k, exclude_seen=not args.include_seen)
     rows = [(str(rank), f"{item.score:.4f}", item.item_id, item.text) for rank, item in enumerate(items, start=1)]
     text = table(("rank", "score", "item_id", "text"), rows, right=(0, 1))
     return Result(text, [item.to_dict() for item in items])
@@ -100,37 +99,63 @@ def run_file(args: argparse.Namespace) -> Result:
 
     check_suffix(args.output)
     user_ids, histories = read_users(args) if args.input is None else read_histories(args.input)
-    recommender = load_recommender(args, args.index)
-    processor = recommender.processor
     if args.input is not None:
         histories = [
             [parse_entry(entry) if isinstance(entry, str) else entry for entry in items] for items in histories
         ]
-    if args.skip_unknown:
-        before = sum(map(len, histories))
-        histories = [known_entries(processor, history) for history in histories]
-        left = [row for row, history in enumerate(histories) if history]
-        dropped, users = before - sum(map(len, histories)), len(user_ids) - len(left)
-        print(f"left out: {plural(dropped, 'unknown id')}, {plural(users, 'user')} with nothing else", file=sys.stderr)
-        user_ids, histories = [user_ids[row] for row in left], [histories[row] for row in left]
-    for row, (user_id, history) in enumerate(zip(user_ids, histories, strict=True)):
-        try:
-            processor.parse_histories([history])
-        except (KeyError, ValueError) as error:
-            reason = error.args[0].replace("history 0", "the history")
-            raise ValueError(f"{args.input or args.domain}, history {row + 1}, user {user_id}: {reason}") from error
+    asked = Asked(args, user_ids, histories)
+    recommender = load_recommender(args, args.index, asked.check)
     found = recommender.recommend_dataset(
-        histories,
-        user_ids,
+        asked.histories,
+        asked.user_ids,
         top_k=args.top_k,
         exclude_seen=not args.include_seen,
         batch_size=args.batch_size,
         progress=shows_progress(),
     )
     write_table(found, args.output)
-    counts = {"recommendations": found.num_rows, "histories": len(histories)}
-    text = f"{plural(found.num_rows, 'recommendation')} for {plural(len(histories), 'history')}: {args.output}"
+    counts = {"recommendations": found.num_rows, "histories": len(asked.histories)}
+    text = f"{plural(found.num_rows, 'recommendation')} for {plural(len(asked.histories), 'history')}: {args.output}"
     return Result(text, counts | {"output": args.output})
+
+
+class Asked:
+    """
+    The histories to recommend for.
+
+    Args:
+        args (`argparse.Namespace`): Options of the verb.
+        user_ids (`list[str]`): User of each history.
+        histories (`list[list]`): Entries, oldest first.
+    """
+
+    def __init__(self, args: argparse.Namespace, user_ids: list[str], histories: list[list]) -> None:
+        self.args, self.user_ids, self.histories = args, user_ids, histories
+
+    def check(self, processor: "UniSRecProcessor") -> None:
+        """Leaves unknown ids out, with `--skip-unknown`, and raises an error for what else cannot be read."""
+        if self.args.skip_unknown:
+            self._skip_unknown(processor)
+        for row, (user_id, history) in enumerate(zip(self.user_ids, self.histories, strict=True)):
+            try:
+                processor.parse_histories([history])
+            except (KeyError, ValueError) as error:
+                if self.args.output is None:
+                    raise
+                reason = error.args[0].replace("history 0", "the history")
+                where = f"{self.args.input or self.args.domain}, history {row + 1}, user {user_id}"
+                raise ValueError(f"{where}: {reason}") from error
+
+    def _skip_unknown(self, processor: "UniSRecProcessor") -> None:
+        before = sum(map(len, self.histories))
+        histories = [known_entries(processor, history) for history in self.histories]
+        left = [row for row, history in enumerate(histories) if history]
+        unknown, users = plural(before - sum(map(len, histories)), "unknown id"), len(histories) - len(left)
+        if before and not left:
+            raise ValueError(f"nothing is left of the histories: no id is in the catalogue ({unknown} left out)")
+        and_users = "" if self.args.output is None else f", {plural(users, 'user')} with nothing else"
+        print(f"left out: {unknown}{and_users}", file=sys.stderr)
+        self.user_ids, self.histories = [self.user_ids[row] for row in left], [histories[row] for row in left]
 
 
 def read_users(args: argparse.Namespace) -> tuple[list[str], list[list]]:

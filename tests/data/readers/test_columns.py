@@ -55,6 +55,7 @@ def test_other_times():
         day,
         12 * day + 60_000_000,
     ]
+    assert times(["1970-01-20", "2024-01-01"]).to_list() == [19 * day, 19_723 * day]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,22 @@ def test_missing_values_are_null(missing):
 )
 def test_missing_times_are_null(values):
     assert times(values).to_list() == [1, None]
+
+
+@pytest.mark.parametrize("change", [list, lambda values: [*map(str, values)], lambda values: [*map(float, values)]])
+def test_times_in_several_units_are_refused(change):
+    seconds = [1_700_000_000, 1_700_000_060, None, 880_000_000]
+    for factor, unit in ((10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")):
+        values = [each if each is None else change([each])[0] for each in [*seconds, 1_700_000_120 * factor]]
+        message = rf"clicks.csv, line 6: 'when' is 1.*, in {unit}, where most rows are in seconds since 1970"
+        with pytest.raises(ValueError, match=message):
+            times(values, first_line=2)
+        same = [each if each is None else change([each * factor])[0] for each in seconds]
+        assert times(same).to_list() == [each if each is None else each * factor for each in seconds]
+
+
+def test_numbers_that_are_no_epochs_are_of_any_size():
+    assert times([1, 10**9 + 1, 20_240_101, 202_401_011_200]).to_list() == [1, 10**9 + 1, 20_240_101, 202_401_011_200]
 
 
 def test_decimal_times_keep_their_fraction():
