@@ -369,17 +369,11 @@ class _Fitting:
         return Path(args.output_dir)
 
     def _arguments(self, recipe: Recipe, folder: str, **options: Any) -> UniSRecFinetuneArguments:
-        options = {
-            "metric_for_best_model": CHOICE,
-            "seed": self.seed,
-            "use_cpu": self.use_cpu,
-            "disable_tqdm": True,
-            "report_to": "none",
-            **recipe.options,
-            **options,
-        }
+        common = {"metric_for_best_model": CHOICE, "seed": self.seed, "use_cpu": self.use_cpu}
+        quiet = {"disable_tqdm": True, "report_to": "none"}
         # The last part is the name of the checkpoint in its card.
-        return UniSRecFinetuneArguments(str(self.work / folder / self.name), **options)
+        output = str(self.work / folder / self.name)
+        return UniSRecFinetuneArguments(output, **{**common, **quiet, **recipe.options, **options})
 
     def _save_zero_shot(
         self, name: str, model: UniSRecModel, processor: UniSRecProcessor, vectors: np.ndarray, folder: Path
