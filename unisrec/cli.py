@@ -61,13 +61,6 @@ class OneLineParser(argparse.ArgumentParser):
         words = sys.argv[1:] if args is None else list(args)
         options = {action for action in self._actions if action.option_strings}
         spellings = {_plain(name): name for action in options for name in action.option_strings if len(name) > 2}
-        repeatable = {
-            _plain(name)
-            for each in options
-            if isinstance(each, argparse._AppendAction)
-            for name in each.option_strings
-        }
-        given: set[str] = set()
         for place, word in enumerate(words):
             if word == "--" or (self._subparsers is not None and not word.startswith("-")):
                 break  # what follows are operands, or words for the parser of a subcommand
@@ -76,9 +69,6 @@ class OneLineParser(argparse.ArgumentParser):
                 words[place] = spellings.get(_plain(name), name) + equals + value
                 if _plain(name) not in spellings and self.get_default("verb") not in TRAINING:
                     self.error(f"unknown option {_shorten(name, 100)}{did_you_mean(name, spellings.values())}")
-                if _plain(name) in given - repeatable:  # argparse would take the last one
-                    self.error(f"{spellings.get(_plain(name), name)} is given twice")
-                given.add(_plain(name))
         self._words = words
         return super().parse_known_args(words, namespace)
 

@@ -108,7 +108,7 @@ def test_what_is_no_table(frame, message):
 def test_messages_name_the_argument_and_the_row():
     with pytest.raises(ValueError, match=r"items: no column 'title', the columns are item_id, name"):
         read_table(pd.DataFrame(CLICKS), pd.DataFrame({"item_id": [1], "name": "x"}))
-    with pytest.raises(ValueError, match=r"interactions, row 2: 'timestamp' is 'soon', expected a number or an ISO"):
+    with pytest.raises(ValueError, match=r"interactions, row 2: 'timestamp' is 'soon', expected a number, an ISO"):
         read_table(pd.DataFrame(CLICKS | {"timestamp": ["1", "soon", "3"]}), pd.DataFrame(PRODUCTS))
     with pytest.raises(ValueError, match=r"interactions, row 1: 'user_id' is 9007199254740994.0, too large a float"):
         read_table(pd.DataFrame(CLICKS | {"user_id": [2.0**53 + 2, 1.0, 2.0]}), pd.DataFrame(PRODUCTS))
