@@ -27,6 +27,7 @@ def rows_of(printed: str) -> dict[str, list[float]]:
     return {match[1]: [float(cell) for cell in match[2].split()] for match in found if match}
 
 
+@pytest.mark.slow
 def test_quickstart_on_another_checkpoint(tmp_path, make_model, text_encoder, tokenizer):
     model = make_model(text_pooling="mean")
     model.attach_text_encoder(text_encoder)

@@ -11,6 +11,7 @@ import unisrec
 from unisrec.cli import main
 
 
+pytestmark = pytest.mark.slow
 PAGE = (Path(__file__).parents[2] / "docs" / "shop.md").read_text(encoding="utf-8")
 
 
