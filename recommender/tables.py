@@ -118,7 +118,7 @@ def domain_histories(domain: Domain, user_ids: Sequence[str] | None = None) -> t
         user_ids = list(user_ids)
         if wrong := [each for each in user_ids if not isinstance(each, str)]:
             raise ValueError(f"user ids are strings, not {wrong[0]!r}: write a number as '12'.")
-        wanted = pl.DataFrame({"user_id": list(user_ids)}, schema={"user_id": pl.String})
+        wanted = pl.DataFrame({"user_id": user_ids}, schema={"user_id": pl.String})
         if len(unknown := wanted.join(sequences, on="user_id", how="anti", maintain_order="left")):
             raise KeyError(
                 f"user id {unknown['user_id'][0]!r} is not among the {domain.num_users:,} of {domain.name!r}."
@@ -205,12 +205,8 @@ def read_items(
 
 def read_item_ids(path: str | os.PathLike) -> list[str]:
     """Reads the column `item_id` of a CSV, JSON-lines or parquet file. Raises the same errors as [`read_items`]."""
-    table, _, first_line, _ = load_table(path, ["item_id"], hub=False)
-    ids = to_ids(table["item_id"], str(path), first_line=first_line)
-    if ids.null_count():
-        where = place(str(path), int(ids.is_null().arg_max()), first_line)
-        raise ValueError(f"{where}: the item_id is empty, expected one in every row.")
-    return ids.to_list()
+    table = load_table(path, ["item_id"], hub=False)
+    return _complete_ids(table, "item_id", "in every row").to_list()
 
 
 def read_user_ids(path: str | os.PathLike) -> list[str]:

@@ -327,11 +327,8 @@ class _Fitting:
     ) -> tuple[UniSRecFinetuneTrainer, Budget]:
         """Trains one recipe for at most so many seconds; its best epoch is loaded."""
         args = self._arguments(recipe, f"{place}")
-        trainer = build_finetune_trainer(
-            model, self.domain, recipe.setting, args, text_encoder=text_encoder, from_scratch=recipe.from_scratch
-        )
+        trainer = self._build(recipe, model, text_encoder, args)
         start = time.monotonic()
-        trainer.remove_callback(PrinterCallback)  # `say` tells less
         trainer.add_callback(budget := Budget(recipe.name, start + seconds, end, self.say))
         trainer.train()
         self._note(recipe, trainer, time.monotonic() - start)
@@ -360,13 +357,19 @@ class _Fitting:
         args = self._arguments(
             recipe, "all", hold_out=False, num_train_epochs=attempt.best_epoch, early_stopping_patience=0
         )
-        again = build_finetune_trainer(
-            model, self.domain, recipe.setting, args, text_encoder=text_encoder, from_scratch=recipe.from_scratch
-        )
-        again.remove_callback(PrinterCallback)
+        again = self._build(recipe, model, text_encoder, args)
         again.train()
         finish_finetuning(again, recipe.setting, recipe.from_scratch)
         return Path(args.output_dir)
+
+    def _build(
+        self, recipe: Recipe, model: Any, text_encoder: str | None, args: UniSRecFinetuneArguments
+    ) -> UniSRecFinetuneTrainer:
+        trainer = build_finetune_trainer(
+            model, self.domain, recipe.setting, args, text_encoder=text_encoder, from_scratch=recipe.from_scratch
+        )
+        trainer.remove_callback(PrinterCallback)  # `say` tells less
+        return trainer
 
     def _arguments(self, recipe: Recipe, folder: str, **options: Any) -> UniSRecFinetuneArguments:
         common = {"metric_for_best_model": CHOICE, "seed": self.seed, "use_cpu": self.use_cpu}
