@@ -20,6 +20,9 @@ FLOORS = (
     "unisrec.reports",
     "unisrec.trainer",
     "unisrec.recommender",
+    "unisrec.serving",
+    "unisrec.serving.endpoint",
+    "unisrec.serving.server",
     "unisrec.demo",
 )
 
