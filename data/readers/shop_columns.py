@@ -9,8 +9,8 @@ from .values import present
 
 RESERVED = ("item_id", "text", "id_row")
 WHOLE = r"^-?(?:0|[1-9]\d{0,17})$"
-DECIMAL = r"^-?(?:0|[1-9]\d*)(?:\.\d+)?$"
-COMMA = r"^-?(?:0|[1-9]\d*)(?:,\d{1,2})?$"  # a price such as 4,90; with three digits it could be thousands
+DECIMAL = r"^-?(?:0|[1-9]\d{0,14})(?:\.\d+)?$"
+COMMA = r"^-?(?:0|[1-9]\d{0,14})(?:,\d{1,2})?$"  # a price such as 4,90; with three digits it could be thousands
 BOOLEAN = r"^(?i:true|false)$"
 
 
