@@ -129,7 +129,14 @@ def number_cases() -> Cases:
         yield Case("serve", f"{option} {value!r}", ("base/ind", f"{option}={value}"), REFUSED, option)
     for value in ("-1", "nan", "inf", "1e9", "x", ""):
         yield Case("serve", f"--max-wait {value!r}", ("base/ind", f"--max-wait={value}"), REFUSED, "--max-wait")
-    for words in (("nowhere",), ("",), ("base/shop",), ("base/pre",), ("base/ind", "--domain", "nowhere"), ("base/ind", "stray")):
+    for words in (
+        ("nowhere",),
+        ("",),
+        ("base/shop",),
+        ("base/pre",),
+        ("base/ind", "--domain", "nowhere"),
+        ("base/ind", "stray"),
+    ):
         yield Case("serve", f"{words}", (*words, "--port", "0"), REFUSED, "model|catalogue|domain|stray")
     yield Case("demo", "--host nowhere", ("base/ind", "--host", "no.such.host.invalid"), REFUSED, "host")
     yield Case("demo", "--host empty", ("base/nowhere", "--host", "", "--port", "99999"), REFUSED, "host|port")

@@ -1,12 +1,13 @@
 """`EndpointHandler`: requests in, ranked items out, for Hugging Face Inference Endpoints and for `unisrec serve`."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ..recommender import Recommender
+from ..recommender import Recommendation, Recommender
 from .schemas import (
     Entry,
     RecommendOptions,
@@ -20,7 +21,7 @@ from .schemas import (
 
 MAX_HISTORY = 1_000  # entries of a history
 MAX_HISTORIES = 1_000  # in one call of an Inference Endpoint
-Items = list[dict[str, str | float]]
+Items = list[dict[str, Any]]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -55,7 +56,7 @@ class EndpointHandler:
                 [`SimilarOptions`].
 
         Returns:
-            `list[dict]`: `item_id`, `text` and `score`, best first; a list of such lists for a list of histories.
+            `list[dict]`: `item_id`, `text`, `score` and `columns`, best first; a list of such lists for a list of histories.
 
         Raises:
             ValueError: If something is wrong with the request.
@@ -81,26 +82,31 @@ class EndpointHandler:
             raise ValueError(f"inputs: {len(histories):,} histories; expected at most {MAX_HISTORIES:,}")
         requests = []
         for place, history in enumerate(histories):
-            request = _validated(
-                RecommendRequest, {"history": history, **options}, "" if is_one else f"inputs[{place}]."
-            )
-            self.check(request)
-            requests.append(request)
+            where = "" if is_one else f"inputs[{place}]."
+            requests.append(_validated(RecommendRequest, {"history": history, **options}, where))
+            self.check(requests[-1], where)
         answers = self.recommend(requests)
         for answer in answers:
             if isinstance(answer, ValueError):
                 raise answer
         return answers[0] if is_one else answers
 
-    def check(self, request: RecommendRequest) -> None:
-        """Raises `ValueError` for a `request` with a history that is too long or with an id that is unknown."""
+    def check(self, request: RecommendRequest, where: str = "") -> None:
+        """Raises `ValueError` for a `request` with a history that is empty or too long, or with an id that is unknown; the
+        message begins with `where`."""
+        if not request.history and request.popularity is None:
+            raise ValueError(
+                "history: empty; expected at least one item, or popularity, a column of counts to rank by"
+            )
         if len(request.history) > self.max_history:
-            raise ValueError(f"history: {len(request.history):,} entries; expected at most {self.max_history:,}")
+            raise ValueError(
+                f"{where}history: {len(request.history):,} entries; expected at most {self.max_history:,}"
+            )
         for place, entry in enumerate(request.history):
-            self._check_id(entry, f"history[{place}]")
+            self._check_id(entry, f"{where}history[{place}]")
         for name in ("allowed", "blocked"):
             for place, item_id in enumerate(getattr(request, name) or ()):
-                self._check_id(item_id, f"{name}[{place}]")
+                self._check_id(item_id, f"{where}{name}[{place}]")
 
     def recommend(self, requests: Sequence[RecommendRequest]) -> list[Items | ValueError]:
         r"""
@@ -129,12 +135,12 @@ class EndpointHandler:
             if len(requests) == 1:
                 return [ValueError(str(error.args[0]))]
             return [answer for request in requests for answer in self._recommend([request])]
-        return [[item.to_dict() for item in items] for items in ranked]
+        return [[_plain(item) for item in items] for items in ranked]
 
     def similar(self, request: SimilarRequest) -> Items:
         """Returns the items most similar to that of a `request`. Raises `ValueError` if it cannot be found."""
         self._check_id(request.item, "item")
-        return [item.to_dict() for item in self.recommender.similar_items(request.item, request.top_k)]
+        return [_plain(item) for item in self.recommender.similar_items(request.item, request.top_k)]
 
     def _check_id(self, entry: Entry, where: str) -> None:
         """Raises `ValueError` for an unknown id. The nearest ids, which [`Recommender`] would name, take long to find in a
@@ -146,6 +152,17 @@ class EndpointHandler:
                 f"{where}: item id {shown(item_id)} is not in the catalogue of {len(catalogue):,} items; an item that is "
                 'not in it can be given in a history as {"text": "..."}'
             )
+
+
+def _plain(item: Recommendation) -> dict[str, Any]:
+    """Returns an item whose columns JSON can hold: numbers that are not finite are null, and dates and the like texts."""
+    found = item.to_dict()
+    for name, value in item.columns.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            found[name] = None
+        elif not isinstance(value, str | int | float | None):
+            found[name] = str(value)
+    return found
 
 
 def _validated(kind: type[Model], data: Any, where: str = "") -> Model:

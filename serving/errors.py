@@ -23,7 +23,7 @@ def answer_errors(app: FastAPI, paths: Iterable[str]) -> None:
     """
 
     def line(status: int, text: str, headers: dict[str, str] | None = None) -> JSONResponse:
-        return JSONResponse({"error": text}, status, headers)
+        return JSONResponse({"error": printable(text, 600)}, status, headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -80,12 +80,21 @@ class RecommendOptions(RequestModel):
     exclude_seen: bool = Field(True, description="Whether to leave out the items of the history")
     allowed: list[str] | None = Field(None, description="Ids of the only items that may be recommended")
     blocked: list[str] | None = Field(None, description="Ids of items that must not be recommended")
+    where: str | None = Field(None, description='Condition on the columns of the items, such as "stock > 0"')
+    cap: dict[str, int] | None = Field(
+        None, description='Largest number of items with the same value of a column, such as {"brand": 2}'
+    )
+    diversity: float = Field(
+        0, ge=0, le=1, allow_inf_nan=False, description="Weight of the difference to items before"
+    )
+    popularity: str | None = Field(None, description="Column of counts by which items are ranked for an empty history")
+    columns: list[str] = Field([], description="Columns of the items to add to the answer")
 
 
 class RecommendRequest(RecommendOptions):
     """One history and the options of its recommendation."""
 
-    history: list[CheckedEntry] = Field(min_length=1, description="Items of the history, oldest first")
+    history: list[CheckedEntry] = Field(description="Items of the history, oldest first")
 
     def options(self) -> dict[str, Any]:
         """Returns the keyword arguments for [`Recommender.recommend`]."""
@@ -114,7 +123,9 @@ class ItemsRequest(RequestModel):
 
 
 class ScoredItem(BaseModel):
-    """A recommended or similar item."""
+    """A recommended or similar item, with the columns that were asked for."""
+
+    model_config = ConfigDict(extra="allow")
 
     item_id: str
     text: str
@@ -160,8 +171,6 @@ def one_line(errors: Sequence[Mapping[str, Any]]) -> str:
     match kind:
         case "missing":
             return f"{where}: missing" + ("; expected a JSON object" if where == "body" else "")
-        case "too_short":
-            return f"{where}: empty; expected at least one item"
         case "value_error":
             return f"{where}: {message.removeprefix('Value error, ')}"
     expected = message.partition(", ")[0].replace("Input should be", "expected", 1)
@@ -177,10 +186,11 @@ def shown(value: Any) -> str:
     return {list: "a list", dict: "an object"}.get(type(value), f"{type(value).__name__}")
 
 
-def printable(text: str) -> str:
-    """Returns a text of at most 200 characters in one line that can be encoded."""
+def printable(text: str, length: int = 200) -> str:
+    """Returns a text of at most `length` characters in one line that can be encoded."""
     text = " ".join(text.split())
-    return (text if len(text) <= 200 else f"{text[:197]}...").encode("utf-8", "backslashreplace").decode("utf-8")
+    text = text if len(text) <= length else f"{text[: length - 3]}..."
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 __all__ = [
@@ -193,5 +203,6 @@ __all__ = [
     "SimilarOptions",
     "SimilarRequest",
     "one_line",
+    "printable",
     "shown",
 ]

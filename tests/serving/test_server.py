@@ -1,7 +1,11 @@
 """The server: right answers under concurrency, and a status with one line for what is malformed, large or hostile."""
 
 import asyncio
+import copy
+import datetime
+import inspect
 import json
+import math
 import time
 
 import pytest
@@ -10,7 +14,9 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 import httpx
+import polars as pl
 
+from unisrec.recommender import Recommender
 from unisrec.serving.batching import MicroBatcher, Overloaded
 from unisrec.serving.endpoint import EndpointHandler
 from unisrec.serving.server import Limits, create_app
@@ -82,6 +88,23 @@ def test_concurrent_requests_share_calls_and_get_their_own_answers(handler, reco
         close(answer.json()["items"], real([body.pop("history")], **body)[0])
 
 
+def test_rules_of_a_shop(make_recommender):
+    recommender = make_recommender()
+    processor = copy.copy(recommender.processor)
+    columns = {"brand": [f"b{row % 4}" for row in range(30)], "sales": list(range(30)), "price": [math.nan] * 30}
+    frame = pl.DataFrame(columns | {"since": [datetime.date(2026, 1, 1)] * 30})
+    processor.catalogue = processor.catalogue.with_columns(frame)
+    recommender = Recommender(recommender.model, processor)
+    rules = {"where": "sales > 9", "cap": {"brand": 1}, "diversity": 0.5, "columns": ["brand", "price", "since"]}
+    client = Client(EndpointHandler(recommender=recommender))
+    found = client.post("/recommend", {"history": ["toys-1"], **rules}).json()["items"]
+    close(found, recommender.recommend([["toys-1"]], **rules)[0])
+    assert sorted(item["brand"] for item in found) == ["b0", "b1", "b2", "b3"]
+    assert {(item["price"], item["since"]) for item in found} == {(None, "2026-01-01")}
+    popular = client.post("/recommend", {"history": [], "popularity": "sales", "top_k": 2}).json()["items"]
+    assert [item["item_id"] for item in popular] == ["toys-29", "toys-28"]
+
+
 def test_similar_and_items_and_health(client, recommender):
     found = client.post("/similar", {"item": {"text": "blue tent"}, "top_k": 4}).json()["items"]
     close(found, recommender.similar_items({"text": "blue tent"}, 4))
@@ -123,6 +146,13 @@ def test_similar_and_items_and_health(client, recommender):
         ({"history": ["toys-1"], "top_k": None}, 422, "top_k: expected a valid integer, not null"),
         ({"history": ["toys-1"], "exclude_seen": 1}, 422, "exclude_seen: expected a valid boolean, not 1"),
         ({"history": ["toys-1"], "blocked": ["toys-99"]}, 422, "blocked[0]: item id 'toys-99'"),
+        ({"history": ["toys-1"], "where": "stock >"}, 422, "where: the items have no column 'stock'"),
+        ({"history": ["toys-1"], "where": "(" * 900}, 422, "where: the condition has 900 words"),
+        ({"history": ["toys-1"], "cap": {"none": 1}}, 422, "cap: the items have no column 'none'"),
+        ({"history": ["toys-1"], "cap": {"brand": 1.5}}, 422, "cap.brand: expected a valid integer, not 1.5"),
+        ({"history": ["toys-1"], "diversity": 2}, 422, "diversity: expected less than or equal to 1, not 2"),
+        ({"history": ["toys-1"], "columns": ["none"]}, 422, "columns: the items have no column 'none'"),
+        ({"history": [], "popularity": "none"}, 422, "popularity: the items have no column 'none'"),
         ({"history": ["toys-1"], "allowed": "toys-1"}, 422, "allowed: expected a valid list, not 'toys-1'"),
         ({"history": ["toys-1"] * 1000}, 413, "The body is too large; at most 4,000 bytes are read."),
     ],
@@ -182,7 +212,13 @@ def test_the_page_describes_all_requests(client):
     schema = client.get("/openapi.json").json()
     assert set(schema["paths"]) == {"/recommend", "/similar", "/items", "/health", "/metrics"}
     request = schema["components"]["schemas"]["RecommendRequest"]
-    assert request["properties"].keys() == {"history", "top_k", "exclude_seen", "allowed", "blocked"}
+    options = set(inspect.signature(Recommender.recommend).parameters) - {
+        "self",
+        "histories",
+        "batch_size",
+        "progress",
+    }
+    assert request["properties"].keys() == {"history", *options}
     assert request["additionalProperties"] is False
     assert "<html" in client.get("/docs").text
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ._rules import add_item_data, use_item_data
 from ._shared import add_items_arguments, bind_address, load_recommender, plural
 
 
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id")
     add_items_arguments(parser)
+    add_item_data(parser)
     parser.add_argument(
         "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
     )
@@ -86,16 +88,20 @@ def build_app(args: argparse.Namespace) -> "FastAPI":
     from ..serving.endpoint import EndpointHandler
     from ..serving.server import Limits, create_app
 
-    handler = EndpointHandler(recommender=load_recommender(args, args.index), max_history=args.max_history)
+    recommender = load_recommender(args, args.index, partial(use_item_data, args.item_data))
+    handler = EndpointHandler(recommender=recommender, max_history=args.max_history)
     limits = Limits(args.token, args.max_body, max_batch=args.max_batch, max_wait=args.max_wait / 1000)
     return create_app(handler, limits)
 
 
 def build_worker(args: argparse.Namespace) -> "FastAPI":
     """Returns the application of a worker process, which has not run the command line."""
+    from transformers.utils.logging import disable_progress_bar
+
     from .. import register
 
     register()
+    disable_progress_bar()
     return build_app(args)
 
 
@@ -137,3 +143,4 @@ def run_workers(args: argparse.Namespace, listener: "socket.socket", line: str) 
         )
         print(line, flush=True)
         Multiprocess(config, [listener]).run()
+    del os.environ["PROMETHEUS_MULTIPROC_DIR"]
