@@ -114,7 +114,7 @@ def load_recommender(
         check(processor)
     use_text_vectors_of(args.domain, model, processor)
     start = time.perf_counter()
-    recommender = Recommender(model, processor)
+    recommender = Recommender(model, processor, getattr(args, "text_neighbours", 0.0))
     if processor.catalogue.item_embeddings is None:
         seconds = time.perf_counter() - start
         print(f"{plural(len(processor.catalogue), 'item')} encoded in {seconds:.1f} s", file=sys.stderr)

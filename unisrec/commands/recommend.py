@@ -65,6 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_items_arguments(parser)
     add_rules_arguments(parser)
     parser.add_argument(
+        "--text-neighbours",
+        type=float,
+        nargs="?",
+        const=0.5,
+        default=0.0,
+        metavar="SHARE",
+        help="share, from 0 to 1, that the texts of the latest items have in the score; for a model that was not trained on "
+        "the shop (0; 0.5 if no number is given)",
+    )
+    parser.add_argument(
         "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
     )
     parser.add_argument(
