@@ -1,6 +1,7 @@
 """Text neighbours: items whose texts are like those of the latest items of a history, without anything learned from shops."""
 
 import torch
+from torch.nn import functional as F
 
 from ..configuration import UniSRecConfig
 from .modeling_unisrec import unit_vectors
@@ -52,8 +53,8 @@ def recent_texts(item_index: torch.Tensor, text_embeds: torch.Tensor, recency: f
     is_item = item_index > 0
     age = is_item.sum(1, keepdim=True) - 1 - torch.arange(item_index.shape[1], device=item_index.device)
     weights = torch.where(is_item, recency ** age.clamp(min=0).to(text_embeds.dtype), 0)
-    texts = unit_vectors(text_embeds)[(item_index - 1).clamp(min=0)]
-    return unit_vectors(torch.bmm(weights[:, None], texts)[:, 0])
+    rows = (item_index - 1).clamp(min=0)
+    return unit_vectors(F.embedding_bag(rows, unit_vectors(text_embeds), per_sample_weights=weights, mode="sum"))
 
 
 def mix(vectors: torch.Tensor, texts: torch.Tensor, share: float) -> torch.Tensor:

@@ -9,6 +9,7 @@ from ._shared import (
     Result,
     add_items_arguments,
     add_json,
+    add_text_neighbours,
     load_recommender,
     parse_entry,
     plural,
@@ -64,16 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="histories at a time (256)")
     add_items_arguments(parser)
     add_rules_arguments(parser)
-    parser.add_argument(
-        "--text-neighbours",
-        type=float,
-        nargs="?",
-        const=0.5,
-        default=0.0,
-        metavar="SHARE",
-        help="share, from 0 to 1, that the texts of the latest items have in the score; for a model that was not trained on "
-        "the shop (0; 0.5 if no number is given)",
-    )
+    add_text_neighbours(parser)
     parser.add_argument(
         "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
     )
