@@ -96,7 +96,7 @@ class EndpointHandler:
         message begins with `where`."""
         if not request.history and request.popularity is None:
             raise ValueError(
-                "history: empty; expected at least one item, or popularity, a column of counts to rank by"
+                f"{where}history: empty; expected at least one item, or popularity, a column of counts to rank by"
             )
         if len(request.history) > self.max_history:
             raise ValueError(

@@ -1,14 +1,10 @@
 """The server of `unisrec serve`: an [`EndpointHandler`] behind HTTP, with concurrent requests in one call of the model."""
 
-import signal
-import socket
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
-import uvicorn
 from fastapi import Depends, FastAPI, Query, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
@@ -22,8 +18,6 @@ from .schemas import CataloguePage, ItemsRequest, Problem, RankedItems, Recommen
 
 
 PATHS = {"/recommend", "/similar", "/items", "/health", "/metrics", "/docs", "/openapi.json"}
-MAX_CONNECTIONS = 2_000
-STOP_SECONDS = 10  # for the requests that are in progress when the server is asked to stop
 PROBLEMS = {status: {"model": Problem} for status in (400, 401, 408, 413, 415, 422, 503)}
 ABOUT = 'Recommendations of a checkpoint for histories of item ids and texts. Every refusal is `{"error": line}`.'
 
@@ -57,7 +51,7 @@ def create_app(handler: EndpointHandler, limits: Limits | None = None) -> FastAP
         limits ([`Limits`], *optional*): Limits and settings.
 
     Returns:
-        `FastAPI`: The application; [`run`] serves it.
+        `FastAPI`: The application; [`~unisrec.serve`] runs it.
     """
     limits = Limits() if limits is None else limits
     catalogue = handler.recommender.processor.catalogue
@@ -116,51 +110,4 @@ def create_app(handler: EndpointHandler, limits: Limits | None = None) -> FastAP
     return app
 
 
-class _Server(uvicorn.Server):
-    """Calls a function when the server accepts connections."""
-
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]):
-        super().__init__(config)
-        self._on_start = on_start
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        self._on_start()
-
-
-def settings() -> dict[str, object]:
-    """Returns the options of [`uvicorn.Config`] that do not depend on the application."""
-    return {
-        "log_level": "error",
-        "access_log": False,
-        "server_header": False,
-        "limit_concurrency": MAX_CONNECTIONS,
-        "timeout_graceful_shutdown": STOP_SECONDS,
-    }
-
-
-def run(app: FastAPI, listener: socket.socket, on_start: Callable[[], None]) -> int:
-    r"""
-    Serves an application until SIGTERM or Ctrl-C; requests in progress are answered first.
-
-    Args:
-        app (`FastAPI`): The application.
-        listener (`socket.socket`): A bound socket.
-        on_start (`Callable[[], None]`): Called when connections are accepted.
-
-    Returns:
-        `int`: Number of requests that were answered.
-    """
-    server = _Server(uvicorn.Config(app, **settings()), on_start)
-    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    # uvicorn raises the signals that it has caught again at its end; stopping on request is no failure.
-    before = {each: signal.signal(each, server.handle_exit) for each in signals}
-    try:
-        server.run([listener])
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    return server.server_state.total_requests
-
-
-__all__ = ["Limits", "create_app", "run", "settings"]
+__all__ = ["Limits", "create_app"]

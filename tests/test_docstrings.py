@@ -23,6 +23,7 @@ FLOORS = (
     "unisrec.serving",
     "unisrec.serving.endpoint",
     "unisrec.serving.server",
+    "unisrec.serving.listening",
     "unisrec.demo",
 )
 

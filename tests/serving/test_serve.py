@@ -7,11 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from contextlib import contextmanager
 
 import pytest
 
+import unisrec
 from unisrec.cli import main
 from unisrec.commands import serve
 
@@ -110,6 +113,26 @@ def test_a_server_starts_answers_and_stops_gracefully(shop, recommender):
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "stopped after 3 requests\n"), err
     assert "Traceback" not in err
+
+
+def test_serve_in_python(recommender, capsys):
+    pytest.importorskip("fastapi")
+    requests = []
+
+    def ask_and_stop():
+        try:
+            while not (line := capsys.readouterr().out):
+                time.sleep(0.01)
+            requests.append(ask(line.split()[4].rstrip(";"), "/recommend", {"history": ["toys-1"], "top_k": 1}))
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    other = threading.Thread(target=ask_and_stop, daemon=True)
+    other.start()
+    assert unisrec.serve(recommender, port=0) == 1
+    other.join()
+    assert len(requests[0]["items"]) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_workers_load_the_checkpoint_themselves(shop, monkeypatch, capsys):

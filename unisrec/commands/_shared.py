@@ -1,7 +1,6 @@
 """Helpers shared by several verbs: their result, loading of a recommender, and formatting for the terminal."""
 
 import argparse
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -139,18 +138,6 @@ def load_recommender(
     except ImportError as error:
         raise ValueError(str(error)) from error
     return recommender
-
-
-def bind_address(host: str, port: int) -> socket.socket:
-    """Returns a socket that is bound to an address. Raises `OSError` if it cannot be served, before anything is loaded."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise OSError(f"cannot serve on {host}:{port} ({error}); choose another --port or --host.") from error
-    return listener
 
 
 def parse_entry(entry: str) -> str | dict[str, str]:

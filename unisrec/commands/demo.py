@@ -5,7 +5,7 @@ import shlex
 import time
 from importlib.util import find_spec
 
-from ._shared import add_items_arguments, bind_address, given_items
+from ._shared import add_items_arguments, given_items
 
 
 EXAMPLE = """\
@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
         folder = shlex.quote(args.export_space)
         print(f"{args.export_space}: ready. To publish: hf upload --repo-type space OWNER/NAME {folder}")
         return 0
-    bind_address(args.host, args.port).close()
+    from ..serving.listening import bind_address
+
+    bind_address(args.host, args.port)[0].close()
     from ..demo.app import launch, load_app
 
     app = load_app(args.model, args.domain, args.compare, items=items)

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ._rules import add_item_data, use_item_data
-from ._shared import add_items_arguments, bind_address, load_recommender, plural
+from ._shared import add_items_arguments, load_recommender, plural
 
 
 if TYPE_CHECKING:
@@ -107,21 +107,20 @@ def build_worker(args: argparse.Namespace) -> "FastAPI":
 
 def run(args: argparse.Namespace) -> int:
     check(args)
-    listener = bind_address(args.host, args.port)
-    host = f"[{args.host}]" if ":" in args.host else args.host
-    address = f"http://{host}:{listener.getsockname()[1]}"
-    app = build_app(args)
-    items = plural(app.state.num_items, "item")
-    guarded = "with a token" if args.token else "without a token"
-    if args.workers > 1:
-        run_workers(args, listener, f"serving {args.model} ({items}) on {address} {guarded}, {args.workers} processes")
-        print("stopped")
-        return 0
-    from ..serving.server import run as serve
+    from ..serving.listening import bind_address
+    from ..serving.listening import run as serve
 
-    line = f"serving {args.model} ({items}) on {address} {guarded}; Ctrl-C stops"
-    answered = serve(app, listener, partial(print, line, flush=True))
-    print(f"stopped after {plural(answered, 'request')}")
+    listener, address = bind_address(args.host, args.port)
+    with listener:
+        app = build_app(args)
+        line = f"serving {args.model} ({plural(app.state.num_items, 'item')}) on {address} "
+        line += "with a token" if args.token else "without a token"
+        if args.workers > 1:
+            run_workers(args, listener, f"{line}, {args.workers} processes")
+            print("stopped")
+        else:
+            answered = serve(app, listener, partial(print, f"{line}; Ctrl-C stops", flush=True))
+            print(f"stopped after {plural(answered, 'request')}")
     return 0
 
 
@@ -130,7 +129,7 @@ def run_workers(args: argparse.Namespace, listener: "socket.socket", line: str) 
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
-    from ..serving.server import settings
+    from ..serving.listening import settings
 
     with TemporaryDirectory() as counts:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts
