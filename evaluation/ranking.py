@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..data import Domain, Split, leave_one_out
 from ..data.domain_features import domain_features
 from ..data.readers.values import check_count
+from ..data.text_encoding import TextDtype
 from ..data.training_data import check_unseen
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, encode_items
 from ..modeling_unisrec.checkpoint import load_checkpoint
@@ -199,6 +200,7 @@ def evaluate(
     split: Literal["valid", "test"] = "test",
     *,
     text_encoder: str | None = None,
+    text_dtype: TextDtype = "auto",
     allow_seen: bool = False,
     batch_size: int = 512,
     use_cpu: bool = False,
@@ -212,6 +214,8 @@ def evaluate(
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         split (`str`, *optional*, defaults to `"test"`): `"valid"` or `"test"`.
         text_encoder (`str`, *optional*): Text encoder that the checkpoint was trained with, if it contains none.
+        text_dtype (`str`, *optional*, defaults to `"auto"`):
+            Precision in which the texts are encoded, see [`resolve_text_dtype`].
         allow_seen (`bool`, *optional*, defaults to `False`):
             Whether to evaluate even on interactions that the checkpoint was trained on.
         batch_size (`int`, *optional*, defaults to 512): Users ranked at a time by each process.
@@ -248,7 +252,8 @@ def evaluate(
         model.config,
         device=accelerator.device,
         progress=progress,
-        main_process_first=accelerator.main_process_first(),
+        text_dtype=text_dtype,
+        shared=True,
     )
     model.detach_text_encoder()
     users = RankingDataset(leave_one_out(domain, split), text_embeds)

@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_PATH",
         help="text encoder that the checkpoint was trained with, if it contains none",
     )
+    parser.add_argument(
+        "--text-dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="precision in which texts are encoded: auto (default) is bfloat16 on GPUs and float32 elsewhere",
+    )
     parser.add_argument("--batch-size", type=int, default=512, metavar="N", help="users ranked at a time (512)")
     parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
     parser.add_argument(
@@ -44,7 +50,10 @@ def run(args: argparse.Namespace) -> int | Result:
 
     if not 1 <= args.batch_size < 2**31:
         raise ValueError(f"--batch-size is {args.batch_size}, expected a number from 1 to 2**31 - 1.")
-    row, options = args.split, {"text_encoder": args.text_encoder, "batch_size": args.batch_size}
+    row, options = (
+        args.split,
+        {"text_encoder": args.text_encoder, "text_dtype": args.text_dtype, "batch_size": args.batch_size},
+    )
     options |= {"use_cpu": args.use_cpu, "progress": shows_progress()}
     try:
         metrics = evaluate(args.model, args.domain, args.split, **options)
