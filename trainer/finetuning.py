@@ -13,6 +13,7 @@ from transformers import TrainerCallback, set_seed
 
 from ..data import Domain, leave_one_out
 from ..data.domain_features import domain_features
+from ..data.readers.shop_columns import shop_columns
 from ..data.training_data import check_unseen, merge_records, training_record
 from ..evaluation.ranking import RankingDataset
 from ..modeling_unisrec import ItemCatalogue
@@ -114,7 +115,7 @@ def build_finetune_trainer(
     if domain.held_out:
         check_unseen(name, model.config, domain, "add --hold_out false, or take another checkpoint")
     texts = domain.items["text"].to_list()
-    processor.catalogue = ItemCatalogue(domain.items["item_id"].to_list(), texts)
+    processor.catalogue = ItemCatalogue(domain.items["item_id"].to_list(), texts, columns=shop_columns(domain.items))
     encoder, text_embeds, catalogue, collator = None, None, texts, TextFinetuneCollator(texts, processor.tokenize)
     if args.trains_on_texts and model.text_encoder is None:
         raise ValueError(
