@@ -1,4 +1,4 @@
-"""Text vectors of a domain for a model: computed by its text encoder, or supplied with the domain."""
+"""The catalogue of a domain for a model, with text vectors that its text encoder computes or that come with the domain."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration import UniSRecConfig
+from ..modeling_unisrec import ItemCatalogue
 from .domain import Domain
 from .given_features import given_text_features
 from .text_features import load_text_features
@@ -74,4 +75,22 @@ def domain_features(
         )
 
 
-__all__ = ["domain_features"]
+def domain_catalogue(domain: Domain, text_vectors: np.ndarray | None = None) -> ItemCatalogue:
+    r"""
+    Returns the catalogue of a domain, which remembers how the tables of the shop were read.
+
+    Args:
+        domain ([`Domain`]): The domain.
+        text_vectors (`np.ndarray` of shape `(num_items, text_embedding_size)`, *optional*): Its text vectors; copied.
+
+    Returns:
+        [`ItemCatalogue`]: The items in the order of the domain.
+    """
+    tables = dict(domain.info.get("tables") or {})
+    if tables and (missing := domain.info.get("filters", {}).get("missing_text")):
+        tables["missing_text"] = missing
+    vectors = None if text_vectors is None else torch.from_numpy(np.array(text_vectors))
+    return ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list(), vectors, tables=tables)
+
+
+__all__ = ["domain_catalogue", "domain_features"]

@@ -2,9 +2,8 @@
 
 import dataclasses
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,14 +12,13 @@ from torch.nn import functional as F
 from ..data import Domain
 from ..data.readers.frames import TableSource
 from ..data.readers.values import check_count
-from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_catalogue, item_tower_state
-from ..modeling_unisrec.checkpoint import load_checkpoint
-from .catalogue import Items, check_items, make_catalogue, use_text_vectors_of
+from ..modeling_unisrec.checkpoint import load_checkpoint, load_checkpoint_tables
+from .catalogue import Items, make_catalogue, use_text_vectors_of
 from .exact_index import ExactIndex
 from .faiss_index import KINDS, FaissIndex, choose_kind
-from .snapshot import Recommendation, Snapshot, with_catalogue
+from .live_catalogue import LiveCatalogue
+from .snapshot import Recommendation
 from .tables import find_histories
-from .vectors import VectorEncoder
 
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 History = Sequence[str | Mapping[str, str]]
 
 
-class Recommender:
+class Recommender(LiveCatalogue):
     r"""
     Ranks a catalogue for histories of item ids and of free texts.
 
@@ -55,18 +53,6 @@ class Recommender:
     ```
     """
 
-    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor):
-        if processor.catalogue is None:
-            raise ValueError(
-                "the checkpoint has no catalogue to recommend from; give the items to rank (items=... in Python, --items "
-                "products.csv on the command line), or finetune it on a domain."
-            )
-        self._model = model
-        # Two encoders, so that queries need not wait while many new texts are encoded.
-        self._encoder, self._writers_encoder = VectorEncoder(model, processor), VectorEncoder(model, processor)
-        self._writers_lock = threading.RLock()
-        self._snapshot = self._make_snapshot(processor)
-
     def __repr__(self) -> str:
         kind = "inductive" if self._model.config.num_items is None else "transductive"
         return f"Recommender({kind}, {self.processor.catalogue!r}, {self._current().index!r})"
@@ -80,6 +66,8 @@ class Recommender:
         *,
         item_column: str | None = None,
         text_columns: str | Sequence[str] | None = None,
+        separator: str | None = None,
+        encoding: str | None = None,
         text_encoder: str | None = None,
     ) -> "Recommender":
         r"""
@@ -91,11 +79,19 @@ class Recommender:
                 Items to rank instead of the checkpoint's own catalogue, in a form that [`make_catalogue`] takes, such
                 as `"products.csv"`. Their texts are encoded now; [`~Recommender.save_pretrained`] keeps the vectors.
             index (`str` or `os.PathLike`, *optional*, defaults to `"exact"`): See [`~Recommender.use_index`].
-            item_column, text_columns (*optional*): Columns of a table of items, as for [`make_catalogue`].
+            item_column, text_columns, separator, encoding (*optional*):
+                How a table of items is read, see [`read_products`]; by default as the checkpoint remembers it.
             text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
         """
         # The items come first because their errors are found quickly.
-        catalogue = make_catalogue(items, item_column=item_column, text_columns=text_columns)
+        named = {
+            "item_column": item_column,
+            "text_columns": text_columns,
+            "separator": separator,
+            "encoding": encoding,
+        }
+        tables = None if items is None else load_checkpoint_tables(name_or_path)
+        catalogue = make_catalogue(items, **named, tables=tables)
         model, processor = load_checkpoint(name_or_path, text_encoder)
         if catalogue is not None:
             processor.catalogue = catalogue
@@ -104,22 +100,6 @@ class Recommender:
         if index != "exact":
             recommender.use_index(index)
         return recommender
-
-    @property
-    def model(self) -> UniSRecModel:
-        """The model, in evaluation mode. Its weights may be changed; it cannot be replaced."""
-        return self._model
-
-    @property
-    def processor(self) -> UniSRecProcessor:
-        """The processor with the current catalogue; a later change of the items creates a new one."""
-        return self._current().processor
-
-    @property
-    def item_embeds(self) -> np.ndarray:
-        """Searched item vectors `(num_items, hidden_size)`, float32, of unit length unless the model scores
-        by the plain product. Their product with [`~Recommender.encode_users`] is the score."""
-        return self._current().index.vectors.float().cpu().numpy()
 
     def recommend(
         self,
@@ -258,46 +238,6 @@ class Recommender:
         vectors = self._encoder.texts(texts)
         return self._encoder.items(vectors, torch.zeros(len(texts), dtype=torch.long)).cpu().numpy()
 
-    def add_items(self, items: Mapping[str, str]) -> None:
-        r"""
-        Appends items to the catalogue, represented by their texts alone; nothing is trained.
-
-        Args:
-            items (`Mapping[str, str]`): Texts by id.
-
-        Raises:
-            ValueError: If an id is in the catalogue already, an id or text is empty or no string, or there is no text
-                encoder. The catalogue is then unchanged.
-        """
-        if not items:
-            return
-        check_items(items)
-        with self._writers_lock:
-            catalogue = self._current().catalogue
-            known = next((item_id for item_id in items if item_id in catalogue), None)
-            if known is not None:
-                raise ValueError(f"item id {known!r} is in the catalogue already; remove it first to change its text.")
-            self._update(torch.arange(len(catalogue)), items)
-
-    def remove_items(self, item_ids: Iterable[str]) -> None:
-        r"""
-        Removes items from the catalogue; the others keep their order and, in a transductive model, their ID embedding.
-
-        Args:
-            item_ids (`Iterable[str]`): Their ids.
-
-        Raises:
-            KeyError: If an id is unknown. The catalogue is then unchanged.
-            ValueError: If no item would be left.
-        """
-        with self._writers_lock:
-            catalogue = self._current().catalogue
-            kept = torch.ones(len(catalogue), dtype=torch.bool)
-            kept[[catalogue.row(item_id) for item_id in item_ids]] = False
-            if not kept.any():
-                raise ValueError("no item would be left in the catalogue; add new items first.")
-            self._update(kept.nonzero()[:, 0], {})
-
     def use_index(self, index: str | os.PathLike) -> ExactIndex | FaissIndex:
         r"""
         Replaces the search index.
@@ -345,56 +285,6 @@ class Recommender:
         processor = self.processor
         self.model.save_pretrained(save_directory)
         processor.save_pretrained(save_directory)
-
-    def _update(self, kept: torch.Tensor, added: Mapping[str, str]) -> None:
-        """Replaces the snapshot by one assignment: the kept rows, then new items."""
-        snapshot, ids, texts = self._current(), list(added), list(added.values())
-        old, rows = snapshot.catalogue, kept.tolist()
-        text_vectors = self._writers_encoder.texts(texts)
-        # The ID embedding has no row for an item added after training.
-        no_rows = torch.zeros(len(ids), dtype=torch.long)
-        has_rows = self.model.config.num_items is not None
-        catalogue = ItemCatalogue(
-            [old.item_ids[row] for row in rows] + ids,
-            [old.texts[row] for row in rows] + texts,
-            torch.cat([old.item_embeddings[kept], text_vectors]),
-            torch.cat([old.id_rows_of(kept), no_rows]) if has_rows else None,
-            old.item_ids_hash if has_rows else None,
-        )
-        index = snapshot.index.update(kept, self._writers_encoder.items(text_vectors, no_rows))
-        state = self._state(catalogue, snapshot.reads_texts)
-        self._snapshot = Snapshot(with_catalogue(snapshot.processor, catalogue), index, state, snapshot.reads_texts)
-
-    def _current(self) -> Snapshot:
-        """Returns the snapshot, rebuilt if the model or the catalogue has changed since it was built."""
-        if self._model.training:
-            self._model.eval()
-        snapshot = self._snapshot
-        if snapshot.state != self._state(snapshot.catalogue, snapshot.reads_texts):
-            with self._writers_lock:
-                if self._snapshot is snapshot:  # otherwise another thread has rebuilt it
-                    self._snapshot = self._make_snapshot(snapshot.processor, snapshot)
-                return self._snapshot
-        return snapshot
-
-    def _make_snapshot(self, processor: UniSRecProcessor, old: Snapshot | None = None) -> Snapshot:
-        """Computes vectors and index of a processor's catalogue, with the same kind of index. Raises `ValueError` if the
-        model cannot rank it."""
-        catalogue = processor.catalogue
-        check_catalogue(self._model, catalogue)
-        reads_texts = catalogue.item_embeddings is None
-        if old is not None and old.state[0] == id(catalogue):
-            reads_texts = old.reads_texts and self._model.text_encoder is not None  # otherwise keep the loaded vectors
-        if reads_texts:
-            catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=True))
-        index = ExactIndex(self._writers_encoder.catalogue(catalogue))
-        if old is not None:
-            index = old.index.rebuild(index)
-        return Snapshot(with_catalogue(processor, catalogue), index, self._state(catalogue, reads_texts), reads_texts)
-
-    def _state(self, catalogue: ItemCatalogue, reads_texts: bool) -> tuple[Any, ...]:
-        """Returns a state that changes whenever the vectors of the catalogue change."""
-        return item_tower_state(self._model, catalogue, reads_texts)
 
 
 __all__ = ["Recommendation", "Recommender"]
