@@ -34,6 +34,7 @@ CODE_FILES = {
     "text_pooling.py": "modeling_unisrec",
     "catalogue_files.py": "modeling_unisrec",
     "item_catalogue.py": "modeling_unisrec",
+    "item_columns.py": "modeling_unisrec",
     "processing_unisrec.py": "modeling_unisrec",
     "pipeline_unisrec.py": "modeling_unisrec",
 }

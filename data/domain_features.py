@@ -10,6 +10,7 @@ from ..configuration import UniSRecConfig
 from ..modeling_unisrec import ItemCatalogue
 from .domain import Domain
 from .given_features import given_text_features
+from .readers.shop_columns import shop_columns
 from .text_features import load_text_features
 
 
@@ -90,7 +91,8 @@ def domain_catalogue(domain: Domain, text_vectors: np.ndarray | None = None) -> 
     if tables and (missing := domain.info.get("filters", {}).get("missing_text")):
         tables["missing_text"] = missing
     vectors = None if text_vectors is None else torch.from_numpy(np.array(text_vectors))
-    return ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list(), vectors, tables=tables)
+    ids, texts = domain.items["item_id"].to_list(), domain.items["text"].to_list()
+    return ItemCatalogue(ids, texts, vectors, columns=shop_columns(domain.items), tables=tables)
 
 
 __all__ = ["domain_catalogue", "domain_features"]

@@ -2,6 +2,7 @@
 
 from .catalogue_files import lock_catalogue
 from .item_catalogue import ItemCatalogue, check_id_rows
+from .item_columns import Where, check_columns_known, item_mask
 from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, unit_vectors
 from .pipeline_unisrec import (
     SequentialRecommendationPipeline,
@@ -25,12 +26,15 @@ __all__ = [
     "UniSRecModelOutput",
     "UniSRecPreTrainedModel",
     "UniSRecProcessor",
+    "Where",
     "best_columns",
     "check_catalogue",
+    "check_columns_known",
     "check_finite",
     "check_id_rows",
     "encode_catalogue",
     "encode_items",
+    "item_mask",
     "item_tower_state",
     "lock_catalogue",
     "pool_tokens",

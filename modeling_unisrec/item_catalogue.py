@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -28,6 +28,13 @@ from .catalogue_files import (
     lock_catalogue,
     read_embeddings,
 )
+
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# Columns of `ITEMS_FILE`; others are columns of the shop.
+OWN_COLUMNS = ("item_id", "text", "id_row", "is_former")
 
 
 class FormerItem(NamedTuple):
@@ -59,13 +66,15 @@ class ItemCatalogue:
             item k has row k + 1.
         item_ids_hash (`str`, *optional*):
             With `id_rows`: [`~ItemCatalogue.item_ids_hash`] of the catalogue that the model was trained on.
+        columns (`pl.DataFrame`, *optional*):
+            More columns of the items, such as price and stock, one row for each item. They are saved with the catalogue.
         former (`Mapping[str, FormerItem]`, *optional*): Items that are sold no more, by id.
         tables (`Mapping[str, Any]`, *optional*):
             How the tables of the shop are read: arguments of [`read_table`] and [`build_domain`], such as
             `text_columns`. Later tables are read in the same way by default.
 
     Raises:
-        ValueError: If the lengths differ or an id occurs twice.
+        ValueError: If the lengths differ, an id occurs twice, or a column has the name of one of the others.
     """
 
     def __init__(
@@ -75,6 +84,7 @@ class ItemCatalogue:
         item_embeddings: torch.Tensor | None = None,
         id_rows: torch.Tensor | None = None,
         item_ids_hash: str | None = None,
+        columns: "pl.DataFrame | None" = None,
         former: Mapping[str, FormerItem] | None = None,
         tables: Mapping[str, Any] | None = None,
     ):
@@ -82,6 +92,7 @@ class ItemCatalogue:
         self.texts = list(texts)
         self.item_embeddings = item_embeddings
         self.id_rows = id_rows
+        self.columns = columns if columns is not None and columns.width else None
         self._item_ids_hash = item_ids_hash
         self.former, self.tables = dict(former or {}), dict(tables or {})
         self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
@@ -95,6 +106,10 @@ class ItemCatalogue:
             raise ValueError(f"{len(self.item_ids)} item ids but {len(item_embeddings)} rows of `item_embeddings`.")
         if id_rows is not None and len(id_rows) != len(self.item_ids):
             raise ValueError(f"{len(self.item_ids)} item ids but {len(id_rows)} `id_rows`.")
+        if self.columns is not None and self.columns.height != len(self.item_ids):
+            raise ValueError(f"{len(self.item_ids)} item ids but {self.columns.height} rows of `columns`.")
+        if taken := next((name for name in self.column_names[2:] if name in OWN_COLUMNS), None):
+            raise ValueError(f"`columns` has a column {taken!r}, a name of the catalogue itself; rename or drop it.")
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -103,12 +118,28 @@ class ItemCatalogue:
         parts = [f"{len(self):,} items", "no text vectors" if self.item_embeddings is None else "with text vectors"]
         if self.id_rows is not None:
             parts.append(f"{int((self.id_rows > 0).sum()):,} with an ID embedding")
+        if self.columns is not None:
+            parts.append(f"columns {', '.join(self.columns.columns)}")
         if self.former:
             parts.append(f"{len(self.former):,} former items")
         return f"ItemCatalogue({', '.join(parts)})"
 
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._rows
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the columns of [`~ItemCatalogue.table`]: `item_id`, `text` and those of `columns`."""
+        return ["item_id", "text", *(() if self.columns is None else self.columns.columns)]
+
+    def table(self) -> "pl.DataFrame":
+        """Returns ids, texts and `columns` as one table."""
+        polars = import_polars()
+        own = polars.DataFrame(
+            {"item_id": self.item_ids, "text": self.texts},
+            schema_overrides=dict.fromkeys(("item_id", "text"), polars.String),
+        )
+        return own if self.columns is None else own.hstack(self.columns)
 
     @property
     def item_ids_hash(self) -> str | None:
@@ -142,6 +173,11 @@ class ItemCatalogue:
         catalogue.item_embeddings = item_embeddings
         return catalogue
 
+    def with_columns(self, columns: "pl.DataFrame | None") -> "ItemCatalogue":
+        """Returns a catalogue of the same items with other `columns`."""
+        rest = (self._item_ids_hash, columns, self.former, self.tables)
+        return ItemCatalogue(self.item_ids, self.texts, self.item_embeddings, self.id_rows, *rest)
+
     def content_hash(self) -> str:
         """Returns the SHA-256 of ids and texts in their order, which is stored with the text vectors to tell which
         items they belong to."""
@@ -161,21 +197,28 @@ class ItemCatalogue:
         Raises:
             OSError: If it cannot be written, or another process keeps changing it.
         """
-        directory, polars = Path(directory), _import_polars()
+        directory, polars = Path(directory), import_polars()
         directory.mkdir(parents=True, exist_ok=True)
-        former = self.former.values()
-        columns = {"item_id": [*self.item_ids, *self.former], "text": [*self.texts, *(item.text for item in former)]}
+        items = self.table()
         if self.id_rows is not None:
-            columns["id_row"] = [*self.id_rows.tolist(), *(item.id_row for item in former)]
-        if former:
-            columns["is_former"] = [False] * len(self) + [True] * len(former)
+            items = items.with_columns(polars.Series("id_row", self.id_rows.tolist(), dtype=polars.Int64))
+        if self.former:
+            gone = {
+                "item_id": list(self.former),
+                "text": [item.text for item in self.former.values()],
+                "is_former": True,
+            }
+            if self.id_rows is not None:
+                gone["id_row"] = [item.id_row for item in self.former.values()]
+            items = items.with_columns(is_former=False)
+            items = polars.concat([items, polars.DataFrame(gone)], how="diagonal")
         trained_on = {"item_ids_hash": self.item_ids_hash} if self.id_rows is not None and self.item_ids_hash else None
         draft = directory.with_name(f".{directory.name}.tmp")
         with lock_catalogue(directory):
             shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
             draft.mkdir()
             try:
-                polars.DataFrame(columns).write_parquet(draft / ITEMS_FILE, metadata=trained_on)
+                items.write_parquet(draft / ITEMS_FILE, metadata=trained_on)
                 if self.item_embeddings is not None:
                     tensors = {"item_embeddings": self.item_embeddings.contiguous()}
                     save_file(tensors, draft / EMBEDDINGS_FILE, {"items_sha256": self.content_hash()})
@@ -249,7 +292,7 @@ class ItemCatalogue:
     @classmethod
     def _read_items(cls, file: str) -> "ItemCatalogue":
         """Reads ids, texts and rows of the ID embedding."""
-        polars = _import_polars()
+        polars = import_polars()
         content = Path(file).read_bytes()  # polars opens a file several times, and a writer may replace it meanwhile
         try:
             items = polars.read_parquet(content)
@@ -270,7 +313,8 @@ class ItemCatalogue:
             items = items.filter(~polars.col("is_former"))
         id_rows = torch.tensor(items["id_row"].to_list()) if "id_row" in items.columns else None
         trained_on = None if id_rows is None else trained_on
-        return cls(items["item_id"].to_list(), items["text"].to_list(), None, id_rows, trained_on, former)
+        columns = items.drop(OWN_COLUMNS, strict=False)
+        return cls(items["item_id"].to_list(), items["text"].to_list(), None, id_rows, trained_on, columns, former)
 
 
 def check_id_rows(config: PreTrainedConfig, catalogue: ItemCatalogue) -> None:
@@ -297,7 +341,7 @@ def check_id_rows(config: PreTrainedConfig, catalogue: ItemCatalogue) -> None:
         )
 
 
-def _import_polars():
+def import_polars():
     """Imports polars, which is optional on machines that only run the model."""
     try:
         import polars
@@ -306,4 +350,4 @@ def _import_polars():
     return polars
 
 
-__all__ = ["FormerItem", "ItemCatalogue", "check_id_rows"]
+__all__ = ["FormerItem", "ItemCatalogue", "check_id_rows", "import_polars"]

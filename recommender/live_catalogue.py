@@ -1,23 +1,34 @@
-"""A catalogue and its index, which can be searched by many threads while it changes."""
+"""A catalogue that is served: vectors and index of its items, which can be added and removed while others read."""
 
 import dataclasses
+import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..data.readers.frames import TableSource
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_catalogue, item_tower_state
+from .catalogue import columns_by_id
 from .exact_index import ExactIndex
-from .item_changes import ItemChanges, change_items, texts_by_id
+from .faiss_index import KINDS, FaissIndex, choose_kind
+from .item_changes import ItemChanges, Products, change_items, products_by_id
 from .snapshot import Snapshot, with_catalogue
 from .vectors import VectorEncoder
 
 
+History = Sequence[str | Mapping[str, str]]
+
+
 class LiveCatalogue:
     r"""
-    Base of [`Recommender`]: the catalogue of a processor, its vectors and its index, and their changes.
+    Keeps the item vectors of a catalogue and the index over them, for the model and the items of now.
+
+    Thread-safe: while one thread adds or removes items, calls from other threads see the catalogue either before or
+    after the change. If the weights were trained, moved or cast, or `processor.catalogue` was replaced, the next call
+    recomputes the item vectors.
 
     Args:
         model ([`UniSRecModel`]): The model; it is set to evaluation mode.
@@ -39,6 +50,10 @@ class LiveCatalogue:
         self._writers_lock = threading.RLock()
         self._snapshot = self._make_snapshot(processor)
 
+    def __repr__(self) -> str:
+        kind = "inductive" if self._model.config.num_items is None else "transductive"
+        return f"{type(self).__name__}({kind}, {self.processor.catalogue!r}, {self._current().index!r})"
+
     @property
     def model(self) -> UniSRecModel:
         """The model, in evaluation mode. Its weights may be changed; it cannot be replaced."""
@@ -52,8 +67,47 @@ class LiveCatalogue:
     @property
     def item_embeds(self) -> np.ndarray:
         """Searched item vectors `(num_items, hidden_size)`, float32, of unit length unless the model scores
-        by the plain product. Their product with [`~Recommender.encode_users`] is the score."""
+        by the plain product. Their product with [`~LiveCatalogue.encode_users`] is the score."""
         return self._current().index.vectors.float().cpu().numpy()
+
+    def encode_users(self, histories: Sequence[History], batch_size: int = 256) -> np.ndarray:
+        r"""
+        Encodes histories into query vectors.
+
+        Args:
+            histories (`Sequence` of `Sequence` of `str` or `dict`): As for [`Recommender.recommend`].
+            batch_size (`int`, *optional*, defaults to 256): Histories per batch.
+
+        Returns:
+            `np.ndarray` of shape `(num_histories, hidden_size)`, float32: Vectors of unit length, unless the model
+            scores by the plain product.
+
+        Raises:
+            KeyError, ValueError: As for [`Recommender.recommend`].
+        """
+        snapshot = self._current()
+        parsed = snapshot.processor.parse_histories(histories)
+        vectors = np.empty((len(parsed), self.model.config.hidden_size), dtype=np.float32)
+        for places, users in self._encoder.users(snapshot.processor, parsed, batch_size):
+            vectors[places] = users.cpu().numpy()
+        return vectors
+
+    def encode_items(self, texts: Sequence[str]) -> np.ndarray:
+        r"""
+        Encodes the texts of items, which need not be in the catalogue.
+
+        Args:
+            texts (`Sequence[str]`): Item texts.
+
+        Returns:
+            `np.ndarray` of shape `(num_texts, hidden_size)`, float32: Their product with
+            [`~LiveCatalogue.encode_users`] is the score that [`~LiveCatalogue.add_items`] would give them.
+
+        Raises:
+            ValueError: If there is no text encoder.
+        """
+        vectors = self._encoder.texts(texts)
+        return self._encoder.items(vectors, torch.zeros(len(texts), dtype=torch.long)).cpu().numpy()
 
     def add_items(self, items: Mapping[str, str] | TableSource, **columns: Any) -> ItemChanges:
         r"""
@@ -83,15 +137,15 @@ class LiveCatalogue:
         text; when it comes back, it has its ID embedding again.
 
         Args:
-            items (`Mapping[str, str]` or table): All items, in a form that [`~Recommender.add_items`] takes.
-            columns (*optional*): As for [`~Recommender.add_items`].
+            items (`Mapping[str, str]` or table): All items, in a form that [`~LiveCatalogue.add_items`] takes.
+            columns (*optional*): As for [`~LiveCatalogue.add_items`].
 
         Returns:
             [`ItemChanges`]: What was done.
 
         Raises:
             OSError: If the table cannot be read.
-            ValueError: As for [`~Recommender.add_items`], or if there are no items.
+            ValueError: As for [`~LiveCatalogue.add_items`], or if there are no items.
         """
         return self._change(items, columns, is_complete=True)
 
@@ -115,19 +169,88 @@ class LiveCatalogue:
             for item_id in gone:
                 if item_id not in snapshot.catalogue.former:
                     snapshot.catalogue.row(item_id)
-            new, changes = change_items(snapshot, self._writers_encoder, {}, dict.fromkeys(gone), keeps_gone=False)
+            new, changes = change_items(
+                snapshot, self._writers_encoder, Products({}), dict.fromkeys(gone), keeps_gone=False
+            )
             self._replace_snapshot(new)
         return changes
+
+    def set_columns(self, table: TableSource, item_column: str | None = None) -> None:
+        r"""
+        Replaces the columns of the items, such as price and stock, which `where`, `cap`, `popularity` and `columns` of
+        [`Recommender.recommend`] refer to. Texts and vectors stay; nothing is encoded.
+
+        Args:
+            table, item_column (*optional*): As for [`columns_by_id`].
+
+        Raises:
+            OSError, ValueError: As for [`columns_by_id`].
+        """
+        with self._writers_lock:
+            snapshot = self._current()
+            catalogue = snapshot.catalogue.with_columns(columns_by_id(table, snapshot.catalogue.item_ids, item_column))
+            processor, state = (
+                with_catalogue(snapshot.processor, catalogue),
+                self._state(catalogue, snapshot.reads_texts),
+            )
+            self._snapshot = dataclasses.replace(snapshot, processor=processor, state=state)
+
+    def use_index(self, index: str | os.PathLike) -> ExactIndex | FaissIndex:
+        r"""
+        Replaces the search index.
+
+        Args:
+            index (`str` or `os.PathLike`):
+                `"exact"`; `"exact-bf16"`, which halves the memory of the item vectors; FAISS as `"ivf"` or `"hnsw"`;
+                `"auto"`, one of them or `"exact"` by the size of the catalogue; or the folder of a saved index.
+
+        Returns:
+            [`ExactIndex`] or [`FaissIndex`]: The index; the `recall` of FAISS is its share of the exact top 10.
+
+        Raises:
+            FileNotFoundError: If there is no such folder.
+            ImportError: If FAISS is not installed.
+            ValueError: If the folder is damaged or its index belongs to another catalogue, or the kind is `"flat"`.
+        """
+        with self._writers_lock:
+            snapshot = self._current()
+            if index in (*KINDS, "flat"):
+                index, _ = choose_kind(index, len(snapshot.catalogue))
+            if index == "exact-bf16":
+                new = ExactIndex(snapshot.index.vectors, torch.bfloat16)
+            else:
+                on_device = snapshot.index.vectors.float()
+                new = ExactIndex(on_device if index == "exact" else on_device.cpu())
+            if index in KINDS:
+                new = FaissIndex.build(new, self._sample_users(), index)
+            elif index not in ("exact", "exact-bf16"):
+                new = FaissIndex.load(index, new, snapshot.catalogue.item_ids)
+            self._snapshot = dataclasses.replace(snapshot, index=new)
+        return new
+
+    def _sample_users(self, count: int = 256) -> torch.Tensor:
+        """Returns vectors `(count, hidden_size)` of short random histories, to measure the recall of an index."""
+        generator = torch.Generator().manual_seed(0)
+        ids = self.processor.catalogue.item_ids
+        rows = torch.randint(len(ids), (count, 5), generator=generator).tolist()
+        histories = [[ids[row] for row in history[: 1 + place % 5]] for place, history in enumerate(rows)]
+        return torch.from_numpy(self.encode_users(histories))
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """Saves model and current catalogue to the folder `save_directory` for `from_pretrained` and the Auto
+        classes."""
+        processor = self.processor
+        self.model.save_pretrained(save_directory)
+        processor.save_pretrained(save_directory)
 
     def _change(self, items: Any, columns: Mapping[str, Any], is_complete: bool) -> ItemChanges:
         """Adds and changes items and, if they are all there are, removes the others."""
         with self._writers_lock:
             snapshot = self._current()
             old = snapshot.catalogue
-            texts, tables = texts_by_id(items, old.tables, columns)
-            gone = [item_id for item_id in old.item_ids if item_id not in texts] if is_complete else []
-            new, changes = change_items(snapshot, self._writers_encoder, texts, gone, keeps_gone=True)
-            new.catalogue.tables = tables
+            given = products_by_id(items, old.tables, columns)
+            gone = [item_id for item_id in old.item_ids if item_id not in given.texts] if is_complete else []
+            new, changes = change_items(snapshot, self._writers_encoder, given, gone, keeps_gone=True)
             self._replace_snapshot(new)
         return changes
 
@@ -167,4 +290,4 @@ class LiveCatalogue:
         return item_tower_state(self._model, catalogue, reads_texts)
 
 
-__all__ = ["LiveCatalogue"]
+__all__ = ["History", "LiveCatalogue"]

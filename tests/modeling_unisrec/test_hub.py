@@ -22,6 +22,7 @@ CODE = {
     "text_pooling.py",
     "catalogue_files.py",
     "item_catalogue.py",
+    "item_columns.py",
 }
 MODEL = {"config.json", "model.safetensors", *CODE}
 PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}

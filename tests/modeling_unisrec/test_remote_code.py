@@ -21,6 +21,7 @@ CODE = {
     "text_pooling.py",
     "catalogue_files.py",
     "item_catalogue.py",
+    "item_columns.py",
 }
 TEXTS = ["red pen", "small steel kettle", "garden lamp"]
 

@@ -33,6 +33,7 @@ CODE = {
     "text_pooling.py",
     "catalogue_files.py",
     "item_catalogue.py",
+    "item_columns.py",
 }
 
 
