@@ -14,8 +14,17 @@ from ..data.domain_features import domain_features
 from ..data.readers.values import check_count
 from ..data.time_splits import is_time_split
 from ..data.training_data import SeenInTraining, check_unseen
-from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, encode_items
+from ..modeling_unisrec import (
+    ItemCatalogue,
+    UniSRecModel,
+    UniSRecProcessor,
+    check_text_neighbours,
+    encode_items,
+    mix,
+    recent_texts,
+)
 from ..modeling_unisrec.checkpoint import load_checkpoint
+from ..modeling_unisrec.text_neighbours import RECENCY
 from .baselines import popularity_scores, random_scores, text_neighbour_scores
 from .launch import make_accelerator
 from .lists import item_novelty, list_metrics
@@ -23,7 +32,12 @@ from .ranking import catalogue_tensors
 from .relevance import PROTOCOLS, Ranking, RelevanceDataset, Scorer, rank_users
 
 
-POPULARITY, TEXT_NEIGHBOURS, RANDOM = BASELINES = ("popularity", "text-neighbours", "random")
+POPULARITY, TEXT_NEIGHBOURS, RECENT_TEXT_NEIGHBOURS, RANDOM = BASELINES = (
+    "popularity",
+    "text-neighbours",
+    "recent-text-neighbours",
+    "random",
+)
 # Its text encoder compares the items of lists if no checkpoint is named.
 TEXT_MODEL = "unisrec-base"
 
@@ -60,6 +74,7 @@ def compare(
     split: str = "test",
     *,
     cutoffs: Sequence[int] = (10, 50),
+    text_neighbours: float = 0.0,
     text_encoder: str | None = None,
     allow_seen: bool = False,
     batch_size: int = 512,
@@ -76,10 +91,13 @@ def compare(
     Args:
         models (`Sequence` of `str` or `os.PathLike`):
             Folders, `"unisrec-base"` or Hub ids of checkpoints; `"popularity"` (by the interactions known),
-            `"text-neighbours"` (by the cosine with the mean text vector of the history) and `"random"`.
+            `"text-neighbours"` (by the cosine with the mean text vector of the history), `"recent-text-neighbours"` (the
+            same, the latest items counting most: [`recent_texts`]) and `"random"`.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         split (`str`, *optional*, defaults to `"test"`): `"valid"`, `"test"`, or a time split of [`cut_at`], `"time:0.1"`.
         cutoffs (`Sequence[int]`, *optional*, defaults to `(10, 50)`): Cutoffs k.
+        text_neighbours (`float`, *optional*, defaults to 0.0): Share of text neighbours in the scores of checkpoints, as for
+            [`Recommender`].
         text_encoder (`str`, *optional*): Text encoder that the checkpoints were trained with, if they contain none.
         allow_seen (`bool`, *optional*, defaults to `False`):
             Whether to evaluate even on interactions that a checkpoint was trained on; its name says so then.
@@ -102,6 +120,10 @@ def compare(
     """
     names = [os.fspath(model) for model in models]
     _check(names, split, cutoffs, batch_size)
+    if text_neighbours and set(names) <= set(BASELINES):
+        raise ValueError(
+            "text neighbours are mixed with the scores of checkpoints, and only baselines are named: name one."
+        )
     accelerator, domain = make_accelerator(use_cpu), Domain.load(domain)
     if is_time_split(split):
         domain = cut_at(domain, split)
@@ -111,6 +133,9 @@ def compare(
         if name in BASELINES:
             continue
         model, processor = load_checkpoint(name, text_encoder)
+        check_text_neighbours(text_neighbours, model.config)
+        if text_neighbours:
+            shown[name] = f"{name}, {text_neighbours:g} text neighbours"
         try:
             check_unseen(
                 name, model.config, domain, "take a model that holds out, or look all the same with --allow-seen"
@@ -118,13 +143,13 @@ def compare(
         except SeenInTraining:
             if not allow_seen:
                 raise
-            shown[name] = f"{name} (seen in training)"
+            shown[name] = f"{shown.get(name, name)} (seen in training)"
         _check_catalogue(model.config, domain)
         vectors = task.text_vectors(model, processor)
         scorers[name] = model, vectors
         if text_embeds is None or not text_embeds.shape[1]:
             text_embeds = vectors
-    if text_embeds is None or (TEXT_NEIGHBOURS in names and not text_embeds.shape[1]):
+    if text_embeds is None or (not text_embeds.shape[1] and {TEXT_NEIGHBOURS, RECENT_TEXT_NEIGHBOURS} & set(names)):
         text_embeds = task.text_vectors(*load_checkpoint(TEXT_MODEL))
     rows = {}
     for name in names:  # nothing is refused any more
@@ -132,7 +157,7 @@ def compare(
             score, longest = task.baseline(name, text_embeds), None
         else:
             model, vectors = scorers[name]
-            score = model_scores(model.to(accelerator.device).eval(), vectors)
+            score = model_scores(model.to(accelerator.device).eval(), vectors, text_neighbours)
             longest = model.config.max_position_embeddings
         rows[shown.get(name, name)] = task.metrics(score, longest, text_embeds)
         if name == POPULARITY:
@@ -147,6 +172,7 @@ def evaluate(
     split: str = "test",
     *,
     cutoffs: Sequence[int] = (10, 50),
+    text_neighbours: float = 0.0,
     text_encoder: str | None = None,
     allow_seen: bool = False,
     batch_size: int = 512,
@@ -160,7 +186,7 @@ def evaluate(
         model (`str` or `os.PathLike`): Folder, `"unisrec-base"` or Hub id of a checkpoint.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         split (`str`, *optional*, defaults to `"test"`): `"valid"`, `"test"`, or a time split such as `"time:0.1"`.
-        cutoffs, text_encoder, allow_seen, batch_size, use_cpu, progress (*optional*): As for [`compare`].
+        cutoffs, text_neighbours, text_encoder, allow_seen, batch_size, use_cpu, progress (*optional*): As for [`compare`].
 
     Returns:
         `dict[str, float]`: `recall@10`, `ndcg@10_seen_masked`, ..., see [`compare`].
@@ -174,6 +200,7 @@ def evaluate(
         domain,
         split,
         cutoffs=cutoffs,
+        text_neighbours=text_neighbours,
         text_encoder=text_encoder,
         allow_seen=allow_seen,
         batch_size=batch_size,
@@ -228,7 +255,9 @@ class _Task:
     def baseline(self, name: str, text_embeds: np.ndarray) -> Scorer:
         if name == POPULARITY:
             return popularity_scores(self.known, self.domain.num_items)
-        return random_scores(self.domain.num_items) if name == RANDOM else text_neighbour_scores(text_embeds)
+        if name == RANDOM:
+            return random_scores(self.domain.num_items)
+        return text_neighbour_scores(text_embeds, RECENCY if name == RECENT_TEXT_NEIGHBOURS else 1.0)
 
     def metrics(self, score: Scorer, longest: int | None, text_embeds: np.ndarray) -> dict[str, float]:
         ranking = self._rank(score, self.users, longest)
@@ -258,22 +287,26 @@ class _Task:
 
 
 @torch.inference_mode()
-def model_scores(model: UniSRecModel, text_embeds: np.ndarray) -> Scorer:
+def model_scores(model: UniSRecModel, text_embeds: np.ndarray, text_neighbours: float = 0.0) -> Scorer:
     r"""
     Returns a function that scores the catalogue by a model.
 
     Args:
         model ([`UniSRecModel`]): In evaluation mode, on the device of the batches.
         text_embeds (`np.ndarray` of shape `(num_items, text_embedding_size)`): Text vectors of the catalogue.
+        text_neighbours (`float`, *optional*, defaults to 0.0): As for [`compare`].
 
     Returns:
         `Callable`: Scorer of [`rank_users`]. The temperature, which changes no rank, is left out.
     """
     items = encode_items(model, **catalogue_tensors(text_embeds, torch.device("cpu")))
-    candidates = model.project_items(items)
+    texts = torch.from_numpy(np.array(text_embeds, dtype=np.float32)).to(items.device)
+    candidates = mix(model.project_items(items), texts, text_neighbours)
 
     def score(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         queries = model.project_sequences(model.get_sequence_features(batch["item_index"], items))
+        if text_neighbours:
+            queries = mix(queries, recent_texts(batch["item_index"], texts), text_neighbours)
         return (queries @ candidates.T).float()
 
     return score

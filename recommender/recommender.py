@@ -35,9 +35,15 @@ class Recommender(LiveCatalogue):
     Args:
         model ([`UniSRecModel`]): The model; it is set to evaluation mode.
         processor ([`UniSRecProcessor`]): Processor with a catalogue; it is not changed.
+        text_neighbours (`float`, *optional*, defaults to 0.0):
+            Share, from 0 to 1, of text neighbours in the score: it becomes a weighted mean of the model's cosine and of
+            the cosine between the text of an item and those of the latest items of the history ([`recent_texts`]). 0.5
+            helps a model that was not trained on the shop. Vectors then have `hidden_size + text_embedding_size` numbers.
+            The share is not saved.
 
     Raises:
-        ValueError: If the processor has no catalogue, or a transductive model was trained on another one.
+        ValueError: If the processor has no catalogue, a transductive model was trained on another one, or the model cannot
+            be mixed with text neighbours.
 
     Example:
 
@@ -61,6 +67,7 @@ class Recommender(LiveCatalogue):
         separator: str | None = None,
         encoding: str | None = None,
         text_encoder: str | None = None,
+        text_neighbours: float = 0.0,
     ) -> "Recommender":
         r"""
         Returns a recommender of a checkpoint.
@@ -74,6 +81,7 @@ class Recommender(LiveCatalogue):
             item_column, text_columns, separator, encoding (*optional*):
                 How a table of items is read, see [`read_products`]; by default as the checkpoint remembers it.
             text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
+            text_neighbours (`float`, *optional*, defaults to 0.0): As for the class.
         """
         # The items come first because their errors are found quickly.
         named = {
@@ -88,7 +96,7 @@ class Recommender(LiveCatalogue):
         if catalogue is not None:
             processor.catalogue = catalogue
             use_text_vectors_of(items, model, processor)
-        recommender = cls(model, processor)
+        recommender = cls(model, processor, text_neighbours)
         if index != "exact":
             recommender.use_index(index)
         return recommender

@@ -39,6 +39,7 @@ def fit(
     encoding: str | None = None,
     date_format: str | None = None,
     drop_anonymous: bool = False,
+    keep_columns: Sequence[str] = (),
     keep_unsold: bool = True,
     missing_text: Literal["error", "drop", "keep"] = "drop",
     seed: int = 0,
@@ -73,7 +74,7 @@ def fit(
             ids and purchases of the customers; it is never uploaded with the checkpoint.
         user_column, item_column, time_column, text_columns, items_id_column (*optional*):
             Columns, as for [`read_table`]. By default they are recognised by name or content, see [`guess_columns`].
-        separator, encoding, date_format, drop_anonymous (*optional*): As for [`read_table`].
+        separator, encoding, date_format, drop_anonymous, keep_columns (*optional*): As for [`read_table`].
         keep_unsold (`bool`, *optional*, defaults to `True`):
             Whether products that nobody bought can be recommended, see [`build_domain`].
         missing_text (`str`, *optional*, defaults to `"drop"`): As for [`build_domain`].
@@ -111,7 +112,7 @@ def fit(
             "items_id_column": items_id_column,
         },
         csv={"separator": separator, "encoding": encoding},
-        reading={"date_format": date_format, "drop_anonymous": drop_anonymous},
+        reading={"date_format": date_format, "drop_anonymous": drop_anonymous, "keep_columns": keep_columns},
         building={"keep_unsold": keep_unsold, "missing_text": missing_text},
     )
     with new_folder(output) as draft:

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMN",
         help="columns of the item text, in order (default: as the checkpoint remembers)",
     )
-    add_table_options(parser)
+    add_table_options(parser, keeps=False)
     parser.add_argument(
         "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
     )
