@@ -12,6 +12,7 @@ from ..configuration import UniSRecConfig
 from ..data import Domain, Split, cut_at, domain_split, time_test
 from ..data.domain_features import domain_features
 from ..data.readers.values import check_count
+from ..data.text_encoding import TextDtype
 from ..data.time_splits import is_time_split
 from ..data.training_data import SeenInTraining, check_unseen
 from ..modeling_unisrec import (
@@ -76,6 +77,7 @@ def compare(
     cutoffs: Sequence[int] = (10, 50),
     text_neighbours: float = 0.0,
     text_encoder: str | None = None,
+    text_dtype: TextDtype = "auto",
     allow_seen: bool = False,
     batch_size: int = 512,
     use_cpu: bool = False,
@@ -99,6 +101,8 @@ def compare(
         text_neighbours (`float`, *optional*, defaults to 0.0): Share of text neighbours in the scores of checkpoints, as for
             [`Recommender`].
         text_encoder (`str`, *optional*): Text encoder that the checkpoints were trained with, if they contain none.
+        text_dtype (`str`, *optional*, defaults to `"auto"`):
+            Precision in which texts are encoded, see [`resolve_text_dtype`].
         allow_seen (`bool`, *optional*, defaults to `False`):
             Whether to evaluate even on interactions that a checkpoint was trained on; its name says so then.
         batch_size (`int`, *optional*, defaults to 512): Users ranked at a time by each process, at most.
@@ -127,7 +131,7 @@ def compare(
     accelerator, domain = make_accelerator(use_cpu), Domain.load(domain)
     if is_time_split(split):
         domain = cut_at(domain, split)
-    task = _Task(domain, split, tuple(cutoffs), batch_size, accelerator, progress)
+    task = _Task(domain, split, tuple(cutoffs), text_dtype, batch_size, accelerator, progress)
     shown, scorers, text_embeds = {}, {}, None
     for name in names:
         if name in BASELINES:
@@ -174,6 +178,7 @@ def evaluate(
     cutoffs: Sequence[int] = (10, 50),
     text_neighbours: float = 0.0,
     text_encoder: str | None = None,
+    text_dtype: TextDtype = "auto",
     allow_seen: bool = False,
     batch_size: int = 512,
     use_cpu: bool = False,
@@ -186,7 +191,8 @@ def evaluate(
         model (`str` or `os.PathLike`): Folder, `"unisrec-base"` or Hub id of a checkpoint.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         split (`str`, *optional*, defaults to `"test"`): `"valid"`, `"test"`, or a time split such as `"time:0.1"`.
-        cutoffs, text_neighbours, text_encoder, allow_seen, batch_size, use_cpu, progress (*optional*): As for [`compare`].
+        cutoffs, text_neighbours, text_encoder, text_dtype, allow_seen, batch_size, use_cpu, progress (*optional*):
+            As for [`compare`].
 
     Returns:
         `dict[str, float]`: `recall@10`, `ndcg@10_seen_masked`, ..., see [`compare`].
@@ -202,6 +208,7 @@ def evaluate(
         cutoffs=cutoffs,
         text_neighbours=text_neighbours,
         text_encoder=text_encoder,
+        text_dtype=text_dtype,
         allow_seen=allow_seen,
         batch_size=batch_size,
         use_cpu=use_cpu,
@@ -218,11 +225,12 @@ class _Task:
         domain: Domain,
         split: str,
         cutoffs: tuple[int, ...],
+        text_dtype: TextDtype,
         batch_size: int,
         accelerator: Accelerator,
         progress: bool,
     ):
-        self.domain, self.cutoffs = domain, cutoffs
+        self.domain, self.cutoffs, self.text_dtype = domain, cutoffs, text_dtype
         self.batch_size, self.accelerator, self.progress = batch_size, accelerator, progress
         self.is_new, self.new_users = None, None
         if domain.cut is None:
@@ -247,7 +255,8 @@ class _Task:
             model.config,
             device=self.accelerator.device,
             progress=self.progress,
-            main_process_first=self.accelerator.main_process_first(),
+            text_dtype=self.text_dtype,
+            shared=True,
         )
         model.detach_text_encoder()
         return vectors

@@ -118,7 +118,8 @@ class Fitting:
         chosen = ZERO_SHOT if best is None else best[0].name
         self.say(f"chosen by validation: {chosen}")
         start, processor = load_checkpoint(model, text_encoder)
-        vectors = domain_features(self.domain, start.text_encoder, processor.tokenizer, start.config, progress=False)
+        options = {"device": make_accelerator(self.use_cpu).device, "progress": False}  # encoded there in training
+        vectors = domain_features(self.domain, start.text_encoder, processor.tokenizer, start.config, **options)
         measured = best[1].model if best is not None else start
         rows, cold, ranks = self._measure(measured, vectors)
         if zero_shot is not None:
