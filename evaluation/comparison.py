@@ -1,7 +1,8 @@
 """Metrics of checkpoints and baselines on the held-out interactions of a domain."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +79,9 @@ def compare(
             Folders, `"unisrec-base"` or Hub ids of checkpoints; `"popularity"` (by the interactions known),
             `"text-neighbours"` (by the cosine with the mean text vector of the history) and `"random"`.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
-        split (`str`, *optional*, defaults to `"test"`): `"valid"`, `"test"`, or a time split of [`cut_at`], `"time:0.1"`.
+        split (`str`, *optional*, defaults to `"test"`):
+            `"valid"`, `"test"`, or a time split of [`cut_at`], `"time:0.1"`. Of a domain that is cut already, `"valid"` has
+            the next item of each user before the cut, and `"test"` what comes after it.
         cutoffs (`Sequence[int]`, *optional*, defaults to `(10, 50)`): Cutoffs k.
         text_encoder (`str`, *optional*): Text encoder that the checkpoints were trained with, if they contain none.
         allow_seen (`bool`, *optional*, defaults to `False`):
@@ -198,15 +201,14 @@ class _Task:
         self.domain, self.cutoffs = domain, cutoffs
         self.batch_size, self.accelerator, self.progress = batch_size, accelerator, progress
         self.is_new, self.new_users = None, None
-        if domain.cut is None:
-            test = domain_split(domain, split)
-            self.users, self.known = RelevanceDataset.of_targets(test), domain_split(domain, "train")
-            self.counts = {"users": len(test), "items": domain.num_items}
+        part = "valid" if split == "valid" else "test"
+        self.users = RelevanceDataset.of_domain(domain, part)
+        self.counts = {"users": len(self.users), "items": domain.num_items}
+        if domain.cut is None or part == "valid":
+            self.known = domain_split(domain, "train")
         else:
             test, self.known = time_test(domain), domain_split(domain, "all")
-            self.users = RelevanceDataset(test.histories, test.relevant, test.offsets, repeats=False)
             self.is_new = test.is_new
-            self.counts = {"users": len(test.histories), "items": domain.num_items}
             self.counts |= _relevant_counts(self.users, test.is_new) | test.counts
             if test.counts["new_users"]:
                 self.new_users = _without_history(domain)
@@ -258,22 +260,29 @@ class _Task:
 
 
 @torch.inference_mode()
-def model_scores(model: UniSRecModel, text_embeds: np.ndarray) -> Scorer:
+def model_scores(
+    model: UniSRecModel,
+    text_embeds: np.ndarray,
+    whole_weights: Callable[[UniSRecModel], AbstractContextManager] = nullcontext,
+) -> Scorer:
     r"""
     Returns a function that scores the catalogue by a model.
 
     Args:
         model ([`UniSRecModel`]): In evaluation mode, on the device of the batches.
         text_embeds (`np.ndarray` of shape `(num_items, text_embedding_size)`): Text vectors of the catalogue.
+        whole_weights (`Callable`, *optional*): As for [`rank_batches`].
 
     Returns:
         `Callable`: Scorer of [`rank_users`]. The temperature, which changes no rank, is left out.
     """
-    items = encode_items(model, **catalogue_tensors(text_embeds, torch.device("cpu")))
-    candidates = model.project_items(items)
+    with whole_weights(model):
+        items = encode_items(model, **catalogue_tensors(text_embeds, torch.device("cpu")))
+        candidates = model.project_items(items)
 
     def score(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        queries = model.project_sequences(model.get_sequence_features(batch["item_index"], items))
+        with whole_weights(model):
+            queries = model.project_sequences(model.get_sequence_features(batch["item_index"], items))
         return (queries @ candidates.T).float()
 
     return score

@@ -13,20 +13,20 @@ import torch
 from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from .data import Domain, build_domain, leave_one_out, read_table
+from .data import Domain, cut_at, domain_split
 from .data.domain import check_output_folder, new_folder
 from .data.domain_features import domain_features
 from .data.readers.frames import TableSource
-from .data.readers.guess import Columns, guess_columns
-from .data.readers.table import check_csv_options, load_table
-from .data.splits import MIN_INTERACTIONS
+from .data.readers.guess import Columns
 from .evaluation import evaluate
 from .evaluation.analysis import metrics_by_popularity
-from .evaluation.baselines import popularity_metrics, text_neighbour_metrics
+from .evaluation.baselines import popularity_scores, text_neighbour_scores
 from .evaluation.launch import make_accelerator
 from .evaluation.ranking import RankingDataset, rank_targets
+from .evaluation.relevance import RelevanceDataset, rank_users
 from .fit_examples import example_histories
 from .fit_notes import notes_on_metrics
+from .fit_tables import prepare_tables
 from .modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from .modeling_unisrec.checkpoint import load_checkpoint, new_config
 from .modeling_unisrec.text_encoders import load_text_encoder, text_max_length
@@ -87,6 +87,7 @@ def fit(
     text_encoder: str | None = None,
     budget: float = 30.0,
     train_on_all: bool = False,
+    split: str | None = None,
     user_column: str | None = None,
     item_column: str | None = None,
     time_column: str | None = None,
@@ -125,6 +126,9 @@ def fit(
             Whether to train the chosen recipe once more, on all interactions, for as many epochs as were best. The
             newest interactions then count, but no metric says what the result is worth: those of the report are of the
             model before. By default the model that was measured is the one that is saved.
+        split (`str`, *optional*):
+            Time split of [`cut_at`], such as `"time:2024-06-01"` or `"time:0.1"`: what lies before the cut is learned from,
+            its last tenth chooses, and what comes after the cut measures.
         user_column, item_column, time_column, text_columns, items_id_column (*optional*):
             Columns, as for [`read_table`]. By default they are recognised by name or content, see [`guess_columns`].
         separator, encoding, date_format, drop_anonymous (*optional*): As for [`read_table`].
@@ -152,7 +156,7 @@ def fit(
     else:
         load_text_encoder(text_encoder)
     say = report or (lambda line: None)
-    domain, columns = _prepare(
+    domain, columns = prepare_tables(
         interactions,
         items,
         name=Path(output).absolute().name,
@@ -168,51 +172,14 @@ def fit(
         reading={"date_format": date_format, "drop_anonymous": drop_anonymous},
         building={"keep_unsold": keep_unsold, "missing_text": missing_text},
     )
+    if split is not None:
+        domain = cut_at(domain, split)
     with new_folder(output) as draft:
         fitting = _Fitting(domain, draft / ".work", Path(output).absolute().name, seed, use_cpu, say)
         result = fitting.run(draft, model, text_encoder, budget * 60, train_on_all, columns)
         shutil.rmtree(draft / ".work", ignore_errors=True)
     say(f"written to {output}: checkpoint, README.md, {REPORT}")
     return replace(result, output=Path(output))
-
-
-def _prepare(
-    interactions: TableSource,
-    items: TableSource | None,
-    *,
-    name: str,
-    say: Callable[[str], None],
-    columns: dict[str, Any],
-    csv: dict[str, Any],
-    reading: dict[str, Any],
-    building: dict[str, Any],
-) -> tuple[Domain, Columns]:
-    """Reads the tables, recognises their columns and builds the domain."""
-    check_csv_options([interactions, items], **csv)
-    clicks = load_table(interactions, name="interactions", **csv)
-    products = None if items is None else load_table(items, name="items", **csv)
-    found = guess_columns(clicks, products, **columns)
-    raw = read_table(
-        clicks,
-        products,
-        user_column=found.user,
-        item_column=found.item,
-        time_column=found.time,
-        text_columns=found.texts,
-        items_id_column=found.items_id,
-        **reading,
-    )
-    domain = build_domain(
-        raw.interactions, raw.items, name=name, source="table", user_k=1, item_k=1, info=raw.info, **building
-    )
-    if not (np.diff(domain.offsets) >= MIN_INTERACTIONS).any():
-        raise ValueError(
-            f"no user has {MIN_INTERACTIONS} interactions, which it takes to learn from one and hold out two; "
-            f"are the users in the column {found.user!r} (`user_column`)?"
-        )
-    for line in (*found.reasons, domain.report()):  # once nothing is refused any more
-        say(line)
-    return domain, found
 
 
 class _Fitting:
@@ -279,8 +246,10 @@ class _Fitting:
             for path in folder.iterdir():
                 if not path.name.startswith(("checkpoint-", ".")):
                     os.replace(path, draft / path.name)
+        shared = [metric for metric in rows[chosen] if all(metric in row for row in rows.values())]
+        rows = {name: {metric: row[metric] for metric in shared} for name, row in rows.items()}
         examples, coverage = example_histories(draft, self.domain)
-        test = leave_one_out(self.domain, "test")
+        test = domain_split(self.domain, "test")
         notes = notes_on_metrics(test, ranks, rows, chosen, train_on_all and best is not None)
         facts = FitFacts(
             self.name, self.domain, columns.reasons, rows, chosen, self.attempts, examples, coverage, cold, notes
@@ -290,14 +259,18 @@ class _Fitting:
 
     def _measure(self, model: UniSRecModel, vectors: np.ndarray) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
         """Test metrics of the baselines, those of the model by popularity of the item that came next, and its ranks."""
-        train, test = leave_one_out(self.domain, "train"), leave_one_out(self.domain, "test")
+        train, test = domain_split(self.domain, "train"), domain_split(self.domain, "test")
+        accelerator, num_items = make_accelerator(self.use_cpu), self.domain.num_items
+        asked = RelevanceDataset.of_domain(self.domain)
+        known = train if self.domain.cut is None else domain_split(self.domain, "all")
+        scores = {"popularity": popularity_scores(known, num_items), "text neighbours": text_neighbour_scores(vectors)}
         rows = {
-            "popularity": popularity_metrics(train, test, self.domain.num_items),
-            "text neighbours": text_neighbour_metrics(test, vectors),
+            name: rank_users(score, asked, num_items, accelerator=accelerator).metrics((10, 50))
+            for name, score in scores.items()
         }
         users = RankingDataset(test, vectors)
-        ranks = rank_targets(model, users, accelerator=make_accelerator(self.use_cpu))
-        return rows, metrics_by_popularity(ranks, users.targets, train, self.domain.num_items), ranks
+        ranks = rank_targets(model, users, accelerator=accelerator)
+        return rows, metrics_by_popularity(ranks, users.targets, train, num_items), ranks
 
     def _new_checkpoint(self, text_encoder: str) -> Path:
         """Writes a model with random weights around a text encoder, from which recipes take the settings."""
