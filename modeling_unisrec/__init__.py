@@ -14,6 +14,7 @@ from .pipeline_unisrec import (
     rank_items,
 )
 from .processing_unisrec import UniSRecProcessor
+from .text_neighbours import check_text_neighbours, mix, recent_texts
 from .text_pooling import TextHead, pool_tokens
 
 
@@ -31,12 +32,15 @@ __all__ = [
     "check_columns_known",
     "check_finite",
     "check_id_rows",
+    "check_text_neighbours",
     "encode_catalogue",
     "encode_items",
     "item_mask",
     "item_tower_state",
     "lock_catalogue",
+    "mix",
     "pool_tokens",
     "rank_items",
+    "recent_texts",
     "unit_vectors",
 ]

@@ -102,14 +102,15 @@ class ItemCatalogue:
         """Names of the columns of [`~ItemCatalogue.table`]: `item_id`, `text` and those of `columns`."""
         return ["item_id", "text", *(() if self.columns is None else self.columns.columns)]
 
-    def table(self) -> "pl.DataFrame":
-        """Returns ids, texts and `columns` as one table."""
+    def table(self, names: Sequence[str] | None = None) -> "pl.DataFrame":
+        """Returns the columns `names` of ids, texts and `columns` as one table, by default all of them. Raises
+        `KeyError` for an unknown one."""
         polars = import_polars()
-        own = polars.DataFrame(
-            {"item_id": self.item_ids, "text": self.texts},
-            schema_overrides=dict.fromkeys(("item_id", "text"), polars.String),
+        own = {"item_id": self.item_ids, "text": self.texts}
+        names = self.column_names if names is None else names
+        return polars.DataFrame(
+            [polars.Series(name, own[name], polars.String) if name in own else self.columns[name] for name in names]
         )
-        return own if self.columns is None else own.hstack(self.columns)
 
     @property
     def item_ids_hash(self) -> str | None:

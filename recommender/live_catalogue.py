@@ -32,12 +32,14 @@ class LiveCatalogue:
     Args:
         model ([`UniSRecModel`]): The model; it is set to evaluation mode.
         processor ([`UniSRecProcessor`]): Processor with a catalogue; it is not changed.
+        text_neighbours (`float`, *optional*, defaults to 0.0): As for [`Recommender`].
 
     Raises:
-        ValueError: If the processor has no catalogue, or a transductive model was trained on another one.
+        ValueError: If the processor has no catalogue, a transductive model was trained on another one, or the model cannot
+            be mixed with text neighbours.
     """
 
-    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor):
+    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor, text_neighbours: float = 0.0):
         if processor.catalogue is None:
             raise ValueError(
                 "the checkpoint has no catalogue to recommend from; give the items to rank (items=... in Python, --items "
@@ -45,7 +47,8 @@ class LiveCatalogue:
             )
         self._model = model
         # Two encoders, so that queries need not wait while many new texts are encoded.
-        self._encoder, self._writers_encoder = VectorEncoder(model, processor), VectorEncoder(model, processor)
+        self._encoder = VectorEncoder(model, processor, text_neighbours)
+        self._writers_encoder = VectorEncoder(model, processor, text_neighbours)
         self._writers_lock = threading.RLock()
         self._snapshot = self._make_snapshot(processor)
 
@@ -86,7 +89,7 @@ class LiveCatalogue:
         """
         snapshot = self._current()
         parsed = snapshot.processor.parse_histories(histories)
-        vectors = np.empty((len(parsed), self.model.config.hidden_size), dtype=np.float32)
+        vectors = np.empty((len(parsed), snapshot.index.vectors.shape[1]), dtype=np.float32)
         for places, users in self._encoder.users(snapshot.processor, parsed, batch_size):
             vectors[places] = users.cpu().numpy()
         return vectors

@@ -35,9 +35,15 @@ class Recommender(LiveCatalogue):
     Args:
         model ([`UniSRecModel`]): The model; it is set to evaluation mode.
         processor ([`UniSRecProcessor`]): Processor with a catalogue; it is not changed.
+        text_neighbours (`float`, *optional*, defaults to 0.0):
+            Share, from 0 to 1, of text neighbours in the score: it becomes a weighted mean of the model's cosine and of
+            the cosine between the text of an item and those of the latest items of the history ([`recent_texts`]). 0.5
+            helps a model that was not trained on the shop. Vectors then have `hidden_size + text_embedding_size` numbers.
+            The share is not saved.
 
     Raises:
-        ValueError: If the processor has no catalogue, or a transductive model was trained on another one.
+        ValueError: If the processor has no catalogue, a transductive model was trained on another one, or the model cannot
+            be mixed with text neighbours.
 
     Example:
 
@@ -59,6 +65,7 @@ class Recommender(LiveCatalogue):
         item_column: str | None = None,
         text_columns: str | Sequence[str] | None = None,
         text_encoder: str | None = None,
+        text_neighbours: float = 0.0,
     ) -> "Recommender":
         r"""
         Returns a recommender of a checkpoint.
@@ -71,6 +78,7 @@ class Recommender(LiveCatalogue):
             index (`str` or `os.PathLike`, *optional*, defaults to `"exact"`): See [`~LiveCatalogue.use_index`].
             item_column, text_columns (*optional*): Columns of a table of items, as for [`make_catalogue`].
             text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
+            text_neighbours (`float`, *optional*, defaults to 0.0): As for the class.
         """
         # The items come first because their errors are found quickly.
         catalogue = make_catalogue(items, item_column=item_column, text_columns=text_columns)
@@ -78,7 +86,7 @@ class Recommender(LiveCatalogue):
         if catalogue is not None:
             processor.catalogue = catalogue
             use_text_vectors_of(items, model, processor)
-        recommender = cls(model, processor)
+        recommender = cls(model, processor, text_neighbours)
         if index != "exact":
             recommender.use_index(index)
         return recommender

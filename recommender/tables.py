@@ -238,7 +238,7 @@ def to_dataset(
     types = {"user_id": "string", "rank": "int32", "item_id": "string", "score": "float32"}
     features = {name: Value(kind) for name, kind in types.items()}
     if columns:
-        schema = catalogue.table().select(columns).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+        schema = catalogue.table(columns).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
         found_types = Features.from_arrow_schema(schema)
         features |= {
             name: Value("string") if found_types[name].dtype == "large_string" else found_types[name]

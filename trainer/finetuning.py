@@ -13,10 +13,11 @@ from transformers import TrainerCallback, set_seed
 
 from ..data import Domain, cut_at, domain_split
 from ..data.domain_features import domain_features
+from ..data.readers.shop_columns import shop_columns
 from ..data.training_data import check_unseen, merge_records, training_record
-from ..evaluation.comparison import model_scores
 from ..evaluation.ranking import RankingDataset
 from ..evaluation.relevance import RelevanceDataset, rank_users
+from ..evaluation.scores import model_scores
 from ..modeling_unisrec import ItemCatalogue
 from ..modeling_unisrec.adapters import add_lora
 from ..modeling_unisrec.checkpoint import load_checkpoint, untrained_model
@@ -125,7 +126,7 @@ def build_finetune_trainer(
     if domain.held_out:
         check_unseen(name, model.config, domain, "add --hold_out false, or take another checkpoint")
     texts = domain.items["text"].to_list()
-    processor.catalogue = ItemCatalogue(domain.items["item_id"].to_list(), texts)
+    processor.catalogue = ItemCatalogue(domain.items["item_id"].to_list(), texts, columns=shop_columns(domain.items))
     encoder, text_embeds, catalogue, collator = None, None, texts, TextFinetuneCollator(texts, processor.tokenize)
     if args.trains_on_texts and model.text_encoder is None:
         raise ValueError(
@@ -284,7 +285,7 @@ def _measure_after_cut(trainer: UniSRecFinetuneTrainer, domain: Domain) -> tuple
         with whole_weights(model):
             catalogue = trainer.encode_catalogue(catalogue)
     ranking = rank_users(
-        model_scores(model, catalogue, whole_weights),
+        model_scores(model, catalogue, whole_weights=whole_weights),
         users,
         domain.num_items,
         max_length=model.config.max_position_embeddings,

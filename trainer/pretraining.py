@@ -11,13 +11,13 @@ from transformers.trainer_utils import IntervalStrategy
 from ..data import Domain, cut_at, domain_split
 from ..data.domain_features import domain_features
 from ..data.given_features import ITEM_EMBEDDINGS
-from ..data.text_features import drop_words, text_max_length
+from ..data.text_features import drop_words
 from ..data.training_data import training_record
 from ..data.whitening import fit_whitening
 from ..evaluation.ranking import RankingDataset
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.checkpoint import new_config
-from ..modeling_unisrec.text_encoders import load_text_encoder
+from ..modeling_unisrec.text_encoders import load_text_encoder, text_max_length
 from ..modeling_unisrec.text_pooling import new_text_scale
 from ..reports.model_card import UniSRecModelCardData
 from .argument_rules import check_arguments, check_metric

@@ -27,11 +27,12 @@ from .evaluation.relevance import RelevanceDataset, rank_users
 from .fit_examples import example_histories
 from .fit_notes import notes_on_metrics
 from .fit_tables import prepare_tables
-from .modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
+from .modeling_unisrec import UniSRecModel, UniSRecProcessor
 from .modeling_unisrec.checkpoint import load_checkpoint, new_config
 from .modeling_unisrec.text_encoders import load_text_encoder, text_max_length
 from .modeling_unisrec.text_pooling import new_text_scale
 from .recipes import CHOICE, Budget, Recipe, recipes
+from .recommender.catalogue import make_catalogue
 from .reports.fit_report import Attempt, FitFacts, write_fit_report
 from .trainer import UniSRecFinetuneArguments, UniSRecFinetuneTrainer
 from .trainer.finetuning import build_finetune_trainer, finish_finetuning
@@ -97,6 +98,7 @@ def fit(
     encoding: str | None = None,
     date_format: str | None = None,
     drop_anonymous: bool = False,
+    keep_columns: Sequence[str] = (),
     keep_unsold: bool = True,
     missing_text: Literal["error", "drop", "keep"] = "drop",
     seed: int = 0,
@@ -131,7 +133,7 @@ def fit(
             its last tenth chooses, and what comes after the cut measures.
         user_column, item_column, time_column, text_columns, items_id_column (*optional*):
             Columns, as for [`read_table`]. By default they are recognised by name or content, see [`guess_columns`].
-        separator, encoding, date_format, drop_anonymous (*optional*): As for [`read_table`].
+        separator, encoding, date_format, drop_anonymous, keep_columns (*optional*): As for [`read_table`].
         keep_unsold (`bool`, *optional*, defaults to `True`):
             Whether products that nobody bought can be recommended, see [`build_domain`].
         missing_text (`str`, *optional*, defaults to `"drop"`): As for [`build_domain`].
@@ -169,7 +171,7 @@ def fit(
             "items_id_column": items_id_column,
         },
         csv={"separator": separator, "encoding": encoding},
-        reading={"date_format": date_format, "drop_anonymous": drop_anonymous},
+        reading={"date_format": date_format, "drop_anonymous": drop_anonymous, "keep_columns": keep_columns},
         building={"keep_unsold": keep_unsold, "missing_text": missing_text},
     )
     if split is not None:
@@ -228,7 +230,8 @@ class _Fitting:
         chosen = ZERO_SHOT if best is None else best[0].name
         self.say(f"chosen by validation: {chosen}")
         start, processor = load_checkpoint(model, text_encoder)
-        vectors = domain_features(self.domain, start.text_encoder, processor.tokenizer, start.config, progress=False)
+        options = {"device": make_accelerator(self.use_cpu).device, "progress": False}  # encoded there in training
+        vectors = domain_features(self.domain, start.text_encoder, processor.tokenizer, start.config, **options)
         measured = best[1].model if best is not None else start
         rows, cold, ranks = self._measure(measured, vectors)
         if zero_shot is not None:
@@ -355,10 +358,7 @@ class _Fitting:
         self, name: str, model: UniSRecModel, processor: UniSRecProcessor, vectors: np.ndarray, folder: Path
     ) -> None:
         """Saves the checkpoint that was started from, with the catalogue of the shop."""
-        items = self.domain.items
-        processor.catalogue = ItemCatalogue(
-            items["item_id"].to_list(), items["text"].to_list(), torch.from_numpy(np.array(vectors))
-        )
+        processor.catalogue = make_catalogue(self.domain).with_embeddings(torch.from_numpy(np.array(vectors)))
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         card = (

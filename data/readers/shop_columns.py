@@ -72,4 +72,4 @@ def _plain(column: pl.Series) -> pl.Series:
     return column
 
 
-__all__ = ["shop_columns"]
+__all__ = ["RESERVED", "shop_columns"]

@@ -33,6 +33,7 @@ def shop(make_domain):
     ]
     clicks = pd.DataFrame(rows, columns=["Kunde", "Artikel", "Zeitpunkt"]).sample(frac=1, random_state=0)
     products = pd.DataFrame({"SKU": [f"{row:03}" for row in range(31)], "Titel": [*domain.items["text"], "red tent"]})
+    products["Lager"] = [row % 3 for row in range(31)]
     return clicks, products
 
 
@@ -42,7 +43,7 @@ def fitted(shop, text_encoder_dir, tmp_path_factory):
     lines = []
     output = tmp_path_factory.mktemp("fitted") / "model"
     options = {"text_encoder": str(text_encoder_dir), "budget": 0.1, "use_cpu": True, "report": lines.append}
-    return unisrec.fit(*shop, output=output, **options), lines
+    return unisrec.fit(*shop, output=output, keep_columns=["Lager"], **options), lines
 
 
 def test_the_folder_holds_a_checkpoint_that_recommends(fitted, shop):
@@ -53,6 +54,8 @@ def test_the_folder_holds_a_checkpoint_that_recommends(fitted, shop):
     assert [path.name for path in result.output.parent.iterdir()] == ["model"]
     (items,) = result.recommender().recommend([["007", {"text": "red tent"}]], top_k=31)
     assert {item.item_id for item in items} == set(shop[1]["SKU"]) - {"007"}  # the unsold product too
+    (items,) = result.recommender().recommend([["007"]], where="Lager > 1", columns=["Lager"])
+    assert {item.columns["Lager"] for item in items} == {2}
     measured = evaluate(result.output, result.domain, use_cpu=True)
     assert {name: measured[name] for name in result.metrics} == pytest.approx(result.metrics)
     written = json.loads((result.output / "test_results.json").read_text())

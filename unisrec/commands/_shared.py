@@ -33,6 +33,20 @@ class Result(NamedTuple):
     data: dict[str, Any] | list[dict[str, Any]]
 
 
+def add_text_neighbours(parser: argparse.ArgumentParser) -> None:
+    """Adds the option for the share of text neighbours in the score of a model."""
+    parser.add_argument(
+        "--text-neighbours",
+        type=float,
+        nargs="?",
+        const=0.5,  # SHARE of modeling_unisrec.text_neighbours, which is not imported for a --help
+        default=0.0,
+        metavar="SHARE",
+        help="share, from 0 to 1, that the texts of the latest items have in the score, which helps a model that was not "
+        "trained on the shop (0; 0.5 if no number is given)",
+    )
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Adds `--json`, which the command line handles for every verb that returns a [`Result`]."""
     parser.add_argument(
@@ -114,7 +128,7 @@ def load_recommender(
         check(processor)
     use_text_vectors_of(args.domain, model, processor)
     start = time.perf_counter()
-    recommender = Recommender(model, processor)
+    recommender = Recommender(model, processor, getattr(args, "text_neighbours", 0.0))
     if processor.catalogue.item_embeddings is None:
         seconds = time.perf_counter() - start
         print(f"{plural(len(processor.catalogue), 'item')} encoded in {seconds:.1f} s", file=sys.stderr)

@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id")
     add_items_arguments(parser, "domain folder: its items, example histories and popularity")
+    parser.add_argument(
+        "--customers",
+        action="store_true",
+        help="let visitors open the history of any user of --domain whose id they know",
+    )
     parser.add_argument("--compare", metavar="NAME_OR_PATH", help="second checkpoint to compare with the first")
     parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to serve on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, metavar="PORT", help="port to serve on (7860)")
@@ -44,6 +49,10 @@ def check_address(host: str, port: int) -> None:
 def run(args: argparse.Namespace) -> int:
     if find_spec("gradio") is None:
         raise ValueError('the web page needs gradio: pip install "unisrec[demo]"')
+    if args.customers and (args.domain is None or args.export_space is not None):
+        raise ValueError(
+            "--customers: histories are those of --domain, and are not written into a Space; add --domain."
+        )
     items = given_items(args)
     if args.export_space is not None:
         from ..demo.space import export_space
@@ -55,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     check_address(args.host, args.port)
     from ..demo.app import launch, load_app
 
-    app = load_app(args.model, args.domain, args.compare, items=items)
+    app = load_app(args.model, args.domain, args.compare, items=items, customers=args.customers)
     launch(app, server_name=args.host, server_port=args.port, prevent_thread_lock=True)
     try:
         while app.is_running:

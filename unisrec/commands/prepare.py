@@ -138,11 +138,18 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
         help="drop rows whose user id is a word for visitors without an account (0, -1, guest, anonymous, null, ...); "
         "rows with no user id at all are dropped anyway",
     )
+    parser.add_argument(
+        "--keep-columns",
+        nargs="+",
+        default=(),
+        metavar="COLUMN",
+        help="columns of the items that stay with them, to filter and show recommendations by: price stock url",
+    )
 
 
 def table_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the arguments of [`read_table`] that [`add_table_options`] adds."""
-    names = ("items_id_column", "separator", "encoding", "date_format", "drop_anonymous")
+    names = ("items_id_column", "separator", "encoding", "date_format", "drop_anonymous", "keep_columns")
     return {name: getattr(args, name) for name in names}
 
 
