@@ -32,6 +32,7 @@ CODE_FILES = {
     "configuration_unisrec.py": "configuration",
     "modeling_unisrec.py": "modeling_unisrec",
     "text_pooling.py": "modeling_unisrec",
+    "catalogue_files.py": "modeling_unisrec",
     "item_catalogue.py": "modeling_unisrec",
     "item_columns.py": "modeling_unisrec",
     "processing_unisrec.py": "modeling_unisrec",

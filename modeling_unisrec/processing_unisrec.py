@@ -85,7 +85,8 @@ class UniSRecProcessor(ProcessorMixin):
                 `{"text": ...}`, whether or not the catalogue has it.
 
         Returns:
-            `tuple[int | None, str]`: Row in the catalogue, `None` for an item given by its text, and the text.
+            `tuple[int | None, str]`: Row in the catalogue, `None` for an item given by its text or sold no more, and the
+                text.
 
         Raises:
             KeyError: For an unknown id, naming the nearest known ones.
@@ -108,6 +109,8 @@ class UniSRecProcessor(ProcessorMixin):
             raise KeyError(
                 f"item id {item_id!r}: this processor has no catalogue; give items as {{'text': ...}} or set one."
             )
+        if item_id in self.catalogue.former:
+            return None, self.catalogue.former[item_id].text
         row = self.catalogue.row(item_id)
         return row, self.catalogue.texts[row]
 

@@ -12,13 +12,11 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from ..data import Domain, cut_at, domain_split
-from ..data.domain_features import domain_features
-from ..data.readers.shop_columns import shop_columns
+from ..data.domain_features import domain_catalogue, domain_features
 from ..data.training_data import check_unseen, merge_records, training_record
 from ..evaluation.ranking import RankingDataset
 from ..evaluation.relevance import RelevanceDataset, rank_users
 from ..evaluation.scores import model_scores
-from ..modeling_unisrec import ItemCatalogue
 from ..modeling_unisrec.adapters import add_lora
 from ..modeling_unisrec.checkpoint import load_checkpoint, untrained_model
 from ..modeling_unisrec.hub import find_model
@@ -126,7 +124,7 @@ def build_finetune_trainer(
     if domain.held_out:
         check_unseen(name, model.config, domain, "add --hold_out false, or take another checkpoint")
     texts = domain.items["text"].to_list()
-    processor.catalogue = ItemCatalogue(domain.items["item_id"].to_list(), texts, columns=shop_columns(domain.items))
+    processor.catalogue = domain_catalogue(domain)
     encoder, text_embeds, catalogue, collator = None, None, texts, TextFinetuneCollator(texts, processor.tokenize)
     if args.trains_on_texts and model.text_encoder is None:
         raise ValueError(

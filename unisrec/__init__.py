@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .trainer import build_pretrain_trainer as build_pretrain_trainer
     from .trainer import finetune as finetune
     from .trainer import pretrain as pretrain
+    from .updating import update as update
 
 __version__ = version("unisrec")
 
@@ -73,6 +74,7 @@ _EXPORTS = {
     ],
     "recommender": ["Recommender"],
     "fitting": ["fit"],
+    "updating": ["update"],
 }
 _HOME = {name: folder for folder, names in _EXPORTS.items() for name in names}
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import unisrec
-from unisrec import fitting
+from unisrec import fit_trainings
 from unisrec.cli import main
 from unisrec.data import build_domain, read_table
 from unisrec.data.splits import Split
@@ -128,7 +128,7 @@ def test_recipes_depend_on_the_size_of_the_shop(make_domain):
 
 def test_a_start_that_no_training_beats_is_kept(fitted, shop, tmp_path, monkeypatch):
     start, _ = fitted
-    monkeypatch.setattr(fitting, "recipes", lambda *_: [])
+    monkeypatch.setattr(fit_trainings, "recipes", lambda *_: [])
     lines = []
     result = unisrec.fit(*shop, output=tmp_path / "kept", model=start.output, use_cpu=True, report=lines.append)
     assert result.chosen == "zero-shot"
