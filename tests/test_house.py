@@ -16,7 +16,8 @@ FLOORS["evaluation"] = FLOORS["data"] | {"data"}
 FLOORS["reports"] = FLOORS["evaluation"] | {"evaluation"}
 FLOORS["trainer"] = FLOORS["reports"] | {"reports"}
 FLOORS["recommender"] = FLOORS["data"] | {"data"}
-FLOORS["demo"] = FLOORS["recommender"] | {"recommender", "evaluation"}
+FLOORS["serving"] = FLOORS["recommender"] | {"recommender"}
+FLOORS["demo"] = FLOORS["serving"] | {"serving", "evaluation"}
 FLOORS["unisrec"] = set(FLOORS)
 # Files that may be longer than 400 lines, which is not to become normal.
 LONGEST = {
