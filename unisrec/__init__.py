@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .modeling_unisrec import UniSRecModelOutput as UniSRecModelOutput
     from .modeling_unisrec import UniSRecProcessor as UniSRecProcessor
     from .recommender import Recommender as Recommender
+    from .serving import serve as serve
     from .trainer import TrainingResult as TrainingResult
     from .trainer import UniSRecFinetuneArguments as UniSRecFinetuneArguments
     from .trainer import UniSRecFinetuneTrainer as UniSRecFinetuneTrainer
@@ -74,6 +75,7 @@ _EXPORTS = {
     ],
     "recommender": ["Recommender"],
     "fitting": ["fit"],
+    "serving": ["serve"],
     "updating": ["update"],
 }
 _HOME = {name: folder for folder, names in _EXPORTS.items() for name in names}

@@ -32,6 +32,7 @@ VERBS = {
     "items": "list, sync, add or remove items of a checkpoint, without training",
     "index": "build an index for fast search in a large catalogue",
     "convert": "convert an official checkpoint (.pth) to a checkpoint folder",
+    "serve": "answer requests for recommendations over HTTP",
     "demo": "serve a web page that shows what a checkpoint recommends",
     "plot": "plot a training run or what a model has learnt",
     "export": "write text encoder, item tower and sequence tower as ONNX files",

@@ -11,14 +11,15 @@ import numpy as np
 from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from .data import Domain, leave_one_out
+from .data import Domain, domain_split
 from .data.domain_features import domain_catalogue, domain_features
 from .data.readers.guess import Columns
 from .evaluation import evaluate
 from .evaluation.analysis import metrics_by_popularity
-from .evaluation.baselines import popularity_metrics, text_neighbour_metrics
+from .evaluation.baselines import popularity_scores, text_neighbour_scores
 from .evaluation.launch import make_accelerator
 from .evaluation.ranking import RankingDataset, rank_targets
+from .evaluation.relevance import RelevanceDataset, rank_users
 from .fit_examples import example_histories
 from .fit_notes import notes_on_metrics
 from .modeling_unisrec import UniSRecModel, UniSRecProcessor
@@ -137,8 +138,10 @@ class Fitting:
             for path in folder.iterdir():
                 if not path.name.startswith(("checkpoint-", ".")):
                     os.replace(path, draft / path.name)
+        shared = [metric for metric in rows[chosen] if all(metric in row for row in rows.values())]
+        rows = {name: {metric: row[metric] for metric in shared} for name, row in rows.items()}
         examples, coverage = example_histories(draft, self.domain)
-        test = leave_one_out(self.domain, "test")
+        test = domain_split(self.domain, "test")
         notes = notes_on_metrics(test, ranks, rows, chosen, train_on_all and best is not None)
         facts = FitFacts(
             self.name, self.domain, columns.reasons, rows, chosen, self.attempts, examples, coverage, cold, notes
@@ -148,14 +151,18 @@ class Fitting:
 
     def _measure(self, model: UniSRecModel, vectors: np.ndarray) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
         """Test metrics of the baselines, those of the model by popularity of the item that came next, and its ranks."""
-        train, test = leave_one_out(self.domain, "train"), leave_one_out(self.domain, "test")
+        train, test = domain_split(self.domain, "train"), domain_split(self.domain, "test")
+        accelerator, num_items = make_accelerator(self.use_cpu), self.domain.num_items
+        asked = RelevanceDataset.of_domain(self.domain)
+        known = train if self.domain.cut is None else domain_split(self.domain, "all")
+        scores = {"popularity": popularity_scores(known, num_items), "text neighbours": text_neighbour_scores(vectors)}
         rows = {
-            "popularity": popularity_metrics(train, test, self.domain.num_items),
-            "text neighbours": text_neighbour_metrics(test, vectors),
+            name: rank_users(score, asked, num_items, accelerator=accelerator).metrics((10, 50))
+            for name, score in scores.items()
         }
         users = RankingDataset(test, vectors)
-        ranks = rank_targets(model, users, accelerator=make_accelerator(self.use_cpu))
-        return rows, metrics_by_popularity(ranks, users.targets, train, self.domain.num_items), ranks
+        ranks = rank_targets(model, users, accelerator=accelerator)
+        return rows, metrics_by_popularity(ranks, users.targets, train, num_items), ranks
 
     def _new_checkpoint(self, text_encoder: str) -> Path:
         """Writes a model with random weights around a text encoder, from which recipes take the settings."""

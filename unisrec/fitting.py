@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .data import Domain, build_domain
+from .data import Domain, build_domain, cut_at
 from .data.domain import check_output_folder, new_folder
 from .data.readers.frames import TableSource
 from .data.readers.guess import Columns
@@ -29,6 +29,7 @@ def fit(
     text_encoder: str | None = None,
     budget: float = 30.0,
     train_on_all: bool = False,
+    split: str | None = None,
     keep_domain: bool = True,
     user_column: str | None = None,
     item_column: str | None = None,
@@ -69,6 +70,9 @@ def fit(
             Whether to train the chosen recipe once more, on all interactions, for as many epochs as were best. The
             newest interactions then count, but no metric says what the result is worth: those of the report are of the
             model before. By default the model that was measured is the one that is saved.
+        split (`str`, *optional*):
+            Time split of [`cut_at`], such as `"time:2024-06-01"` or `"time:0.1"`: what lies before the cut is learned from,
+            its last tenth chooses, and what comes after the cut measures.
         keep_domain (`bool`, *optional*, defaults to `True`):
             Whether the folder also holds the prepared data, in `domain`, which [`update`] learns from again. It has the
             ids and purchases of the customers; it is never uploaded with the checkpoint.
@@ -115,6 +119,8 @@ def fit(
         reading={"date_format": date_format, "drop_anonymous": drop_anonymous, "keep_columns": keep_columns},
         building={"keep_unsold": keep_unsold, "missing_text": missing_text},
     )
+    if split is not None:
+        domain = cut_at(domain, split)
     with new_folder(output) as draft:
         fitting = Fitting(domain, draft / ".work", Path(output).absolute().name, seed, use_cpu, say)
         result = fitting.run(draft, model, text_encoder, budget * 60, train_on_all, columns)

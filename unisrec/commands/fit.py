@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "metrics of its own (default: save the measured model)",
     )
     parser.add_argument(
+        "--split",
+        metavar="SPLIT",
+        help="time:2024-06-01 or time:0.1 (the last tenth): train on what lies before that moment and measure what comes "
+        "after it (default: the last two interactions of each user are held out)",
+    )
+    parser.add_argument(
         "--keep-domain",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -91,6 +97,7 @@ def run(args: argparse.Namespace) -> Result:
             text_encoder=args.text_encoder,
             budget=args.budget,
             train_on_all=args.train_on_all,
+            split=args.split,
             keep_domain=args.keep_domain,
             user_column=args.user_column,
             item_column=args.item_column,
