@@ -83,6 +83,7 @@ def measure(folder: Path, known: pl.DataFrame, later: pl.DataFrame) -> dict[str,
 def compare(name: str, args: argparse.Namespace, folder: Path) -> dict[str, dict]:
     """Fits, updates and fits again. Returns metrics and processor seconds by row."""
     rows, items = SHOPS[name](args.raw, args.share)
+    items = items.filter(pl.col("item_id").is_in(rows["item_id"].implode()))
     rows = rows.sort("time", maintain_order=True)  # of equal times some are before a moment: those of Office are days
     second = int((1 - LATER) * len(rows))
     first = int((1 - NEW) * second)
