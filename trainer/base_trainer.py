@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,9 @@ from .callbacks import BestModelCheck, LogFile, SpeedMeter, TrainingProgress, ou
 from .checkpoint_trainer import CheckpointTrainer
 from .distributed import layers_to_shard, whole_weights
 from .samplers import TargetBatchSampler
+from .step_graphs import StepGraphs
 from .training_args import UniSRecTrainingArguments
+from .window_batches import StaticShapes
 
 
 logger = logging.get_logger(__name__)
@@ -125,6 +128,7 @@ class UniSRecTrainer(CheckpointTrainer):
             self.remove_callback(ProgressCallback)
             self.add_callback(TrainingProgress)
         self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._graphs: StepGraphs | None = None
 
     def train(self, *args, **kwargs):
         # All processes start from the same seed; adding the index gives them different dropout masks.
@@ -282,9 +286,51 @@ class UniSRecTrainer(CheckpointTrainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(ranks, users.targets, metrics, len(users))
 
+    def _static_shapes(self) -> StaticShapes | None:
+        """Shapes of the batches with `static_batches`."""
+        if not self.args.static_batches:
+            return None
+        longest = int(self.train_dataset.lengths.max()) - 1
+        return StaticShapes(self.args.per_device_train_batch_size, longest)
+
     def training_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs) -> torch.Tensor:
-        self._speed.add(len(inputs["query_index"]))
-        return super().training_step(model, inputs, *args, **kwargs)
+        self._speed.add(inputs["num_targets"])
+        if not self._replays:
+            return super().training_step(model, inputs, *args, **kwargs)
+        model.train()
+        inputs = self._draw(self._prepare_inputs(inputs))
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+        if self._graphs is None:
+            self._graphs = StepGraphs(lambda batch: self._loss_and_parts(model, batch), self.model)
+        loss, parts = self._graphs(tensors, self.current_gradient_accumulation_steps)
+        self._record(**{name: value.clone() for name, value in parts.items()})
+        return loss.detach() / self.current_gradient_accumulation_steps
+
+    @property
+    def _replays(self) -> bool:
+        """Whether steps are replayed as CUDA graphs: where nothing in them but kernels of the device depends on the step."""
+        args = self.args
+        return (
+            args.static_batches
+            and args.device.type == "cuda"
+            and args.world_size == 1
+            and not (args.fp16 or args.torch_compile or args.gradient_checkpointing)
+        )
+
+    def _draw(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Adds what the processor draws for a step to its batch."""
+        return inputs
+
+    def _loss_and_parts(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Returns the loss and what `_record` is given on the way, without recording it."""
+        kept, self._loss_parts = self._loss_parts, defaultdict(list)
+        try:
+            loss = self.compute_loss(model, inputs)
+            return loss, {name: value for name, (value,) in self._loss_parts.items()}
+        finally:
+            self._loss_parts = kept
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each loss part since the last entry, the speed and the memory."""

@@ -7,22 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ..evaluation.ranking import pad_rows
-
-
-def query_places(features: Sequence[dict[str, Any]], length: int) -> np.ndarray:
-    """Returns the places of the positions with a target in the flattened matrix `(batch_size, length)`, row by row."""
-    first = np.array([[feature["first_target"]] for feature in features])
-    stop = np.array([[len(feature["items"])] for feature in features])
-    targets = np.arange(1, length + 1)  # the place of an input's target in its window
-    return np.flatnonzero((targets >= first) & (targets < stop))
-
-
-def target_items(features: Sequence[dict[str, Any]], windows: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the items of windows at the positions of the targets."""
-    return np.concatenate(
-        [window[feature["first_target"] :] for feature, window in zip(features, windows, strict=True)]
-    )
+from .window_batches import Layout, StaticShapes, WindowBatch, to_tensors, uniform
 
 
 @dataclass
@@ -36,10 +21,12 @@ class PretrainCollator:
     to position t.
 
     Args:
-        features (`Callable`):
-            Maps item numbers `(n,)` to text vectors `(n, text_embedding_size)`, or with `tokenize` to texts.
-        word_drop_features (`Callable`, *optional*):
-            The same for texts with dropped words. Without it, all views are made by item drop.
+        features (`Callable` or `None`):
+            Maps item numbers `(n,)` to text vectors `(n, text_embedding_size)`, or with `tokenize` to texts. `None` leaves
+            this to the trainer, which has all text vectors on its device.
+        word_drop_features (`Callable` or `int`, *optional*):
+            The same for texts with dropped words, or with `features=None` what to add to an item number for the row of
+            its text with dropped words. Without it, all views are made by item drop.
         tokenize (`Callable`, *optional*):
             Converts texts into `input_ids` and `attention_mask` ([`UniSRecProcessor.tokenize`]) for a text encoder in
             training.
@@ -51,18 +38,22 @@ class PretrainCollator:
             Whether the kind of view is drawn for each `"sequence"` or for each `"batch"` (official code).
         seed (`int`, *optional*, defaults to 0): Random seed. Draws depend only on seed, epoch and window.
         views (`bool`, *optional*, defaults to `True`): Whether to make views, which the sequence-sequence loss needs.
+        shapes ([`StaticShapes`], *optional*):
+            Packs windows into batches of a few fixed shapes. By default each window has a row.
 
     Returns:
         `item_index` `(2 * batch_size, length)`: rows of the items + 1, originals first, then views; `text_embeds`
-        `(num_items, text_embedding_size)` or tokens; and for each of the `num_targets` pairs, `query_index` and
+        `(num_items, text_embedding_size)`, tokens, or `items` `(num_items,)`, the rows of their text vectors; and for each of the `num_targets` pairs, `query_index` and
         `view_index` (places in the flattened halves of `item_index`), `target_rows` (row of the next item),
         `target_items` (its number among the items of all domains) and `target_sequences` (number of the history);
-        `first_window` (`int`): lowest index (with epoch) of the windows, which seeds the draw of negatives. Without
-        views, `item_index` is `(batch_size, length)` and there is no `view_index`.
+        `first_window` (`int`): lowest index (with epoch) of the windows, which seeds the draw of negatives; `num_targets`
+        (`int`). Without views, `item_index` is `(batch_size, length)` and there is no `view_index`. With `shapes`, also
+        `position_ids` like `item_index` and `is_target` `(num_targets,)`, `False` for padding; padding has the target
+        item and the sequence -1.
     """
 
-    features: Callable[[np.ndarray], np.ndarray | list[str]]
-    word_drop_features: Callable[[np.ndarray], np.ndarray | list[str]] | None = None
+    features: Callable[[np.ndarray], np.ndarray | list[str]] | None
+    word_drop_features: Callable[[np.ndarray], np.ndarray | list[str]] | int | None = None
     item_drop_probability: float = 0.9
     item_drop_ratio: float = 0.2
     word_drop_item_ratio: float = 0.2
@@ -70,61 +61,65 @@ class PretrainCollator:
     seed: int = 0
     tokenize: Callable[[list[str]], dict[str, torch.Tensor]] | None = None
     views: bool = True
+    shapes: StaticShapes | None = None
 
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor | int]:
-        windows = [feature["items"] for feature in features]
-        length = max(map(len, windows)) - 1
-        items, rows = np.unique(np.concatenate(windows), return_inverse=True)
-        row_windows = np.split(rows, np.cumsum([len(window) for window in windows])[:-1])
-        inputs = pad_rows([row[:-1] for row in row_windows], length, -1)
-        query_index = query_places(features, length)
+    def __call__(self, features: WindowBatch | Sequence[dict[str, Any]]) -> dict[str, torch.Tensor | int]:
+        windows = WindowBatch.of(features)
+        layout = Layout(windows, self.shapes)
+        items, rows = np.unique(windows.items, return_inverse=True)
+        inputs, next_rows = rows[layout.entries], rows[layout.entries[layout.queries] + 1]
         batch = {
-            "item_index": inputs + 1,
-            "query_index": query_index,
-            "target_rows": target_items(features, row_windows),
-            "target_items": target_items(features, windows),
-            "target_sequences": np.array([feature["sequence"] for feature in features])[query_index // length],
-        }
-        texts = [self.features(items)]
+            "item_index": layout.matrix(layout.places, inputs + 1),
+            "query_index": layout.pad(layout.places[layout.queries]),
+            "target_rows": layout.pad(next_rows),
+            "target_items": layout.pad(items[next_rows], -1),
+            "target_sequences": layout.pad(windows.sequences[layout.windows[layout.queries]], -1),
+        } | layout.extras()
+        changed = items[:0]
         if self.views:
-            views, view_index, changed_rows = self._views(features, inputs, len(items))
-            batch["item_index"] = np.concatenate([inputs, views]) + 1
-            batch["view_index"] = view_index[query_index]
-            if len(changed_rows):
-                texts.append(self.word_drop_features(items[changed_rows]))
-        batch = {name: torch.from_numpy(array) for name, array in batch.items()}
-        batch["first_window"] = min(feature["index"] for feature in features)
+            views, view_places, changed_rows = self._views(windows, layout, inputs, len(items))
+            batch["item_index"] = np.concatenate([batch["item_index"], views])
+            batch["view_index"] = layout.pad(view_places[layout.queries])
+            if "position_ids" in batch:
+                batch["position_ids"] = np.concatenate([batch["position_ids"]] * 2)
+            changed = items[changed_rows]
+        if self.features is None:
+            numbers = np.concatenate([items, changed + self.word_drop_features]) if len(changed) else items
+            batch["items"] = layout.pad(numbers)
+        batch = to_tensors(batch)
+        batch |= {"first_window": int(windows.indices.min()), "num_targets": len(layout.queries)}
+        if self.features is None:
+            return batch
+        texts = [self.features(items)]
+        if len(changed):
+            texts.append(self.word_drop_features(changed))
         if self.tokenize is None:
             return batch | {"text_embeds": torch.from_numpy(texts[0] if len(texts) == 1 else np.concatenate(texts))}
         return batch | self.tokenize([text for part in texts for text in part])
 
     def _views(
-        self, features: Sequence[dict[str, Any]], inputs: np.ndarray, num_items: int
+        self, windows: WindowBatch, layout: Layout, inputs: np.ndarray, num_items: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the views `(batch_size, length)` of the inputs, the place where the view of each place of the flattened
-        inputs ends, and the rows with dropped words, which have the numbers from `num_items` on in the views."""
-        kept, changed = self._draw([feature["index"] for feature in features], inputs >= 0)
-        last_kept = np.cumsum(kept, axis=1) - 1  # place in the view of the last kept item up to t
+        """Returns the matrix of the views, the place in it where the view of each input's prefix ends, and the rows with
+        dropped words, which have the numbers from `num_items` on in the views."""
+        kept, changed = self._draw(windows.indices, layout.windows, layout.steps)
+        number = np.cumsum(kept)
+        first = np.flatnonzero(layout.steps == 0)  # it is always kept
+        last_kept = number - number[first][layout.windows]  # place in the view of the last kept item up to each input
+        places = layout.first_places[layout.windows] + last_kept
         changed_rows, changed_places = np.unique(inputs[changed], return_inverse=True)
         viewed = inputs.copy()
         viewed[changed] = num_items + changed_places
-        views = np.full_like(inputs, -1)
-        row_of, column_of = np.nonzero(kept)
-        views[row_of, last_kept[row_of, column_of]] = viewed[row_of, column_of]
-        first_places = np.arange(len(inputs))[:, None] * inputs.shape[1]
-        return views, (last_kept + first_places).ravel(), changed_rows
+        return layout.matrix(places[kept], viewed[kept] + 1), places, changed_rows
 
-    def _draw(self, indices: Sequence[int], real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Draws the masks of kept inputs and of inputs with dropped words, each `(batch_size, length)`."""
-        # Each (seed, epoch, window) has its own random stream: the index is the high word of the counter.
-        streams = [np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, index])) for index in indices]
-        draws = np.stack([stream.random(1 + real.shape[1]) for stream in streams])
-        kind = draws[:, :1] if self.augmentation_draw == "sequence" else draws[:1, :1]
-        drops_items = kind < (1.0 if self.word_drop_features is None else self.item_drop_probability)
-        drawn = draws[:, 1:]
-        kept = real & ~(drops_items & (drawn < self.item_drop_ratio))
-        kept[:, 0] = True
-        return kept, real & ~drops_items & (drawn < self.word_drop_item_ratio)
+    def _draw(self, indices: np.ndarray, windows: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Draws which inputs are kept, and of which inputs words are dropped, each `(num_inputs,)`."""
+        kind = uniform(self.seed, indices if self.augmentation_draw == "sequence" else indices[:1], np.zeros(1))
+        share = 1.0 if self.word_drop_features is None else self.item_drop_probability
+        drops_items = np.broadcast_to(kind < share, indices.shape)[windows]
+        drawn = uniform(self.seed, indices[windows], steps + 1)
+        kept = ~(drops_items & (drawn < self.item_drop_ratio)) | (steps == 0)
+        return kept, ~drops_items & (drawn < self.word_drop_item_ratio)
 
 
-__all__ = ["PretrainCollator", "query_places", "target_items"]
+__all__ = ["PretrainCollator"]

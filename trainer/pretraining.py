@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, Literal
 
+import torch
 from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy
 
@@ -27,6 +28,7 @@ from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, DomainTexts, WindowDataset
 from .pretrain_trainer import UniSRecPretrainTrainer, check_similarity
 from .training_args import UniSRecPretrainArguments, check_kind, encoding_options
+from .window_batches import StaticShapes
 
 
 def build_pretrain_trainer(
@@ -138,6 +140,17 @@ def build_pretrain_trainer(
         if text_whitening == "pca":
             model.adaptor.whitening.load_state_dict(fit_whitening(catalogues, model.config.text_whitening_size))
         views = [DomainFeatures(list(of_all_domains)) for of_all_domains in zip(*tables, strict=True)]
+    histories = WindowDataset(
+        [leave_one_out(domain, "train") for domain in domains],
+        [domain.num_items for domain in domains],
+        model.config.max_position_embeddings,
+        args.prefix_rows,
+    )
+    text_vectors = shapes = None
+    if args.static_batches:
+        text_vectors = torch.cat([view.to_tensor() for view in views]).to(args.device)
+        shapes = StaticShapes(args.per_device_train_batch_size, int(histories.lengths.max()) - 1)
+        views = [None, *([len(text_vectors) // 2] * (len(views) - 1))]
     collator = PretrainCollator(
         *views,
         tokenize=processor.tokenize if args.train_text_encoder else None,
@@ -147,6 +160,7 @@ def build_pretrain_trainer(
         augmentation_draw=args.augmentation_draw,
         seed=args.seed,
         views=make_views,
+        shapes=shapes,
     )
     if unseen is None:
         eval_dataset = {
@@ -165,12 +179,8 @@ def build_pretrain_trainer(
         text_encoder=None if args.train_text_encoder else encoder,
         processing_class=processor,
         data_collator=collator,
-        train_dataset=WindowDataset(
-            [leave_one_out(domain, "train") for domain in domains],
-            [domain.num_items for domain in domains],
-            model.config.max_position_embeddings,
-            args.prefix_rows,
-        ),
+        train_dataset=histories,
+        text_vectors=text_vectors,
         eval_dataset=eval_dataset or None,
         card_data=UniSRecModelCardData(
             domains, text_encoder, zero_shot_domain=None if unseen is None else unseen.name

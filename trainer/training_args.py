@@ -54,6 +54,14 @@ class UniSRecTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Train on one row per target, as the official code does, not on all positions at once."},
     )
+    static_batches: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Pack several windows into a row, in batches of a few fixed shapes. A single GPU then replays recorded "
+            "steps (CUDA graphs), and --torch_compile compiles a few times only. Defaults to true on GPUs and with "
+            "--torch_compile, unless texts are encoded in every step."
+        },
+    )
     train_text_encoder: bool = field(
         default=False,
         metadata={"help": "Also train the text encoder; the texts of each batch are then encoded in every step."},
@@ -88,6 +96,20 @@ class UniSRecTrainingArguments(TrainingArguments):
             self._n_gpu = 1
         if self.device.type == "cpu":  # pinned memory only speeds up copies to an accelerator
             self.dataloader_pin_memory = False
+        reason = self._against_static_batches()
+        if self.static_batches and reason is not None:
+            raise ValueError(f"--static_batches cannot be combined with {reason}: leave one of them out.")
+        if self.static_batches is None:
+            self.static_batches = reason is None and (self.device.type == "cuda" or self.torch_compile)
+
+    @property
+    def trains_on_texts(self) -> bool:
+        """Returns whether texts are encoded in every step, because weights of the text encoder are trained."""
+        return self.train_text_encoder
+
+    def _against_static_batches(self) -> str | None:
+        """Returns the option that makes the sizes of a step depend on its content."""
+        return "a text encoder in training" if self.trains_on_texts else None
 
 
 @dataclass
@@ -204,6 +226,9 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
                 "exchanges weights in every chunk; launch with multi_gpu.yaml instead of fsdp2.yaml."
             )
         parse_domain_sampling(self.domain_sampling)
+
+    def _against_static_batches(self) -> str | None:
+        return super()._against_static_batches() or (None if self.cache_chunk_size is None else "--cache_chunk_size")
 
     def _check_negatives(self) -> None:
         for wrong, advice in (
@@ -355,8 +380,10 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
 
     @property
     def trains_on_texts(self) -> bool:
-        """Returns whether texts are encoded in every step, because weights of the text encoder are trained."""
         return self.train_text_encoder or "text" in self.lora_parts
+
+    def _against_static_batches(self) -> str | None:
+        return super()._against_static_batches() or ("--sparse_item_embedding" if self.sparse_item_embedding else None)
 
     @property
     def lora_parts(self) -> list[str]:

@@ -195,7 +195,7 @@ def gather_rows(rank, world):
         gathered = gather(rows)
         # A sum hands one and the same gradient to both of its terms: neither may change it.
         both = (gather(rows) + gather(others))[numbers].square().sum(1)
-        loss = ((others @ gathered.T).logsumexp(1) + both).sum() * gather.scale
+        loss = gather.mean(((others @ gathered.T).logsumexp(1) + both).sum())
         loss.backward()
         results |= {
             f"{name}.numbers": gather(numbers),
