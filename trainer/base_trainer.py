@@ -93,6 +93,7 @@ class UniSRecTrainer(CheckpointTrainer):
     """
 
     can_return_loss = True
+    current_gradient_accumulation_steps = 1  # until training starts
     _sampling_temperature = 1.0  # of the shares of the domains in an epoch
     _one_domain = False  # whether all windows of a step are of the same domain
     _kind_of_run: KindOfRun | None = None  # for the model card

@@ -54,7 +54,6 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
     """
 
     args: UniSRecPretrainArguments
-    current_gradient_accumulation_steps = 1  # until training starts
 
     _kind_of_run = "pretraining"
 
