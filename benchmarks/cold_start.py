@@ -50,7 +50,8 @@ def hold_out(domain: Domain, share: float, seed: int) -> tuple[Domain, np.ndarra
         for start, end in zip(domain.offsets, domain.offsets[1:], strict=False)
     ]
     sequences = pl.DataFrame(
-        {"user_id": domain.sequences["user_id"], "item_index": histories}, schema=domain.sequences.schema
+        {"user_id": domain.sequences["user_id"], "item_index": histories},
+        schema=domain.sequences.select("user_id", "item_index").schema,
     ).filter(pl.col("item_index").list.len() >= 3)
     info = {**domain.info, "held_out_items": int((~left).sum()), "held_out_seed": seed}
     return Domain(f"{domain.name}-warm", domain.items.filter(pl.Series(left)), sequences, info), left

@@ -33,6 +33,7 @@ CODE_FILES = {
     "modeling_unisrec.py": "modeling_unisrec",
     "text_pooling.py": "modeling_unisrec",
     "item_catalogue.py": "modeling_unisrec",
+    "item_columns.py": "modeling_unisrec",
     "processing_unisrec.py": "modeling_unisrec",
     "pipeline_unisrec.py": "modeling_unisrec",
 }

@@ -16,9 +16,10 @@ import numpy as np
 import polars as pl
 from safetensors import SafetensorError
 
+from .domain_checks import check_columns, check_ids, check_times
 from .given_features import GIVEN_FEATURES, check_given_features, load_given_features, save_given_features
 from .readers.files import read_parquet, reading
-from .splits import ALL_TRAIN, LEAVE_ONE_OUT, MIN_INTERACTIONS
+from .splits import ALL_TRAIN, LEAVE_ONE_OUT, MIN_INTERACTIONS, TimeCut
 
 
 FORMAT_VERSION = 1
@@ -35,12 +36,17 @@ class Domain:
         items (`pl.DataFrame`):
             Columns `item_id` (`str`, unique) and `text` (`str`, not empty); further columns are kept.
         sequences (`pl.DataFrame`):
-            Columns `user_id` (`str`, unique) and `item_index` (`list[u32]`): rows of `items`, oldest first, not empty.
+            Columns `user_id` (`str`, unique) and `item_index` (`list[u32]`): rows of `items`, oldest first, not empty. A
+            column `time` (`list[i64]` or `list[f64]`), if there is one, holds the time of each interaction, which a time
+            split needs.
         info (`dict`, *optional*):
             JSON-serialisable facts: `source`, `filters`, `steps` (rows `{"step", "dropped", "left"}` counting interactions),
             `item_steps` (the same for items), and any other facts.
         held_out (`bool`, *optional*, defaults to `True`):
             Whether the last two interactions of each user are kept for validation and test, see [`leave_one_out`].
+        cut ([`TimeCut`], *optional*):
+            Moment from which on interactions are held out, instead of the last two of each user; see [`cut_at`]. It is
+            not written to disk.
         given_features (`dict[str, np.ndarray]`, *optional*):
             Text vectors supplied with the data, float32 `(num_items, text_embedding_size)`: `"item_embeddings"` and
             `"word_drop_embeddings"` (of the texts after word drop). See [`given_text_features`].
@@ -61,12 +67,13 @@ class Domain:
     given_features: dict[str, np.ndarray] = field(default_factory=dict)
     folder: Path | None = None
     encoded: dict[str, np.ndarray] = field(default_factory=dict)
+    cut: TimeCut | None = None
 
     def __post_init__(self) -> None:
-        _check_columns("items", self.items, {"item_id": pl.String, "text": pl.String})
-        _check_columns("sequences", self.sequences, {"user_id": pl.String, "item_index": pl.List(pl.UInt32)})
-        _check_ids("items", self.items["item_id"])
-        _check_ids("sequences", self.sequences["user_id"])
+        check_columns("items", self.items, {"item_id": pl.String, "text": pl.String})
+        check_columns("sequences", self.sequences, {"user_id": pl.String, "item_index": pl.List(pl.UInt32)})
+        check_ids("items", self.items["item_id"])
+        check_ids("sequences", self.sequences["user_id"])
         if bad := self.items.filter(pl.col("text").fill_null("").str.strip_chars() == "").head(1)["item_id"].to_list():
             raise ValueError(f"items: {bad[0]!r} has no text, expected a text for every item")
         lengths = self.sequences["item_index"].list.len().fill_null(0)
@@ -80,6 +87,7 @@ class Domain:
             raise ValueError(
                 f"sequences: user {user!r} has item_index {indices[position]}, expected a row of the {self.num_items} items"
             )
+        check_times(self.sequences, self.offsets)
         check_given_features(self.given_features, self.num_items)
 
     def __repr__(self) -> str:
@@ -117,8 +125,14 @@ class Domain:
         return self.sequences["item_index"].explode().to_numpy().view(np.int32)
 
     @cached_property
+    def times(self) -> np.ndarray | None:
+        """`int64` or `float64` `[num_interactions]`: times in the order of `flat`, in the unit of the source, dates in
+        microseconds since 1970; `None` if the domain has none."""
+        return self.sequences["time"].explode().to_numpy() if "time" in self.sequences.columns else None
+
+    @cached_property
     def content_hash(self) -> str:
-        """SHA-256 (hex) of ids, texts and histories, independent of where and how the domain is stored."""
+        """SHA-256 (hex) of ids, texts and histories without their times, independent of where and how the domain is stored."""
         digest = hashlib.sha256()
         for column in (self.items["item_id"], self.items["text"], self.sequences["user_id"]):
             _hash_strings(digest, column)
@@ -344,23 +358,6 @@ def _read_description(path: Path) -> dict[str, Any]:
 def _is_step(step: Any) -> bool:
     types = {"step": str, "dropped": int, "left": int}
     return isinstance(step, dict) and all(isinstance(step.get(name), kind) for name, kind in types.items())
-
-
-def _check_columns(table: str, frame: pl.DataFrame, schema: dict[str, pl.DataType]) -> None:
-    for column, dtype in schema.items():
-        found = frame.schema.get(column)
-        if found != dtype:
-            raise ValueError(f"{table}: column {column!r} is {found or 'missing'}, expected {dtype}")
-    if frame.is_empty():
-        raise ValueError(f"{table}: no rows, expected at least one")
-
-
-def _check_ids(table: str, ids: pl.Series) -> None:
-    if ids.null_count():
-        raise ValueError(f"{table}: row {int(ids.is_null().arg_max())} has no {ids.name}, expected one in every row")
-    if ids.n_unique() < len(ids):
-        first = ids[int(ids.is_duplicated().arg_max())]
-        raise ValueError(f"{table}: {ids.name} {first!r} occurs more than once, expected once")
 
 
 def _hash_strings(digest, column: pl.Series) -> None:

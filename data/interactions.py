@@ -185,7 +185,7 @@ def build_domain(
         raise ValueError(_describe_missing(interactions[np.sort(order[rows])], items, catalogue))
     steps.append(count_step("item without text", len(rows), len(described)))
     if len(described) < len(order):
-        users, numbers = users[described], numbers[described]
+        users, numbers, times = users[described], numbers[described], times[described]
 
     core, rounds = k_core(users, numbers, user_k, item_k)
     if not len(described):
@@ -196,7 +196,7 @@ def build_domain(
         count_step(f"k-core, user_k={user_k}, item_k={item_k} ({len(rounds)} rounds)", len(described), len(core))
     )
 
-    users, numbers = users[core], numbers[core]
+    users, numbers, times = users[core], numbers[core], times[core]
     used = np.zeros(len(item_ids), dtype=bool)
     used[numbers] = True
     ids_left = item_ids.filter(pl.Series(used))
@@ -210,9 +210,9 @@ def build_domain(
     new_number = np.zeros(len(item_ids), dtype=np.uint32)
     new_number[used] = ids_left.search_sorted(item_ids.filter(pl.Series(used)))
     # polars groups a column that is flagged as sorted without a hash table.
-    histories = pl.DataFrame([pl.Series("user", users).set_sorted(), pl.Series("item_index", new_number[numbers])])
-    histories = histories.group_by("user", maintain_order=True).agg("item_index")
-    sequences = histories.select(user_id=user_ids.gather(histories["user"]), item_index="item_index")
+    columns = {"user": pl.Series(users).set_sorted(), "item_index": new_number[numbers], "time": times}
+    histories = pl.DataFrame(columns).group_by("user", maintain_order=True).agg("item_index", "time")
+    sequences = histories.select(user_ids.gather(histories["user"]).alias("user_id"), "item_index", "time")
     filters = {"user_k": user_k, "item_k": item_k, "missing_text": missing_text}
     if keep_unsold:
         filters["keep_unsold"] = True

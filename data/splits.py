@@ -1,4 +1,4 @@
-"""Leave-one-out splits of a domain: the last interaction of a user is for test, the one before it for validation."""
+"""Splits of a domain: leave-one-out, which holds out the last two interactions of each user, or at a moment in time."""
 
 from __future__ import annotations
 
@@ -26,6 +26,22 @@ LEAVE_ONE_OUT = {
 }
 
 ALL_TRAIN = {"protocol": "nothing held out", "train": "all interactions"}
+
+
+@dataclass(frozen=True)
+class TimeCut:
+    """
+    Moment that divides the interactions of a domain, see [`cut_at`].
+
+    Args:
+        name (`str`): The split as it was asked for, `"time:2024-06-01"` or `"time:0.1"`.
+        time (`int` or `float`): First time that is held out, in the unit of the domain's times.
+        shown (`str`): The time for people, a date if the unit is known.
+    """
+
+    name: str
+    time: int | float
+    shown: str
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -4,8 +4,11 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from ..configuration import UniSRecConfig
 from .domain import Domain
+from .splits import MIN_INTERACTIONS
 
 
 Record = dict[str, Any]
@@ -24,16 +27,13 @@ def training_record(domain: Domain, text_encoder: bool) -> Record:
         text_encoder (`bool`): Whether the text encoder is trained on it too.
 
     Returns:
-        `dict`: `domain`, its `content_hash`, `trained_on` (`"all"` interactions, or `"all but the last two"` of each user),
-            `text_encoder`.
+        `dict`: `domain`, its `content_hash`, `trained_on` (`"all"` interactions, `"all but the last two"` of each user, or
+            those `"before"` the cut of the domain, whose time is `before`), `text_encoder`.
     """
-    trained_on = "all but the last two" if domain.held_out else "all"
-    return {
-        "domain": domain.name,
-        "content_hash": domain.content_hash,
-        "trained_on": trained_on,
-        "text_encoder": text_encoder,
-    }
+    record = {"domain": domain.name, "content_hash": domain.content_hash, "text_encoder": text_encoder}
+    if domain.cut is not None:
+        return record | {"trained_on": "before", "before": domain.cut.time}
+    return record | {"trained_on": "all but the last two" if domain.held_out else "all"}
 
 
 def merge_records(*lists: Iterable[Record] | None) -> list[Record]:
@@ -45,20 +45,46 @@ def merge_records(*lists: Iterable[Record] | None) -> list[Record]:
 
 
 def has_seen(config: UniSRecConfig, domain: Domain) -> bool:
-    """Returns whether a model was trained on the interactions that a domain holds out for validation and test."""
+    """Returns whether a model was trained on interactions that a domain holds out for validation and test; also if the
+    domain has no times that could tell."""
     return any(
-        record.get("content_hash") == domain.content_hash and record.get("trained_on") == "all"
+        record.get("content_hash") == domain.content_hash and _overlaps(record, domain)
         for record in config.training_data or ()
     )
 
 
+def _overlaps(record: Record, domain: Domain) -> bool:
+    """Returns whether a record of training on a domain includes interactions that the domain holds out."""
+    trained_on, before = record.get("trained_on"), record.get("before")
+    if trained_on == "all":
+        return True
+    if trained_on == "before" and (domain.times is None or not isinstance(before, int | float)):
+        return True
+    if trained_on != "before" and domain.cut is None:
+        return False  # both hold out the last two
+    lengths = np.diff(domain.offsets)
+    from_end = np.repeat(domain.offsets[1:], lengths) - np.arange(domain.num_interactions)
+    last_two = (from_end <= 2) & np.repeat(lengths >= MIN_INTERACTIONS, lengths)
+    trained = domain.times < before if trained_on == "before" else ~last_two
+    held_out = last_two if domain.cut is None else domain.times >= domain.cut.time
+    return bool((trained & held_out).any())
+
+
 def check_unseen(name: str | os.PathLike, config: UniSRecConfig, domain: Domain, advice: str) -> None:
     """Raises [`SeenInTraining`] if a model [`has_seen`] the interactions that a domain holds out; `name` is in the message."""
-    if has_seen(config, domain):
-        raise SeenInTraining(
-            f"{name} was trained on all interactions of {domain.name!r}, those held out for validation and test included: "
-            f"metrics there say nothing about new interactions; {advice}."
-        )
+    if not has_seen(config, domain):
+        return
+    if any(
+        record.get("content_hash") == domain.content_hash and record.get("trained_on") == "all"
+        for record in config.training_data or ()
+    ):
+        what = f"all interactions of {domain.name!r}, those held out for validation and test included"
+    else:
+        by = "for validation and test" if domain.cut is None else f"from {domain.cut.shown} on"
+        what = f"interactions of {domain.name!r} that are held out {by}"
+        if domain.cut is not None:
+            advice += f"; finetune and pretrain hold them out with --split {domain.cut.name}"
+    raise SeenInTraining(f"{name} was trained on {what}: metrics there say nothing about new interactions; {advice}.")
 
 
 __all__ = [

@@ -1,6 +1,6 @@
-"""Baselines without a model, evaluated by the same protocol."""
+"""Baselines without a model, evaluated by the same protocols."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -10,11 +10,10 @@ from torch.utils.data import DataLoader
 from ..data.splits import Split
 from .metrics import ranking_metrics, target_ranks
 from .ranking import RankingCollator, RankingDataset
+from .relevance import Scorer
 
 
-def baseline_metrics(
-    score: Callable[[dict[str, torch.Tensor]], torch.Tensor], test: Split, num_items: int, batch_size: int = 512
-) -> dict[str, float]:
+def baseline_metrics(score: Scorer, test: Split, num_items: int, batch_size: int = 512) -> dict[str, float]:
     r"""
     Computes full-ranking metrics of scores that need no model.
 
@@ -34,31 +33,57 @@ def baseline_metrics(
     return ranking_metrics(torch.cat(ranks).numpy())
 
 
+def popularity_scores(known: Split, num_items: int) -> Scorer:
+    """Returns a function that scores items by their number of interactions in `known`."""
+    counts = torch.from_numpy(np.bincount(known.flat, minlength=num_items)).float()
+    return lambda batch: counts.to(batch["item_index"].device).expand(len(batch["item_index"]), -1)
+
+
+def random_scores(num_items: int, seed: int = 0) -> Scorer:
+    """Returns a function that scores items at random, other ones for each user."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda batch: torch.rand(len(batch["item_index"]), num_items, generator=generator).to(
+        batch["item_index"].device
+    )
+
+
+def text_neighbour_scores(text_embeds: np.ndarray) -> Scorer:
+    """Returns a function that scores items by the cosine of their text vector, a row of `(num_items,
+    text_embedding_size)`, and the mean text vector of the history."""
+    items = F.normalize(torch.from_numpy(np.array(text_embeds)), dim=-1)
+    with_padding = torch.cat([torch.zeros_like(items[:1]), items])
+
+    def score(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        nonlocal items, with_padding
+        device = batch["item_index"].device
+        items, with_padding = items.to(device), with_padding.to(device)
+        # The sum ranks as the mean does, because scaling does not change the order.
+        return F.embedding_bag(batch["item_index"], with_padding, mode="sum") @ items.T
+
+    return score
+
+
 def popularity_metrics(train: Split, test: Split, num_items: int) -> dict[str, float]:
     """Computes metrics of ranking items by their number of training interactions."""
-    counts = torch.from_numpy(np.bincount(train.flat, minlength=num_items))
-    return baseline_metrics(lambda batch: counts.expand(len(batch["labels"]), -1), test, num_items)
+    return baseline_metrics(popularity_scores(train, num_items), test, num_items)
 
 
 def random_metrics(test: Split, num_items: int, seed: int = 0) -> dict[str, float]:
     """Computes metrics of a random ranking for each user."""
-    generator = torch.Generator().manual_seed(seed)
-    return baseline_metrics(
-        lambda batch: torch.rand(len(batch["labels"]), num_items, generator=generator), test, num_items
-    )
+    return baseline_metrics(random_scores(num_items, seed), test, num_items)
 
 
 def text_neighbour_metrics(test: Split, text_embeds: np.ndarray) -> dict[str, float]:
-    """Computes metrics of ranking items by the cosine of their text vector, a row of `(num_items, text_embedding_size)`,
-    and the mean text vector of the history."""
-    items = F.normalize(torch.from_numpy(np.array(text_embeds)), dim=-1)
-    with_padding = torch.cat([torch.zeros_like(items[:1]), items])
-    return baseline_metrics(
-        # The sum ranks as the mean does, because scaling does not change the order.
-        lambda batch: F.embedding_bag(batch["item_index"], with_padding, mode="sum") @ items.T,
-        test,
-        len(items),
-    )
+    """Computes metrics of [`text_neighbour_scores`]."""
+    return baseline_metrics(text_neighbour_scores(text_embeds), test, len(text_embeds))
 
 
-__all__ = ["baseline_metrics", "popularity_metrics", "random_metrics", "text_neighbour_metrics"]
+__all__ = [
+    "baseline_metrics",
+    "popularity_metrics",
+    "popularity_scores",
+    "random_metrics",
+    "random_scores",
+    "text_neighbour_metrics",
+    "text_neighbour_scores",
+]

@@ -1,4 +1,4 @@
-"""Full-ranking metrics: the rank of one target among the whole catalogue."""
+"""Full-ranking metrics: ranks of targets among the whole catalogue, for users with one target or with several."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,6 @@ import torch
 
 def target_ranks(scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     r"""
-
-
     Computes the rank of each target, from 0, with the items of the history kept and masked.
 
     Ties count half: a target gets the mean position of the candidates with the same score. The target itself is never
@@ -82,7 +80,7 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = (10, 50)) -> dic
 
     ```
     """
-    metrics = {}
+    metrics, ranks = {}, np.asarray(ranks, dtype=np.float64)
     for column, suffix in enumerate(["", "_seen_masked"]):
         for k in cutoffs:
             hits = ranks[:, column] < k
@@ -92,4 +90,57 @@ def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = (10, 50)) -> dic
     return metrics
 
 
-__all__ = ["ranking_metrics", "ranks_of_targets", "target_ranks"]
+def relevance_metrics(ranks: np.ndarray, users: np.ndarray, cutoffs: Sequence[int] = (10, 50)) -> dict[str, float]:
+    r"""
+    Computes metrics of users who each have one or several relevant items, as trec_eval does; means over users.
+
+    With R the relevant items of a user, of which h are among the first k: recall@k is h / |R|. NDCG@k is the sum of
+    `1 / log2(rank + 2)` over those h, divided by that of a list that begins with min(k, |R|) relevant items. MAP@k is the
+    sum of the precisions at the ranks of those h, divided by |R|. MRR@k is `1 / (rank + 1)` of the first relevant item, 0
+    if it is not among the first k. hit@k is 1 if h > 0.
+
+    Args:
+        ranks (`np.ndarray` of shape `(num_relevant,)`):
+            Rank from 0 of each relevant item, ties at their mean position; NaN for an item that does not count.
+        users (`np.ndarray` of shape `(num_relevant,)`): User of each, any numbers.
+        cutoffs (`Sequence[int]`, *optional*, defaults to `(10, 50)`): Cutoffs k.
+
+    Returns:
+        `dict[str, float]`: `recall@k`, `ndcg@k`, `mrr@k`, `map@k` and `hit@k`; the last two are left out if each user has one
+        relevant item, because they equal MRR and recall. Empty if no item counts.
+
+    Example:
+
+    ```python
+    >>> relevance_metrics(np.array([0.0, 3.0, 1.0]), np.array([7, 7, 8]), cutoffs=[2])["recall@2"]
+    0.75
+
+    ```
+    """
+    counts = ~np.isnan(ranks)
+    ranks, users = ranks[counts].astype(np.float64), users[counts]
+    if not len(ranks):
+        return {}
+    order = np.lexsort((ranks, users))
+    ranks, users = ranks[order], users[order]
+    starts = np.flatnonzero(np.concatenate(([True], users[1:] != users[:-1])))
+    relevant = np.diff(np.concatenate((starts, [len(users)])))
+    row = np.repeat(np.arange(len(starts)), relevant)
+    nth = np.arange(len(users)) - starts[row]  # relevant items before this one
+    ranks = np.maximum(ranks, nth)  # relevant items with equal scores take consecutive places
+    precisions = (nth + 1) / (ranks + 1)
+    metrics = {}
+    for k in cutoffs:
+        hits = ranks < k
+        ideal = np.cumsum(1 / np.log2(np.arange(min(k, relevant.max())) + 2))[np.minimum(k, relevant) - 1]
+        gains = np.bincount(row, np.where(hits, 1 / np.log2(ranks + 2), 0.0))
+        metrics[f"recall@{k}"] = float((np.bincount(row, hits) / relevant).mean())
+        metrics[f"ndcg@{k}"] = float((gains / ideal).mean())
+        metrics[f"mrr@{k}"] = float(np.where(hits[starts], 1 / (ranks[starts] + 1), 0.0).mean())
+        if relevant.max() > 1:
+            metrics[f"map@{k}"] = float((np.bincount(row, np.where(hits, precisions, 0.0)) / relevant).mean())
+            metrics[f"hit@{k}"] = float(hits[starts].mean())
+    return metrics
+
+
+__all__ = ["ranking_metrics", "ranks_of_targets", "relevance_metrics", "target_ranks"]

@@ -1,10 +1,9 @@
-"""Full ranking of held-out items by a model: dataset, collator, ranking loop, and metrics of a checkpoint."""
+"""Full ranking of held-out items by a model: dataset, collator and ranking loop."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +11,13 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..data import Domain, Split, leave_one_out
-from ..data.domain_features import domain_features
-from ..data.readers.values import check_count
-from ..data.training_data import check_unseen
-from ..modeling_unisrec import ItemCatalogue, UniSRecModel, encode_items
-from ..modeling_unisrec.checkpoint import load_checkpoint
+from ..data import Split
+from ..modeling_unisrec import UniSRecModel, encode_items
 from .launch import make_accelerator
-from .metrics import ranking_metrics, ranks_of_targets
+from .metrics import ranks_of_targets
+
+
+NO_USER = "No user has three interactions (a history and two held-out targets), so there is nothing to evaluate on."
 
 
 class RankingDataset(Dataset):
@@ -39,9 +37,7 @@ class RankingDataset(Dataset):
 
     def __init__(self, split: Split, catalogue: np.ndarray | Sequence[str]):
         if len(split) == 0:
-            raise ValueError(
-                "No user has three interactions (a history and two held-out targets), so there is nothing to evaluate on."
-            )
+            raise ValueError(NO_USER)
         self.split = split
         self.catalogue = catalogue
         self.order = np.argsort(np.diff(split.offsets), kind="stable")
@@ -193,76 +189,11 @@ def rank_batches(
     return torch.cat(ranks).numpy()
 
 
-def evaluate(
-    model: str | os.PathLike,
-    domain: Domain | str | os.PathLike,
-    split: Literal["valid", "test"] = "test",
-    *,
-    text_encoder: str | None = None,
-    allow_seen: bool = False,
-    batch_size: int = 512,
-    use_cpu: bool = False,
-    progress: bool = False,
-) -> dict[str, float]:
-    r"""
-    Computes full-ranking metrics of a checkpoint on a domain; zero-shot if it was not fine-tuned on it.
-
-    Args:
-        model (`str` or `os.PathLike`): Folder, `"unisrec-base"` or Hub id of a checkpoint.
-        domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
-        split (`str`, *optional*, defaults to `"test"`): `"valid"` or `"test"`.
-        text_encoder (`str`, *optional*): Text encoder that the checkpoint was trained with, if it contains none.
-        allow_seen (`bool`, *optional*, defaults to `False`):
-            Whether to evaluate even on interactions that the checkpoint was trained on.
-        batch_size (`int`, *optional*, defaults to 512): Users ranked at a time by each process.
-        use_cpu (`bool`, *optional*, defaults to `False`): Whether to run on the CPU even if there is an accelerator.
-        progress (`bool`, *optional*, defaults to `False`): Whether to show progress bars.
-
-    Returns:
-        `dict[str, float]`: `recall@10`, `ndcg@10_seen_masked`, ..., as from [`ranking_metrics`].
-
-    Raises:
-        ValueError: If `split` is another one, `batch_size` is not a whole number of at least 1, a text encoder is named
-            for a checkpoint that has one, a transductive checkpoint belongs to another catalogue, or the checkpoint was
-            trained on the interactions that it would be tested on.
-        OSError: If the checkpoint or the domain cannot be loaded.
-    """
-    if split not in ("valid", "test"):
-        raise ValueError(f"split is {split!r}, expected 'valid' or 'test': only these have a next item to rank.")
-    check_count("batch_size", batch_size)
-    accelerator = make_accelerator(use_cpu)
-    domain = Domain.load(domain)
-    name, (model, processor) = model, load_checkpoint(model, text_encoder)
-    if not allow_seen:
-        check_unseen(name, model.config, domain, "take a model that holds out, or look all the same with --allow-seen")
-    items = ItemCatalogue(domain.items["item_id"].to_list(), domain.items["text"].to_list())
-    if model.config.num_items is not None and model.config.item_ids_hash != items.item_ids_hash:
-        raise ValueError(
-            f"the checkpoint is transductive: its ID embedding belongs to a catalogue of {model.config.num_items} "
-            f"items, which is not that of {domain.name!r}; finetune it there, or take an inductive checkpoint."
-        )
-    text_embeds = domain_features(
-        domain,
-        model.text_encoder,
-        processor.tokenizer,
-        model.config,
-        device=accelerator.device,
-        progress=progress,
-        main_process_first=accelerator.main_process_first(),
-    )
-    model.detach_text_encoder()
-    users = RankingDataset(leave_one_out(domain, split), text_embeds)
-    return ranking_metrics(
-        rank_targets(model, users, batch_size=batch_size, accelerator=accelerator, progress=progress)
-    )
-
-
 __all__ = [
     "RankingCollator",
     "RankingDataset",
     "TargetRanker",
     "catalogue_tensors",
-    "evaluate",
     "pad_rows",
     "rank_batches",
     "rank_targets",

@@ -1,6 +1,7 @@
 """The model, the processor and the pipeline: everything needed to run a checkpoint."""
 
 from .item_catalogue import ItemCatalogue, check_id_rows, lock_catalogue
+from .item_columns import Where, check_columns_known, item_mask
 from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, unit_vectors
 from .pipeline_unisrec import (
     SequentialRecommendationPipeline,
@@ -24,12 +25,15 @@ __all__ = [
     "UniSRecModelOutput",
     "UniSRecPreTrainedModel",
     "UniSRecProcessor",
+    "Where",
     "best_columns",
     "check_catalogue",
+    "check_columns_known",
     "check_finite",
     "check_id_rows",
     "encode_catalogue",
     "encode_items",
+    "item_mask",
     "item_tower_state",
     "lock_catalogue",
     "pool_tokens",

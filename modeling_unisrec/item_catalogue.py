@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock, Timeout
@@ -19,11 +20,15 @@ from safetensors.torch import save_file
 from transformers import PreTrainedConfig
 
 
+if TYPE_CHECKING:
+    import polars as pl
+
 ITEMS_FILE = "items.parquet"
 EMBEDDINGS_FILE = "item_embeddings.safetensors"
 NEW_EMBEDDINGS_FILE = "item_embeddings.new.safetensors"  # for the moment in which `ITEMS_FILE` is replaced
 READ_ATTEMPTS = 1000  # an attempt only fails if another process replaces the catalogue meanwhile
 LOCK_SECONDS = 60
+OWN_COLUMNS = ("item_id", "text", "id_row")  # of `ITEMS_FILE`; others are columns of the shop
 
 
 class ItemCatalogue:
@@ -40,9 +45,11 @@ class ItemCatalogue:
             item k has row k + 1.
         item_ids_hash (`str`, *optional*):
             With `id_rows`: [`~ItemCatalogue.item_ids_hash`] of the catalogue that the model was trained on.
+        columns (`pl.DataFrame`, *optional*):
+            More columns of the items, such as price and stock, one row for each item. They are saved with the catalogue.
 
     Raises:
-        ValueError: If the lengths differ or an id occurs twice.
+        ValueError: If the lengths differ, an id occurs twice, or a column has the name of one of the others.
     """
 
     def __init__(
@@ -52,11 +59,13 @@ class ItemCatalogue:
         item_embeddings: torch.Tensor | None = None,
         id_rows: torch.Tensor | None = None,
         item_ids_hash: str | None = None,
+        columns: "pl.DataFrame | None" = None,
     ):
         self.item_ids = list(item_ids)
         self.texts = list(texts)
         self.item_embeddings = item_embeddings
         self.id_rows = id_rows
+        self.columns = columns if columns is not None and columns.width else None
         self._item_ids_hash = item_ids_hash
         self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
         if len(self.texts) != len(self.item_ids):
@@ -69,6 +78,10 @@ class ItemCatalogue:
             raise ValueError(f"{len(self.item_ids)} item ids but {len(item_embeddings)} rows of `item_embeddings`.")
         if id_rows is not None and len(id_rows) != len(self.item_ids):
             raise ValueError(f"{len(self.item_ids)} item ids but {len(id_rows)} `id_rows`.")
+        if self.columns is not None and self.columns.height != len(self.item_ids):
+            raise ValueError(f"{len(self.item_ids)} item ids but {self.columns.height} rows of `columns`.")
+        if taken := next((name for name in self.column_names[2:] if name in OWN_COLUMNS), None):
+            raise ValueError(f"`columns` has a column {taken!r}, a name of the catalogue itself; rename or drop it.")
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -77,10 +90,26 @@ class ItemCatalogue:
         parts = [f"{len(self):,} items", "no text vectors" if self.item_embeddings is None else "with text vectors"]
         if self.id_rows is not None:
             parts.append(f"{int((self.id_rows > 0).sum()):,} with an ID embedding")
+        if self.columns is not None:
+            parts.append(f"columns {', '.join(self.columns.columns)}")
         return f"ItemCatalogue({', '.join(parts)})"
 
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._rows
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the columns of [`~ItemCatalogue.table`]: `item_id`, `text` and those of `columns`."""
+        return ["item_id", "text", *(() if self.columns is None else self.columns.columns)]
+
+    def table(self) -> "pl.DataFrame":
+        """Returns ids, texts and `columns` as one table."""
+        polars = import_polars()
+        own = polars.DataFrame(
+            {"item_id": self.item_ids, "text": self.texts},
+            schema_overrides=dict.fromkeys(("item_id", "text"), polars.String),
+        )
+        return own if self.columns is None else own.hstack(self.columns)
 
     @property
     def item_ids_hash(self) -> str | None:
@@ -114,6 +143,12 @@ class ItemCatalogue:
         catalogue.item_embeddings = item_embeddings
         return catalogue
 
+    def with_columns(self, columns: "pl.DataFrame | None") -> "ItemCatalogue":
+        """Returns a catalogue of the same items with other `columns`."""
+        return ItemCatalogue(
+            self.item_ids, self.texts, self.item_embeddings, self.id_rows, self._item_ids_hash, columns
+        )
+
     def content_hash(self) -> str:
         """Returns the SHA-256 of ids and texts in their order, which is stored with the text vectors to tell which
         items they belong to."""
@@ -132,18 +167,18 @@ class ItemCatalogue:
         Raises:
             OSError: If it cannot be written, or another process keeps changing it.
         """
-        directory, polars = Path(directory), _import_polars()
+        directory, polars = Path(directory), import_polars()
         directory.mkdir(parents=True, exist_ok=True)
-        columns = {"item_id": self.item_ids, "text": self.texts}
+        items = self.table()
         if self.id_rows is not None:
-            columns["id_row"] = self.id_rows.tolist()
+            items = items.with_columns(polars.Series("id_row", self.id_rows.tolist(), dtype=polars.Int64))
         trained_on = {"item_ids_hash": self.item_ids_hash} if self.id_rows is not None and self.item_ids_hash else None
         draft = directory.with_name(f".{directory.name}.tmp")
         with lock_catalogue(directory):
             shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
             draft.mkdir()
             try:
-                polars.DataFrame(columns).write_parquet(draft / ITEMS_FILE, metadata=trained_on)
+                items.write_parquet(draft / ITEMS_FILE, metadata=trained_on)
                 if self.item_embeddings is not None:
                     tensors = {"item_embeddings": self.item_embeddings.contiguous()}
                     save_file(tensors, draft / EMBEDDINGS_FILE, {"items_sha256": self.content_hash()})
@@ -209,7 +244,7 @@ class ItemCatalogue:
     @classmethod
     def _read_items(cls, file: str) -> "ItemCatalogue":
         """Reads ids, texts and rows of the ID embedding."""
-        polars = _import_polars()
+        polars = import_polars()
         content = Path(file).read_bytes()  # polars opens a file several times, and a writer may replace it meanwhile
         try:
             items = polars.read_parquet(content)
@@ -223,7 +258,8 @@ class ItemCatalogue:
                 raise ValueError(f"{file}: expected a column {column!r} of type {kind} without missing values.")
         id_rows = torch.tensor(items["id_row"].to_list()) if "id_row" in items.columns else None
         trained_on = None if id_rows is None else trained_on
-        return cls(items["item_id"].to_list(), items["text"].to_list(), None, id_rows, trained_on)
+        columns = items.drop(OWN_COLUMNS, strict=False)
+        return cls(items["item_id"].to_list(), items["text"].to_list(), None, id_rows, trained_on, columns)
 
 
 def _read_embeddings(file: str, expected: str) -> dict[str | None, torch.Tensor | None]:
@@ -313,7 +349,7 @@ def check_id_rows(config: PreTrainedConfig, catalogue: ItemCatalogue) -> None:
         )
 
 
-def _import_polars():
+def import_polars():
     """Imports polars, which is optional on machines that only run the model."""
     try:
         import polars
@@ -322,4 +358,4 @@ def _import_polars():
     return polars
 
 
-__all__ = ["ItemCatalogue", "check_id_rows", "lock_catalogue"]
+__all__ = ["ItemCatalogue", "check_id_rows", "import_polars", "lock_catalogue"]

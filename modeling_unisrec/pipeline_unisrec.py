@@ -13,6 +13,7 @@ from transformers import BatchFeature, PreTrainedModel
 from transformers.pipelines.base import Pipeline  # not of `transformers`, whose pipelines may be the importer
 
 from .item_catalogue import ItemCatalogue, check_id_rows
+from .item_columns import Where, check_columns_known, item_mask
 from .processing_unisrec import UniSRecProcessor
 
 
@@ -192,6 +193,9 @@ class SequentialRecommendationPipeline(Pipeline):
     Args:
         top_k (`int`, *optional*, defaults to 10): Number of items, at most the size of the catalogue.
         exclude_seen (`bool`, *optional*, defaults to `True`): Whether to exclude the items of the history.
+        where (`str`, `pl.Expr` or sequence of `bool`, *optional*):
+            Condition on the columns of the catalogue, such as `"stock > 0"`; see [`item_mask`].
+        columns (`Sequence[str]`, *optional*): Columns of the catalogue in the result, behind the score.
 
     Example:
 
@@ -214,8 +218,14 @@ class SequentialRecommendationPipeline(Pipeline):
         self._ranked: _Ranked | None = None
         check_catalogue(self.model, self._catalogue())
 
-    def _sanitize_parameters(self, top_k: int | None = None, exclude_seen: bool | None = None):
-        ranking = {"top_k": top_k, "exclude_seen": exclude_seen}
+    def _sanitize_parameters(
+        self,
+        top_k: int | None = None,
+        exclude_seen: bool | None = None,
+        where: Where | None = None,
+        columns: Sequence[str] | None = None,
+    ):
+        ranking = {"top_k": top_k, "exclude_seen": exclude_seen, "where": where, "columns": columns}
         return {}, {}, {name: value for name, value in ranking.items() if value is not None}
 
     def __call__(
@@ -226,7 +236,7 @@ class SequentialRecommendationPipeline(Pipeline):
 
         Raises:
             KeyError: For an unknown id, naming the nearest known ones.
-            ValueError: For an empty history, or a `top_k` below 1.
+            ValueError: For an empty history, a `top_k` below 1, an unknown column, or a condition as [`item_mask`].
         """
         parameters = [
             {**default, **given}
@@ -268,7 +278,12 @@ class SequentialRecommendationPipeline(Pipeline):
         return {"scores": scores.float(), "seen": model_inputs["seen"], "catalogue": model_inputs["ranked"].catalogue}
 
     def postprocess(
-        self, model_outputs: dict[str, Any], top_k: int = 10, exclude_seen: bool = True
+        self,
+        model_outputs: dict[str, Any],
+        top_k: int = 10,
+        exclude_seen: bool = True,
+        where: Where | None = None,
+        columns: Sequence[str] = (),
     ) -> list[list[dict[str, Any]]]:
         r"""
         Selects the items with the highest scores.
@@ -277,17 +292,26 @@ class SequentialRecommendationPipeline(Pipeline):
             model_outputs (`dict[str, Any]`): Scores, seen rows and catalogue of a batch.
             top_k (`int`, *optional*, defaults to 10): Number of items for each history.
             exclude_seen (`bool`, *optional*, defaults to `True`): Whether to leave out items of the history.
+            where, columns (*optional*): As for the pipeline.
 
         Returns:
-            `list[list[dict]]`: `item_id`, `text` and `score` of the items of each history, best first.
+            `list[list[dict]]`: `item_id`, `text`, `score` and `columns` of the items of each history, best first.
         """
         scores, seen, catalogue = (model_outputs[name] for name in ("scores", "seen", "catalogue"))
+        check_columns_known(catalogue, columns, "columns")
+        if where is not None:
+            scores = scores.masked_fill(~item_mask(catalogue, where).to(scores.device), -torch.inf)
+        ranked = rank_items(scores, seen if exclude_seen else [], top_k)
+        more: dict[int, dict[str, Any]] = {}
+        if columns:
+            rows = sorted({row for items in ranked for row, _ in items})
+            more = dict(zip(rows, catalogue.table().select(columns)[rows].to_dicts(), strict=True))
         return [
             [
-                {"item_id": catalogue.item_ids[row], "text": catalogue.texts[row], "score": score}
+                {"item_id": catalogue.item_ids[row], "text": catalogue.texts[row], "score": score, **more.get(row, {})}
                 for row, score in items
             ]
-            for items in rank_items(scores, seen if exclude_seen else [], top_k)
+            for items in ranked
         ]
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:

@@ -112,20 +112,21 @@ class UniSRecProcessor(ProcessorMixin):
         return row, self.catalogue.texts[row]
 
     def parse_histories(
-        self, histories: Sequence[Sequence[str | Mapping[str, str]]]
+        self, histories: Sequence[Sequence[str | Mapping[str, str]]], allow_empty: bool = False
     ) -> list[list[tuple[int | None, str]]]:
         r"""
         Parses all entries of histories.
 
         Args:
             histories (`Sequence[Sequence[str | Mapping[str, str]]]`): Entries as for [`~UniSRecProcessor.parse`].
+            allow_empty (`bool`, *optional*, defaults to `False`): Whether a history may have no entries.
 
         Returns:
             `list[list[tuple[int | None, str]]]`: Row and text of each entry.
 
         Raises:
             KeyError: For an unknown id.
-            ValueError: For an empty history or one that is no list, and as `parse`.
+            ValueError: For an empty history unless it is allowed, one that is no list, and as `parse`.
         """
         if isinstance(histories, str):
             raise ValueError(
@@ -137,7 +138,7 @@ class UniSRecProcessor(ProcessorMixin):
                 raise ValueError(
                     f"history {position} is the string {history!r}: a history is a list, also of one item."
                 )
-            if len(history) == 0:
+            if len(history) == 0 and not allow_empty:
                 raise ValueError(f"history {position} is empty: give at least one item.")
         return [[self.parse(entry) for entry in history] for history in histories]
 

@@ -16,8 +16,10 @@ from ..data.domain_features import domain_features
 from ..data.readers.columns import check_columns, named_by
 from ..data.readers.files import suffix_of
 from ..data.readers.frames import TableSource, is_path
+from ..data.readers.guess import column_by_name
 from ..data.readers.item_texts import join_texts
 from ..data.readers.json_lines import json_records
+from ..data.readers.shop_columns import shop_columns
 from ..data.readers.table import JSON_LINES, load_table
 from ..data.readers.values import flatten_text, to_id, to_ids, to_texts
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
@@ -51,7 +53,7 @@ def make_catalogue(
         items = Domain.load_from_disk(items)
     if not isinstance(items, ItemCatalogue | Mapping | Domain | None):
         table = read_products(items, item_column=item_column or "item_id", text_columns=text_columns)
-        return ItemCatalogue(table["item_id"].to_list(), table["text"].to_list())
+        return ItemCatalogue(table["item_id"].to_list(), table["text"].to_list(), columns=shop_columns(table))
     given = "no items" if items is None else f"a {type(items).__name__}"
     if item_column is not None or text_columns is not None:
         raise ValueError(f"item_column and text_columns name columns of a table of items, not of {given}.")
@@ -60,11 +62,84 @@ def make_catalogue(
     if isinstance(items, ItemCatalogue):
         return items
     if isinstance(items, Domain):
-        return ItemCatalogue(items.items["item_id"].to_list(), items.items["text"].to_list())
+        table = items.items
+        return ItemCatalogue(table["item_id"].to_list(), table["text"].to_list(), columns=shop_columns(table))
     if not items:
         raise ValueError("the mapping of items is empty; give texts by id.")
     check_items(items)
     return ItemCatalogue(list(items), list(items.values()))
+
+
+def changed_catalogue(
+    old: ItemCatalogue, kept: torch.Tensor, added: Mapping[str, str], text_vectors: torch.Tensor, has_rows: bool
+) -> ItemCatalogue:
+    """
+    Returns a catalogue of the rows `kept` of another one, followed by new items.
+
+    Args:
+        old ([`ItemCatalogue`]): Catalogue with text vectors; it is not changed.
+        kept (`torch.LongTensor` of shape `(num_kept,)`): Its rows to keep.
+        added (`Mapping[str, str]`): Texts of the new items by id. Their `columns` are null.
+        text_vectors (`torch.FloatTensor` of shape `(num_added, text_embedding_size)`): Their text vectors.
+        has_rows (`bool`): Whether items have rows of an ID embedding; new ones have row 0.
+    """
+    rows, columns = kept.tolist(), old.columns
+    if columns is not None:
+        columns = pl.concat([columns[rows], columns.clear(len(added))])
+    return ItemCatalogue(
+        [*(old.item_ids[row] for row in rows), *added],
+        [*(old.texts[row] for row in rows), *added.values()],
+        torch.cat([old.item_embeddings[kept], text_vectors]),
+        torch.cat([old.id_rows_of(kept), torch.zeros(len(added), dtype=torch.long)]) if has_rows else None,
+        old.item_ids_hash if has_rows else None,
+        columns,
+    )
+
+
+def columns_by_id(table: TableSource, item_ids: Sequence[str], item_column: str | None = None) -> pl.DataFrame:
+    r"""
+    Reads columns of items, such as price and stock, in the order of a catalogue.
+
+    Args:
+        table (`str`, `os.PathLike` or data frame):
+            File or frame, as for [`read_table`], with a column of ids and a row for each item. Columns are converted by
+            [`shop_columns`].
+        item_ids (`Sequence[str]`): Ids of the catalogue.
+        item_column (`str`, *optional*): Column of the ids; by default it is recognised by its name.
+
+    Returns:
+        `pl.DataFrame`: One row for each item of the catalogue; null for items that the table lacks, which a warning
+        counts.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be read.
+        ValueError: If there is no column of ids or nothing beside it, an id comes twice, or none is in the catalogue.
+    """
+    columns = [] if item_column is None else [item_column]
+    if is_path(table) and suffix_of(table) in JSON_LINES:  # of which only named ones are read
+        columns += [name for name in next(json_records(table), {}) if name != item_column]
+    frame, source, first_line, notes = load_table(table, columns, name="table", hub=False)
+    for note in notes:
+        logger.warning(note)
+    item_column = column_by_name(frame.columns, "item") if item_column is None else item_column
+    if item_column is None:
+        raise ValueError(
+            f"{source}: no column of item ids, the columns are {', '.join(frame.columns)}; name it item_id"
+        )
+    ids = to_ids(frame[item_column], source, first_line=first_line).alias("item_id")
+    values = shop_columns(frame, [item_column])
+    if not values.width:
+        raise ValueError(f"{source}: no column of numbers, texts, dates or booleans beside {item_column!r}")
+    if (twice := ids.drop_nulls().is_duplicated()).any():
+        raise ValueError(f"{source}: item id {ids.drop_nulls().filter(twice)[0]!r} comes twice, expected once")
+    wanted = pl.DataFrame({"item_id": list(item_ids)}, schema={"item_id": pl.String})
+    found = values.insert_column(0, ids)
+    missing = wanted.join(found, on="item_id", how="anti").height
+    if missing == wanted.height:
+        raise ValueError(f"{source}: none of its ids is in the catalogue, whose first is {wanted['item_id'][0]!r}")
+    if missing:
+        logger.warning("%s: %s of %s items of the catalogue are not in it", source, f"{missing:,}", f"{len(wanted):,}")
+    return wanted.join(found, on="item_id", how="left", maintain_order="left").drop("item_id")
 
 
 def use_text_vectors_of(items: "Items | None", model: UniSRecModel, processor: UniSRecProcessor) -> None:
@@ -104,7 +179,8 @@ def read_products(
             there is no such column.
 
     Returns:
-        `pl.DataFrame`: Columns `item_id` (`str`) and `text` (`str`), in the order of the rows.
+        `pl.DataFrame`: Columns `item_id` (`str`) and `text` (`str`), and the others as [`shop_columns`] returns them, in
+        the order of the rows.
 
     Raises:
         OSError: If there is no such file or dataset, or it cannot be read.
@@ -113,15 +189,18 @@ def read_products(
     if isinstance(text_columns, str):
         text_columns = [text_columns]
     columns = [item_column, *(text_columns or ())]
-    if text_columns is None and is_path(items) and suffix_of(items) in JSON_LINES:  # of which only named ones are read
-        columns += _default_columns(next(json_records(items), {}), str(items))
+    if is_path(items) and suffix_of(items) in JSON_LINES:  # of which only named ones are read
+        found_columns = next(json_records(items), {})
+        columns += _default_columns(found_columns, str(items)) if text_columns is None else ()
+        columns += [name for name in found_columns if name not in columns]
     with named_by({"item_id": "item_column"}):
         table, source, first_line, notes = load_table(items, columns, name="items")
     for note in notes:
         logger.warning(note)
     text_columns = _default_columns(table.columns, source) if text_columns is None else text_columns
     ids = to_ids(table[item_column], source, first_line=first_line).alias("item_id")
-    rows = pl.DataFrame([ids, join_columns(table, text_columns, source, first_line)])
+    texts = join_columns(table, text_columns, source, first_line)
+    rows = pl.DataFrame([ids, texts, *shop_columns(table, [item_column])])
     with_id = rows.drop_nulls("item_id")
     with_text = with_id.drop_nulls("text")
     found = with_text.unique("item_id", keep="first", maintain_order=True)
@@ -173,4 +252,13 @@ def check_items(items: Mapping[Any, Any]) -> None:
             raise ValueError(f"an item is an id and a text, neither of them empty; got {pair!r}.")
 
 
-__all__ = ["Items", "check_items", "join_columns", "make_catalogue", "read_products", "use_text_vectors_of"]
+__all__ = [
+    "Items",
+    "changed_catalogue",
+    "check_items",
+    "columns_by_id",
+    "join_columns",
+    "make_catalogue",
+    "read_products",
+    "use_text_vectors_of",
+]

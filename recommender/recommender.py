@@ -1,36 +1,30 @@
-"""Recommendations from a checkpoint and its catalogue, with items that can be added and removed."""
+"""Recommendations from a checkpoint and its catalogue."""
 
-import dataclasses
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from ..data import Domain
 from ..data.readers.frames import TableSource
 from ..data.readers.values import check_count
-from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_catalogue, item_tower_state
+from ..modeling_unisrec import Where
 from ..modeling_unisrec.checkpoint import load_checkpoint
-from .catalogue import Items, check_items, make_catalogue, use_text_vectors_of
+from .catalogue import Items, make_catalogue, use_text_vectors_of
 from .exact_index import ExactIndex
-from .faiss_index import KINDS, FaissIndex, choose_kind
-from .snapshot import Recommendation, Snapshot, with_catalogue
-from .tables import find_histories
-from .vectors import VectorEncoder
+from .live_catalogue import History, LiveCatalogue
+from .rules import Popularity, check_result_columns, make_rules
+from .snapshot import Recommendation
+from .tables import find_histories, to_dataset
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-History = Sequence[str | Mapping[str, str]]
-
-
-class Recommender:
+class Recommender(LiveCatalogue):
     r"""
     Ranks a catalogue for histories of item ids and of free texts.
 
@@ -55,22 +49,6 @@ class Recommender:
     ```
     """
 
-    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor):
-        if processor.catalogue is None:
-            raise ValueError(
-                "the checkpoint has no catalogue to recommend from; give the items to rank (items=... in Python, --items "
-                "products.csv on the command line), or finetune it on a domain."
-            )
-        self._model = model
-        # Two encoders, so that queries need not wait while many new texts are encoded.
-        self._encoder, self._writers_encoder = VectorEncoder(model, processor), VectorEncoder(model, processor)
-        self._writers_lock = threading.RLock()
-        self._snapshot = self._make_snapshot(processor)
-
-    def __repr__(self) -> str:
-        kind = "inductive" if self._model.config.num_items is None else "transductive"
-        return f"Recommender({kind}, {self.processor.catalogue!r}, {self._current().index!r})"
-
     @classmethod
     def from_pretrained(
         cls,
@@ -89,8 +67,8 @@ class Recommender:
             name_or_path (`str` or `os.PathLike`): Folder, `"unisrec-base"` or Hub id.
             items (table of products, `Mapping`, [`Domain`] or [`ItemCatalogue`], *optional*):
                 Items to rank instead of the checkpoint's own catalogue, in a form that [`make_catalogue`] takes, such
-                as `"products.csv"`. Their texts are encoded now; [`~Recommender.save_pretrained`] keeps the vectors.
-            index (`str` or `os.PathLike`, *optional*, defaults to `"exact"`): See [`~Recommender.use_index`].
+                as `"products.csv"`. Their texts are encoded now; [`~LiveCatalogue.save_pretrained`] keeps the vectors.
+            index (`str` or `os.PathLike`, *optional*, defaults to `"exact"`): See [`~LiveCatalogue.use_index`].
             item_column, text_columns (*optional*): Columns of a table of items, as for [`make_catalogue`].
             text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
         """
@@ -105,22 +83,6 @@ class Recommender:
             recommender.use_index(index)
         return recommender
 
-    @property
-    def model(self) -> UniSRecModel:
-        """The model, in evaluation mode. Its weights may be changed; it cannot be replaced."""
-        return self._model
-
-    @property
-    def processor(self) -> UniSRecProcessor:
-        """The processor with the current catalogue; a later change of the items creates a new one."""
-        return self._current().processor
-
-    @property
-    def item_embeds(self) -> np.ndarray:
-        """Searched item vectors `(num_items, hidden_size)`, float32, of unit length unless the model scores
-        by the plain product. Their product with [`~Recommender.encode_users`] is the score."""
-        return self._current().index.vectors.float().cpu().numpy()
-
     def recommend(
         self,
         histories: Sequence[History],
@@ -130,6 +92,12 @@ class Recommender:
         blocked: Iterable[str] | None = None,
         batch_size: int = 256,
         progress: bool = False,
+        *,
+        where: Where | None = None,
+        cap: Mapping[str, int] | None = None,
+        diversity: float = 0.0,
+        popularity: Popularity | None = None,
+        columns: Sequence[str] = (),
     ) -> list[list[Recommendation]]:
         r"""
         Recommends the best items for each history.
@@ -143,24 +111,40 @@ class Recommender:
             blocked (`Iterable[str]`, *optional*): Ids of items that must not be recommended.
             batch_size (`int`, *optional*, defaults to 256): Histories per batch; similar lengths are batched together.
             progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
+            where (`str`, `pl.Expr` or sequence of `bool`, *optional*):
+                Condition on the columns of the items, such as `"stock > 0"`; see [`item_mask`].
+            cap (`Mapping[str, int]`, *optional*): Largest number of items with the same value in a column, such as
+                `{"brand": 2}`; see [`make_rules`].
+            diversity (`float`, *optional*, defaults to 0.0): Weight of the difference to the items before, in [0, 1]; see
+                [`Rules`].
+            popularity (`str`, `Mapping[str, float]` or [`Domain`], *optional*): Counts by which items are ranked for an
+                empty history; see [`make_rules`].
+            columns (`Sequence[str]`, *optional*): Columns of the items that the result holds.
 
         Returns:
             `list[list[Recommendation]]`: For each history, best first; equal scores in catalogue order.
 
         Raises:
             KeyError: If an id is unknown; names the nearest known ids.
-            ValueError: If a history is empty, a text is given without a text encoder, or a count is below 1.
+            ValueError: If a history is empty and `popularity` not given, a text is given without a text encoder, a count
+                is below 1, or as [`item_mask`] and [`make_rules`].
         """
         check_count("top_k", top_k)
         snapshot = self._current()
-        candidates = snapshot.candidates(allowed, blocked)
-        parsed = snapshot.processor.parse_histories(histories)
+        rules = make_rules(snapshot.catalogue, cap, diversity, popularity, self.model.config.similarity == "cosine")
+        check_result_columns(snapshot.catalogue, columns)
+        candidates = snapshot.candidates(allowed, blocked, where)
+        parsed = snapshot.processor.parse_histories(histories, allow_empty=popularity is not None)
         results: list[list[Recommendation]] = [[] for _ in parsed]
         for places, users in self._encoder.users(snapshot.processor, parsed, batch_size, progress):
             seen = [[row for row, _ in parsed[place] if row is not None and exclude_seen] for place in places]
-            scores, rows = snapshot.index.search(users, top_k, seen, candidates)
-            for place, items in zip(places, snapshot.recommendations(scores, rows), strict=True):
+            found = rules.search(snapshot.index, users, top_k, seen, candidates)
+            for place, items in zip(places, snapshot.recommendations(*found, columns), strict=True):
                 results[place] = items
+        if empty := [place for place, entries in enumerate(parsed) if not entries]:
+            (items,) = snapshot.recommendations(*rules.most_popular(snapshot.index, top_k, candidates), columns)
+            for place in empty:
+                results[place] = list(items)
         return results
 
     def recommend_dataset(
@@ -174,22 +158,15 @@ class Recommender:
             options: As for `recommend`.
 
         Returns:
-            `datasets.Dataset`: Columns `user_id`, `rank` (from 1), `item_id` and `score`, a row for each item.
+            `datasets.Dataset`: Columns `user_id`, `rank` (from 1), `item_id` and `score`, and then the `columns` that are
+            asked for; a row for each item.
 
         Raises:
             KeyError, ValueError: As for `recommend` and [`find_histories`].
         """
-        from datasets import Dataset, Features, Value
-
         user_ids, histories = find_histories(histories, user_ids)
-        columns: dict[str, list] = {"user_id": [], "rank": [], "item_id": [], "score": []}
-        for user_id, items in zip(user_ids, self.recommend(histories, **options), strict=True):
-            columns["user_id"] += [user_id] * len(items)
-            columns["rank"] += range(1, len(items) + 1)
-            columns["item_id"] += [item.item_id for item in items]
-            columns["score"] += [item.score for item in items]
-        types = {"user_id": "string", "rank": "int32", "item_id": "string", "score": "float32"}
-        return Dataset.from_dict(columns, Features({name: Value(kind) for name, kind in types.items()}))
+        catalogue = self._current().catalogue  # for the types of the columns
+        return to_dataset(user_ids, self.recommend(histories, **options), catalogue, options.get("columns", ()))
 
     def similar_items(self, item: str | Mapping[str, str], top_k: int = 10) -> list[Recommendation]:
         r"""
@@ -218,183 +195,6 @@ class Recommender:
             index = ExactIndex(F.normalize(index.vectors.float(), dim=-1))
         scores, rows = index.search(F.normalize(query, dim=-1), top_k, [[] if row is None else [row]])
         return snapshot.recommendations(scores, rows)[0]
-
-    def encode_users(self, histories: Sequence[History], batch_size: int = 256) -> np.ndarray:
-        r"""
-        Encodes histories into query vectors.
-
-        Args:
-            histories (`Sequence` of `Sequence` of `str` or `dict`): As for [`~Recommender.recommend`].
-            batch_size (`int`, *optional*, defaults to 256): Histories per batch.
-
-        Returns:
-            `np.ndarray` of shape `(num_histories, hidden_size)`, float32: Vectors of unit length, unless the model
-            scores by the plain product.
-
-        Raises:
-            KeyError, ValueError: As for [`~Recommender.recommend`].
-        """
-        snapshot = self._current()
-        parsed = snapshot.processor.parse_histories(histories)
-        vectors = np.empty((len(parsed), self.model.config.hidden_size), dtype=np.float32)
-        for places, users in self._encoder.users(snapshot.processor, parsed, batch_size):
-            vectors[places] = users.cpu().numpy()
-        return vectors
-
-    def encode_items(self, texts: Sequence[str]) -> np.ndarray:
-        r"""
-        Encodes the texts of items, which need not be in the catalogue.
-
-        Args:
-            texts (`Sequence[str]`): Item texts.
-
-        Returns:
-            `np.ndarray` of shape `(num_texts, hidden_size)`, float32: Their product with
-            [`~Recommender.encode_users`] is the score that [`~Recommender.add_items`] would give them.
-
-        Raises:
-            ValueError: If there is no text encoder.
-        """
-        vectors = self._encoder.texts(texts)
-        return self._encoder.items(vectors, torch.zeros(len(texts), dtype=torch.long)).cpu().numpy()
-
-    def add_items(self, items: Mapping[str, str]) -> None:
-        r"""
-        Appends items to the catalogue, represented by their texts alone; nothing is trained.
-
-        Args:
-            items (`Mapping[str, str]`): Texts by id.
-
-        Raises:
-            ValueError: If an id is in the catalogue already, an id or text is empty or no string, or there is no text
-                encoder. The catalogue is then unchanged.
-        """
-        if not items:
-            return
-        check_items(items)
-        with self._writers_lock:
-            catalogue = self._current().catalogue
-            known = next((item_id for item_id in items if item_id in catalogue), None)
-            if known is not None:
-                raise ValueError(f"item id {known!r} is in the catalogue already; remove it first to change its text.")
-            self._update(torch.arange(len(catalogue)), items)
-
-    def remove_items(self, item_ids: Iterable[str]) -> None:
-        r"""
-        Removes items from the catalogue; the others keep their order and, in a transductive model, their ID embedding.
-
-        Args:
-            item_ids (`Iterable[str]`): Their ids.
-
-        Raises:
-            KeyError: If an id is unknown. The catalogue is then unchanged.
-            ValueError: If no item would be left.
-        """
-        with self._writers_lock:
-            catalogue = self._current().catalogue
-            kept = torch.ones(len(catalogue), dtype=torch.bool)
-            kept[[catalogue.row(item_id) for item_id in item_ids]] = False
-            if not kept.any():
-                raise ValueError("no item would be left in the catalogue; add new items first.")
-            self._update(kept.nonzero()[:, 0], {})
-
-    def use_index(self, index: str | os.PathLike) -> ExactIndex | FaissIndex:
-        r"""
-        Replaces the search index.
-
-        Args:
-            index (`str` or `os.PathLike`):
-                `"exact"`; `"exact-bf16"`, which halves the memory of the item vectors; FAISS as `"ivf"` or `"hnsw"`;
-                `"auto"`, one of them or `"exact"` by the size of the catalogue; or the folder of a saved index.
-
-        Returns:
-            [`ExactIndex`] or [`FaissIndex`]: The index; the `recall` of FAISS is its share of the exact top 10.
-
-        Raises:
-            FileNotFoundError: If there is no such folder.
-            ImportError: If FAISS is not installed.
-            ValueError: If the folder is damaged or its index belongs to another catalogue, or the kind is `"flat"`.
-        """
-        with self._writers_lock:
-            snapshot = self._current()
-            if index in (*KINDS, "flat"):
-                index, _ = choose_kind(index, len(snapshot.catalogue))
-            if index == "exact-bf16":
-                new = ExactIndex(snapshot.index.vectors, torch.bfloat16)
-            else:
-                on_device = snapshot.index.vectors.float()
-                new = ExactIndex(on_device if index == "exact" else on_device.cpu())
-            if index in KINDS:
-                new = FaissIndex.build(new, self._sample_users(), index)
-            elif index not in ("exact", "exact-bf16"):
-                new = FaissIndex.load(index, new, snapshot.catalogue.item_ids)
-            self._snapshot = dataclasses.replace(snapshot, index=new)
-        return new
-
-    def _sample_users(self, count: int = 256) -> torch.Tensor:
-        """Returns vectors `(count, hidden_size)` of short random histories, to measure the recall of an index."""
-        generator = torch.Generator().manual_seed(0)
-        ids = self.processor.catalogue.item_ids
-        rows = torch.randint(len(ids), (count, 5), generator=generator).tolist()
-        histories = [[ids[row] for row in history[: 1 + place % 5]] for place, history in enumerate(rows)]
-        return torch.from_numpy(self.encode_users(histories))
-
-    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
-        """Saves model and current catalogue to the folder `save_directory` for `from_pretrained` and the Auto
-        classes."""
-        processor = self.processor
-        self.model.save_pretrained(save_directory)
-        processor.save_pretrained(save_directory)
-
-    def _update(self, kept: torch.Tensor, added: Mapping[str, str]) -> None:
-        """Replaces the snapshot by one assignment: the kept rows, then new items."""
-        snapshot, ids, texts = self._current(), list(added), list(added.values())
-        old, rows = snapshot.catalogue, kept.tolist()
-        text_vectors = self._writers_encoder.texts(texts)
-        # The ID embedding has no row for an item added after training.
-        no_rows = torch.zeros(len(ids), dtype=torch.long)
-        has_rows = self.model.config.num_items is not None
-        catalogue = ItemCatalogue(
-            [old.item_ids[row] for row in rows] + ids,
-            [old.texts[row] for row in rows] + texts,
-            torch.cat([old.item_embeddings[kept], text_vectors]),
-            torch.cat([old.id_rows_of(kept), no_rows]) if has_rows else None,
-            old.item_ids_hash if has_rows else None,
-        )
-        index = snapshot.index.update(kept, self._writers_encoder.items(text_vectors, no_rows))
-        state = self._state(catalogue, snapshot.reads_texts)
-        self._snapshot = Snapshot(with_catalogue(snapshot.processor, catalogue), index, state, snapshot.reads_texts)
-
-    def _current(self) -> Snapshot:
-        """Returns the snapshot, rebuilt if the model or the catalogue has changed since it was built."""
-        if self._model.training:
-            self._model.eval()
-        snapshot = self._snapshot
-        if snapshot.state != self._state(snapshot.catalogue, snapshot.reads_texts):
-            with self._writers_lock:
-                if self._snapshot is snapshot:  # otherwise another thread has rebuilt it
-                    self._snapshot = self._make_snapshot(snapshot.processor, snapshot)
-                return self._snapshot
-        return snapshot
-
-    def _make_snapshot(self, processor: UniSRecProcessor, old: Snapshot | None = None) -> Snapshot:
-        """Computes vectors and index of a processor's catalogue, with the same kind of index. Raises `ValueError` if the
-        model cannot rank it."""
-        catalogue = processor.catalogue
-        check_catalogue(self._model, catalogue)
-        reads_texts = catalogue.item_embeddings is None
-        if old is not None and old.state[0] == id(catalogue):
-            reads_texts = old.reads_texts and self._model.text_encoder is not None  # otherwise keep the loaded vectors
-        if reads_texts:
-            catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=True))
-        index = ExactIndex(self._writers_encoder.catalogue(catalogue))
-        if old is not None:
-            index = old.index.rebuild(index)
-        return Snapshot(with_catalogue(processor, catalogue), index, self._state(catalogue, reads_texts), reads_texts)
-
-    def _state(self, catalogue: ItemCatalogue, reads_texts: bool) -> tuple[Any, ...]:
-        """Returns a state that changes whenever the vectors of the catalogue change."""
-        return item_tower_state(self._model, catalogue, reads_texts)
 
 
 __all__ = ["Recommendation", "Recommender"]

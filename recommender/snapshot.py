@@ -1,13 +1,14 @@
 """Immutable snapshot of the catalogue and its index."""
 
 import copy
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, repeat
 from typing import Any
 
 import torch
 
-from ..modeling_unisrec import ItemCatalogue, UniSRecProcessor
+from ..modeling_unisrec import ItemCatalogue, UniSRecProcessor, Where, item_mask
 from .exact_index import ExactIndex
 from .faiss_index import FaissIndex
 
@@ -20,16 +21,24 @@ class Recommendation:
     Args:
         item_id (`str`): Id of the item.
         text (`str`): Text of the item.
-        score (`float`): Cosine of history and item, in [-1, 1], or their dot product for a model that compares by it.
+        score (`float`):
+            Cosine of history and item, in [-1, 1], or their dot product for a model that compares by it. For an empty
+            history, the share of the item in all counts of `popularity`, in [0, 1].
+        columns (`Mapping[str, Any]`, *optional*): Columns of the item that were asked for, such as its price.
     """
 
     item_id: str
     text: str
     score: float
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def to_dict(self) -> dict[str, str | float]:
-        """Returns a plain dictionary."""
-        return asdict(self)
+    def __repr__(self) -> str:
+        columns = f", columns={self.columns!r}" if self.columns else ""
+        return f"Recommendation(item_id={self.item_id!r}, text={self.text!r}, score={self.score!r}{columns})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a plain dictionary, with the columns behind the others."""
+        return {"item_id": self.item_id, "text": self.text, "score": self.score, **self.columns}
 
 
 @dataclass(frozen=True)
@@ -47,22 +56,31 @@ class Snapshot:
         """The items, in the order of the rows of the index."""
         return self.processor.catalogue
 
-    def candidates(self, allowed: Iterable[str] | None, blocked: Iterable[str] | None) -> torch.Tensor | None:
-        """Returns a mask `(num_items,)` of the rows that may be recommended, or `None` for all. Raises `KeyError`."""
-        if allowed is None and blocked is None:
+    def candidates(
+        self, allowed: Iterable[str] | None, blocked: Iterable[str] | None, where: Where | None = None
+    ) -> torch.Tensor | None:
+        """Returns a mask `(num_items,)` of the rows that may be recommended, or `None` for all. Raises `KeyError` for an
+        unknown id, and `ValueError` for a condition as [`item_mask`] does."""
+        if allowed is None and blocked is None and where is None:
             return None
         candidates = torch.full((len(self.catalogue),), allowed is None)
         candidates[[self.catalogue.row(item_id) for item_id in allowed or ()]] = True
         candidates[[self.catalogue.row(item_id) for item_id in blocked or ()]] = False
-        return candidates
+        return candidates if where is None else candidates & item_mask(self.catalogue, where)
 
-    def recommendations(self, scores: torch.Tensor, rows: torch.Tensor) -> list[list[Recommendation]]:
-        """Converts search results, scores and rows of shape `(num_queries, top_k)`, to items."""
+    def recommendations(
+        self, scores: torch.Tensor, rows: torch.Tensor, columns: Sequence[str] = ()
+    ) -> list[list[Recommendation]]:
+        """Converts search results, scores and rows of shape `(num_queries, top_k)`, to items with some of their
+        columns."""
         ids, texts = self.catalogue.item_ids, self.catalogue.texts
+        more: Iterator[dict[str, Any]] = repeat({})
+        if columns:
+            more = iter(self.catalogue.table().select(columns)[rows.flatten().numpy()].to_dicts())
         return [
             [
-                Recommendation(ids[row], texts[row], score)
-                for score, row in zip(*found, strict=True)
+                Recommendation(ids[row], texts[row], score, values)
+                for score, row, values in zip(*found, islice(more, len(found[0])), strict=True)
                 if score > -torch.inf
             ]
             for found in zip(scores.tolist(), rows.tolist(), strict=True)

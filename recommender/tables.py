@@ -20,7 +20,9 @@ from ..data.readers.frames import TableSource, is_path
 from ..data.readers.guess import column_by_name
 from ..data.readers.table import Table, load_table
 from ..data.readers.values import place, to_id, to_ids, to_texts
+from ..modeling_unisrec import ItemCatalogue
 from .catalogue import join_columns
+from .snapshot import Recommendation
 
 
 if TYPE_CHECKING:
@@ -215,6 +217,36 @@ def read_user_ids(path: str | os.PathLike) -> list[str]:
     return _complete_ids(table, "user_id", "in every row").to_list()
 
 
+def to_dataset(
+    user_ids: Sequence[str],
+    found: Sequence[Sequence[Recommendation]],
+    catalogue: ItemCatalogue,
+    columns: Sequence[str] = (),
+) -> "Dataset":
+    """Returns recommendations as a table with a row for each item: `user_id`, `rank` (from 1), `item_id`, `score`, and
+    `columns` of the items, typed as in the catalogue."""
+    from datasets import Dataset, Features, Value
+
+    rows: dict[str, list] = {"user_id": [], "rank": [], "item_id": [], "score": [], **{name: [] for name in columns}}
+    for user_id, items in zip(user_ids, found, strict=True):
+        rows["user_id"] += [user_id] * len(items)
+        rows["rank"] += range(1, len(items) + 1)
+        rows["item_id"] += [item.item_id for item in items]
+        rows["score"] += [item.score for item in items]
+        for name in columns:
+            rows[name] += [item.columns[name] for item in items]
+    types = {"user_id": "string", "rank": "int32", "item_id": "string", "score": "float32"}
+    features = {name: Value(kind) for name, kind in types.items()}
+    if columns:
+        schema = catalogue.table().select(columns).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+        found_types = Features.from_arrow_schema(schema)
+        features |= {
+            name: Value("string") if found_types[name].dtype == "large_string" else found_types[name]
+            for name in columns
+        }
+    return Dataset.from_dict(rows, Features(features))
+
+
 def check_suffix(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> None:
     """Raises `ValueError` if the suffix of a file name is not a supported output format."""
     if Path(path).suffix.lower() not in formats:
@@ -311,5 +343,6 @@ __all__ = [
     "read_item_ids",
     "read_items",
     "read_user_ids",
+    "to_dataset",
     "write_table",
 ]

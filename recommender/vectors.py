@@ -67,13 +67,14 @@ class VectorEncoder:
         progress: bool = False,
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Yields positions of parsed histories and their vectors `(batch_size, hidden_size)`, batch by batch;
-        histories of similar length are batched together. Raises `ValueError` for a batch size below 1."""
+        histories of similar length are batched together, and empty ones are passed over. Raises `ValueError` for a batch size below 1."""
         check_count("batch_size", batch_size)
         longest, catalogue = processor.max_history_length, processor.catalogue
         texts = sorted({text for entries in parsed for row, text in entries[-longest:] if row is None})
         text_vectors, place_of_text = self.texts(texts), {text: place for place, text in enumerate(texts)}
-        order = sorted(range(len(parsed)), key=lambda place: min(len(parsed[place]), longest))
-        with tqdm(total=len(parsed), desc="Recommending", unit="history", disable=not progress) as bar:
+        filled = (place for place, entries in enumerate(parsed) if entries)
+        order = sorted(filled, key=lambda place: min(len(parsed[place]), longest))
+        with tqdm(total=len(order), desc="Recommending", unit="history", disable=not progress) as bar:
             for start in range(0, len(order), batch_size):
                 places = order[start : start + batch_size]
                 item_index, rows, new_texts = processor.distinct_items([parsed[place] for place in places])

@@ -51,7 +51,7 @@ def build(rows, items, **kwargs):
 
 def histories(domain):
     ids = domain.items["item_id"].to_list()
-    return {user: [ids[row] for row in indices] for user, indices in domain.sequences.iter_rows()}
+    return {user: [ids[row] for row in indices] for user, indices, _ in domain.sequences.iter_rows()}
 
 
 def dropped(domain, key="steps"):

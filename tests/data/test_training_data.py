@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import polars as pl
 import pytest
 
 from unisrec.configuration import UniSRecConfig
-from unisrec.data.training_data import SeenInTraining, check_unseen, merge_records, training_record
+from unisrec.data import cut_at
+from unisrec.data.training_data import SeenInTraining, check_unseen, has_seen, merge_records, training_record
 
 
 def test_a_domain_trained_on_whole_is_seen_and_one_that_holds_out_is_not(make_domain, tmp_path):
@@ -21,3 +23,29 @@ def test_a_domain_trained_on_whole_is_seen_and_one_that_holds_out_is_not(make_do
     check_unseen("run", config, other, "take another")
     check_unseen("run", UniSRecConfig(training_data=[held_out]), domain, "take another")
     check_unseen("run", UniSRecConfig(), domain, "take another")
+
+
+def test_a_record_is_compared_with_what_a_split_holds_out(make_domain):
+    plain = make_domain("toys")
+    # The users one after the other: the first ended long before the last began.
+    days, histories = iter(range(plain.num_interactions)), plain.sequences["item_index"].to_list()
+    times = pl.Series("time", [[next(days) for _ in history] for history in histories])
+    domain = replace(plain, sequences=plain.sequences.with_columns(times))
+    early, late = cut_at(domain, "time:30"), cut_at(domain, "time:0.1")
+
+    def seen(trained, tested):
+        return has_seen(UniSRecConfig(training_data=[training_record(trained, text_encoder=False)]), tested)
+
+    assert [seen(trained, tested) for trained in (early, late) for tested in (early, late)] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert seen(domain, early)
+    assert not seen(domain, domain)
+    assert seen(early, domain)  # the last two of the first user lie before the cut
+    assert seen(early, plain)  # no times tell that they do not
+    first = cut_at(domain, "time:1")
+    assert not seen(first, domain)
+    assert seen(replace(domain, held_out=False), late)

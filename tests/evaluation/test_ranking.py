@@ -91,13 +91,15 @@ def test_evaluate_takes_no_training_arguments(make_model, domain, text_encoder, 
     UniSRecProcessor(tokenizer, max_history_length=10, max_text_length=32).save_pretrained(tmp_path / "model")
     metrics = evaluate(tmp_path / "model", tmp_path / "toys", use_cpu=True)
     assert metrics == evaluate(tmp_path / "model", tmp_path / "toys", "test", batch_size=5, use_cpu=True)
-    assert metrics.keys() == ranking_metrics(np.zeros((1, 2))).keys()
+    assert metrics.keys() > ranking_metrics(np.zeros((1, 2))).keys()
     assert 0 < metrics["recall@10"] < 1
     assert Domain.load_from_disk(tmp_path / "toys").content_hash == domain.content_hash
 
 
 def test_evaluate_refuses_other_splits_and_batches():
-    with pytest.raises(ValueError, match="split is 'train', expected 'valid' or 'test'"):
+    with pytest.raises(
+        ValueError, match="split is 'train', expected 'valid' or 'test'.*'time:2024-06-01' or 'time:0.1'"
+    ):
         evaluate("model", "domain", "train")
     for size in (0, 2.5, True):
         with pytest.raises(ValueError, match=f"batch_size is {size}, expected a whole number of at least 1"):

@@ -21,6 +21,7 @@ CODE = {
     "processing_unisrec.py",
     "text_pooling.py",
     "item_catalogue.py",
+    "item_columns.py",
 }
 MODEL = {"config.json", "model.safetensors", *CODE}
 PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}

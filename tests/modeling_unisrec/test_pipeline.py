@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import polars as pl
 import pytest
 import torch
 from transformers import pipeline
@@ -81,6 +82,30 @@ def test_top_k_and_exclude_seen_at_call_and_at_construction(recommend, folder):
     other = pipeline("sequential-recommendation", model=str(folder), top_k=1, exclude_seen=False)
     assert other(["B", "E"]) == kept[:1]
     assert len(other(["B", "E"], top_k=50)) == len(IDS)
+
+
+def test_where_and_columns(recommend):
+    catalogue = recommend.processor.catalogue
+    columns = pl.DataFrame({"price": [1, 2, None, 4, 5, 6], "url": [f"https://shop/{row}" for row in IDS]})
+    recommend.processor.catalogue = catalogue.with_columns(columns)
+    everything = recommend([["B"], ["E", "A"]])
+    for items, ranked in zip(
+        recommend([["B"], ["E", "A"]], where="price BETWEEN 2 AND 5", columns=["price", "url"]),
+        everything,
+        strict=True,
+    ):
+        kept = [item for item in ranked if item["item_id"] in "BDE"]
+        assert items == [
+            {**item, "price": columns["price"][row], "url": columns["url"][row]}
+            for item in kept
+            for row in [IDS.index(item["item_id"])]
+        ]
+    for options, message in (
+        ({"where": "stock > 0"}, "where: .* no column 'stock'"),
+        ({"columns": ["x"]}, "columns: "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recommend(["B"], **options)
 
 
 def test_texts_that_are_in_no_catalogue(recommend):

@@ -20,6 +20,7 @@ CODE = {
     "processing_unisrec.py",
     "text_pooling.py",
     "item_catalogue.py",
+    "item_columns.py",
 }
 TEXTS = ["red pen", "small steel kettle", "garden lamp"]
 

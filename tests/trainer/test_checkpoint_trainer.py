@@ -32,6 +32,7 @@ CODE = {
     "processing_unisrec.py",
     "text_pooling.py",
     "item_catalogue.py",
+    "item_columns.py",
 }
 
 

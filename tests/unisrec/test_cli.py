@@ -258,8 +258,9 @@ def test_evaluate_repeats_the_test_metrics_of_finetune(folders, tmp_path, capsys
         reported = json.loads((folders / setting / "test_results.json").read_text())
         metrics = json.loads(file.read_text())
         assert metrics["ndcg@10_seen_masked"] >= metrics["ndcg@10"] > 0
-        for name, value in metrics.items():
-            assert reported[f"test_{name}"] == pytest.approx(value, abs=1e-12)
+        assert (metrics["model"], metrics["domain"], metrics["items"]) == (str(folders / setting), "books", 20)
+        for name in ("recall@10", "ndcg@10", "recall@50_seen_masked", "ndcg@50_seen_masked"):
+            assert reported[f"test_{name}"] == pytest.approx(metrics[name], abs=1e-12)
     assert "seen items masked" in capsys.readouterr().out
 
 
@@ -467,6 +468,9 @@ def test_metrics_are_written_whole_or_refused_before_the_work(folders, tmp_path,
     for json_file, line in ((tmp_path / "none" / "x.json", "there is no folder"), (tmp_path, "this is a folder")):
         assert line in bad(capsys, *words[:1], "--model", "nowhere", *words[3:], "--json", json_file)
     assert "--batch-size is 0" in bad(capsys, *words, "--batch-size", 0)
+    assert "--k is -1" in bad(capsys, *words, "--k", 10, -1)
+    assert "no times, which 'time:0.1' needs: prepare it again" in bad(capsys, *words, "--split", "time:0.1")
+    assert "expected 'valid' or 'test'" in bad(capsys, *words, "--split", "last")
     (tmp_path / "old.json").write_text("old")
     monkeypatch.setattr(json, "dumps", lambda *_, **__: "half\udcff")  # cannot be encoded: fails in the middle
     assert main([str(word) for word in [*words, "--json", tmp_path / "old.json"]]) == 2

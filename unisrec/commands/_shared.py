@@ -16,7 +16,7 @@ METRICS = {"R@10": "recall@10", "N@10": "ndcg@10", "R@50": "recall@50", "N@50": 
 # Options that name files or folders to read, of any verb.
 READ = (
     *("model", "text_encoder", "index", "config", "domain", "domains", "compare_with"),
-    *("interactions", "items", "input", "users", "ratings", "metadata", "official"),
+    *("interactions", "items", "item_data", "input", "users", "ratings", "metadata", "official"),
 )
 
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from ._rules import ShopRules, add_rules_arguments
 from ._shared import (
     Result,
     add_items_arguments,
@@ -27,6 +28,9 @@ example:
   unisrec recommend --model runs/office --history 1024 77 "text:label maker tape, black on white" --top-k 5
   unisrec recommend --model runs/office --input histories.jsonl --output tonight.parquet --top-k 50
   unisrec recommend --model runs/office --domain domains/office --users all --output tonight.parquet
+  unisrec recommend --model unisrec-base --items products.csv --history sku-17 \\
+      --where "stock > 0" --cap brand=2 --diversity 0.3 --columns price url
+  unisrec recommend --model runs/office --history --popularity sales --item-data products.csv
 
 An entry of a history is an id of the catalogue, or text: followed by the text of an item. If an id itself begins with
 text: or id:, put id: in front of it. A file has the columns user_id and history, a list of entries; in CSV it is a JSON
@@ -41,14 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", required=True, metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id"
     )
     histories = parser.add_mutually_exclusive_group(required=True)
-    histories.add_argument("--history", nargs="+", metavar="ID|text:TEXT", help="items of one history, oldest first")
+    histories.add_argument("--history", nargs="*", metavar="ID|text:TEXT", help="items of one history, oldest first")
     histories.add_argument("--input", metavar="FILE", help="file of histories or of interactions; needs --output")
     histories.add_argument(
         "--users", metavar="all|FILE", help="all users of --domain, or those in the column user_id; needs --output"
     )
     histories.add_argument("--user", metavar="ID", help="one user of --domain")
     parser.add_argument(
-        "--output", metavar="FILE", help="columns user_id, rank, item_id, score as .parquet, .csv or .jsonl"
+        "--output",
+        metavar="FILE",
+        help="columns user_id, rank, item_id, score and those of --columns, as .parquet, .csv or .jsonl",
     )
     parser.add_argument("--top-k", type=int, default=10, metavar="K", help="number of items (10)")
     parser.add_argument("--include-seen", action="store_true", help="also recommend items of the history")
@@ -57,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="histories at a time (256)")
     add_items_arguments(parser)
+    add_rules_arguments(parser)
     parser.add_argument(
         "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
     )
@@ -87,9 +94,13 @@ def run(args: argparse.Namespace) -> Result:
         user_ids, histories = [""], [[parse_entry(entry) for entry in args.history]]
     asked = Asked(args, user_ids, histories)
     recommender = load_recommender(args, args.index, asked.check)
-    (items,) = recommender.recommend(asked.histories, args.top_k, exclude_seen=not args.include_seen)
-    rows = [(str(rank), f"{item.score:.4f}", item.item_id, item.text) for rank, item in enumerate(items, start=1)]
-    text = table(("rank", "score", "item_id", "text"), rows, right=(0, 1))
+    options = asked.rules.options()
+    (items,) = recommender.recommend(asked.histories, args.top_k, exclude_seen=not args.include_seen, **options)
+    rows = []
+    for rank, item in enumerate(items, start=1):
+        values = ("" if value is None else str(value) for value in item.columns.values())
+        rows.append((str(rank), f"{item.score:.4f}", item.item_id, *values, item.text))
+    text = table(("rank", "score", "item_id", *args.columns, "text"), rows, right=(0, 1))
     return Result(text, [item.to_dict() for item in items])
 
 
@@ -112,6 +123,7 @@ def run_file(args: argparse.Namespace) -> Result:
         exclude_seen=not args.include_seen,
         batch_size=args.batch_size,
         progress=shows_progress(),
+        **asked.rules.options(),
     )
     write_table(found, args.output)
     counts = {"recommendations": found.num_rows, "histories": len(asked.histories)}
@@ -131,25 +143,30 @@ class Asked:
 
     def __init__(self, args: argparse.Namespace, user_ids: list[str], histories: list[list]) -> None:
         self.args, self.user_ids, self.histories = args, user_ids, histories
+        self.rules = ShopRules(args)
 
     def check(self, processor: "UniSRecProcessor") -> None:
         """Leaves unknown ids out, with `--skip-unknown`, and raises an error for what else cannot be read."""
+        self.rules.check(processor)
         if self.args.skip_unknown:
             self._skip_unknown(processor)
         for row, (user_id, history) in enumerate(zip(self.user_ids, self.histories, strict=True)):
             try:
-                processor.parse_histories([history])
+                processor.parse_histories([history], allow_empty=self.args.popularity is not None)
             except (KeyError, ValueError) as error:
                 if self.args.output is None:
                     raise
                 reason = error.args[0].replace("history 0", "the history")
                 where = f"{self.args.input or self.args.domain}, history {row + 1}, user {user_id}"
                 raise ValueError(f"{where}: {reason}") from error
+        if note := self.rules.note(self.histories):
+            print(note, file=sys.stderr)
 
     def _skip_unknown(self, processor: "UniSRecProcessor") -> None:
         before = sum(map(len, self.histories))
         histories = [known_entries(processor, history) for history in self.histories]
-        left = [row for row, history in enumerate(histories) if history]
+        keeps_empty = self.args.popularity is not None
+        left = [row for row, history in enumerate(histories) if history or keeps_empty]
         unknown, users = plural(before - sum(map(len, histories)), "unknown id"), len(histories) - len(left)
         if before and not left:
             raise ValueError(f"nothing is left of the histories: no id is in the catalogue ({unknown} left out)")

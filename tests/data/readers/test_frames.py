@@ -87,7 +87,7 @@ def test_build_domain_takes_frames(kind):
     items = {"item_id": [7, 8, 9], "text": ["mug", "pan", "lid"]}
     domain = build_domain(MAKERS[kind](rows), MAKERS[kind](items), name="x", source="x", user_k=1, item_k=1)
     assert domain.items.rows() == [("7", "mug"), ("8", "pan")]
-    assert domain.sequences.rows() == [("u", [1, 0]), ("v", [0])]
+    assert domain.sequences.select("user_id", "item_index").rows() == [("u", [1, 0]), ("v", [0])]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""Columns of a table of products besides id and text, such as price, stock and brand, as they are filtered and shown."""
+
+from collections.abc import Iterable
+
+import polars as pl
+
+from .values import present
+
+
+RESERVED = ("item_id", "text", "id_row")
+WHOLE = r"^-?(?:0|[1-9]\d{0,17})$"
+DECIMAL = r"^-?(?:0|[1-9]\d{0,14})(?:\.\d+)?$"
+COMMA = r"^-?(?:0|[1-9]\d{0,14})(?:,\d{1,2})?$"  # a price such as 4,90; with three digits it could be thousands
+BOOLEAN = r"^(?i:true|false)$"
+
+
+def shop_columns(table: pl.DataFrame, leave_out: Iterable[str] = ()) -> pl.DataFrame:
+    """
+    Take the columns of a table of products that can be filtered and shown.
+
+    Text files have no types: a column of strings in which every value is a number or `true` or `false` is converted,
+    also with a decimal comma. Numbers with leading zeros, which are ids, stay strings.
+
+    Args:
+        table (`pl.DataFrame`): Table of products.
+        leave_out (iterable of `str`, *optional*): Columns that are not taken, besides `item_id`, `text` and `id_row`.
+
+    Returns:
+        `pl.DataFrame`: Columns of strings, numbers, booleans and dates, with empty strings as nulls. Columns of lists,
+        objects and bytes are left out.
+    """
+    taken = [column for column in table.iter_columns() if column.name not in {*RESERVED, *leave_out}]
+    return pl.DataFrame([found for column in taken if (found := _typed(column)) is not None])
+
+
+def _typed(column: pl.Series) -> pl.Series | None:
+    """Converts a column; `None` if it holds neither strings nor numbers, booleans or dates."""
+    if column.dtype == pl.Object:  # JSON lines and frames with missing values, or values of several types
+        column = _plain(column)
+    dtype = column.dtype
+    if dtype in (pl.Categorical, pl.Enum):
+        return column.cast(pl.String)
+    if dtype.is_decimal():
+        return column.cast(pl.Float64)
+    if dtype.is_numeric() or dtype in (pl.Boolean, pl.Date, pl.Datetime):
+        return column
+    if dtype == pl.Null:
+        return column.cast(pl.String)
+    if dtype != pl.String:
+        return None
+    column = present(column)
+    values = column.drop_nulls()
+    if values.is_empty():
+        return column
+    if values.str.contains(WHOLE).all():
+        return column.cast(pl.Int64)
+    if values.str.contains(DECIMAL).all():
+        return column.cast(pl.Float64)
+    if values.str.contains(COMMA).all():
+        return column.str.replace(",", ".", literal=True).cast(pl.Float64)
+    if values.str.contains(BOOLEAN).all():
+        return column.str.to_lowercase() == "true"
+    return column
+
+
+def _plain(column: pl.Series) -> pl.Series:
+    """Converts a column of Python objects if they are of one type; otherwise returns it."""
+    values = column.to_list()
+    for types, dtype in (((bool,), pl.Boolean), ((int,), pl.Int64), ((int, float), pl.Float64), ((str,), pl.String)):
+        if all(value is None or type(value) in types for value in values):
+            return pl.Series(column.name, values, dtype=dtype)
+    return column
+
+
+__all__ = ["shop_columns"]

@@ -1,0 +1,264 @@
+"""A catalogue that is served: vectors and index of its items, which can be added and removed while others read."""
+
+import dataclasses
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.readers.frames import TableSource
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_catalogue, item_tower_state
+from .catalogue import changed_catalogue, check_items, columns_by_id
+from .exact_index import ExactIndex
+from .faiss_index import KINDS, FaissIndex, choose_kind
+from .snapshot import Snapshot, with_catalogue
+from .vectors import VectorEncoder
+
+
+History = Sequence[str | Mapping[str, str]]
+
+
+class LiveCatalogue:
+    r"""
+    Keeps the item vectors of a catalogue and the index over them, for the model and the items of now.
+
+    Thread-safe: while one thread adds or removes items, calls from other threads see the catalogue either before or
+    after the change. If the weights were trained, moved or cast, or `processor.catalogue` was replaced, the next call
+    recomputes the item vectors.
+
+    Args:
+        model ([`UniSRecModel`]): The model; it is set to evaluation mode.
+        processor ([`UniSRecProcessor`]): Processor with a catalogue; it is not changed.
+
+    Raises:
+        ValueError: If the processor has no catalogue, or a transductive model was trained on another one.
+    """
+
+    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor):
+        if processor.catalogue is None:
+            raise ValueError(
+                "the checkpoint has no catalogue to recommend from; give the items to rank (items=... in Python, --items "
+                "products.csv on the command line), or finetune it on a domain."
+            )
+        self._model = model
+        # Two encoders, so that queries need not wait while many new texts are encoded.
+        self._encoder, self._writers_encoder = VectorEncoder(model, processor), VectorEncoder(model, processor)
+        self._writers_lock = threading.RLock()
+        self._snapshot = self._make_snapshot(processor)
+
+    def __repr__(self) -> str:
+        kind = "inductive" if self._model.config.num_items is None else "transductive"
+        return f"{type(self).__name__}({kind}, {self.processor.catalogue!r}, {self._current().index!r})"
+
+    @property
+    def model(self) -> UniSRecModel:
+        """The model, in evaluation mode. Its weights may be changed; it cannot be replaced."""
+        return self._model
+
+    @property
+    def processor(self) -> UniSRecProcessor:
+        """The processor with the current catalogue; a later change of the items creates a new one."""
+        return self._current().processor
+
+    @property
+    def item_embeds(self) -> np.ndarray:
+        """Searched item vectors `(num_items, hidden_size)`, float32, of unit length unless the model scores
+        by the plain product. Their product with [`~LiveCatalogue.encode_users`] is the score."""
+        return self._current().index.vectors.float().cpu().numpy()
+
+    def encode_users(self, histories: Sequence[History], batch_size: int = 256) -> np.ndarray:
+        r"""
+        Encodes histories into query vectors.
+
+        Args:
+            histories (`Sequence` of `Sequence` of `str` or `dict`): As for [`Recommender.recommend`].
+            batch_size (`int`, *optional*, defaults to 256): Histories per batch.
+
+        Returns:
+            `np.ndarray` of shape `(num_histories, hidden_size)`, float32: Vectors of unit length, unless the model
+            scores by the plain product.
+
+        Raises:
+            KeyError, ValueError: As for [`Recommender.recommend`].
+        """
+        snapshot = self._current()
+        parsed = snapshot.processor.parse_histories(histories)
+        vectors = np.empty((len(parsed), self.model.config.hidden_size), dtype=np.float32)
+        for places, users in self._encoder.users(snapshot.processor, parsed, batch_size):
+            vectors[places] = users.cpu().numpy()
+        return vectors
+
+    def encode_items(self, texts: Sequence[str]) -> np.ndarray:
+        r"""
+        Encodes the texts of items, which need not be in the catalogue.
+
+        Args:
+            texts (`Sequence[str]`): Item texts.
+
+        Returns:
+            `np.ndarray` of shape `(num_texts, hidden_size)`, float32: Their product with
+            [`~LiveCatalogue.encode_users`] is the score that [`~LiveCatalogue.add_items`] would give them.
+
+        Raises:
+            ValueError: If there is no text encoder.
+        """
+        vectors = self._encoder.texts(texts)
+        return self._encoder.items(vectors, torch.zeros(len(texts), dtype=torch.long)).cpu().numpy()
+
+    def add_items(self, items: Mapping[str, str]) -> None:
+        r"""
+        Appends items to the catalogue, represented by their texts alone; nothing is trained.
+
+        Args:
+            items (`Mapping[str, str]`): Texts by id.
+
+        Raises:
+            ValueError: If an id is in the catalogue already, an id or text is empty or no string, or there is no text
+                encoder. The catalogue is then unchanged.
+        """
+        if not items:
+            return
+        check_items(items)
+        with self._writers_lock:
+            catalogue = self._current().catalogue
+            known = next((item_id for item_id in items if item_id in catalogue), None)
+            if known is not None:
+                raise ValueError(f"item id {known!r} is in the catalogue already; remove it first to change its text.")
+            self._update(torch.arange(len(catalogue)), items)
+
+    def remove_items(self, item_ids: Iterable[str]) -> None:
+        r"""
+        Removes items from the catalogue; the others keep their order and, in a transductive model, their ID embedding.
+
+        Args:
+            item_ids (`Iterable[str]`): Their ids.
+
+        Raises:
+            KeyError: If an id is unknown. The catalogue is then unchanged.
+            ValueError: If no item would be left.
+        """
+        with self._writers_lock:
+            catalogue = self._current().catalogue
+            kept = torch.ones(len(catalogue), dtype=torch.bool)
+            kept[[catalogue.row(item_id) for item_id in item_ids]] = False
+            if not kept.any():
+                raise ValueError("no item would be left in the catalogue; add new items first.")
+            self._update(kept.nonzero()[:, 0], {})
+
+    def set_columns(self, table: TableSource, item_column: str | None = None) -> None:
+        r"""
+        Replaces the columns of the items, such as price and stock, which `where`, `cap`, `popularity` and `columns` of
+        [`Recommender.recommend`] refer to. Texts and vectors stay; nothing is encoded.
+
+        Args:
+            table, item_column (*optional*): As for [`columns_by_id`].
+
+        Raises:
+            OSError, ValueError: As for [`columns_by_id`].
+        """
+        with self._writers_lock:
+            snapshot = self._current()
+            catalogue = snapshot.catalogue.with_columns(columns_by_id(table, snapshot.catalogue.item_ids, item_column))
+            processor, state = (
+                with_catalogue(snapshot.processor, catalogue),
+                self._state(catalogue, snapshot.reads_texts),
+            )
+            self._snapshot = dataclasses.replace(snapshot, processor=processor, state=state)
+
+    def use_index(self, index: str | os.PathLike) -> ExactIndex | FaissIndex:
+        r"""
+        Replaces the search index.
+
+        Args:
+            index (`str` or `os.PathLike`):
+                `"exact"`; `"exact-bf16"`, which halves the memory of the item vectors; FAISS as `"ivf"` or `"hnsw"`;
+                `"auto"`, one of them or `"exact"` by the size of the catalogue; or the folder of a saved index.
+
+        Returns:
+            [`ExactIndex`] or [`FaissIndex`]: The index; the `recall` of FAISS is its share of the exact top 10.
+
+        Raises:
+            FileNotFoundError: If there is no such folder.
+            ImportError: If FAISS is not installed.
+            ValueError: If the folder is damaged or its index belongs to another catalogue, or the kind is `"flat"`.
+        """
+        with self._writers_lock:
+            snapshot = self._current()
+            if index in (*KINDS, "flat"):
+                index, _ = choose_kind(index, len(snapshot.catalogue))
+            if index == "exact-bf16":
+                new = ExactIndex(snapshot.index.vectors, torch.bfloat16)
+            else:
+                on_device = snapshot.index.vectors.float()
+                new = ExactIndex(on_device if index == "exact" else on_device.cpu())
+            if index in KINDS:
+                new = FaissIndex.build(new, self._sample_users(), index)
+            elif index not in ("exact", "exact-bf16"):
+                new = FaissIndex.load(index, new, snapshot.catalogue.item_ids)
+            self._snapshot = dataclasses.replace(snapshot, index=new)
+        return new
+
+    def _sample_users(self, count: int = 256) -> torch.Tensor:
+        """Returns vectors `(count, hidden_size)` of short random histories, to measure the recall of an index."""
+        generator = torch.Generator().manual_seed(0)
+        ids = self.processor.catalogue.item_ids
+        rows = torch.randint(len(ids), (count, 5), generator=generator).tolist()
+        histories = [[ids[row] for row in history[: 1 + place % 5]] for place, history in enumerate(rows)]
+        return torch.from_numpy(self.encode_users(histories))
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """Saves model and current catalogue to the folder `save_directory` for `from_pretrained` and the Auto
+        classes."""
+        processor = self.processor
+        self.model.save_pretrained(save_directory)
+        processor.save_pretrained(save_directory)
+
+    def _update(self, kept: torch.Tensor, added: Mapping[str, str]) -> None:
+        """Replaces the snapshot by one assignment: the kept rows, then new items."""
+        snapshot = self._current()
+        text_vectors = self._writers_encoder.texts(list(added.values()))
+        has_rows = self.model.config.num_items is not None
+        catalogue = changed_catalogue(snapshot.catalogue, kept, added, text_vectors, has_rows)
+        no_rows = torch.zeros(
+            len(added), dtype=torch.long
+        )  # the ID embedding has none for an item added after training
+        index = snapshot.index.update(kept, self._writers_encoder.items(text_vectors, no_rows))
+        state = self._state(catalogue, snapshot.reads_texts)
+        self._snapshot = Snapshot(with_catalogue(snapshot.processor, catalogue), index, state, snapshot.reads_texts)
+
+    def _current(self) -> Snapshot:
+        """Returns the snapshot, rebuilt if the model or the catalogue has changed since it was built."""
+        if self._model.training:
+            self._model.eval()
+        snapshot = self._snapshot
+        if snapshot.state != self._state(snapshot.catalogue, snapshot.reads_texts):
+            with self._writers_lock:
+                if self._snapshot is snapshot:  # otherwise another thread has rebuilt it
+                    self._snapshot = self._make_snapshot(snapshot.processor, snapshot)
+                return self._snapshot
+        return snapshot
+
+    def _make_snapshot(self, processor: UniSRecProcessor, old: Snapshot | None = None) -> Snapshot:
+        """Computes vectors and index of a processor's catalogue, with the same kind of index. Raises `ValueError` if the
+        model cannot rank it."""
+        catalogue = processor.catalogue
+        check_catalogue(self._model, catalogue)
+        reads_texts = catalogue.item_embeddings is None
+        if old is not None and old.state[0] == id(catalogue):
+            reads_texts = old.reads_texts and self._model.text_encoder is not None  # otherwise keep the loaded vectors
+        if reads_texts:
+            catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=True))
+        index = ExactIndex(self._writers_encoder.catalogue(catalogue))
+        if old is not None:
+            index = old.index.rebuild(index)
+        return Snapshot(with_catalogue(processor, catalogue), index, self._state(catalogue, reads_texts), reads_texts)
+
+    def _state(self, catalogue: ItemCatalogue, reads_texts: bool) -> tuple[Any, ...]:
+        """Returns a state that changes whenever the vectors of the catalogue change."""
+        return item_tower_state(self._model, catalogue, reads_texts)
+
+
+__all__ = ["History", "LiveCatalogue"]
