@@ -19,7 +19,7 @@ from unisrec import (
 )
 from unisrec.data import Split
 from unisrec.trainer import PretrainCollator, WindowDataset
-from unisrec.trainer.window_batches import StaticShapes
+from unisrec.trainer.batches.window_batches import StaticShapes
 
 
 TEXT_SIZE = 384  # MiniLM
@@ -84,9 +84,13 @@ def _on(device: str, *tensors: torch.Tensor) -> list[torch.Tensor]:
     return [tensor.to(device) for tensor in tensors]
 
 
-def _steps_of(trainer: UniSRecFinetuneTrainer | UniSRecPretrainTrainer, batches: list[dict[str, torch.Tensor]]) -> Step:
+def _steps_of(
+    trainer: UniSRecFinetuneTrainer | UniSRecPretrainTrainer, batches: list[dict[str, torch.Tensor]]
+) -> Step:
     """A function that makes one step of a trainer without the rest of its loop, on the next of the batches each time."""
-    wrapped = trainer.accelerator.prepare_model(trainer.model)  # autocast and compilation, where the arguments ask for them
+    wrapped = trainer.accelerator.prepare_model(
+        trainer.model
+    )  # autocast and compilation, where the arguments ask for them
     optimizer, turn = trainer.create_optimizer(), itertools.cycle(batches)
 
     def step() -> torch.Tensor:
@@ -163,7 +167,7 @@ def pretrain_steps(workload: Workload, path: str, **arguments) -> Step:
         windows = WindowDataset([workload.split()], [workload.num_items], workload.length)
         if args.static_batches:
             vectors = torch.from_numpy(text_embeds).to(args.device)
-            shapes = StaticShapes(workload.targets, int(windows.lengths.max()) - 1)
+            shapes = StaticShapes.of(windows.lengths, workload.targets)
             collator = PretrainCollator(None, views=args.sequence_loss_weight != 0, shapes=shapes)
         else:
             vectors, collator = None, PretrainCollator(lambda items: text_embeds[items])

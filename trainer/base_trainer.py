@@ -3,10 +3,8 @@
 import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +23,12 @@ from ..evaluation.ranking import RankingCollator, RankingDataset, rank_batches
 from ..modeling_unisrec.adapters import save_training_data
 from ..reports.model_card import KindOfRun, ModelCardCallback, UniSRecModelCardData, write_model_card
 from .argument_rules import check_arguments, check_metric
+from .batches.samplers import TargetBatchSampler
 from .callbacks import BestModelCheck, LogFile, SpeedMeter, TrainingProgress, outlive_sigterm
 from .checkpoint_trainer import CheckpointTrainer
 from .distributed import layers_to_shard, whole_weights
-from .samplers import TargetBatchSampler
-from .step_graphs import StepGraphs
+from .step_graphs import StepGraphs, can_replay
 from .training_args import UniSRecTrainingArguments
-from .window_batches import StaticShapes
 
 
 logger = logging.get_logger(__name__)
@@ -39,23 +36,6 @@ logger = logging.get_logger(__name__)
 
 def _ranking_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return ranking_metrics(prediction.predictions)
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    r"""
-    Result of [`pretrain`] and [`finetune`].
-
-    Args:
-        model ([`UniSRecModel`] or `PeftModel`):
-            The trained model, without a text encoder that was frozen; the checkpoint in the output folder contains it.
-        trainer ([`UniSRecTrainer`]): The trainer after training; `trainer.state.log_history` is the log.
-        metrics (`dict[str, float]`): Ranking metrics, see [`ranking_metrics`], without a prefix for the split.
-    """
-
-    model: PreTrainedModel = field(repr=False)
-    trainer: "UniSRecTrainer" = field(repr=False)
-    metrics: dict[str, float]
 
 
 # Private methods of `Trainer` that our trainers override, each because there is no public hook for it:
@@ -258,9 +238,7 @@ class UniSRecTrainer(CheckpointTrainer):
 
         Args:
             dataloader (`DataLoader`): Batches of a [`RankingDataset`], made by `get_eval_dataloader`.
-            description (`str`): Not used.
-            prediction_loss_only (`bool`, *optional*): Not used: there is no loss.
-            ignore_keys (`list[str]`, *optional*): Not used: ranks are the only output.
+            description, prediction_loss_only, ignore_keys: Not used: ranks are the only output.
             metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Prefix of the names of the metrics.
 
         Returns:
@@ -287,40 +265,17 @@ class UniSRecTrainer(CheckpointTrainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(ranks, users.targets, metrics, len(users))
 
-    def _static_shapes(self) -> StaticShapes | None:
-        """Shapes of the batches with `static_batches`."""
-        if not self.args.static_batches:
-            return None
-        longest = int(self.train_dataset.lengths.max()) - 1
-        return StaticShapes(self.args.per_device_train_batch_size, longest)
-
     def training_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs) -> torch.Tensor:
         self._speed.add(inputs["num_targets"])
-        if not self._replays:
+        if not can_replay(self.args):
             return super().training_step(model, inputs, *args, **kwargs)
         model.train()
         inputs = self._draw(self._prepare_inputs(inputs))
-        tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
         if self._graphs is None:
             self._graphs = StepGraphs(lambda batch: self._loss_and_parts(model, batch), self.model)
-        loss, parts = self._graphs(tensors, self.current_gradient_accumulation_steps)
+        loss, parts = self._graphs(inputs, self.current_gradient_accumulation_steps)
         self._record(**{name: value.clone() for name, value in parts.items()})
         return loss.detach() / self.current_gradient_accumulation_steps
-
-    @property
-    def _replays(self) -> bool:
-        """Whether steps are replayed as CUDA graphs: where nothing in them but kernels of the device depends on the step."""
-        args = self.args
-        return (
-            args.static_batches
-            and args.device.type == "cuda"
-            and args.world_size == 1
-            and not (args.fp16 or args.torch_compile or args.gradient_checkpointing)
-        )
-
-    def _draw(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Adds what the processor draws for a step to its batch."""
-        return inputs
 
     def _loss_and_parts(
         self, model: nn.Module, inputs: dict[str, torch.Tensor]
@@ -406,11 +361,9 @@ class UniSRecTrainer(CheckpointTrainer):
             tags (`str` or `list[str]`, *optional*): Additional tags.
             model_name (`str`, *optional*): Title; defaults to the name of repository or folder.
             finetuned_from (`str`, *optional*): Hub id of the base model; defaults to that of `card_data`.
-            tasks (`str` or `list[str]`, *optional*): Not used: the task is sequential recommendation.
             dataset_tags (`str` or `list[str]`, *optional*):
                 Hub ids of the datasets; defaults to those of the domains of `card_data`.
-            dataset (`str` or `list[str]`, *optional*): Not used: `card_data` has the domains.
-            dataset_args (`str` or `list[str]`, *optional*): Not used.
+            tasks, dataset, dataset_args: Not used: the task is sequential recommendation, and `card_data` has the domains.
         """
         if self.is_world_process_zero():
             self._write_model_card(
@@ -442,4 +395,4 @@ class UniSRecTrainer(CheckpointTrainer):
             logger.warning(f"{folder}: no model card could be written ({type(error).__name__}: {error}).")
 
 
-__all__ = ["TrainingResult", "UniSRecTrainer"]
+__all__ = ["UniSRecTrainer"]

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from .batches.samplers import NegativeSampler
+from .batches.window_batches import Layout, StaticShapes, WindowBatch, to_tensors
 from .distributed import RowGatherer, lowest
 from .losses import NO_CANDIDATE, catalogue_loss, sampled_softmax_loss
-from .samplers import NegativeSampler
-from .window_batches import Layout, StaticShapes, WindowBatch, to_tensors
 
 
 class StepItems(NamedTuple):

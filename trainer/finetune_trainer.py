@@ -12,6 +12,8 @@ from transformers.trainer_utils import TrainOutput
 from ..evaluation.ranking import catalogue_tensors
 from ..modeling_unisrec import UniSRecModelOutput
 from .base_trainer import UniSRecTrainer
+from .batches.samplers import NegativeSampler
+from .batches.window_batches import StaticShapes
 from .candidates import (
     BatchCandidates,
     Candidates,
@@ -23,7 +25,6 @@ from .candidates import (
 from .distributed import RowGatherer
 from .ensemble import SHARES, Ensemble, WeightInterpolator, parse_interpolation
 from .losses import SoftTargets
-from .samplers import NegativeSampler
 from .sparse_adam import SparseRowsAdamW, exchange_rows
 from .training_args import UniSRecFinetuneArguments
 
@@ -155,13 +156,16 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
                 raise ValueError("neither text_embeds nor a data_collator with texts is given: give one of them.")
             return BatchCandidates(collator, id_rows)
         texts = catalogue_tensors(text_embeds, self.args.device)["text_embeds"]
+        shapes = None
+        if self.args.static_batches:
+            shapes = StaticShapes.of(self.train_dataset.lengths, self.args.per_device_train_batch_size)
         if self.args.num_negatives is None:
-            return CatalogueCandidates(texts, id_rows, self._static_shapes())
+            return CatalogueCandidates(texts, id_rows, shapes)
         sampler = NegativeSampler(
             self.train_dataset, len(texts), self.args.num_negatives, self.args.seed, self.args.device
         )
         processes = self.args.process_index, self.args.world_size
-        return SampledCandidates(texts, id_rows, sampler, *processes, self._static_shapes())
+        return SampledCandidates(texts, id_rows, sampler, *processes, shapes)
 
     def _find_id_rows(self) -> torch.Tensor | None:
         """Returns the row of each catalogue item in the ID embedding, 0 for items represented by their text alone."""
@@ -187,7 +191,8 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         """Returns the soft targets of the teachers over the candidates."""
         if self._teachers is None:
             return None
-        queries = self._teachers.queries(items.catalogue_index(inputs["item_index"]), inputs["query_index"])
+        histories = items.catalogue_index(inputs["item_index"])
+        queries = self._teachers.queries(histories, inputs["query_index"], inputs.get("position_ids"))
         return SoftTargets(queries, self._teachers.candidates[selection.rows], self.args.distillation_weight)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:

@@ -276,4 +276,11 @@ def sampled_softmax_loss(
     return chunked_cross_entropy(queries, candidates, labels, correct, soft_targets, weights)
 
 
-__all__ = ["NO_CANDIDATE", "SoftTargets", "catalogue_loss", "chunked_cross_entropy", "contrastive_loss", "sampled_softmax_loss"]
+__all__ = [
+    "NO_CANDIDATE",
+    "SoftTargets",
+    "catalogue_loss",
+    "chunked_cross_entropy",
+    "contrastive_loss",
+    "sampled_softmax_loss",
+]

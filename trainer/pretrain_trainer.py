@@ -13,9 +13,9 @@ from transformers import EarlyStoppingCallback
 from ..configuration import UniSRecConfig
 from ..modeling_unisrec import UniSRecModelOutput
 from .base_trainer import UniSRecTrainer
+from .batches.samplers import DomainNegativeSampler, parse_domain_sampling
 from .distributed import RowGatherer, lowest
 from .losses import contrastive_loss
-from .samplers import DomainNegativeSampler, parse_domain_sampling
 from .training_args import UniSRecPretrainArguments
 
 
@@ -108,7 +108,9 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
             vectors = torch.from_numpy(self.data_collator.features(drawn)).to(texts, non_blocking=True)
             inputs = inputs | {"text_embeds": torch.cat([texts, vectors])}
         elif len(drawn) < self.args.num_negatives:  # a smaller catalogue
-            drawn = np.pad(drawn, (0, -(-self.args.num_negatives // self.args.world_size) - len(drawn)), constant_values=-1)
+            drawn = np.pad(
+                drawn, (0, -(-self.args.num_negatives // self.args.world_size) - len(drawn)), constant_values=-1
+            )
         return inputs | {"negative_items": torch.from_numpy(drawn).to(device, non_blocking=True)}
 
     def _forward(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> UniSRecModelOutput:

@@ -22,13 +22,14 @@ from ..modeling_unisrec.text_encoders import load_text_encoder
 from ..modeling_unisrec.text_pooling import new_text_scale
 from ..reports.model_card import UniSRecModelCardData
 from .argument_rules import check_arguments, check_metric
-from .base_trainer import TrainingResult
+from .batches.data_collator import PretrainCollator
+from .batches.datasets import DomainFeatures, DomainTexts, WindowDataset
+from .batches.window_batches import StaticShapes
 from .checkpoint_folders import check_output_dir
-from .data_collator import PretrainCollator
-from .datasets import DomainFeatures, DomainTexts, WindowDataset
+from .encoding import encoding_options
 from .pretrain_trainer import UniSRecPretrainTrainer, check_similarity
-from .training_args import UniSRecPretrainArguments, check_kind, encoding_options
-from .window_batches import StaticShapes
+from .training_args import UniSRecPretrainArguments, check_kind
+from .training_result import TrainingResult
 
 
 def build_pretrain_trainer(
@@ -149,7 +150,7 @@ def build_pretrain_trainer(
     text_vectors = shapes = None
     if args.static_batches:
         text_vectors = torch.cat([view.to_tensor() for view in views]).to(args.device)
-        shapes = StaticShapes(args.per_device_train_batch_size, int(histories.lengths.max()) - 1)
+        shapes = StaticShapes.of(histories.lengths, args.per_device_train_batch_size)
         views = [None, *([len(text_vectors) // 2] * (len(views) - 1))]
     collator = PretrainCollator(
         *views,

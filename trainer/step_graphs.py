@@ -1,10 +1,13 @@
 """Training steps that a GPU replays as CUDA graphs: a step costs the processor one launch instead of hundreds."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from transformers.utils import logging
+
+from .training_args import UniSRecTrainingArguments
 
 
 logger = logging.get_logger(__name__)
@@ -12,6 +15,16 @@ logger = logging.get_logger(__name__)
 # Takes the tensors of a batch; returns the loss, and parts of it by name.
 LossFunction = Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 MAX_GRAPHS = 64  # each takes a fraction of a second and some memory; batches of further shapes run without
+
+
+def can_replay(args: UniSRecTrainingArguments) -> bool:
+    """Returns whether steps are replayed: where nothing in them but kernels of one device depends on the step."""
+    return (
+        args.static_batches
+        and args.device.type == "cuda"
+        and args.world_size == 1
+        and not (args.fp16 or args.torch_compile or args.gradient_checkpointing)
+    )
 
 
 class _Graph:
@@ -56,19 +69,18 @@ class StepGraphs:
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()
 
-    def __call__(
-        self, inputs: dict[str, torch.Tensor], accumulated: int = 1
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def __call__(self, batch: dict[str, Any], accumulated: int = 1) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         r"""
         Adds the gradients of a batch, divided by `accumulated`, to those of the weights.
 
         Args:
-            inputs (`dict[str, torch.Tensor]`): The batch.
+            batch (`dict[str, Any]`): The batch; only its tensors are passed on.
             accumulated (`int`, *optional*, defaults to 1): Number of batches whose gradients make one step.
 
         Returns:
             `tuple`: The loss, and a dict of its parts. They are overwritten by the next call.
         """
+        inputs = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
         key = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in sorted(inputs.items()))
         graph = self._graphs.get(key)
         if graph is None:
@@ -81,9 +93,7 @@ class StepGraphs:
         self._add(graph.gradients, accumulated)
         return graph.loss, graph.parts
 
-    def _run(
-        self, inputs: dict[str, torch.Tensor], accumulated: int
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _run(self, inputs: dict[str, torch.Tensor], accumulated: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """A step as usual, on a stream of its own, as recordings demand of what precedes them."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
@@ -102,4 +112,4 @@ class StepGraphs:
             weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
 
 
-__all__ = ["StepGraphs"]
+__all__ = ["StepGraphs", "can_replay"]

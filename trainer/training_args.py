@@ -3,15 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
 from ..evaluation.launch import check_launch
 from ..modeling_unisrec.adapters import parse_lora_parts
 from .argument_rules import check_arguments, check_metric, check_setup
+from .batches.samplers import parse_domain_sampling
 from .ensemble import parse_interpolation
-from .samplers import parse_domain_sampling
 
 
 # From here on the layers are trained by default. Text only with frozen layers loses a quarter of N@10 on Beauty (198,502
@@ -57,9 +56,9 @@ class UniSRecTrainingArguments(TrainingArguments):
     static_batches: bool | None = field(
         default=None,
         metadata={
-            "help": "Pack several windows into a row, in batches of a few fixed shapes. A single GPU then replays recorded "
-            "steps (CUDA graphs), and --torch_compile compiles a few times only. Defaults to true on GPUs and with "
-            "--torch_compile, unless texts are encoded in every step."
+            "help": "Pack several windows into a row, in batches of a few fixed shapes, so that a single GPU replays recorded "
+            "steps (CUDA graphs), and --torch_compile compiles a few times only. Defaults to true with --torch_compile, "
+            "unless texts are encoded in every step."
         },
     )
     train_text_encoder: bool = field(
@@ -96,11 +95,10 @@ class UniSRecTrainingArguments(TrainingArguments):
             self._n_gpu = 1
         if self.device.type == "cpu":  # pinned memory only speeds up copies to an accelerator
             self.dataloader_pin_memory = False
-        reason = self._against_static_batches()
-        if self.static_batches and reason is not None:
+        if (reason := self._against_static_batches()) and self.static_batches:
             raise ValueError(f"--static_batches cannot be combined with {reason}: leave one of them out.")
         if self.static_batches is None:
-            self.static_batches = reason is None and (self.device.type == "cuda" or self.torch_compile)
+            self.static_batches = reason is None and self.torch_compile
 
     @property
     def trains_on_texts(self) -> bool:
@@ -380,6 +378,7 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
 
     @property
     def trains_on_texts(self) -> bool:
+        """Returns whether texts are encoded in every step, because weights of the text encoder are trained."""
         return self.train_text_encoder or "text" in self.lora_parts
 
     def _against_static_batches(self) -> str | None:
@@ -395,18 +394,6 @@ def check_kind(args: Any, kind: type[UniSRecTrainingArguments]) -> None:
     """Raises `TypeError` if the arguments of a training are not of this class."""
     if not isinstance(args, kind):
         raise TypeError(f"args is a {type(args).__name__}, expected {kind.__name__}(output_dir, ...)")
-
-
-def encoding_options(args: UniSRecTrainingArguments) -> dict[str, Any]:
-    """Returns the arguments of [`domain_features`] that follow from training arguments."""
-    return {
-        "seed": args.seed,
-        "device": args.device,
-        "dtype": torch.bfloat16 if args.bf16 else None,
-        "progress": not args.disable_tqdm,
-        # Only the first process of all machines encodes, since they share the domain folder.
-        "main_process_first": args.main_process_first(local=False, desc="encoding texts"),
-    }
 
 
 __all__ = ["UniSRecFinetuneArguments", "UniSRecPretrainArguments", "UniSRecTrainingArguments"]

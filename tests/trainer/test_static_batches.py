@@ -13,8 +13,9 @@ from unisrec.trainer import (
     UniSRecPretrainTrainer,
     WindowDataset,
 )
-from unisrec.trainer.datasets import DomainFeatures
-from unisrec.trainer.window_batches import Layout, StaticShapes, WindowBatch, uniform
+from unisrec.trainer.batches.datasets import DomainFeatures
+from unisrec.trainer.batches.window_batches import Layout, StaticShapes, WindowBatch, uniform
+from unisrec.trainer.ensemble import Ensemble
 
 
 NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "adaptor_dropout": 0.0, "router_noise": None}
@@ -81,7 +82,9 @@ def loss_and_gradients(trainer, batch):
 def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], value, rtol=0, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -107,10 +110,16 @@ def test_pretraining_loss_and_gradients_are_those_of_rows(make_pretrain_trainer,
 
 
 @pytest.mark.parametrize("setting", ["inductive", "transductive"])
+@pytest.mark.parametrize("taught", [False, True])
 @pytest.mark.parametrize("arguments", [{}, {"num_negatives": 20}, {"num_negatives": 20, "prefix_rows": True}], ids=str)
 def test_finetuning_loss_and_gradients_are_those_of_rows(
-    make_model, domains, tables, training_options, tmp_path, arguments, setting
+    make_model, domains, tables, training_options, tmp_path, arguments, taught, setting
 ):
+    teachers = None
+    if taught:
+        teacher = make_model(seed=3, **NO_DROPOUT).double()
+        with torch.no_grad():
+            teachers = Ensemble([teacher], [teacher.get_item_features(torch.from_numpy(tables[0]))])
     trainers = []
     for static in (False, True):
         options = {"per_device_train_batch_size": 60, "static_batches": static, "freeze_sequence_encoder": False}
@@ -118,7 +127,8 @@ def test_finetuning_loss_and_gradients_are_those_of_rows(
             UniSRecFinetuneTrainer(
                 make_model(num_items=domains[0].num_items if setting == "transductive" else None, **NO_DROPOUT),
                 UniSRecFinetuneArguments(
-                    str(tmp_path / f"{static}"), **(training_options | {"load_best_model_at_end": False} | options | arguments)
+                    str(tmp_path / f"{static}"),
+                    **(training_options | {"load_best_model_at_end": False} | options | arguments),
                 ),
                 train_dataset=WindowDataset(
                     [leave_one_out(domains[0], "train")],
@@ -127,6 +137,7 @@ def test_finetuning_loss_and_gradients_are_those_of_rows(
                     arguments.get("prefix_rows", False),
                 ),
                 text_embeds=tables[0],
+                teachers=teachers,
             )
         )
     rows, static = trainers
@@ -135,7 +146,8 @@ def test_finetuning_loss_and_gradients_are_those_of_rows(
     for batch in list(rows.get_train_dataloader().batch_sampler)[:2]:
         windows = rows.train_dataset.__getitems__(batch)
         assert_same(
-            loss_and_gradients(static, static.data_collator(windows)), loss_and_gradients(rows, rows.data_collator(windows))
+            loss_and_gradients(static, static.data_collator(windows)),
+            loss_and_gradients(rows, rows.data_collator(windows)),
         )
 
 
@@ -163,7 +175,8 @@ def test_batches_have_few_shapes_and_little_padding():
         assert np.count_nonzero(matrix) == len(layout.places) == total - len(lengths)  # no two at the same place
         for window in range(len(lengths)):  # each in a piece of one row
             places_of = layout.places[layout.windows == window]
-            assert len(set(places_of // 512)) == 1 and (np.diff(places_of) == 1).all()
+            assert len(set(places_of // 512)) == 1
+            assert (np.diff(places_of) == 1).all()
         seen.add((layout.shape, len(layout.pad(layout.queries))))
         filled, places = filled + len(layout.places), places + matrix.size
     assert len(seen) <= 3
@@ -173,7 +186,8 @@ def test_batches_have_few_shapes_and_little_padding():
 def test_draws_are_uniform_and_depend_on_nothing_but_their_place():
     indices, steps = np.arange(5000)[:, None], np.arange(20)
     drawn = uniform(3, indices, steps)
-    assert drawn.min() >= 0 and drawn.max() < 1
+    assert drawn.min() >= 0
+    assert drawn.max() < 1
     counts = np.histogram(drawn, 50, (0, 1))[0]
     assert ((counts - 2000) ** 2 / 2000).sum() < 100  # chi-square with 49 degrees of freedom, p = 2e-5
     flat = drawn - 0.5
@@ -184,6 +198,9 @@ def test_draws_are_uniform_and_depend_on_nothing_but_their_place():
 
 
 def test_packing_is_refused_where_sizes_depend_on_content(tmp_path):
-    for arguments, name in (({"train_text_encoder": True}, "a text encoder"), ({"cache_chunk_size": 8}, "--cache_chunk")):
+    for arguments, name in (
+        ({"train_text_encoder": True}, "a text encoder"),
+        ({"cache_chunk_size": 8}, "--cache_chunk"),
+    ):
         with pytest.raises(ValueError, match=f"--static_batches cannot be combined with {name}"):
             UniSRecPretrainArguments(str(tmp_path), static_batches=True, use_cpu=True, **arguments)

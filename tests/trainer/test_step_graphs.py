@@ -12,9 +12,10 @@ from unisrec.trainer import (
     UniSRecPretrainArguments,
     UniSRecPretrainTrainer,
     WindowDataset,
+    base_trainer,
 )
-from unisrec.trainer.datasets import DomainFeatures
-from unisrec.trainer.window_batches import StaticShapes
+from unisrec.trainer.batches.datasets import DomainFeatures
+from unisrec.trainer.batches.window_batches import StaticShapes
 
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="recorded steps need a CUDA device")
@@ -62,10 +63,9 @@ def losses(trainer):
 def test_replayed_steps_train_as_steps_as_usual(make_trainer, monkeypatch, pretraining, arguments):
     replayed = make_trainer("replayed", pretraining, NO_DROPOUT, **arguments)
     replayed.train()
-    assert replayed._replays
     assert any(graph is not None for graph in replayed._graphs._graphs.values())
     usual = make_trainer("usual", pretraining, NO_DROPOUT, **arguments)
-    monkeypatch.setattr(type(usual), "_replays", False)
+    monkeypatch.setattr(base_trainer, "can_replay", lambda args: False)
     usual.train()
     assert len(losses(usual)) == 12
     assert losses(replayed) == pytest.approx(losses(usual), abs=1e-3)

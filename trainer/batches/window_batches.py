@@ -61,6 +61,11 @@ class StaticShapes:
     num_targets: int
     max_inputs: int
 
+    @classmethod
+    def of(cls, lengths: np.ndarray, num_targets: int) -> "StaticShapes":
+        """Returns shapes for windows of these lengths, `(num_windows,)`."""
+        return cls(num_targets, int(lengths.max()) - 1)
+
     @property
     def row_length(self) -> int:
         """Number of places of a row: a multiple of 64, at which attention kernels are fast."""

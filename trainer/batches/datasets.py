@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..data.splits import Split
+from ...data.splits import Split
 from .window_batches import WindowBatch
 
 
