@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from unisrec.data import leave_one_out
 from unisrec.trainer import (
@@ -35,8 +36,9 @@ def tables(domains):
 
 @pytest.fixture
 def make_pretrain_trainer(make_model, domains, tables, training_options, tmp_path):
-    def make(static: bool, **arguments) -> UniSRecPretrainTrainer:
+    def make(static: bool | None, **arguments) -> UniSRecPretrainTrainer:
         arguments = {"per_device_train_batch_size": 60, "static_batches": static} | arguments
+        static = static is not False
         views = arguments.get("sequence_loss_weight", 0.3) != 0
         histories = WindowDataset(
             [leave_one_out(domain, "train") for domain in domains],
@@ -204,3 +206,27 @@ def test_packing_is_refused_where_sizes_depend_on_content(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"--static_batches cannot be combined with {name}"):
             UniSRecPretrainArguments(str(tmp_path), static_batches=True, use_cpu=True, **arguments)
+
+
+@pytest.mark.slow
+def test_compilation_happens_at_most_once_for_each_shape(make_pretrain_trainer):
+    trainer = make_pretrain_trainer(
+        None, torch_compile=True, torch_compile_backend="eager", num_train_epochs=2, sequence_loss_weight=0.0
+    )
+    assert trainer.args.static_batches
+    shapes = set()
+    collate = trainer.data_collator
+
+    def seen(windows):
+        batch = collate(windows)
+        shapes.add((batch["item_index"].shape, batch["items"].shape))
+        return batch
+
+    trainer.data_collator = seen
+    torch._dynamo.reset()
+    counters.clear()
+    trainer.train()
+    steps = trainer.state.global_step
+    assert steps > 2 * len(shapes)
+    graphs = counters["stats"]["unique_graphs"]
+    assert 0 < graphs <= len(shapes) * (1 + sum(counters["graph_break"].values()))
