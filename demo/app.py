@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 
 from ..data import Domain
 from ..recommender.catalogue import Items, make_catalogue
+from ..recommender.tables import domain_histories
 from . import page_html
 from .explorer import Explorer, load_recommender
 from .page_events import PageEvents
@@ -67,6 +68,14 @@ def build_app(
                 )
                 matches = _html(elem_id="us-matches")
                 _html('<h2 class="us-h2">History <small>oldest first</small></h2>')
+                if explorer.customers:
+                    customer = gr.Textbox(
+                        label="Customer",
+                        placeholder="Id of a customer",
+                        max_lines=1,
+                        submit_btn="Open",
+                        elem_id="us-customer",
+                    )
                 shown = _html(page_html.history([], []), elem_id="us-history")
                 with gr.Row():
                     example = gr.Button("Show an example", size="sm", min_width=120)
@@ -122,6 +131,8 @@ def build_app(
         shown.click(page.remove, history, history, api_visibility="private", **quiet)
         example.click(page.example, None, history, api_visibility="private", **quiet)
         clear.click(lambda: [], None, history, api_name="clear", **quiet)
+        if explorer.customers:
+            customer.submit(page.customer, customer, history, api_name="customer", **quiet)
         if explorer.reads_text:
             new = [new_id, new_text]
             place.click(page.place, [*new, history, own], [own, placed, *new], api_name="place", **quiet)
@@ -138,6 +149,7 @@ def load_app(
     popularity_file: str | os.PathLike | None = None,
     name: str | None = None,
     items: "Items | None" = None,
+    customers: bool = False,
 ) -> gr.Blocks:
     r"""
     Builds the page of a checkpoint.
@@ -152,14 +164,19 @@ def load_app(
             Parquet file with `item_id` and `count`, if the domain is not available.
         name (`str`, *optional*): Displayed name of the checkpoint; defaults to its folder name or Hub id.
         items (*optional*): Items that an inductive model ranks, in a form that [`make_catalogue`] takes.
+        customers (`bool`, *optional*, defaults to `False`):
+            Whether visitors may open the history of any user of the domain whose id they know.
 
     Raises:
         OSError: If a checkpoint or the domain cannot be loaded.
-        ValueError: If there is no catalogue to recommend from.
+        ValueError: If there is no catalogue to recommend from, or customers are to be shown without a domain.
     """
+    if customers and domain_dir is None:
+        raise ValueError("customers are those of a domain: name its folder with --domain (domain_dir).")
     domain = None if domain_dir is None else Domain.load_from_disk(domain_dir)
     catalogue = make_catalogue(domain if items is None else items)
-    explorer = Explorer(load_recommender(model, catalogue))
+    histories = dict(zip(*domain_histories(domain), strict=True)) if customers else None
+    explorer = Explorer(load_recommender(model, catalogue), histories)
     other = None if compare is None else Explorer(load_recommender(compare, catalogue))
     texts = dict(zip(explorer.catalogue.item_ids, explorer.catalogue.texts, strict=True))
     popularity, examples = None, []

@@ -2,7 +2,8 @@
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 MAX_TEXT, MAX_ID, MAX_OWN = 5_000, 100, 50
@@ -16,7 +17,8 @@ OwnProducts = Mapping[str, str]  # id -> text
 
 @dataclass(frozen=True)
 class Card:
-    """A ranked product; `nearest` is the item of the history with the largest cosine, `cosine` that cosine."""
+    """A ranked product; `nearest` is the item of the history with the largest cosine, `cosine` that cosine, and `columns`
+    are those of the catalogue, such as price."""
 
     item_id: str
     text: str
@@ -24,6 +26,7 @@ class Card:
     nearest: str | None = None
     cosine: float | None = None
     own: bool = False
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,4 +61,10 @@ def clean(text: str, what: str = "text", longest: int = MAX_TEXT) -> str:
     return line
 
 
-__all__ = ["MAX_ID", "MAX_OWN", "MAX_TEXT", "Card", "Entry", "History", "OwnProducts", "Placement", "clean"]
+def fold(text: str) -> str:
+    """Returns a text for search: without case and accents, `Stövchen` as `stovchen`, and `ß` as `ss`."""
+    parts = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(sign for sign in parts if not unicodedata.combining(sign))
+
+
+__all__ = ["MAX_ID", "MAX_OWN", "MAX_TEXT", "Card", "Entry", "History", "OwnProducts", "Placement", "clean", "fold"]

@@ -4,7 +4,8 @@ Objects are immutable: the history and products of a visitor are arguments, so v
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -14,7 +15,8 @@ from ..evaluation.analysis import principal_plane
 from ..modeling_unisrec import ItemCatalogue
 from ..modeling_unisrec.checkpoint import load_checkpoint
 from ..recommender.recommender import Recommender
-from .cards import MAX_ID, MAX_OWN, MAX_TEXT, Card, Entry, History, OwnProducts, Placement, clean
+from ..recommender.rules import OWN_COLUMNS
+from .cards import MAX_ID, MAX_OWN, MAX_TEXT, Card, Entry, History, OwnProducts, Placement, clean, fold
 
 
 def load_recommender(model: str | os.PathLike, items: ItemCatalogue | None) -> Recommender:
@@ -24,6 +26,8 @@ def load_recommender(model: str | os.PathLike, items: ItemCatalogue | None) -> R
         own = processor.catalogue  # the vectors of equal items are stored
         if own is None or (own.item_ids, own.texts) != (items.item_ids, items.texts):
             processor.catalogue = items
+        else:
+            processor.catalogue = own.with_columns(own.columns if items.columns is None else items.columns)
     return Recommender(network, processor)
 
 
@@ -33,22 +37,24 @@ class Explorer:
 
     Args:
         recommender ([`Recommender`]): Checkpoint and catalogue.
+        customers (`Mapping[str, Sequence[str]]`, *optional*): Item ids of customers whose histories visitors may open.
 
     Attributes:
         reads_text (`bool`): Whether products can be given by text, which takes a text encoder.
     """
 
-    def __init__(self, recommender: Recommender):
-        self.recommender = recommender
+    def __init__(self, recommender: Recommender, customers: Mapping[str, Sequence[str]] | None = None):
+        self.recommender, self.customers = recommender, customers
         self.model, self.processor = recommender.model, recommender.processor
         self.catalogue = recommender.processor.catalogue
         readable = self.model.config.item_text and self.model.text_encoder is not None
         self.reads_text = readable and self.processor.tokenizer is not None
+        self.columns = [name for name in self.catalogue.column_names[2:] if name not in OWN_COLUMNS]
         self.items = torch.from_numpy(recommender.item_embeds)
         self.unit_items = F.normalize(self.items, dim=-1)
         self.mean, self.axes = principal_plane(self.unit_items)
         pairs = zip(self.catalogue.item_ids, self.catalogue.texts, strict=True)
-        self._searched = [f"{text} {item_id}".casefold() for item_id, text in pairs]
+        self._searched = [fold(f"{text} {item_id}") for item_id, text in pairs]
         self._vector = lru_cache(maxsize=4096)(self._encode)
 
     @property
@@ -96,15 +102,14 @@ class Explorer:
         return [*history, entry]
 
     def search(self, words: str, own: OwnProducts, limit: int = 8) -> list[Card]:
-        """Finds products whose text or id contains all words: the visitor's own first, then those that start with the
-        words."""
-        wanted = words.casefold().split()[:20]
-        if not wanted or len(words) > MAX_TEXT:
+        """Finds products whose text or id contains all words, whatever their case and accents: the visitor's own first,
+        then those that start with the words."""
+        if len(words) > MAX_TEXT or not (wanted := fold(words).split()[:20]):
             return []
         found = [
             Card(item_id, text, 0.0, own=True)
             for item_id, text in own.items()
-            if all(word in f"{text} {item_id}".casefold() for word in wanted)
+            if all(word in fold(f"{text} {item_id}") for word in wanted)
         ]
         rows = [row for row, line in enumerate(self._searched) if all(word in line for word in wanted)]
         rows.sort(key=lambda row: not self._searched[row].startswith(wanted[0]))
@@ -117,10 +122,10 @@ class Explorer:
         if not history:
             return []
         entries = self._resolve(history, own)
-        (items,) = self.recommender.recommend([entries], top_k)
+        (items,) = self.recommender.recommend([entries], top_k, columns=self.columns)
         seen = {entry.get("item_id") for entry in history}
         unseen = {item_id: text for item_id, text in own.items() if item_id not in seen}
-        cards = [Card(item.item_id, item.text, item.score) for item in items]
+        cards = [Card(item.item_id, item.text, item.score, columns=item.columns) for item in items]
         if unseen:
             scores = self._vectors(unseen.values()) @ self._user(entries)
             cards += [
@@ -152,6 +157,22 @@ class Explorer:
         score = self._vector(text) @ user
         rank = int((others[unseen] > score).sum()) + 1
         return Placement(item_id, text, rank, int(unseen.sum()) + 1, score.item(), near)
+
+    def customer(self, user_id: str) -> list[Entry]:
+        r"""
+        Returns the latest purchases of a customer, as many as the model reads, without products that are not in the
+        catalogue.
+
+        Raises:
+            ValueError: If there is no such customer, or none of the products is in the catalogue.
+        """
+        user_id = clean(user_id, "customer id", MAX_ID)
+        if user_id not in (self.customers or {}):
+            raise ValueError(f"There is no customer {user_id!r}. Type the id as it is in the data.")
+        known = [item_id for item_id in self.customers[user_id] if item_id in self.catalogue]
+        if not known:
+            raise ValueError(f"None of the products that {user_id!r} bought is in the catalogue.")
+        return [{"item_id": item_id} for item_id in known[-self.processor.max_history_length :]]
 
     def neighbours(self, entry: Entry, top_k: int) -> list[Card]:
         """Returns the products of the catalogue with the highest cosine to a product or text."""
@@ -196,7 +217,7 @@ class Explorer:
         cosines, nearest = (shown @ self._history_vectors(history, own).T).max(dim=1)
         titles = [self.title(entry, own) for entry in history]
         return [
-            Card(card.item_id, card.text, card.score, titles[place], cosine, card.own)
+            replace(card, nearest=titles[place], cosine=cosine)
             for card, place, cosine in zip(cards, nearest.tolist(), cosines.tolist(), strict=True)
         ]
 

@@ -42,7 +42,7 @@ class PageEvents:
         # Evenly spaced rows, the same for every visitor.
         self.map_rows = np.linspace(0, size - 1, min(size, MAP_POINTS)).astype(int).tolist()
         self.map_places = explorer.project(explorer.unit_items[self.map_rows]).tolist()
-        for name in ("add_words", "pick", "remove", "place", "show"):
+        for name in ("add_words", "pick", "remove", "place", "show", "customer"):
             setattr(self, name, _plainly(getattr(self, name)))
 
     def search(self, words: str, own: OwnProducts) -> str:
@@ -62,6 +62,9 @@ class PageEvents:
             return [{"item_id": item_id} for item_id in random.choice(self.examples)]
         first = {"item_id": random.choice(self.explorer.catalogue.item_ids)}
         return [first, *({"item_id": card.item_id} for card in self.explorer.neighbours(first, 2))]
+
+    def customer(self, user_id: str) -> History:
+        return self.explorer.customer(user_id)
 
     def place(self, item_id: str, text: str, history: History, own: OwnProducts):
         placed = self.explorer.place(history, own, item_id, text)

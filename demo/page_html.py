@@ -1,11 +1,13 @@
 """The lists of the page as HTML; all external text is escaped."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
 from .cards import Card, Placement
 
 
+MAX_COLUMNS = 6  # of a product that are shown
 # One listener for all buttons of a list: the clicked key is passed to Python as `event.key`.
 ON_CLICK = """
 element.addEventListener('click', (event) => {
@@ -100,10 +102,24 @@ def _card(rank: int, card: Card, cosine: bool) -> str:
     bar = f'<i style="width:{max(0.0, min(1.0, card.score)):.0%}"></i>' if cosine else ""
     return (
         f'<li class="us-row" data-item="{escape(card.item_id)}"><span class="us-rank">{rank}</span>'
-        f'{_title(card, below=reason)}<span class="us-score">{_number(card.score)}<span class="us-bar">{bar}</span></span>'
+        f'{_title(card, below=_columns(card) + reason)}<span class="us-score">{_number(card.score)}<span class="us-bar">{bar}</span></span>'
         f'<button class="us-icon" data-key="{escape(card.item_id)}" title="Add to the history" '
         f'aria-label="Add {escape(card.text[:80])} to the history">+</button></li>'
     )
+
+
+def _columns(card: Card) -> str:
+    """Returns the columns of a product that its text does not hold: addresses as links, everything else as text."""
+    parts = []
+    for name, value in card.columns.items():
+        text = "" if value is None else str(value)
+        if re.match(r"https?://", text):
+            parts.append(
+                f'<a href="{escape(text)}" target="_blank" rel="noopener noreferrer nofollow">{escape(name)}</a>'
+            )
+        elif text and not (isinstance(value, str) and value in card.text):
+            parts.append(f"{escape(name)} {escape(text[:80])}")
+    return f'<span class="us-reason">{" · ".join(parts[:MAX_COLUMNS])}</span>' if parts else ""
 
 
 def _title(card: Card, beside: str = "", below: str = "") -> str:

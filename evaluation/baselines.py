@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from ..data.splits import Split
+from ..modeling_unisrec import recent_texts, unit_vectors
 from .metrics import ranking_metrics, target_ranks
 from .ranking import RankingCollator, RankingDataset
 from .relevance import Scorer
@@ -47,18 +47,16 @@ def random_scores(num_items: int, seed: int = 0) -> Scorer:
     )
 
 
-def text_neighbour_scores(text_embeds: np.ndarray) -> Scorer:
+def text_neighbour_scores(text_embeds: np.ndarray, recency: float = 1.0) -> Scorer:
     """Returns a function that scores items by the cosine of their text vector, a row of `(num_items,
-    text_embedding_size)`, and the mean text vector of the history."""
-    items = F.normalize(torch.from_numpy(np.array(text_embeds)), dim=-1)
-    with_padding = torch.cat([torch.zeros_like(items[:1]), items])
+    text_embedding_size)`, and the mean text vector of the history, in which the weight of an item is `recency` to the power
+    of the number of items after it."""
+    items = unit_vectors(torch.from_numpy(np.array(text_embeds)))
 
     def score(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        nonlocal items, with_padding
-        device = batch["item_index"].device
-        items, with_padding = items.to(device), with_padding.to(device)
-        # The sum ranks as the mean does, because scaling does not change the order.
-        return F.embedding_bag(batch["item_index"], with_padding, mode="sum") @ items.T
+        nonlocal items
+        items = items.to(batch["item_index"].device)
+        return recent_texts(batch["item_index"], items, recency) @ items.T
 
     return score
 

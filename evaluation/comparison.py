@@ -1,29 +1,40 @@
 """Metrics of checkpoints and baselines on the held-out interactions of a domain."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
 from ..configuration import UniSRecConfig
 from ..data import Domain, Split, cut_at, domain_split, time_test
 from ..data.domain_features import domain_features
 from ..data.readers.values import check_count
+from ..data.text_encoding import TextDtype
 from ..data.time_splits import is_time_split
 from ..data.training_data import SeenInTraining, check_unseen
-from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, encode_items
+from ..modeling_unisrec import (
+    ItemCatalogue,
+    UniSRecModel,
+    UniSRecProcessor,
+    check_text_neighbours,
+)
 from ..modeling_unisrec.checkpoint import load_checkpoint
+from ..modeling_unisrec.text_neighbours import RECENCY
 from .baselines import popularity_scores, random_scores, text_neighbour_scores
 from .launch import make_accelerator
 from .lists import item_novelty, list_metrics
-from .ranking import catalogue_tensors
 from .relevance import PROTOCOLS, Ranking, RelevanceDataset, Scorer, rank_users
+from .scores import model_scores
 
 
-POPULARITY, TEXT_NEIGHBOURS, RANDOM = BASELINES = ("popularity", "text-neighbours", "random")
+POPULARITY, TEXT_NEIGHBOURS, RECENT_TEXT_NEIGHBOURS, RANDOM = BASELINES = (
+    "popularity",
+    "text-neighbours",
+    "recent-text-neighbours",
+    "random",
+)
 # Its text encoder compares the items of lists if no checkpoint is named.
 TEXT_MODEL = "unisrec-base"
 
@@ -60,7 +71,9 @@ def compare(
     split: str = "test",
     *,
     cutoffs: Sequence[int] = (10, 50),
+    text_neighbours: float = 0.0,
     text_encoder: str | None = None,
+    text_dtype: TextDtype = "auto",
     allow_seen: bool = False,
     batch_size: int = 512,
     use_cpu: bool = False,
@@ -76,11 +89,18 @@ def compare(
     Args:
         models (`Sequence` of `str` or `os.PathLike`):
             Folders, `"unisrec-base"` or Hub ids of checkpoints; `"popularity"` (by the interactions known),
-            `"text-neighbours"` (by the cosine with the mean text vector of the history) and `"random"`.
+            `"text-neighbours"` (by the cosine with the mean text vector of the history), `"recent-text-neighbours"` (the
+            same, the latest items counting most: [`recent_texts`]) and `"random"`.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
-        split (`str`, *optional*, defaults to `"test"`): `"valid"`, `"test"`, or a time split of [`cut_at`], `"time:0.1"`.
+        split (`str`, *optional*, defaults to `"test"`):
+            `"valid"`, `"test"`, or a time split of [`cut_at`], `"time:0.1"`. Of a domain that is cut already, `"valid"` has
+            the next item of each user before the cut, and `"test"` what comes after it.
         cutoffs (`Sequence[int]`, *optional*, defaults to `(10, 50)`): Cutoffs k.
+        text_neighbours (`float`, *optional*, defaults to 0.0): Share of text neighbours in the scores of checkpoints, as for
+            [`Recommender`].
         text_encoder (`str`, *optional*): Text encoder that the checkpoints were trained with, if they contain none.
+        text_dtype (`str`, *optional*, defaults to `"auto"`):
+            Precision in which texts are encoded, see [`resolve_text_dtype`].
         allow_seen (`bool`, *optional*, defaults to `False`):
             Whether to evaluate even on interactions that a checkpoint was trained on; its name says so then.
         batch_size (`int`, *optional*, defaults to 512): Users ranked at a time by each process, at most.
@@ -102,15 +122,22 @@ def compare(
     """
     names = [os.fspath(model) for model in models]
     _check(names, split, cutoffs, batch_size)
+    if text_neighbours and set(names) <= set(BASELINES):
+        raise ValueError(
+            "text neighbours are mixed with the scores of checkpoints, and only baselines are named: name one."
+        )
     accelerator, domain = make_accelerator(use_cpu), Domain.load(domain)
     if is_time_split(split):
         domain = cut_at(domain, split)
-    task = _Task(domain, split, tuple(cutoffs), batch_size, accelerator, progress)
+    task = _Task(domain, split, tuple(cutoffs), text_dtype, batch_size, accelerator, progress)
     shown, scorers, text_embeds = {}, {}, None
     for name in names:
         if name in BASELINES:
             continue
         model, processor = load_checkpoint(name, text_encoder)
+        check_text_neighbours(text_neighbours, model.config)
+        if text_neighbours:
+            shown[name] = f"{name}, {text_neighbours:g} text neighbours"
         try:
             check_unseen(
                 name, model.config, domain, "take a model that holds out, or look all the same with --allow-seen"
@@ -118,13 +145,13 @@ def compare(
         except SeenInTraining:
             if not allow_seen:
                 raise
-            shown[name] = f"{name} (seen in training)"
+            shown[name] = f"{shown.get(name, name)} (seen in training)"
         _check_catalogue(model.config, domain)
         vectors = task.text_vectors(model, processor)
         scorers[name] = model, vectors
         if text_embeds is None or not text_embeds.shape[1]:
             text_embeds = vectors
-    if text_embeds is None or (TEXT_NEIGHBOURS in names and not text_embeds.shape[1]):
+    if text_embeds is None or (not text_embeds.shape[1] and {TEXT_NEIGHBOURS, RECENT_TEXT_NEIGHBOURS} & set(names)):
         text_embeds = task.text_vectors(*load_checkpoint(TEXT_MODEL))
     rows = {}
     for name in names:  # nothing is refused any more
@@ -132,7 +159,7 @@ def compare(
             score, longest = task.baseline(name, text_embeds), None
         else:
             model, vectors = scorers[name]
-            score = model_scores(model.to(accelerator.device).eval(), vectors)
+            score = model_scores(model.to(accelerator.device).eval(), vectors, text_neighbours)
             longest = model.config.max_position_embeddings
         rows[shown.get(name, name)] = task.metrics(score, longest, text_embeds)
         if name == POPULARITY:
@@ -147,7 +174,9 @@ def evaluate(
     split: str = "test",
     *,
     cutoffs: Sequence[int] = (10, 50),
+    text_neighbours: float = 0.0,
     text_encoder: str | None = None,
+    text_dtype: TextDtype = "auto",
     allow_seen: bool = False,
     batch_size: int = 512,
     use_cpu: bool = False,
@@ -160,7 +189,8 @@ def evaluate(
         model (`str` or `os.PathLike`): Folder, `"unisrec-base"` or Hub id of a checkpoint.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         split (`str`, *optional*, defaults to `"test"`): `"valid"`, `"test"`, or a time split such as `"time:0.1"`.
-        cutoffs, text_encoder, allow_seen, batch_size, use_cpu, progress (*optional*): As for [`compare`].
+        cutoffs, text_neighbours, text_encoder, text_dtype, allow_seen, batch_size, use_cpu, progress (*optional*):
+            As for [`compare`].
 
     Returns:
         `dict[str, float]`: `recall@10`, `ndcg@10_seen_masked`, ..., see [`compare`].
@@ -174,7 +204,9 @@ def evaluate(
         domain,
         split,
         cutoffs=cutoffs,
+        text_neighbours=text_neighbours,
         text_encoder=text_encoder,
+        text_dtype=text_dtype,
         allow_seen=allow_seen,
         batch_size=batch_size,
         use_cpu=use_cpu,
@@ -191,22 +223,22 @@ class _Task:
         domain: Domain,
         split: str,
         cutoffs: tuple[int, ...],
+        text_dtype: TextDtype,
         batch_size: int,
         accelerator: Accelerator,
         progress: bool,
     ):
-        self.domain, self.cutoffs = domain, cutoffs
+        self.domain, self.cutoffs, self.text_dtype = domain, cutoffs, text_dtype
         self.batch_size, self.accelerator, self.progress = batch_size, accelerator, progress
         self.is_new, self.new_users = None, None
-        if domain.cut is None:
-            test = domain_split(domain, split)
-            self.users, self.known = RelevanceDataset.of_targets(test), domain_split(domain, "train")
-            self.counts = {"users": len(test), "items": domain.num_items}
+        part = "valid" if split == "valid" else "test"
+        self.users = RelevanceDataset.of_domain(domain, part)
+        self.counts = {"users": len(self.users), "items": domain.num_items}
+        if domain.cut is None or part == "valid":
+            self.known = domain_split(domain, "train")
         else:
             test, self.known = time_test(domain), domain_split(domain, "all")
-            self.users = RelevanceDataset(test.histories, test.relevant, test.offsets, repeats=False)
             self.is_new = test.is_new
-            self.counts = {"users": len(test.histories), "items": domain.num_items}
             self.counts |= _relevant_counts(self.users, test.is_new) | test.counts
             if test.counts["new_users"]:
                 self.new_users = _without_history(domain)
@@ -220,7 +252,8 @@ class _Task:
             model.config,
             device=self.accelerator.device,
             progress=self.progress,
-            main_process_first=self.accelerator.main_process_first(),
+            text_dtype=self.text_dtype,
+            shared=True,
         )
         model.detach_text_encoder()
         return vectors
@@ -228,7 +261,9 @@ class _Task:
     def baseline(self, name: str, text_embeds: np.ndarray) -> Scorer:
         if name == POPULARITY:
             return popularity_scores(self.known, self.domain.num_items)
-        return random_scores(self.domain.num_items) if name == RANDOM else text_neighbour_scores(text_embeds)
+        if name == RANDOM:
+            return random_scores(self.domain.num_items)
+        return text_neighbour_scores(text_embeds, RECENCY if name == RECENT_TEXT_NEIGHBOURS else 1.0)
 
     def metrics(self, score: Scorer, longest: int | None, text_embeds: np.ndarray) -> dict[str, float]:
         ranking = self._rank(score, self.users, longest)
@@ -255,28 +290,6 @@ class _Task:
             accelerator=self.accelerator,
             progress=self.progress,
         )
-
-
-@torch.inference_mode()
-def model_scores(model: UniSRecModel, text_embeds: np.ndarray) -> Scorer:
-    r"""
-    Returns a function that scores the catalogue by a model.
-
-    Args:
-        model ([`UniSRecModel`]): In evaluation mode, on the device of the batches.
-        text_embeds (`np.ndarray` of shape `(num_items, text_embedding_size)`): Text vectors of the catalogue.
-
-    Returns:
-        `Callable`: Scorer of [`rank_users`]. The temperature, which changes no rank, is left out.
-    """
-    items = encode_items(model, **catalogue_tensors(text_embeds, torch.device("cpu")))
-    candidates = model.project_items(items)
-
-    def score(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        queries = model.project_sequences(model.get_sequence_features(batch["item_index"], items))
-        return (queries @ candidates.T).float()
-
-    return score
 
 
 def _check(names: Sequence[str], split: str, cutoffs: Sequence[int], batch_size: int) -> None:
@@ -323,4 +336,4 @@ def _without_history(domain: Domain) -> RelevanceDataset:
     return RelevanceDataset(empty, np.concatenate(rows), np.cumsum([0, *map(len, rows)]), repeats=False)
 
 
-__all__ = ["BASELINES", "Comparison", "compare", "evaluate", "model_scores"]
+__all__ = ["BASELINES", "Comparison", "compare", "evaluate"]

@@ -1,6 +1,7 @@
 """The model, the processor and the pipeline: everything needed to run a checkpoint."""
 
-from .item_catalogue import ItemCatalogue, check_id_rows, lock_catalogue
+from .catalogue_files import lock_catalogue
+from .item_catalogue import ItemCatalogue, check_id_rows
 from .item_columns import Where, check_columns_known, item_mask
 from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, unit_vectors
 from .pipeline_unisrec import (
@@ -14,6 +15,7 @@ from .pipeline_unisrec import (
     rank_items,
 )
 from .processing_unisrec import UniSRecProcessor
+from .text_neighbours import check_text_neighbours, mix, recent_texts
 from .text_pooling import TextHead, pool_tokens
 
 
@@ -31,12 +33,15 @@ __all__ = [
     "check_columns_known",
     "check_finite",
     "check_id_rows",
+    "check_text_neighbours",
     "encode_catalogue",
     "encode_items",
     "item_mask",
     "item_tower_state",
     "lock_catalogue",
+    "mix",
     "pool_tokens",
     "rank_items",
+    "recent_texts",
     "unit_vectors",
 ]

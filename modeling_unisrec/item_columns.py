@@ -51,18 +51,18 @@ def item_mask(catalogue: ItemCatalogue, where: Where) -> torch.Tensor:
     """
     polars = import_polars()
     if isinstance(where, str):
-        expression = _parse(where, catalogue)
+        expression, names = _parse(where, catalogue)
     elif isinstance(where, polars.Expr):
-        expression = where
+        expression, names = where, None
     else:
         return _given_mask(where, len(catalogue))
     shown = repr(where) if isinstance(where, str) else "the expression"
     try:
-        found = catalogue.table().select(expression)
+        found = catalogue.table(names).select(expression)
     except (polars.exceptions.PolarsError, polars.exceptions.PanicException, TypeError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"where: {shown} cannot be evaluated ({reason[:160]}); {describe(catalogue)}") from error
-    if found.width != 1 or found.height != len(catalogue) or found.dtypes[0] != polars.Boolean:
+    if names == [] or found.width != 1 or found.height != len(catalogue) or found.dtypes[0] != polars.Boolean:
         raise ValueError(
             f"where: {shown} is no condition on each item, expected one such as stock > 0; {describe(catalogue)}"
         )
@@ -93,9 +93,9 @@ def describe(catalogue: ItemCatalogue) -> str:
     return f"the columns are {shown}"
 
 
-def _parse(where: str, catalogue: ItemCatalogue) -> "pl.Expr":
-    """Parses a condition. Columns come out in quotes, and every other word is one of ours, so that the SQL that polars
-    gets can be nothing but an expression."""
+def _parse(where: str, catalogue: ItemCatalogue) -> tuple["pl.Expr", list[str]]:
+    """Parses a condition, and returns the columns that it needs as well. In the SQL that polars gets, columns come out in quotes
+    and every other word is one of ours, so that it can be nothing but an expression."""
     polars = import_polars()
     tokens, place = [], 0
     if len(where) > MAX_CHARACTERS:
@@ -111,7 +111,7 @@ def _parse(where: str, catalogue: ItemCatalogue) -> "pl.Expr":
         raise ValueError(f"where: the condition is empty, expected one such as stock > 0; {describe(catalogue)}")
     if len(tokens) > MAX_WORDS:
         raise ValueError(f"where: the condition has {len(tokens)} words and signs, expected at most {MAX_WORDS}")
-    parts = []
+    parts, names = [], []
     for (kind, token), (next_kind, next_token) in zip(tokens, [*tokens[1:], ("", "")], strict=True):
         word = token.upper()
         is_ours = kind in ("text", "number", "sign")
@@ -131,10 +131,11 @@ def _parse(where: str, catalogue: ItemCatalogue) -> "pl.Expr":
                     f"{describe(catalogue)}"
                 )
             check_columns_known(catalogue, [name], "where")
+            names.append(name)
             token = '"' + name.replace('"', '""') + '"'
         parts.append(token)
     try:
-        return polars.sql_expr(" ".join(parts))
+        return polars.sql_expr(" ".join(parts)), list(dict.fromkeys(names))
     except (polars.exceptions.PolarsError, polars.exceptions.PanicException) as error:
         reason = next(iter(str(error).strip().splitlines()), "")
         reason = "" if reason.startswith("unable to parse") else f" ({reason[:160]})"

@@ -305,7 +305,7 @@ class SequentialRecommendationPipeline(Pipeline):
         more: dict[int, dict[str, Any]] = {}
         if columns:
             rows = sorted({row for items in ranked for row, _ in items})
-            more = dict(zip(rows, catalogue.table().select(columns)[rows].to_dicts(), strict=True))
+            more = dict(zip(rows, catalogue.table(columns)[rows].to_dicts(), strict=True))
         return [
             [
                 {"item_id": catalogue.item_ids[row], "text": catalogue.texts[row], "score": score, **more.get(row, {})}

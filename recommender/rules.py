@@ -235,7 +235,7 @@ def make_rules(
         check_columns_known(catalogue, [column], "cap")
         if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or limit < 1:
             raise ValueError(f"cap: {limit!r} for column {column!r}, expected a whole number of at least 1")
-        values = catalogue.table()[column]
+        values = catalogue.table([column])[column]
         groups = values.rank("dense").cast(pl.Int64).fill_null(0) - 1
         caps.append(Cap(torch.from_numpy(groups.to_numpy().copy()), int(limit)))
     if isinstance(diversity, bool) or not isinstance(diversity, int | float | np.number) or not 0 <= diversity <= 1:
@@ -262,7 +262,7 @@ def _shares(catalogue: ItemCatalogue, popularity: Popularity) -> torch.Tensor:
     """Returns the share of each item in all counts, float32 `(num_items,)`."""
     if isinstance(popularity, str):
         check_columns_known(catalogue, [popularity], "popularity")
-        counts, source = catalogue.table()[popularity], f"column {popularity!r}"
+        counts, source = catalogue.table([popularity])[popularity], f"column {popularity!r}"
     else:
         source = "the mapping"
         if isinstance(popularity, Domain):

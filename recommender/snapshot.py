@@ -76,7 +76,7 @@ class Snapshot:
         ids, texts = self.catalogue.item_ids, self.catalogue.texts
         more: Iterator[dict[str, Any]] = repeat({})
         if columns:
-            more = iter(self.catalogue.table().select(columns)[rows.flatten().numpy()].to_dicts())
+            more = iter(self.catalogue.table(columns)[rows.flatten().numpy()].to_dicts())
         return [
             [
                 Recommendation(ids[row], texts[row], score, values)

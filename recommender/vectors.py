@@ -8,15 +8,19 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.readers.values import check_count
-from ..data.text_features import encode_texts, text_max_length
+from ..data.text_encoding import encode_texts
 from ..modeling_unisrec import (
     ItemCatalogue,
     UniSRecModel,
     UniSRecProcessor,
     check_finite,
+    check_text_neighbours,
     encode_catalogue,
     encode_items,
+    mix,
+    recent_texts,
 )
+from ..modeling_unisrec.text_encoders import text_max_length
 
 
 class VectorEncoder:
@@ -27,10 +31,16 @@ class VectorEncoder:
     Args:
         model ([`UniSRecModel`]): Model in evaluation mode.
         processor ([`UniSRecProcessor`]): Processor of the model; its tokenizer is copied.
+        text_neighbours (`float`, *optional*, defaults to 0.0):
+            Share of text neighbours in the similarity. With any, vectors have `hidden_size + text_embedding_size` numbers.
+
+    Raises:
+        ValueError: As [`check_text_neighbours`].
     """
 
-    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor):
-        self.model = model
+    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor, text_neighbours: float = 0.0):
+        check_text_neighbours(text_neighbours, model.config)
+        self.model, self.text_neighbours = model, text_neighbours
         # A tokenizer is not thread-safe: each call may change its settings.
         self._tokenizer, self._lock = copy.deepcopy(processor.tokenizer), threading.Lock()
         self._max_text_length = processor.max_text_length
@@ -53,11 +63,11 @@ class VectorEncoder:
     def items(self, text_vectors: torch.Tensor, id_rows: torch.Tensor) -> torch.Tensor:
         """Returns item vectors `(num_items, hidden_size)` from text vectors and rows of the ID embedding. Raises
         `ValueError` if a number is not finite."""
-        return self._searchable_items(encode_items(self.model, text_vectors, id_rows))
+        return self._searchable_items(encode_items(self.model, text_vectors, id_rows), text_vectors)
 
     def catalogue(self, catalogue: ItemCatalogue) -> torch.Tensor:
         """Returns item vectors `(num_items, hidden_size)` of a catalogue with text vectors."""
-        return self._searchable_items(encode_catalogue(self.model, catalogue))
+        return self._searchable_items(encode_catalogue(self.model, catalogue), catalogue.item_embeddings)
 
     def users(
         self,
@@ -90,11 +100,15 @@ class VectorEncoder:
         batch = {"item_index": item_index, "text_embeds": text_embeds, "id_rows": id_rows}
         batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
         sequence_embeds = self.model(**batch).sequence_embeds
-        return self.model.project_sequences(check_finite(sequence_embeds.float(), "vectors of histories"))
+        users = self.model.project_sequences(check_finite(sequence_embeds.float(), "vectors of histories"))
+        if not self.text_neighbours:
+            return users
+        return mix(users, recent_texts(batch["item_index"], batch["text_embeds"].float()), self.text_neighbours)
 
-    def _searchable_items(self, item_embeds: torch.Tensor) -> torch.Tensor:
+    def _searchable_items(self, item_embeds: torch.Tensor, text_vectors: torch.Tensor) -> torch.Tensor:
         """Returns item vectors ready for search, in float32. Raises `ValueError` if not finite."""
-        return self.model.project_items(check_finite(item_embeds.float(), "vectors of items"))
+        items = self.model.project_items(check_finite(item_embeds.float(), "vectors of items"))
+        return mix(items, text_vectors, self.text_neighbours)
 
 
 __all__ = ["VectorEncoder"]

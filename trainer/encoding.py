@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-
 from .training_args import UniSRecTrainingArguments
 
 
@@ -12,10 +10,9 @@ def encoding_options(args: UniSRecTrainingArguments) -> dict[str, Any]:
     return {
         "seed": args.seed,
         "device": args.device,
-        "dtype": torch.bfloat16 if args.bf16 else None,
+        "text_dtype": "bfloat16" if args.bf16 and args.text_dtype == "auto" else args.text_dtype,
+        "shared": True,
         "progress": not args.disable_tqdm,
-        # Only the first process of all machines encodes, since they share the domain folder.
-        "main_process_first": args.main_process_first(local=False, desc="encoding texts"),
     }
 
 

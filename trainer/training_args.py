@@ -14,8 +14,7 @@ from .ensemble import parse_interpolation
 
 
 # From here on the layers are trained by default. Text only with frozen layers loses a quarter of N@10 on Beauty (198,502
-# interactions) and nothing on Office; docs/results.md has no domain between Office and Toys (167,597), so this is Toys'
-# size.
+# interactions) and nothing on Office; docs/results.md has no domain between Office and Toys (167,597).
 LARGE_DOMAIN = 160_000
 
 
@@ -72,6 +71,13 @@ class UniSRecTrainingArguments(TrainingArguments):
             "learning rate itself for adapters."
         },
     )
+    text_dtype: Literal["auto", "float32", "bfloat16"] = field(
+        default="auto",
+        metadata={
+            "help": "Precision in which a frozen text encoder encodes the catalogue: float32, bfloat16, or auto, which is "
+            "bfloat16 with bf16 and on GPUs, and float32 elsewhere."
+        },
+    )
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={
@@ -89,10 +95,10 @@ class UniSRecTrainingArguments(TrainingArguments):
         self.do_eval = False  # the parent sets it from `eval_strategy`, and a copy may change that
         check_launch(self.world_size)
         check_setup(self)
-        if (
-            self.n_gpu > 1
-        ):  # the parent class would split a batch by rows, but the rows of our tensors do not correspond
+        if self.n_gpu > 1:  # the parent would split a batch by rows, but those of our tensors do not correspond
             self._n_gpu = 1
+        if self.text_dtype != "auto" and self.trains_on_texts:
+            raise ValueError("--text_dtype applies to a frozen text encoder: leave it out to train the encoder.")
         if self.device.type == "cpu":  # pinned memory only speeds up copies to an accelerator
             self.dataloader_pin_memory = False
         if (reason := self._against_static_batches()) and self.static_batches:
@@ -107,7 +113,10 @@ class UniSRecTrainingArguments(TrainingArguments):
 
     def _against_static_batches(self) -> str | None:
         """Returns the option that makes the sizes of a step depend on its content."""
-        return "a text encoder in training" if self.trains_on_texts else None
+        if self.trains_on_texts:
+            return "a text encoder in training"
+        found = [name for name in ("cache_chunk_size", "sparse_item_embedding") if getattr(self, name, None)]
+        return f"--{found[0]}" if found else None
 
 
 @dataclass
@@ -225,9 +234,6 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
             )
         parse_domain_sampling(self.domain_sampling)
 
-    def _against_static_batches(self) -> str | None:
-        return super()._against_static_batches() or (None if self.cache_chunk_size is None else "--cache_chunk_size")
-
     def _check_negatives(self) -> None:
         for wrong, advice in (
             (self.batch_domains != "one", "draws from the catalogue of a single domain: add --batch_domains one"),
@@ -344,9 +350,7 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
         if self.sparse_item_embedding:
             self._check_sparse_item_embedding()
         if "text" in self.lora_parts and self.train_text_encoder:
-            raise ValueError(
-                "--lora text and --train_text_encoder exclude each other: choose adapters or all weights."
-            )
+            raise ValueError("--lora text and --train_text_encoder exclude each other: take adapters or all weights.")
 
     def _check_interpolation(self) -> None:
         share = parse_interpolation(self.interpolate)
@@ -380,9 +384,6 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     def trains_on_texts(self) -> bool:
         """Returns whether texts are encoded in every step, because weights of the text encoder are trained."""
         return self.train_text_encoder or "text" in self.lora_parts
-
-    def _against_static_batches(self) -> str | None:
-        return super()._against_static_batches() or ("--sparse_item_embedding" if self.sparse_item_embedding else None)
 
     @property
     def lora_parts(self) -> list[str]:

@@ -14,6 +14,7 @@ from .files import check_file, open_csv, parse_csv, read_parquet, read_workbook,
 from .frames import TableSource, is_path, to_polars
 from .item_texts import join_texts
 from .json_lines import json_records, read_json_lines
+from .shop_columns import RESERVED, shop_columns
 from .values import to_ids, to_texts
 
 
@@ -57,6 +58,7 @@ def read_table(
     encoding: str | None = None,
     date_format: str | None = None,
     drop_anonymous: bool = False,
+    keep_columns: Sequence[str] = (),
 ) -> RawData:
     """
     Read a table of interactions and the texts of its items.
@@ -82,9 +84,12 @@ def read_table(
         drop_anonymous (`bool`, *optional*, defaults to `False`):
             Whether to drop, besides the rows without a user id, those with a word for it ([`ANONYMOUS`], in any
             case), which would make one long history of many visitors.
+        keep_columns (`Sequence[str]`, *optional*):
+            Columns of the items, such as price and stock, that stay with them, converted by [`shop_columns`]. The first
+            row of an item counts.
 
     Returns:
-        `RawData`: Interactions, items and facts about the source.
+        `RawData`: Interactions, items and facts about the source, among them these arguments (`info["tables"]`).
 
     Raises:
         FileNotFoundError: If there is no such file, and the name is not that of a dataset either.
@@ -93,6 +98,19 @@ def read_table(
     """
     columns = {"user_id": user_column, "item_id": item_column, "time": time_column}
     text_columns, id_column = list(text_columns), items_id_column or item_column
+    keep_columns = list(dict.fromkeys(keep_columns))
+    tables = {
+        "user_column": user_column,
+        "item_column": item_column,
+        "time_column": time_column,
+        "text_columns": text_columns,
+        "items_id_column": items_id_column,
+        "separator": separator,
+        "encoding": encoding,
+        "date_format": date_format,
+        "drop_anonymous": drop_anonymous or None,
+        "keep_columns": keep_columns or None,
+    }
     if twice := next((name for name in text_columns if text_columns.count(name) > 1), None):
         raise ValueError(f"text column {twice!r} is named twice, expected each once")
     if not text_columns:
@@ -101,7 +119,7 @@ def read_table(
         raise ValueError("`items_id_column` is a column of `items`, and none are given; leave it out")
     check_csv_options([interactions, items], separator, encoding)
     options = {"separator": separator, "encoding": encoding}
-    extra = text_columns if items is None else []
+    extra = [*text_columns, *keep_columns] if items is None else []
     # Who named a column knows the argument already.
     arguments = {
         "user_id": "user_column",
@@ -114,18 +132,18 @@ def read_table(
     frame, source, first_line, notes = table
     rows = to_interactions(frame, columns, source, first_line=first_line, date_format=date_format)
     steps = [count_step(f"read {Path(source).name}", rows.height, rows.height)]
-    catalogue_table, catalogue_columns = table, [item_column, *text_columns]
+    catalogue_table, catalogue_columns = table, [item_column, *text_columns, *keep_columns]
     if items is not None:
-        catalogue_columns = [id_column, *text_columns]
+        catalogue_columns = [id_column, *text_columns, *keep_columns]
         with named_by({"title": "text_columns"} | ({} if items_id_column else {id_column: "items_id_column"})):
             catalogue_table = load_table(items, catalogue_columns, name="items", **options)
     ids = to_ids(
         catalogue_table.frame[catalogue_columns[0]], catalogue_table.source, first_line=catalogue_table.first_line
     )
-    catalogue = _item_texts(ids, catalogue_table, text_columns)
+    catalogue = _item_texts(ids, catalogue_table, text_columns, keep_columns)
     item_step = f"read {Path(catalogue_table.source).name}"
     if items is None:
-        catalogue = catalogue.drop_nulls().unique("item_id", keep="first", maintain_order=True)
+        catalogue = catalogue.drop_nulls(["item_id", "text"]).unique("item_id", keep="first", maintain_order=True)
         item_step = "items with a text in the interactions"
     if drop_anonymous:
         rows, step = _drop_anonymous(rows)
@@ -134,9 +152,12 @@ def read_table(
     info = {
         "files": sources,
         "columns": {**columns, "text": text_columns},
+        "tables": {name: value for name, value in tables.items() if value is not None},
         "steps": steps,
         "item_steps": [count_step(item_step, catalogue.height, catalogue.height)],
     }
+    if keep_columns:
+        info["columns"]["kept"] = keep_columns
     if id_column != item_column:
         info["columns"]["items_id"] = id_column
     if notes := [*notes, *(catalogue_table.notes if items is not None else ())]:
@@ -230,14 +251,25 @@ def _drop_anonymous(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict]:
     return known, count_step("anonymous user", rows.height, known.height)
 
 
-def _item_texts(ids: pl.Series, table: Table, text_columns: Sequence[str]) -> pl.DataFrame:
-    """Returns the columns `item_id` and `text` of the distinct rows."""
+def _item_texts(
+    ids: pl.Series, table: Table, text_columns: Sequence[str], keep_columns: Sequence[str]
+) -> pl.DataFrame:
+    """Returns the columns `item_id` and `text` of the distinct rows, and those to keep. Raises `ValueError` for one that
+    cannot be kept."""
     texts = [
         to_texts(table.frame[column], table.source, first_line=table.first_line).alias(f"text {n}")
         for n, column in enumerate(text_columns)
     ]
-    different = pl.DataFrame([ids.alias("item_id"), *texts]).unique(keep="first", maintain_order=True)
-    return different.select("item_id", text=join_texts(pl.col(text.name) for text in texts))
+    kept = shop_columns(table.frame.select(keep_columns))
+    if lost := [name for name in keep_columns if name not in kept.columns]:
+        raise ValueError(
+            f"{table.source}: column {lost[0]!r} cannot be kept, expected numbers, texts, dates or booleans, and none of "
+            f"the names {', '.join(RESERVED)}"
+        )
+    rows = pl.DataFrame([ids.alias("item_id"), *texts])
+    first = rows.with_row_index("row").unique(rows.columns, keep="first", maintain_order=True)
+    joined = first.select("item_id", text=join_texts(pl.col(text.name) for text in texts))
+    return joined.hstack(kept[first["row"]]) if kept.width else joined
 
 
 def _load_dataset(source: str) -> pl.DataFrame:

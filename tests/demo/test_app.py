@@ -57,6 +57,17 @@ def make_explorer(make_model, text_encoder, tokenizer):
 
 
 @pytest.fixture
+def make_recommender_of(make_model, text_encoder, tokenizer):
+    def make(texts: list[str]) -> Recommender:
+        model = make_model()
+        model.attach_text_encoder(text_encoder)
+        catalogue = ItemCatalogue([str(row) for row in range(len(texts))], texts)
+        return Recommender(model, UniSRecProcessor(tokenizer, catalogue, max_history_length=10, max_text_length=32))
+
+    return make
+
+
+@pytest.fixture
 def explorer(make_explorer) -> Explorer:
     return make_explorer()
 
@@ -129,6 +140,43 @@ def test_search_and_what_typed_words_mean(explorer):
     assert explorer.entry("a \u202ekettle\u0007 🏕️👩‍🚀", {}) == {"text": "a kettle 🏕️👩‍🚀"}
     (cards,) = explorer.recommender.recommend([[explorer.entry("🏕️ \ud800 tent", {})]], 3)
     assert len(cards) == 3
+
+
+def test_search_ignores_accents_and_case(make_recommender_of):
+    explorer = Explorer(make_recommender_of(["Müslischale", "CAFÉ crème", "Straße", "Łódź mug", "plain mug"]))
+    for words, found in {"muslischale": 0, "MÜSLI": 0, "cafe creme": 1, "strasse": 2, "lodz": None, "łodz": 3}.items():
+        assert [card.item_id for card in explorer.search(words, {})] == ([] if found is None else [str(found)]), words
+    assert [card.item_id for card in explorer.search("the", {"n1": "Thé vert"})] == ["n1"]
+
+
+def test_customers_are_found_by_id(explorer):
+    with_customers = Explorer(explorer.recommender, {"0017": ["i1", "gone", "i3"], "gone": ["x"], "long": ["i2"] * 30})
+    page = PageEvents(with_customers, SideBySide(with_customers), [])
+    assert page.customer(" 0017 ") == [{"item_id": "i1"}, {"item_id": "i3"}]
+    assert page.customer("long") == [{"item_id": "i2"}] * 10
+    for user_id, line in (
+        ("17", "no customer '17'"),
+        ("gone", "None of the products"),
+        ("", "The customer id is empty"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            with_customers.customer(user_id)
+    with pytest.raises(ValueError, match="no customer"):
+        explorer.customer("0017")  # only where it is asked for
+
+
+def test_columns_stand_on_the_cards(make_recommender_of):
+    recommender = make_recommender_of(["red pen", "blue pen"])
+    columns = {"title": ["red pen", "blue pen"], "price": [1.5, 4.9], "url": ["javascript:x", "https://shop/?a=1&b=2"]}
+    recommender.set_columns(pl.DataFrame({"item_id": ["0", "1"], "score": [1, 2], "tag": ["<b>", None], **columns}))
+    explorer = Explorer(recommender)
+    html = page_html.results(explorer.recommend([{"item_id": "0"}], {"n1": "green pen"}, 3), cosine=True)
+    assert "price 4.9" in html
+    assert '<a href="https://shop/?a=1&amp;b=2" target="_blank" rel="noopener noreferrer nofollow">url</a>' in html
+    html = page_html.results(explorer.recommend([{"item_id": "1"}], {}, 3), cosine=True)
+    assert "tag &lt;b&gt;" in html
+    assert "title red" not in html  # the text holds it already
+    assert 'href="javascript' not in html
 
 
 @pytest.mark.parametrize(
@@ -303,6 +351,9 @@ def test_page_of_folders(runs):
     app = load_app(runs / "shop-text", runs / "domain", runs / "shop-id")
     labels = [part["props"].get("label") for part in app.config["components"]]
     assert {"Results", "Compare", "Map", "New"} <= set(labels)
+    assert "Customer" not in labels
+    app_with_customers = load_app(runs / "shop-text", runs / "domain", customers=True)
+    assert "Customer" in [part["props"].get("label") for part in app_with_customers.config["components"]]
     assert app.title == "shop-text: what comes next?"
 
 
@@ -395,6 +446,7 @@ def test_verb_refuses_in_one_line(runs, find_port, capsys):
         (["demo", str(runs / "shop-text"), "--domain", str(runs / "nothing"), *port], "nothing"),
         (["demo", str(runs / "shop-text"), "--host", "203.0.113.9"], "cannot serve on 203.0.113.9:7860"),
         (["demo", str(runs / "shop-text"), "--port", "99999"], "choose another --port"),
+        (["demo", str(runs / "shop-text"), "--customers"], "--customers: histories are those of --domain"),
     ):
         assert main(words) == 2
         (error,) = capsys.readouterr().err.strip().splitlines()[-1:]

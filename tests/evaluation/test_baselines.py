@@ -2,8 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
-from unisrec.evaluation.baselines import popularity_metrics, random_metrics, text_neighbour_metrics
+from unisrec.evaluation.baselines import (
+    popularity_metrics,
+    random_metrics,
+    text_neighbour_metrics,
+    text_neighbour_scores,
+)
 
 
 def test_popularity_ranks_by_count(make_split):
@@ -39,3 +45,14 @@ def test_text_neighbours_rank_by_cosine_with_the_mean_of_the_history(make_split)
         gains.append(1 / np.log2(rank + 2) if rank < 50 else 0.0)
     metrics = text_neighbour_metrics(make_split(histories, targets=targets), vectors)
     assert 0 < metrics["ndcg@50"] == pytest.approx(np.mean(gains), abs=1e-6)
+
+
+def test_recent_text_neighbours_weigh_the_latest_items_most():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(30, 8)).astype(np.float32)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    histories = torch.tensor([[3, 8, 1, 30], [5, 5, 0, 0], [9, 0, 0, 0]])  # rows + 1, padded with 0
+    scores = text_neighbour_scores(vectors, 0.7)({"item_index": histories})
+    for row, weights in enumerate([[0.343, 0.49, 0.7, 1], [0.7, 1], [1]]):
+        mean = np.array(weights) @ unit[histories[row, : len(weights)].numpy() - 1]
+        assert scores[row].numpy() == pytest.approx(unit @ mean / np.linalg.norm(mean), abs=1e-6)

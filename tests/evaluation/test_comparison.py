@@ -77,6 +77,20 @@ def test_leave_one_out_of_several_models_is_that_of_each(domain, save):
     assert evaluate(folder, domain, cutoffs=[5, 10, 50], use_cpu=True) == row
 
 
+def test_text_neighbours_as_a_share_and_alone(domain, save):
+    folder = save()
+    alone = compare(["recent-text-neighbours", folder], domain, text_neighbours=1.0, use_cpu=True).rows
+    assert list(alone) == ["recent-text-neighbours", f"{folder}, 1 text neighbours"]
+    recent, of_model = alone.values()
+    # Texts of the same words in another order are as near up to rounding.
+    assert of_model["ndcg@50"] == pytest.approx(recent["ndcg@50"], abs=0.05)
+    assert recent != compare([folder, "text-neighbours"], domain, use_cpu=True).rows["text-neighbours"]
+    half = evaluate(folder, domain, text_neighbours=0.5, use_cpu=True)
+    assert half not in (of_model, evaluate(folder, domain, use_cpu=True))
+    with pytest.raises(ValueError, match="only baselines"):
+        compare(["popularity"], domain, text_neighbours=0.5, use_cpu=True)
+
+
 def test_time_split_by_a_plain_loop(domain, save):
     found = compare(["popularity", save()], domain, "time:70", cutoffs=[3], use_cpu=True)
     rows = list(zip(domain.sequences["item_index"].to_list(), domain.sequences["time"].to_list(), strict=True))

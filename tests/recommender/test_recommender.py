@@ -310,3 +310,48 @@ def test_counts_are_whole_numbers(make_recommender, number):
 def test_users_of_a_domain_are_named_by_strings(make_recommender, make_domain):
     with pytest.raises(ValueError, match="user ids are strings, not 1: write a number as '12'"):
         make_recommender().recommend_dataset(make_domain(), [1])
+
+
+@pytest.mark.parametrize("num_items", [None, 6])
+def test_text_neighbours_are_mixed_by_their_share(make_recommender, num_items):
+    plain = make_recommender(num_items=num_items)
+    history = ["i1", "i4", {"text": "red boat"}, "i0"]
+
+    def scores(share: float) -> np.ndarray:
+        recommender = Recommender(plain.model, plain.processor, text_neighbours=share)
+        (items,) = recommender.recommend([history], 6, exclude_seen=False)
+        users = recommender.encode_users([history])
+        found = {item.item_id: item.score for item in items}
+        assert (users @ recommender.item_embeds.T)[0] == pytest.approx([found[item_id] for item_id in IDS], abs=1e-5)
+        return np.array([found[item_id] for item_id in IDS])
+
+    texts = F.normalize(plain.processor.catalogue.item_embeddings, dim=-1)
+    told = F.normalize(plain._encoder.texts(["red boat"]), dim=-1)
+    text = sum(0.7**age * row for age, row in enumerate([texts[0], told[0], texts[4], texts[1]]))
+    cosines = (texts @ F.normalize(text, dim=0)).numpy()
+    assert scores(1.0) == pytest.approx(cosines, abs=1e-5)
+    assert scores(0.5) == pytest.approx((scores(0.0) + cosines) / 2, abs=1e-5)
+
+
+def test_an_added_item_has_its_text_in_the_mix(make_recommender):
+    plain = make_recommender()
+    recommender = Recommender(plain.model, plain.processor, text_neighbours=1.0)
+    recommender.add_items({"new": "steel kettle"})
+    (items,) = recommender.recommend([["i3"]], 7, exclude_seen=False)
+    assert {item.item_id for item in items[:2]} == {"new", "i3"}
+    assert items[0].score == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("share", "fields", "message"),
+    [
+        (1.5, {}, "from 0 to 1"),
+        (-0.1, {}, "from 0 to 1"),
+        (0.5, {"similarity": "dot"}, "plain product"),
+        (0.5, {"item_text": False, "num_items": 6}, "need texts"),
+    ],
+)
+def test_text_neighbours_that_cannot_be_mixed(make_recommender, share, fields, message):
+    plain = make_recommender(**({"embeddings": False} if "item_text" in fields else {}), **fields)
+    with pytest.raises(ValueError, match=message):
+        Recommender(plain.model, plain.processor, text_neighbours=share)

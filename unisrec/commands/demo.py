@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import socket
 import time
 from importlib.util import find_spec
 
@@ -25,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id")
     add_items_arguments(parser, "domain folder: its items, example histories and popularity")
+    parser.add_argument(
+        "--customers",
+        action="store_true",
+        help="let visitors open the history of any user of --domain whose id they know",
+    )
     parser.add_argument("--compare", metavar="NAME_OR_PATH", help="second checkpoint to compare with the first")
     parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to serve on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, metavar="PORT", help="port to serve on (7860)")
@@ -33,17 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_address(host: str, port: int) -> None:
-    """Raises `OSError` if the address cannot be served, before anything is loaded."""
-    try:
-        socket.create_server((host, port)).close()
-    except (OSError, OverflowError) as error:
-        raise OSError(f"cannot serve on {host}:{port} ({error}); choose another --port or --host.") from error
-
-
 def run(args: argparse.Namespace) -> int:
     if find_spec("gradio") is None:
         raise ValueError('the web page needs gradio: pip install "unisrec[demo]"')
+    if args.customers and (args.domain is None or args.export_space is not None):
+        raise ValueError(
+            "--customers: histories are those of --domain, and are not written into a Space; add --domain."
+        )
     items = given_items(args)
     if args.export_space is not None:
         from ..demo.space import export_space
@@ -52,10 +52,12 @@ def run(args: argparse.Namespace) -> int:
         folder = shlex.quote(args.export_space)
         print(f"{args.export_space}: ready. To publish: hf upload --repo-type space OWNER/NAME {folder}")
         return 0
-    check_address(args.host, args.port)
+    from ..serving.listening import bind_address
+
+    bind_address(args.host, args.port)[0].close()
     from ..demo.app import launch, load_app
 
-    app = load_app(args.model, args.domain, args.compare, items=items)
+    app = load_app(args.model, args.domain, args.compare, items=items, customers=args.customers)
     launch(app, server_name=args.host, server_port=args.port, prevent_thread_lock=True)
     try:
         while app.is_running:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._shared import Result, add_json, plural, shows_progress, table
+from ._shared import Result, add_json, add_text_neighbours, plural, shows_progress, table
 
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="NAME_OR_PATH",
-        help="checkpoints (folder, unisrec-base or Hub id) and baselines: popularity, text-neighbours, random",
+        help="checkpoints (folder, unisrec-base or Hub id) and baselines: popularity, text-neighbours, "
+        "recent-text-neighbours, random",
     )
     parser.add_argument("--domain", required=True, metavar="DIR", help="domain folder, written by unisrec prepare")
     parser.add_argument(
@@ -45,10 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--k", type=int, nargs="+", default=[10, 50], metavar="K", help="lengths of the lists that are judged (10 50)"
     )
+    add_text_neighbours(parser)
     parser.add_argument(
         "--text-encoder",
         metavar="NAME_OR_PATH",
         help="text encoder that the checkpoints were trained with, if they contain none",
+    )
+    parser.add_argument(
+        "--text-dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="precision in which texts are encoded: auto (default) is bfloat16 on GPUs and float32 elsewhere",
     )
     parser.add_argument("--batch-size", type=int, default=512, metavar="N", help="users ranked at a time (512)")
     parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
@@ -74,7 +82,9 @@ def run(args: argparse.Namespace) -> int | Result:
         args.domain,
         args.split,
         cutoffs=list(dict.fromkeys(args.k)),
+        text_neighbours=args.text_neighbours,
         text_encoder=args.text_encoder,
+        text_dtype=args.text_dtype,
         allow_seen=args.allow_seen,
         batch_size=args.batch_size,
         use_cpu=args.use_cpu,

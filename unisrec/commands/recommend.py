@@ -9,6 +9,7 @@ from ._shared import (
     Result,
     add_items_arguments,
     add_json,
+    add_text_neighbours,
     load_recommender,
     parse_entry,
     plural,
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="histories at a time (256)")
     add_items_arguments(parser)
     add_rules_arguments(parser)
+    add_text_neighbours(parser)
     parser.add_argument(
         "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
     )

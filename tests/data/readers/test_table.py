@@ -53,6 +53,34 @@ def test_kinds_of_files(tmp_path, ending):
     assert [row["left"] for row in info["steps"] + info["item_steps"]] == [3, 2]
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_columns_that_are_kept(tmp_path, ending):
+    products = PRODUCTS.with_columns(price=pl.Series(["4,90", "19,90"]), stock=pl.Series([3, None]))
+    products = write(
+        pl.concat([products, products.with_columns(price=pl.lit("1,00"))]), tmp_path / f"products.{ending}"
+    )
+    clicks = write(CLICKS, tmp_path / f"clicks.{ending}")
+    options = {"text_columns": ["name"], **COLUMNS}
+    items, info = read_table(clicks, products, keep_columns=["price", "maker", "stock"], **options)[1:]
+    assert items.to_dict(as_series=False) == {
+        "item_id": ["007", "8"],
+        "text": ["Red Mug", "Tea Pot"],
+        "price": [4.9, 19.9],
+        "maker": ["Acme", None],
+        "stock": [3, None],
+    }
+    assert info["columns"]["kept"] == ["price", "maker", "stock"]
+    assert read_table(clicks, keep_columns=["clicked"], **options).items["clicked"].to_list() == [
+        "2024-01-02",
+        "2024-01-01",
+    ]
+    with pytest.raises(ValueError, match="no column 'prise'.*did you mean 'price'"):
+        read_table(clicks, products, keep_columns=["prise"], **options)
+    frame = PRODUCTS.with_columns(images=pl.Series([["x"], []]))
+    with pytest.raises(ValueError, match="items: column 'images' cannot be kept, expected numbers, texts"):
+        read_table(CLICKS, frame, keep_columns=["images"], **options)
+
+
 def test_texts_in_the_interactions(tmp_path):
     frame = pl.concat([CLICKS[:1].with_columns(name=pl.lit(None, pl.String)), CLICKS])
     items = read_table(write(frame, tmp_path / "clicks.csv"), text_columns=["name"], **COLUMNS).items
