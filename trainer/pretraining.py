@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, Literal
 
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from ..data import Domain, leave_one_out
@@ -22,6 +22,7 @@ from ..modeling_unisrec.text_pooling import new_text_scale
 from ..reports.model_card import UniSRecModelCardData
 from .argument_rules import check_arguments, check_metric
 from .base_trainer import TrainingResult
+from .callbacks import check_callbacks
 from .checkpoint_folders import check_output_dir
 from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, DomainTexts, WindowDataset
@@ -40,9 +41,10 @@ def build_pretrain_trainer(
     text_whitening: Literal["none", "pca"] = "none",
     text_whitening_size: int | None = None,
     model_config: Mapping[str, Any] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> UniSRecPretrainTrainer:
     r"""
-    Builds the trainer that [`pretrain`] runs, for example to add callbacks.
+    Builds the trainer that [`pretrain`] runs.
 
     Nothing is trained yet. The output folder is created, empty, and text vectors are cached in the domain folders.
 
@@ -62,6 +64,7 @@ def build_pretrain_trainer(
             [`fit_whitening`].
         text_whitening_size (`int`, *optional*): Number of components that the whitening keeps. Defaults to all.
         model_config (`Mapping`, *optional*): Further fields of [`UniSRecConfig`].
+        callbacks (`Sequence[TrainerCallback]`, *optional*): Callbacks of transformers, besides our own.
 
     Returns:
         [`UniSRecPretrainTrainer`]: Trainer with model, training data and validation users, before its first step.
@@ -70,11 +73,13 @@ def build_pretrain_trainer(
         ValueError: If two domains have the same name, the zero-shot domain is also trained on or holds nothing out,
             options contradict each other, or there are no text vectors.
         OSError: If the output folder is not empty, or the text encoder or a domain cannot be read.
-        TypeError: If a domain is no domain and no path, or `args` are no [`UniSRecPretrainArguments`].
+        TypeError: If a domain is no domain and no path, `args` are no [`UniSRecPretrainArguments`], or a
+            callback is none.
     """
     if isinstance(domains, str | os.PathLike | Domain):
         raise ValueError(f"domains is {str(domains)!r}, expected a list of domains.")
     check_kind(args, UniSRecPretrainArguments)
+    check_callbacks(callbacks)
     args, settings = copy(args), dict(model_config or {})
     of_encoder = {
         "text_pooling": text_pooling,
@@ -159,7 +164,7 @@ def build_pretrain_trainer(
         if not args.train_text_encoder:
             catalogue = domain_features(unseen, encoder, tokenizer, model.config, **encoding_options(args))
         eval_dataset = RankingDataset(leave_one_out(unseen, "valid"), catalogue)
-    return UniSRecPretrainTrainer(
+    trainer = UniSRecPretrainTrainer(
         model,
         args,
         text_encoder=None if args.train_text_encoder else encoder,
@@ -176,6 +181,9 @@ def build_pretrain_trainer(
             domains, text_encoder, zero_shot_domain=None if unseen is None else unseen.name
         ),
     )
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    return trainer
 
 
 def pretrain(
@@ -189,6 +197,7 @@ def pretrain(
     text_whitening: Literal["none", "pca"] = "none",
     text_whitening_size: int | None = None,
     model_config: Mapping[str, Any] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingResult:
     r"""
     Pre-trains a model on several domains (arXiv 2206.05941, section 2.3).
@@ -204,7 +213,7 @@ def pretrain(
             vectors that came with the domains and makes an embeddings-only model.
         domains (`Sequence` of [`Domain`], `str` or `os.PathLike`): Domains in memory, or their folders.
         args ([`UniSRecPretrainArguments`]): Training arguments. They are copied, not modified.
-        text_pooling, text_prompt, text_truncate_dim, text_whitening, text_whitening_size, model_config (*optional*):
+        text_pooling, text_prompt, text_truncate_dim, text_whitening, text_whitening_size, model_config, callbacks (*optional*):
             See [`build_pretrain_trainer`].
 
     Returns:
@@ -226,6 +235,7 @@ def pretrain(
         text_whitening=text_whitening,
         text_whitening_size=text_whitening_size,
         model_config=model_config,
+        callbacks=callbacks,
     )
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_state()
