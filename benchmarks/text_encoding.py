@@ -17,7 +17,7 @@ import torch
 from _timing import compare, header, parser
 
 from unisrec.data import Domain
-from unisrec.data.text_features import encode_texts
+from unisrec.data.text_encoding import encode_texts
 from unisrec.modeling_unisrec.text_encoders import find_text_encoder, load_text_encoder
 
 

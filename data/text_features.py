@@ -1,7 +1,6 @@
 """Text features: item vectors of a frozen text encoder, computed once and cached in the domain folder."""
 
 import hashlib
-import itertools
 import json
 import os
 import uuid
@@ -14,116 +13,16 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..modeling_unisrec import TextHead
 from ..modeling_unisrec.text_encoders import text_max_length
 from .given_features import first_row_not_finite
 from .readers.files import reading
+from .text_encoding import encode_texts, everywhere, find_head, is_first
 
 
-_TEXTS_PER_TOKENIZER_CALL = 16384
 logger = logging.get_logger(__name__)
-
-
-def encode_texts(
-    texts: Sequence[str],
-    encoder: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    pooling: str | None = None,
-    max_length: int | None = None,
-    tokens_per_batch: int | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    progress: bool = True,
-    desc: str = "Encoding texts",
-) -> np.ndarray:
-    r"""
-    Encodes texts into vectors. Equal texts are encoded once, and texts of similar length are batched together.
-
-    Args:
-        texts (`Sequence[str]`): Texts, in any order.
-        encoder (`PreTrainedModel`): Any text encoder of `AutoModel`. Its training or evaluation mode is restored.
-        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
-        pooling (`str`, *optional*):
-            Pooling of the token states without any further layer, as for [`pool_tokens`]. Defaults to the `text_head`
-            of the encoder, set by [`UniSRecModel`] and [`load_text_encoder`]: pooling, layers after it and prompt.
-        max_length (`int`, *optional*): Longer texts are cut to this many tokens; defaults to [`text_max_length`].
-        tokens_per_batch (`int`, *optional*):
-            Size of a batch in tokens, padding included; a single text may be longer. Defaults to 2,048 on a CPU, where
-            small batches stay in the cache, and to 16,384 elsewhere.
-        device (`torch.device` or `str`, *optional*):
-            Device to encode on; the encoder is moved there and not moved back. Defaults to the device of the encoder.
-        dtype (`torch.dtype`, *optional*):
-            Autocast type of matrix products. `torch.bfloat16` is about twice as fast on a GPU and on a CPU with
-            AVX512-BF16 or AMX; the vectors keep a cosine of 0.9999 with those of float32. Defaults to the type of the
-            encoder.
-        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar over the distinct texts.
-        desc (`str`, *optional*): Label of the progress bar.
-
-    Returns:
-        `np.ndarray` of shape `(num_texts, text_embedding_size)`, float32: One row for each text, in the given order.
-
-    Raises:
-        ValueError: If `pooling` is unknown, the tokenizer has no padding token or returns no token for a text, or the
-            output of the encoder is not finite.
-    """
-    head = _find_head(encoder, pooling)
-    size = head.vector_size(encoder.config.hidden_size)
-    if tokenizer.pad_token_id is None:
-        raise ValueError("the tokenizer has no padding token; set tokenizer.pad_token, e.g. to tokenizer.eos_token")
-
-    distinct, row_of_text = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
-    prompted = [head.prompt + text for text in distinct]
-    tokens, offsets = _tokenize(prompted, tokenizer, max_length or text_max_length(encoder, tokenizer))
-    lengths = np.diff(offsets)
-    if not lengths.all():
-        raise ValueError(
-            f"the tokenizer makes no token of the text {distinct[lengths.argmin()]!r}; leave that item out"
-        )
-    order = np.argsort(-lengths, kind="stable")  # longest first: too large a batch fails at once
-    device = torch.device(device or encoder.device)
-    tokens_per_batch = tokens_per_batch or (2048 if device.type == "cpu" else 16384)
-    features = np.empty((len(distinct), size), dtype=np.float32)
-
-    was_training = encoder.training
-    encoder.to(device).eval()
-    head.to(device).eval()
-    try:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, dtype, enabled=dtype is not None),
-            tqdm(total=len(distinct), desc=desc, unit="text", disable=not progress) as bar,
-        ):
-            start = 0
-            while start < len(order):
-                rows = order[start : start + max(1, tokens_per_batch // lengths[order[start]])]
-                mask = np.arange(lengths[rows[0]]) < lengths[rows, None]
-                input_ids = np.full(mask.shape, tokenizer.pad_token_id, dtype=np.int64)
-                input_ids[mask] = np.concatenate([tokens[offsets[row] : offsets[row + 1]] for row in rows])
-                batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask).long()}
-                batch = {name: tensor.to(device) for name, tensor in batch.items()}
-                states = encoder(**batch).last_hidden_state
-                features[rows] = head(states, batch["attention_mask"]).float().cpu().numpy()
-                start += len(rows)
-                bar.update(len(rows))
-    finally:
-        encoder.train(was_training)
-
-    if not np.isfinite(features).all():
-        text = distinct[np.flatnonzero(~np.isfinite(features).all(axis=1))[0]]
-        raise ValueError(f"the encoder's output for {text!r} is not finite; load the encoder in float32 or bfloat16")
-    if len(distinct) > 1 and (features == features[0]).all() and _differ(tokens, offsets):
-        logger.warning(
-            "all %d texts have the same vector by %s pooling: in a causal decoder the first token sees none of the others; "
-            "choose another pooling, lasttoken for a decoder",
-            len(distinct),
-            head.pooling,
-        )
-    return features[row_of_text]
 
 
 def load_text_features(
@@ -136,7 +35,9 @@ def load_text_features(
     word_drop_ratio: float | None = None,
     seed: int = 0,
     max_length: int | None = None,
+    device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    shared: bool = False,
     **encode_kwargs,
 ) -> np.ndarray:
     r"""
@@ -144,7 +45,8 @@ def load_text_features(
 
     The features are stored in `text_features/<key>/features.npy`, with a description in `key.json`. The key is a hash
     of everything they depend on (weights and configuration of the encoder, tokenizer, pooling, prompt, length limit,
-    texts after word drop, autocast type), so features of another encoder or of other texts are never used.
+    texts after word drop, precision), so features of another encoder, of other texts or in another precision are never
+    used.
 
     Args:
         store (`str`, `os.PathLike` or `MutableMapping`):
@@ -157,8 +59,10 @@ def load_text_features(
         word_drop_ratio (`float`, *optional*): If given, words are first dropped from the texts by [`drop_words`].
         seed (`int`, *optional*, defaults to 0): Seed of the word drop.
         max_length (`int`, *optional*): As for [`encode_texts`].
-        dtype (`torch.dtype`, *optional*): As for [`encode_texts`].
-        encode_kwargs: `tokens_per_batch`, `device`, `progress` and `desc` of [`encode_texts`].
+        device, dtype (*optional*): As for [`encode_texts`].
+        shared (`bool`, *optional*, defaults to `False`):
+            As for [`encode_texts`]. The first process writes the features, and so does one that does not see its folder.
+        encode_kwargs: `tokens_per_batch`, `progress` and `desc` of [`encode_texts`].
 
     Returns:
         `np.ndarray` of shape `(num_items, text_embedding_size)`, float32: Read-only; of a folder a memory map.
@@ -174,7 +78,7 @@ def load_text_features(
     if word_drop_ratio is not None:
         texts = drop_words(texts, word_drop_ratio, seed)
     max_length = max_length or text_max_length(encoder, tokenizer)
-    head = _find_head(encoder, pooling)
+    head = find_head(encoder, pooling)
 
     contents = {
         "encoder": _encoder_hash(encoder),
@@ -189,25 +93,35 @@ def load_text_features(
     if dtype is not None:
         contents["dtype"] = str(dtype)
     key = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
-    options = {"pooling": pooling, "max_length": max_length, "dtype": dtype, **encode_kwargs}
+    options = {"pooling": pooling, "max_length": max_length, "dtype": dtype, "shared": shared, **encode_kwargs}
+    options["device"] = device = torch.device(device or encoder.device)
     if domain_dir is None:
-        if key not in store:
+        if not everywhere(key in store, shared, device):
             store[key] = encode_texts(texts, encoder, tokenizer, **options)
             store[key].flags.writeable = False
         return store[key]
     folder = domain_dir / "text_features" / key
     path = folder / "features.npy"
     shape = (len(texts), head.vector_size(encoder.config.hidden_size))
-    if (features := _open_features(path, shape)) is not None:
+    features = _open_features(path, shape)
+    if everywhere(features is not None, shared, device):
         return features
 
     with _write_errors_explained(folder):
         folder.mkdir(parents=True, exist_ok=True)  # checked before the long computation
     features = encode_texts(texts, encoder, tokenizer, **options)
-    description = {"encoder_name": encoder.name_or_path, "shape": shape, **contents}
-    with _write_errors_explained(folder):
-        _write(folder / "key.json", lambda file: file.write(json.dumps(description, indent=2).encode()))
-        _write(path, lambda file: np.save(file, features))
+    description = {"encoder_name": encoder.name_or_path, "shape": shape, "dtype": str(encoder.dtype), **contents}
+
+    def save() -> None:
+        with _write_errors_explained(folder):
+            _write(folder / "key.json", lambda file: file.write(json.dumps(description, indent=2).encode()))
+            _write(path, lambda file: np.save(file, features))
+
+    if is_first(shared):
+        save()
+    everywhere(True, shared, device)  # wait for the first process
+    if not is_first(shared) and _open_features(path, shape) is None:  # on a machine with a disk of its own
+        save()
     return np.load(path, mmap_mode="r")
 
 
@@ -245,32 +159,6 @@ def drop_words(texts: Sequence[str], ratio: float = 0.15, seed: int = 0) -> list
         words = text.split()
         dropped.append(" ".join([word for word in words if draw() >= ratio] or words[:1]))
     return dropped
-
-
-def _find_head(encoder: PreTrainedModel, pooling: str | None) -> TextHead:
-    """Returns a head with this pooling, or the head of the encoder."""
-    if pooling is not None:
-        return TextHead(pooling)
-    if not hasattr(encoder, "text_head"):
-        raise ValueError("the encoder has no `text_head`: load it by `load_text_encoder`, or name a pooling")
-    return encoder.text_head
-
-
-def _differ(tokens: np.ndarray, offsets: np.ndarray) -> bool:
-    """Returns whether any two texts have different tokens."""
-    first = tokens[: offsets[1]]
-    return any(not np.array_equal(first, tokens[start:end]) for start, end in itertools.pairwise(offsets))
-
-
-def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the concatenated token ids of all texts, and the start of each text in them."""
-    ids, lengths = [np.zeros(0, dtype=np.int32)], [0]
-    for start in range(0, len(texts), _TEXTS_PER_TOKENIZER_CALL):
-        part = texts[start : start + _TEXTS_PER_TOKENIZER_CALL]
-        rows = tokenizer(part, padding=False, truncation=True, max_length=max_length)["input_ids"]
-        lengths.extend(len(row) for row in rows)
-        ids.append(np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]))
-    return np.concatenate(ids), np.cumsum(lengths)
 
 
 def _encoder_hash(encoder: PreTrainedModel) -> str:
@@ -345,4 +233,4 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-__all__ = ["drop_words", "encode_texts", "load_text_features", "text_max_length"]
+__all__ = ["drop_words", "load_text_features"]

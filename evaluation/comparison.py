@@ -1,17 +1,17 @@
 """Metrics of checkpoints and baselines on the held-out interactions of a domain."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
 from ..configuration import UniSRecConfig
 from ..data import Domain, Split, cut_at, domain_split, time_test
 from ..data.domain_features import domain_features
 from ..data.readers.values import check_count
+from ..data.text_encoding import TextDtype
 from ..data.time_splits import is_time_split
 from ..data.training_data import SeenInTraining, check_unseen
 from ..modeling_unisrec import (
@@ -19,17 +19,14 @@ from ..modeling_unisrec import (
     UniSRecModel,
     UniSRecProcessor,
     check_text_neighbours,
-    encode_items,
-    mix,
-    recent_texts,
 )
 from ..modeling_unisrec.checkpoint import load_checkpoint
 from ..modeling_unisrec.text_neighbours import RECENCY
 from .baselines import popularity_scores, random_scores, text_neighbour_scores
 from .launch import make_accelerator
 from .lists import item_novelty, list_metrics
-from .ranking import catalogue_tensors
 from .relevance import PROTOCOLS, Ranking, RelevanceDataset, Scorer, rank_users
+from .scores import model_scores
 
 
 POPULARITY, TEXT_NEIGHBOURS, RECENT_TEXT_NEIGHBOURS, RANDOM = BASELINES = (
@@ -76,6 +73,7 @@ def compare(
     cutoffs: Sequence[int] = (10, 50),
     text_neighbours: float = 0.0,
     text_encoder: str | None = None,
+    text_dtype: TextDtype = "auto",
     allow_seen: bool = False,
     batch_size: int = 512,
     use_cpu: bool = False,
@@ -94,11 +92,15 @@ def compare(
             `"text-neighbours"` (by the cosine with the mean text vector of the history), `"recent-text-neighbours"` (the
             same, the latest items counting most: [`recent_texts`]) and `"random"`.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
-        split (`str`, *optional*, defaults to `"test"`): `"valid"`, `"test"`, or a time split of [`cut_at`], `"time:0.1"`.
+        split (`str`, *optional*, defaults to `"test"`):
+            `"valid"`, `"test"`, or a time split of [`cut_at`], `"time:0.1"`. Of a domain that is cut already, `"valid"` has
+            the next item of each user before the cut, and `"test"` what comes after it.
         cutoffs (`Sequence[int]`, *optional*, defaults to `(10, 50)`): Cutoffs k.
         text_neighbours (`float`, *optional*, defaults to 0.0): Share of text neighbours in the scores of checkpoints, as for
             [`Recommender`].
         text_encoder (`str`, *optional*): Text encoder that the checkpoints were trained with, if they contain none.
+        text_dtype (`str`, *optional*, defaults to `"auto"`):
+            Precision in which texts are encoded, see [`resolve_text_dtype`].
         allow_seen (`bool`, *optional*, defaults to `False`):
             Whether to evaluate even on interactions that a checkpoint was trained on; its name says so then.
         batch_size (`int`, *optional*, defaults to 512): Users ranked at a time by each process, at most.
@@ -127,7 +129,7 @@ def compare(
     accelerator, domain = make_accelerator(use_cpu), Domain.load(domain)
     if is_time_split(split):
         domain = cut_at(domain, split)
-    task = _Task(domain, split, tuple(cutoffs), batch_size, accelerator, progress)
+    task = _Task(domain, split, tuple(cutoffs), text_dtype, batch_size, accelerator, progress)
     shown, scorers, text_embeds = {}, {}, None
     for name in names:
         if name in BASELINES:
@@ -174,6 +176,7 @@ def evaluate(
     cutoffs: Sequence[int] = (10, 50),
     text_neighbours: float = 0.0,
     text_encoder: str | None = None,
+    text_dtype: TextDtype = "auto",
     allow_seen: bool = False,
     batch_size: int = 512,
     use_cpu: bool = False,
@@ -186,7 +189,8 @@ def evaluate(
         model (`str` or `os.PathLike`): Folder, `"unisrec-base"` or Hub id of a checkpoint.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         split (`str`, *optional*, defaults to `"test"`): `"valid"`, `"test"`, or a time split such as `"time:0.1"`.
-        cutoffs, text_neighbours, text_encoder, allow_seen, batch_size, use_cpu, progress (*optional*): As for [`compare`].
+        cutoffs, text_neighbours, text_encoder, text_dtype, allow_seen, batch_size, use_cpu, progress (*optional*):
+            As for [`compare`].
 
     Returns:
         `dict[str, float]`: `recall@10`, `ndcg@10_seen_masked`, ..., see [`compare`].
@@ -202,6 +206,7 @@ def evaluate(
         cutoffs=cutoffs,
         text_neighbours=text_neighbours,
         text_encoder=text_encoder,
+        text_dtype=text_dtype,
         allow_seen=allow_seen,
         batch_size=batch_size,
         use_cpu=use_cpu,
@@ -218,22 +223,22 @@ class _Task:
         domain: Domain,
         split: str,
         cutoffs: tuple[int, ...],
+        text_dtype: TextDtype,
         batch_size: int,
         accelerator: Accelerator,
         progress: bool,
     ):
-        self.domain, self.cutoffs = domain, cutoffs
+        self.domain, self.cutoffs, self.text_dtype = domain, cutoffs, text_dtype
         self.batch_size, self.accelerator, self.progress = batch_size, accelerator, progress
         self.is_new, self.new_users = None, None
-        if domain.cut is None:
-            test = domain_split(domain, split)
-            self.users, self.known = RelevanceDataset.of_targets(test), domain_split(domain, "train")
-            self.counts = {"users": len(test), "items": domain.num_items}
+        part = "valid" if split == "valid" else "test"
+        self.users = RelevanceDataset.of_domain(domain, part)
+        self.counts = {"users": len(self.users), "items": domain.num_items}
+        if domain.cut is None or part == "valid":
+            self.known = domain_split(domain, "train")
         else:
             test, self.known = time_test(domain), domain_split(domain, "all")
-            self.users = RelevanceDataset(test.histories, test.relevant, test.offsets, repeats=False)
             self.is_new = test.is_new
-            self.counts = {"users": len(test.histories), "items": domain.num_items}
             self.counts |= _relevant_counts(self.users, test.is_new) | test.counts
             if test.counts["new_users"]:
                 self.new_users = _without_history(domain)
@@ -247,7 +252,8 @@ class _Task:
             model.config,
             device=self.accelerator.device,
             progress=self.progress,
-            main_process_first=self.accelerator.main_process_first(),
+            text_dtype=self.text_dtype,
+            shared=True,
         )
         model.detach_text_encoder()
         return vectors
@@ -284,32 +290,6 @@ class _Task:
             accelerator=self.accelerator,
             progress=self.progress,
         )
-
-
-@torch.inference_mode()
-def model_scores(model: UniSRecModel, text_embeds: np.ndarray, text_neighbours: float = 0.0) -> Scorer:
-    r"""
-    Returns a function that scores the catalogue by a model.
-
-    Args:
-        model ([`UniSRecModel`]): In evaluation mode, on the device of the batches.
-        text_embeds (`np.ndarray` of shape `(num_items, text_embedding_size)`): Text vectors of the catalogue.
-        text_neighbours (`float`, *optional*, defaults to 0.0): As for [`compare`].
-
-    Returns:
-        `Callable`: Scorer of [`rank_users`]. The temperature, which changes no rank, is left out.
-    """
-    items = encode_items(model, **catalogue_tensors(text_embeds, torch.device("cpu")))
-    texts = torch.from_numpy(np.array(text_embeds, dtype=np.float32)).to(items.device)
-    candidates = mix(model.project_items(items), texts, text_neighbours)
-
-    def score(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        queries = model.project_sequences(model.get_sequence_features(batch["item_index"], items))
-        if text_neighbours:
-            queries = mix(queries, recent_texts(batch["item_index"], texts), text_neighbours)
-        return (queries @ candidates.T).float()
-
-    return score
 
 
 def _check(names: Sequence[str], split: str, cutoffs: Sequence[int], batch_size: int) -> None:
@@ -356,4 +336,4 @@ def _without_history(domain: Domain) -> RelevanceDataset:
     return RelevanceDataset(empty, np.concatenate(rows), np.cumsum([0, *map(len, rows)]), repeats=False)
 
 
-__all__ = ["BASELINES", "Comparison", "compare", "evaluate", "model_scores"]
+__all__ = ["BASELINES", "Comparison", "compare", "evaluate"]

@@ -8,7 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.readers.values import check_count
-from ..data.text_features import encode_texts, text_max_length
+from ..data.text_encoding import encode_texts
 from ..modeling_unisrec import (
     ItemCatalogue,
     UniSRecModel,
@@ -20,6 +20,7 @@ from ..modeling_unisrec import (
     mix,
     recent_texts,
 )
+from ..modeling_unisrec.text_encoders import text_max_length
 
 
 class VectorEncoder:

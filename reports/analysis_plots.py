@@ -102,7 +102,7 @@ def _text_vectors(
         processor.tokenizer,
         model.config,
         device=accelerator.device,
-        main_process_first=accelerator.main_process_first(),
+        shared=True,
     )
 
 

@@ -18,7 +18,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, denumpify_detensorize
 from transformers.utils import logging
 
-from ..data.text_features import encode_texts
+from ..data.text_encoding import encode_texts
 from ..evaluation.metrics import ranking_metrics
 from ..evaluation.ranking import RankingCollator, RankingDataset, rank_batches
 from ..modeling_unisrec.adapters import save_training_data

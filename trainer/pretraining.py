@@ -8,16 +8,16 @@ from typing import Any, Literal
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
-from ..data import Domain, leave_one_out
+from ..data import Domain, cut_at, domain_split
 from ..data.domain_features import domain_features
 from ..data.given_features import ITEM_EMBEDDINGS
-from ..data.text_features import drop_words, text_max_length
+from ..data.text_features import drop_words
 from ..data.training_data import training_record
 from ..data.whitening import fit_whitening
 from ..evaluation.ranking import RankingDataset
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.checkpoint import new_config
-from ..modeling_unisrec.text_encoders import load_text_encoder
+from ..modeling_unisrec.text_encoders import load_text_encoder, text_max_length
 from ..modeling_unisrec.text_pooling import new_text_scale
 from ..reports.model_card import UniSRecModelCardData
 from .argument_rules import check_arguments, check_metric
@@ -42,6 +42,7 @@ def build_pretrain_trainer(
     text_whitening_size: int | None = None,
     model_config: Mapping[str, Any] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    split: str | None = None,
 ) -> UniSRecPretrainTrainer:
     r"""
     Builds the trainer that [`pretrain`] runs.
@@ -65,6 +66,10 @@ def build_pretrain_trainer(
         text_whitening_size (`int`, *optional*): Number of components that the whitening keeps. Defaults to all.
         model_config (`Mapping`, *optional*): Further fields of [`UniSRecConfig`].
         callbacks (`Sequence[TrainerCallback]`, *optional*): Callbacks of transformers, besides our own.
+        split (`str`, *optional*):
+            Time split of [`cut_at`], for each of the domains and the zero-shot domain: what lies before the cut is learned
+            from, except its last tenth, on which is validated. By default the last two interactions of each user are held
+            out.
 
     Returns:
         [`UniSRecPretrainTrainer`]: Trainer with model, training data and validation users, before its first step.
@@ -89,9 +94,13 @@ def build_pretrain_trainer(
     _check_text_options(text_encoder, of_encoder, args, settings, text_whitening, text_whitening_size)
     check_output_dir(args)
     domains = [Domain.load(domain) for domain in domains]
+    if split is not None:
+        domains = [cut_at(domain, split) for domain in domains]
     if len({domain.name for domain in domains}) < len(domains):
         raise ValueError(f"two domains have the same name: {', '.join(domain.name for domain in domains)}.")
     unseen = None if args.zero_shot_domain is None else _load_unseen(args.zero_shot_domain, domains)
+    if unseen is not None and split is not None:
+        unseen = cut_at(unseen, split)
     _check_evaluations(args, unseen, [domain.name for domain in domains if domain.held_out])
     if text_encoder is None:
         if args.train_text_encoder or not domains[0].given_features:
@@ -155,7 +164,7 @@ def build_pretrain_trainer(
     )
     if unseen is None:
         eval_dataset = {
-            domain.name: RankingDataset(leave_one_out(domain, "valid"), catalogue)
+            domain.name: RankingDataset(domain_split(domain, "valid"), catalogue)
             for domain, catalogue in zip(domains, catalogues, strict=True)
             if domain.held_out
         }
@@ -163,7 +172,7 @@ def build_pretrain_trainer(
         catalogue = unseen.items["text"].to_list()
         if not args.train_text_encoder:
             catalogue = domain_features(unseen, encoder, tokenizer, model.config, **encoding_options(args))
-        eval_dataset = RankingDataset(leave_one_out(unseen, "valid"), catalogue)
+        eval_dataset = RankingDataset(domain_split(unseen, "valid"), catalogue)
     trainer = UniSRecPretrainTrainer(
         model,
         args,
@@ -171,7 +180,7 @@ def build_pretrain_trainer(
         processing_class=processor,
         data_collator=collator,
         train_dataset=WindowDataset(
-            [leave_one_out(domain, "train") for domain in domains],
+            [domain_split(domain, "train") for domain in domains],
             [domain.num_items for domain in domains],
             model.config.max_position_embeddings,
             args.prefix_rows,
@@ -198,6 +207,7 @@ def pretrain(
     text_whitening_size: int | None = None,
     model_config: Mapping[str, Any] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    split: str | None = None,
 ) -> TrainingResult:
     r"""
     Pre-trains a model on several domains (arXiv 2206.05941, section 2.3).
@@ -214,6 +224,7 @@ def pretrain(
         domains (`Sequence` of [`Domain`], `str` or `os.PathLike`): Domains in memory, or their folders.
         args ([`UniSRecPretrainArguments`]): Training arguments. They are copied, not modified.
         text_pooling, text_prompt, text_truncate_dim, text_whitening, text_whitening_size, model_config, callbacks (*optional*):
+        text_pooling, text_prompt, text_truncate_dim, text_whitening, text_whitening_size, model_config, split (*optional*):
             See [`build_pretrain_trainer`].
 
     Returns:
@@ -236,6 +247,7 @@ def pretrain(
         text_whitening_size=text_whitening_size,
         model_config=model_config,
         callbacks=callbacks,
+        split=split,
     )
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_state()

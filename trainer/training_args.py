@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
@@ -65,6 +64,13 @@ class UniSRecTrainingArguments(TrainingArguments):
             "learning rate itself for adapters."
         },
     )
+    text_dtype: Literal["auto", "float32", "bfloat16"] = field(
+        default="auto",
+        metadata={
+            "help": "Precision in which a frozen text encoder encodes the catalogue: float32, bfloat16, or auto, which is "
+            "bfloat16 with bf16 and on GPUs, and float32 elsewhere."
+        },
+    )
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={
@@ -86,6 +92,10 @@ class UniSRecTrainingArguments(TrainingArguments):
             self.n_gpu > 1
         ):  # the parent class would split a batch by rows, but the rows of our tensors do not correspond
             self._n_gpu = 1
+        if self.text_dtype != "auto" and getattr(self, "trains_on_texts", self.train_text_encoder):
+            raise ValueError(
+                "--text_dtype applies to a frozen text encoder: leave it out when the encoder is trained."
+            )
         if self.device.type == "cpu":  # pinned memory only speeds up copies to an accelerator
             self.dataloader_pin_memory = False
 
@@ -375,10 +385,9 @@ def encoding_options(args: UniSRecTrainingArguments) -> dict[str, Any]:
     return {
         "seed": args.seed,
         "device": args.device,
-        "dtype": torch.bfloat16 if args.bf16 else None,
+        "text_dtype": "bfloat16" if args.bf16 and args.text_dtype == "auto" else args.text_dtype,
+        "shared": True,
         "progress": not args.disable_tqdm,
-        # Only the first process of all machines encodes, since they share the domain folder.
-        "main_process_first": args.main_process_first(local=False, desc="encoding texts"),
     }
 
 

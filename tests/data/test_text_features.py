@@ -12,7 +12,8 @@ from transformers import BertTokenizer
 
 from unisrec.data import Domain
 from unisrec.data.domain_features import domain_features
-from unisrec.data.text_features import drop_words, encode_texts, load_text_features
+from unisrec.data.text_encoding import encode_texts, resolve_text_dtype
+from unisrec.data.text_features import drop_words, load_text_features
 from unisrec.modeling_unisrec.text_encoders import find_text_encoder, find_text_pooling, load_text_encoder
 
 
@@ -78,12 +79,34 @@ def test_encode_texts_in_bfloat16_gives_nearly_the_same_float32_vectors(encoder,
     assert cosines.min() > 0.999
 
 
+@pytest.mark.parametrize(("cuda", "expected"), [(False, None), (True, torch.bfloat16)])
+def test_texts_are_encoded_in_bfloat16_on_gpus_that_compute_in_it_and_in_float32_elsewhere(
+    monkeypatch, cuda, expected
+):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cuda)
+    assert resolve_text_dtype("auto", "cuda") is expected
+    assert resolve_text_dtype("auto", "cpu") is None
+    assert resolve_text_dtype("float32", "cuda") is None
+    assert resolve_text_dtype("bfloat16", "cpu") is torch.bfloat16
+    with pytest.raises(ValueError, match="`text_dtype` is 'half', expected auto, float32 or bfloat16"):
+        resolve_text_dtype("half", "cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_vectors_of_a_gpu_keep_the_stated_cosine(encoder, tokenizer):
+    exact = encode_texts(TEXTS, encoder, tokenizer, pooling="mean", device="cpu", progress=False)
+    options = {"pooling": "mean", "device": "cuda", "dtype": resolve_text_dtype("auto", "cuda"), "progress": False}
+    rounded = encode_texts(TEXTS, encoder, tokenizer, **options)
+    cosines = (exact * rounded).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)
+    assert cosines.min() > 0.999
+
+
 def test_encode_texts_keeps_batches_in_budget_and_encodes_equal_texts_once(encoder, tokenizer):
     shapes = []
     encoder.register_forward_pre_hook(lambda *call: shapes.append(tuple(call[2]["input_ids"].shape)), with_kwargs=True)
     encode_texts(TEXTS, encoder, tokenizer, pooling="mean", tokens_per_batch=14, progress=False)
-    # Lengths with [CLS] and [SEP]: 8, 7, 5, 3, 3.
-    assert shapes == [(1, 8), (2, 7), (2, 3)]
+    # Lengths with [CLS] and [SEP]: 8, 7, 5, 3, 3; a text of 5 tokens beside one of 7 would be padded too much.
+    assert shapes == [(1, 8), (1, 7), (1, 5), (2, 3)]
 
 
 def test_encode_texts_cuts_long_texts(encoder, tokenizer):
@@ -131,6 +154,7 @@ def test_features_are_read_back_without_encoding(encoder, tokenizer, domain_dir)
     assert sorted(path.name for path in folder.iterdir()) == ["features.npy", "key.json"]
     description = json.loads((folder / "key.json").read_text())
     assert (description["pooling"], description["shape"]) == ("mean", [6, 16])
+    assert description["dtype"] == "torch.float32"
 
 
 def test_every_thing_the_numbers_depend_on_is_in_the_key(encoder, tokenizer, domain_dir):
@@ -299,6 +323,9 @@ def test_features_of_a_domain_in_memory_are_kept_with_it(make_domain, make_confi
     options = {"text_encoder": encoder, "tokenizer": tokenizer, "config": make_config(), "progress": False}
     first = domain_features(domain, **options)
     assert domain_features(replace(domain, held_out=False), **options) is first
+    rounded = domain_features(domain, **options, text_dtype="bfloat16")
+    assert not np.array_equal(rounded, first)  # kept apart
+    assert domain_features(domain, **options, text_dtype="float32") is first
     assert not first.flags.writeable
     assert list(tmp_path.iterdir()) == []
     domain.save_to_disk(tmp_path / "toys")

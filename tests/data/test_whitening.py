@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from unisrec.data.text_features import encode_texts
+from unisrec.data.text_encoding import encode_texts
 from unisrec.data.whitening import fit_whitening
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune, pretrain

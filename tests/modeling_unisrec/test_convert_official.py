@@ -21,7 +21,7 @@ from unisrec.cli import main
 from unisrec.commands.convert import report
 from unisrec.data import Domain
 from unisrec.data.readers.official_items import official_item_order
-from unisrec.data.text_features import encode_texts
+from unisrec.data.text_encoding import encode_texts
 from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec.convert_official import convert_official_checkpoint
 from unisrec.modeling_unisrec.official_pickle import parse_pickle

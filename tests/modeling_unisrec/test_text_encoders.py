@@ -32,7 +32,7 @@ from transformers import (
 
 from unisrec.configuration import UniSRecConfig
 from unisrec.data import text_features
-from unisrec.data.text_features import encode_texts
+from unisrec.data.text_encoding import encode_texts
 from unisrec.modeling_unisrec import UniSRecModel, UniSRecProcessor, pool_tokens, text_encoders
 from unisrec.modeling_unisrec import checkpoint as checkpoints
 from unisrec.modeling_unisrec.text_encoders import find_text_pooling, load_text_encoder, text_max_length

@@ -283,8 +283,9 @@ def train_with_checkpoints(rank, world, folder):
 
 
 def encode(rank, world, folder):
-    """Text vectors of a domain that all processes ask for, and how many batches this one encoded."""
-    texts = [f"word{number % 7} word{number % 5}" for number in range(NUM_ITEMS)]
+    """Text vectors of a domain that all processes ask for, from its folder, from a folder for each process and in memory, and
+    how many texts this one encoded."""
+    texts = [" ".join([f"word{number % 7}"] * (1 + number % 5)) for number in range(NUM_ITEMS)]
     domain = Domain(
         "toys",
         pl.DataFrame({"item_id": [str(number) for number in range(NUM_ITEMS)], "text": texts}),
@@ -295,19 +296,24 @@ def encode(rank, world, folder):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(7))]
     tokenizer = BertTokenizer(vocab={word: place for place, word in enumerate(words)}, model_max_length=8)
     encoder.text_head = TextHead()
-    batches = []
-    encoder.register_forward_hook(lambda *_: batches.append(1))
-    domain_dir = folder / f"domain-{world}"
-    domain_dir.mkdir(exist_ok=True)
+    encoded = []
+    encoder.register_forward_hook(lambda *call: encoded.append(len(call[2]["input_ids"])), with_kwargs=True)
+    shared_dir, own_dir = folder / f"domain-{world}", folder / f"domain-{world}-{rank}"
     args = UniSRecPretrainArguments(output_dir=str(folder), use_cpu=True, disable_tqdm=True)
-    vectors = domain_features(
-        replace(domain, folder=domain_dir),
-        encoder,
-        tokenizer,
-        make_model(torch.float32).config,
-        **encoding_options(args),
-    )
-    return {"vectors": torch.from_numpy(np.array(vectors)), "batches": torch.tensor(len(batches))}
+    found = {}
+    for case, domain_dir in (("shared", shared_dir), ("again", shared_dir), ("own", own_dir), ("memory", None)):
+        if domain_dir is not None:
+            domain_dir.mkdir(exist_ok=True)
+        encoded.clear()
+        vectors = domain_features(
+            replace(domain, folder=domain_dir),
+            encoder,
+            tokenizer,
+            make_model(torch.float32).config,
+            **encoding_options(args),
+        )
+        found |= {f"{case}.vectors": torch.from_numpy(np.array(vectors)), f"{case}.texts": torch.tensor(sum(encoded))}
+    return found
 
 
 def measure(rank, world, folder):
@@ -455,12 +461,18 @@ def test_ranking_metrics_of_fsdp2_equal_those_of_one_process(results):
     assert first == second == alone
 
 
-def test_texts_are_encoded_by_one_process_for_all(results):
+def test_processes_share_the_encoding_of_a_catalogue(results, folder):
     first, second, alone = results("encode")
-    assert first["batches"] == alone["batches"] > 0
-    assert second["batches"] == 0
-    assert torch.equal(first["vectors"], second["vectors"])
-    assert torch.equal(first["vectors"], alone["vectors"])
+    for case in ("shared", "own", "memory"):
+        assert alone[f"{case}.texts"] == NUM_ITEMS
+        assert first[f"{case}.texts"] == second[f"{case}.texts"] == NUM_ITEMS / 2
+    for name, vectors in alone.items():
+        if name.endswith(".vectors"):
+            assert torch.equal(first[name], second[name])
+            torch.testing.assert_close(first[name], vectors, rtol=0, atol=1e-6)
+    assert first["again.texts"] == second["again.texts"] == 0
+    for rank in range(NUM_PROCESSES):
+        assert len(list((folder / f"domain-{NUM_PROCESSES}-{rank}").glob("text_features/*/features.npy"))) == 1
 
 
 def test_only_the_first_process_writes(results, folder):

@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoProcessor
 
 from unisrec.configuration import UniSRecConfig
 from unisrec.data import leave_one_out
-from unisrec.data.text_features import encode_texts
+from unisrec.data.text_encoding import encode_texts
 from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec import UniSRecModel, UniSRecProcessor
 from unisrec.trainer import (

@@ -67,6 +67,8 @@ REFUSED = {
 }
 # What is refused of arguments that otherwise work.
 REFUSED_VALUES = [
+    ({"text_dtype": "bfloat16", "train_text_encoder": True}, "--text_dtype applies to a frozen text encoder"),
+    ({"text_dtype": "float32", "lora": "text"}, "--text_dtype applies to a frozen text encoder"),
     ({"warmup_steps": 10}, "no effect on --lr_scheduler_type constant"),
     ({"warmup_steps": 1.5, "lr_scheduler_type": "linear"}, "whole number of steps"),
     ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "have no effect on --lr_scheduler_type constant"),

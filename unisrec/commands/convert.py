@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> Result:
     from ..data.domain import check_output_folder, new_folder, writing
     from ..data.given_features import given_text_features
     from ..data.readers.official_items import arrange_items, official_item_order
-    from ..data.text_features import load_text_features, text_max_length
+    from ..data.text_features import load_text_features
     from ..modeling_unisrec import UniSRecProcessor
     from ..modeling_unisrec.convert_official import convert_official_checkpoint
-    from ..modeling_unisrec.text_encoders import load_text_encoder
+    from ..modeling_unisrec.text_encoders import load_text_encoder, text_max_length
 
     check_output_folder(args.output)
     conversion = convert_official_checkpoint(args.official)

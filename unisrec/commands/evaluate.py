@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_PATH",
         help="text encoder that the checkpoints were trained with, if they contain none",
     )
+    parser.add_argument(
+        "--text-dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="precision in which texts are encoded: auto (default) is bfloat16 on GPUs and float32 elsewhere",
+    )
     parser.add_argument("--batch-size", type=int, default=512, metavar="N", help="users ranked at a time (512)")
     parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
     parser.add_argument(
@@ -78,6 +84,7 @@ def run(args: argparse.Namespace) -> int | Result:
         cutoffs=list(dict.fromkeys(args.k)),
         text_neighbours=args.text_neighbours,
         text_encoder=args.text_encoder,
+        text_dtype=args.text_dtype,
         allow_seen=args.allow_seen,
         batch_size=args.batch_size,
         use_cpu=args.use_cpu,
