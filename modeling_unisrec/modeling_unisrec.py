@@ -232,8 +232,6 @@ class UniSRecLayer(GradientCheckpointingLayer):
         self.mlp = UniSRecMLP(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
-        # In a narrow model, dropout may zero a whole state and the residual added to it.
-        self.can_vanish = config.hidden_dropout**config.hidden_size > 1e-12
 
     def forward(
         self,
@@ -247,7 +245,9 @@ class UniSRecLayer(GradientCheckpointingLayer):
 
     def _add_and_norm(self, norm: nn.LayerNorm, hidden_states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         hidden_states = hidden_states + self.dropout(output)
-        return norm(stop_constant_rows(hidden_states) if self.training and self.can_vanish else hidden_states)
+        # In a narrow model, dropout may zero a whole state and the residual added to it.
+        can_vanish = self.training and self.dropout.p ** hidden_states.shape[-1] > 1e-12
+        return norm(stop_constant_rows(hidden_states) if can_vanish else hidden_states)
 
 
 class UniSRecSequenceEncoder(nn.Module):
@@ -551,6 +551,13 @@ class UniSRecModel(UniSRecPreTrainedModel):
         """Freezes positions and layers, as in the transfer of the paper; the input normalisation stays trainable."""
         self.sequence_encoder.position_embedding.requires_grad_(False)
         self.sequence_encoder.layers.requires_grad_(False)
+
+    def set_dropout(self, dropout: float) -> None:
+        """Sets the dropout of hidden states and of attention weights in the sequence encoder, from 0 to below 1."""
+        self.config.hidden_dropout = self.config.attention_dropout = dropout
+        for module in self.sequence_encoder.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
 
     @can_return_tuple
     def get_text_features(

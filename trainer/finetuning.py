@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainerCallback, set_seed
 
+from ..configuration import UniSRecConfig
 from ..data import Domain, leave_one_out
 from ..data.domain_features import domain_features
 from ..data.readers.shop_columns import shop_columns
@@ -28,7 +30,14 @@ from .checkpoint_folders import check_output_dir
 from .datasets import WindowDataset
 from .ensemble import Ensemble
 from .finetune_trainer import UniSRecFinetuneTrainer
-from .training_args import LARGE_DOMAIN, UniSRecFinetuneArguments, check_kind, encoding_options
+from .training_args import (
+    SMALL_DOMAIN,
+    SMALL_DOMAIN_SHARE,
+    TRANSFER_DROPOUT,
+    UniSRecFinetuneArguments,
+    check_kind,
+    encoding_options,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -87,6 +96,10 @@ def build_finetune_trainer(
         )
     if model_config and not from_scratch:
         raise ValueError("`model_config` does not fit trained weights: add `from_scratch`.")
+    if args.dropout is not None and {"hidden_dropout", "attention_dropout"} & set(model_config or ()):
+        raise ValueError(
+            "--dropout sets hidden_dropout and attention_dropout: leave it out, or these of `model_config`."
+        )
     args = copy.copy(args)  # changed below, unlike those of the caller
     check_output_dir(args)
     source, domain = domain, Domain.load(domain)
@@ -101,10 +114,6 @@ def build_finetune_trainer(
         from_scratch=from_scratch,
         compared=None if compare_with is None else load_run_results(compare_with, domain),
     )
-    recipe = None
-    if args.freeze_sequence_encoder is None and not from_scratch and args.lora is None:
-        args.freeze_sequence_encoder = domain.num_interactions < LARGE_DOMAIN
-        recipe = _recipe(domain, setting, args)
     set_seed(args.seed)
     base = None if args.lora is None else find_model(model)[1].get("revision")
     name, (model, processor) = model, load_checkpoint(model, text_encoder)
@@ -139,9 +148,12 @@ def build_finetune_trainer(
     if from_scratch:
         model = untrained_model(model, num_items, model_config or {})
         encoder = encoder if model.config.item_text else None
-        args.freeze_sequence_encoder = False
+        args.freeze_sequence_encoder, recipe = False, None
     else:
         model.reset_item_embedding(num_items)
+        recipe = _choose_recipe(model.config, args, domain)
+    if args.dropout is not None:
+        model.set_dropout(args.dropout)
     model.config.item_ids_hash = None if num_items is None else processor.catalogue.item_ids_hash
     if args.lora is not None:
         model = add_lora(model, args.lora_parts, args.lora_rank, None if base is None else base.resolved)
@@ -260,14 +272,21 @@ def finish_finetuning(
     return TrainingResult(trainer.model, trainer, metrics)
 
 
-def _recipe(domain: Domain, setting: str, args: UniSRecFinetuneArguments) -> str:
-    size = f"{domain.name} has {domain.num_interactions:,} interactions"
-    if args.freeze_sequence_encoder:
-        return f"{size}, fewer than {LARGE_DOMAIN:,}: the layers of the sequence encoder are frozen."
-    line = f"{size}, {LARGE_DOMAIN:,} or more: the layers of the sequence encoder are trained."
-    if setting == "transductive" and args.num_negatives is None:
-        line += " --config fast trains several times faster here."
-    return line
+def _choose_recipe(config: UniSRecConfig, args: UniSRecFinetuneArguments, domain: Domain) -> str | None:
+    """Sets `args.dropout` and `args.interpolate`, unless they were given, and returns the line that says so."""
+    if args.lora is not None or args.freeze_sequence_encoder:
+        return None
+    chosen, before = [], {config.hidden_dropout, config.attention_dropout}
+    if args.dropout is None:
+        args.dropout = TRANSFER_DROPOUT
+        if before != {TRANSFER_DROPOUT}:
+            shown = " and ".join(f"{each:g}" for each in sorted(before))
+            chosen.append(f"a dropout of {TRANSFER_DROPOUT:g} instead of {shown} (--dropout)")
+    is_small = config.num_items is None and domain.num_interactions < SMALL_DOMAIN
+    if args.interpolate is None and is_small and not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        args.interpolate = SMALL_DOMAIN_SHARE
+        chosen.append(f"{SMALL_DOMAIN_SHARE} of the change kept at the end, as the domain is small (--interpolate)")
+    return f"all layers are trained, with {' and '.join(chosen)}." if chosen else None
 
 
 __all__ = ["build_finetune_trainer", "finetune", "finish_finetuning"]

@@ -13,10 +13,11 @@ from .ensemble import parse_interpolation
 from .samplers import parse_domain_sampling
 
 
-# From here on the layers are trained by default. Text only with frozen layers loses a quarter of N@10 on Beauty (198,502
-# interactions) and nothing on Office; docs/results.md has no domain between Office and Toys (167,597), so this is Toys'
-# size.
-LARGE_DOMAIN = 160_000
+# Dropout of the sequence encoder where it is trained on from trained weights. A checkpoint for many shops is trained with less,
+# with which it overfits a single one; docs/results.md, "Office, fine-tuned from the base checkpoint".
+TRANSFER_DROPOUT = 0.5
+# Below so many interactions, an inductive model keeps a part of what it had learned before. Same place; Office has 22,447.
+SMALL_DOMAIN, SMALL_DOMAIN_SHARE = 50_000, "0.8"
 
 
 @dataclass
@@ -228,18 +229,22 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
 @dataclass
 class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     r"""
-    Arguments of transfer to one domain, [`UniSRecFinetuneTrainer`]. The defaults are those of the paper: the sequence
-    encoder is frozen, and training stops when `eval_ndcg@10` has not improved for ten epochs.
+    Arguments of transfer to one domain, [`UniSRecFinetuneTrainer`]. The defaults are those of the paper, except that the
+    sequence encoder is trained, too: training stops when `eval_ndcg@10` has not improved for ten epochs.
     """
 
     num_train_epochs: float = field(
         default=200.0, metadata={"help": "Maximum number of epochs; early stopping may end earlier."}
     )
-    freeze_sequence_encoder: bool | None = field(
+    freeze_sequence_encoder: bool = field(
+        default=False,
+        metadata={"help": "Freeze the positions and layers of the sequence encoder, as in the paper."},
+    )
+    dropout: float | None = field(
         default=None,
         metadata={
-            "help": "Freeze the positions and layers of the sequence encoder. Defaults to true for domains of fewer than "
-            f"{LARGE_DOMAIN:,} interactions, as in the paper, and to false for larger ones."
+            "help": "Dropout of hidden states and attention weights in training. By default that of the checkpoint, but "
+            f"{TRANSFER_DROPOUT:g} where its sequence encoder is trained on."
         },
     )
     num_negatives: int | None = field(
@@ -287,7 +292,8 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
             "help": "Interpolate between the pre-trained and the fine-tuned weights after training: the share of the latter, "
             "from 0 to 1, or auto, which selects the best of six shares on the validation users by "
             "metric_for_best_model. ID embeddings are scaled by the share. Preserves more of the pre-training if there "
-            "are few training users."
+            f"are few training users. Defaults to {SMALL_DOMAIN_SHARE} for inductive models on domains of fewer than "
+            f"{SMALL_DOMAIN:,} interactions, unless the sequence encoder is frozen, and to 1 otherwise."
         },
     )
     lora: str | None = field(
