@@ -1,11 +1,9 @@
 """`unisrec fit`: two tables of a shop -> a checkpoint that recommends there, and a report."""
 
 import argparse
-import signal
 import sys
-from types import FrameType
 
-from ._shared import Result, add_json, metrics_table
+from ._shared import Result, add_json, ended_by_sigterm, metrics_table
 from .prepare import add_table_options, table_options
 
 
@@ -48,6 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train the chosen candidate again on all interactions, including held-out ones; the saved model then has no "
         "metrics of its own (default: save the measured model)",
     )
+    parser.add_argument(
+        "--split",
+        metavar="SPLIT",
+        help="time:2024-06-01 or time:0.1 (the last tenth): train on what lies before that moment and measure what comes "
+        "after it (default: the last two interactions of each user are held out)",
+    )
+    parser.add_argument(
+        "--keep-domain",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the prepared data, with ids and purchases of the customers, in the folder, where update learns from it "
+        "again; it is never uploaded (default: kept)",
+    )
     for name, what in (("user", "user ids"), ("item", "item ids"), ("time", "times")):
         help = f"column of the {what} (default: recognised by name or content)"
         parser.add_argument(f"--{name}-column", metavar="COLUMN", help=help)
@@ -77,8 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from ..fitting import fit
 
-    signal.signal(signal.SIGTERM, _end)
-    try:
+    with ended_by_sigterm():
         result = fit(
             args.interactions,
             args.items,
@@ -87,6 +97,8 @@ def run(args: argparse.Namespace) -> Result:
             text_encoder=args.text_encoder,
             budget=args.budget,
             train_on_all=args.train_on_all,
+            split=args.split,
+            keep_domain=args.keep_domain,
             user_column=args.user_column,
             item_column=args.item_column,
             time_column=args.time_column,
@@ -98,18 +110,7 @@ def run(args: argparse.Namespace) -> Result:
             report=lambda line: print(line, file=sys.stderr, flush=True),
             **table_options(args),
         )
-    except (_Ended, InterruptedError) as error:  # the latter by a training, which handles the signal itself
-        raise InterruptedError("ended by SIGTERM; nothing was written") from error
     data = {"output": args.output, "chosen": result.chosen, "test": result.rows}
     data["validation"] = {each.name: each.score for each in result.attempts}
     data["notes"] = result.notes
     return Result("\n".join([metrics_table(result.rows), *result.notes]), data)
-
-
-class _Ended(BaseException):
-    """Raised on SIGTERM; no `Exception`, because those are caught and explained where files are loaded."""
-
-
-def _end(signum: int, frame: FrameType | None) -> None:
-    """Lets SIGTERM end the run as an exception does, which removes what is half done."""
-    raise _Ended
