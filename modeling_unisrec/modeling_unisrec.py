@@ -552,13 +552,6 @@ class UniSRecModel(UniSRecPreTrainedModel):
         self.sequence_encoder.position_embedding.requires_grad_(False)
         self.sequence_encoder.layers.requires_grad_(False)
 
-    def set_dropout(self, dropout: float) -> None:
-        """Sets the dropout of hidden states and of attention weights in the sequence encoder, from 0 to below 1."""
-        self.config.hidden_dropout = self.config.attention_dropout = dropout
-        for module in self.sequence_encoder.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
-
     @can_return_tuple
     def get_text_features(
         self,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate.utils import parse_flag_from_env
+from torch import nn
 from transformers import TrainerCallback, set_seed
 
 from ..configuration import UniSRecConfig
@@ -19,6 +20,7 @@ from ..data.training_data import check_unseen, merge_records, training_record
 from ..evaluation.ranking import RankingDataset
 from ..evaluation.relevance import RelevanceDataset, rank_users
 from ..evaluation.scores import model_scores
+from ..modeling_unisrec import UniSRecModel
 from ..modeling_unisrec.adapters import add_lora
 from ..modeling_unisrec.checkpoint import load_checkpoint, untrained_model
 from ..modeling_unisrec.hub import find_model
@@ -167,7 +169,7 @@ def build_finetune_trainer(
         model.reset_item_embedding(num_items)
         recipe = _choose_recipe(model.config, args, domain)
     if args.dropout is not None:
-        model.set_dropout(args.dropout)
+        _set_dropout(model, args.dropout)
     model.config.item_ids_hash = None if num_items is None else processor.catalogue.item_ids_hash
     if args.lora is not None:
         model = add_lora(model, args.lora_parts, args.lora_rank, None if base is None else base.resolved)
@@ -320,16 +322,23 @@ def _choose_recipe(config: UniSRecConfig, args: UniSRecFinetuneArguments, domain
     if args.lora is not None or args.freeze_sequence_encoder:
         return None
     chosen, before = [], {config.hidden_dropout, config.attention_dropout}
-    if args.dropout is None:
+    if args.dropout is None and 0 not in before and before != {TRANSFER_DROPOUT}:  # none is deliberate
         args.dropout = TRANSFER_DROPOUT
-        if before != {TRANSFER_DROPOUT}:
-            shown = " and ".join(f"{each:g}" for each in sorted(before))
-            chosen.append(f"a dropout of {TRANSFER_DROPOUT:g} instead of {shown} (--dropout)")
+        shown = " and ".join(f"{each:g}" for each in sorted(before))
+        chosen.append(f"a dropout of {TRANSFER_DROPOUT:g} instead of {shown} (--dropout)")
     is_small = config.num_items is None and domain.num_interactions < SMALL_DOMAIN
     if args.interpolate is None and is_small and not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         args.interpolate = SMALL_DOMAIN_SHARE
         chosen.append(f"{SMALL_DOMAIN_SHARE} of the change kept at the end, as the domain is small (--interpolate)")
     return f"all layers are trained, with {' and '.join(chosen)}." if chosen else None
+
+
+def _set_dropout(model: UniSRecModel, dropout: float) -> None:
+    """Sets the dropout of hidden states and of attention weights in the sequence encoder."""
+    model.config.hidden_dropout = model.config.attention_dropout = dropout
+    for module in model.sequence_encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
 
 
 __all__ = ["build_finetune_trainer", "finetune", "finish_finetuning"]

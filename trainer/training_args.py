@@ -244,7 +244,7 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
         default=None,
         metadata={
             "help": "Dropout of hidden states and attention weights in training. By default that of the checkpoint, but "
-            f"{TRANSFER_DROPOUT:g} where its sequence encoder is trained on."
+            f"{TRANSFER_DROPOUT:g} where its sequence encoder is trained on, unless it was trained without one of them."
         },
     )
     num_negatives: int | None = field(
