@@ -215,6 +215,8 @@ def _read_new(
             text_columns=texts if has_texts else [found.item],
             date_format=tables.get("date_format"),
             drop_anonymous=bool(tables.get("drop_anonymous")),
+            event_column=tables.get("event_column"),
+            events=tables.get("events") or (),
         )
     return raw.interactions, raw.items if has_texts else None
 
