@@ -9,18 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate.utils import parse_flag_from_env
-from torch import nn
 from transformers import TrainerCallback, set_seed
 
-from ..configuration import UniSRecConfig
 from ..data import Domain, cut_at, domain_split
 from ..data.domain_features import domain_catalogue, domain_features
 from ..data.training_data import check_unseen, merge_records, training_record
 from ..evaluation.ranking import RankingDataset
 from ..evaluation.relevance import RelevanceDataset, rank_users
 from ..evaluation.scores import model_scores
-from ..modeling_unisrec import UniSRecModel
 from ..modeling_unisrec.adapters import add_lora
 from ..modeling_unisrec.checkpoint import load_checkpoint, untrained_model
 from ..modeling_unisrec.hub import find_model
@@ -32,9 +28,9 @@ from .candidates import TextFinetuneCollator
 from .checkpoint_folders import check_output_dir
 from .distributed import whole_weights
 from .encoding import encoding_options
-from .ensemble import Ensemble
+from .ensemble import Ensemble, choose_recipe, set_dropout
 from .finetune_trainer import UniSRecFinetuneTrainer
-from .training_args import SMALL_DOMAIN, SMALL_DOMAIN_SHARE, TRANSFER_DROPOUT, UniSRecFinetuneArguments, check_kind
+from .training_args import UniSRecFinetuneArguments, check_kind
 from .training_result import TrainingResult
 
 
@@ -161,9 +157,9 @@ def build_finetune_trainer(
         args.freeze_sequence_encoder, recipe = False, None
     else:
         model.reset_item_embedding(num_items)
-        recipe = _choose_recipe(model.config, args, domain)
+        recipe = choose_recipe(model.config, args, domain)
     if args.dropout is not None:
-        _set_dropout(model, args.dropout)
+        set_dropout(model, args.dropout)
     model.config.item_ids_hash = None if num_items is None else processor.catalogue.item_ids_hash
     if args.lora is not None:
         model = add_lora(model, args.lora_parts, args.lora_rank, None if base is None else base.resolved)
@@ -309,30 +305,6 @@ def _measure_after_cut(trainer: UniSRecFinetuneTrainer, domain: Domain) -> tuple
         accelerator=trainer.accelerator,
     )
     return {f"test_{name}": value for name, value in ranking.metrics((10, 50)).items()}, len(users)
-
-
-def _choose_recipe(config: UniSRecConfig, args: UniSRecFinetuneArguments, domain: Domain) -> str | None:
-    """Sets `args.dropout` and `args.interpolate`, unless they were given, and returns the line that says so."""
-    if args.lora is not None or args.freeze_sequence_encoder:
-        return None
-    chosen, before = [], {config.hidden_dropout, config.attention_dropout}
-    if args.dropout is None and 0 not in before and before != {TRANSFER_DROPOUT}:  # none is deliberate
-        args.dropout = TRANSFER_DROPOUT
-        shown = " and ".join(f"{each:g}" for each in sorted(before))
-        chosen.append(f"a dropout of {TRANSFER_DROPOUT:g} instead of {shown} (--dropout)")
-    is_small = config.num_items is None and domain.num_interactions < SMALL_DOMAIN
-    if args.interpolate is None and is_small and not parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        args.interpolate = SMALL_DOMAIN_SHARE
-        chosen.append(f"{SMALL_DOMAIN_SHARE} of the change kept at the end, as the domain is small (--interpolate)")
-    return f"all layers are trained, with {' and '.join(chosen)}." if chosen else None
-
-
-def _set_dropout(model: UniSRecModel, dropout: float) -> None:
-    """Sets the dropout of hidden states and of attention weights in the sequence encoder."""
-    model.config.hidden_dropout = model.config.attention_dropout = dropout
-    for module in model.sequence_encoder.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
 
 
 __all__ = ["build_finetune_trainer", "finetune", "finish_finetuning"]

@@ -10,14 +10,7 @@ from ..evaluation.launch import check_launch
 from ..modeling_unisrec.adapters import parse_lora_parts
 from .argument_rules import check_arguments, check_metric, check_setup
 from .batches.samplers import parse_domain_sampling
-from .ensemble import parse_interpolation
-
-
-# Dropout of the sequence encoder where it is trained on from trained weights. A checkpoint for many shops is trained with less,
-# with which it overfits a single one; docs/results.md, "Office, fine-tuned from the base checkpoint".
-TRANSFER_DROPOUT = 0.5
-# Below so many interactions, an inductive model keeps a part of what it had learned before. Same place; Office has 22,447.
-SMALL_DOMAIN, SMALL_DOMAIN_SHARE = 50_000, "0.8"
+from .ensemble import SMALL_DOMAIN, SMALL_DOMAIN_SHARE, TRANSFER_DROPOUT, parse_interpolation
 
 
 @dataclass
@@ -263,8 +256,8 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     dropout: float | None = field(
         default=None,
         metadata={
-            "help": "Dropout of hidden states and attention weights in training. By default that of the checkpoint, but "
-            f"{TRANSFER_DROPOUT:g} where its sequence encoder is trained on, unless it was trained without one of them."
+            "help": "Dropout of hidden states and attention weights in training. Defaults to that of the checkpoint, but to "
+            f"{TRANSFER_DROPOUT:g} where its sequence encoder is trained on, unless one of them is 0."
         },
     )
     num_negatives: int | None = field(
@@ -310,10 +303,10 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
         default=None,
         metadata={
             "help": "Interpolate between the pre-trained and the fine-tuned weights after training: the share of the latter, "
-            "from 0 to 1, or auto, which selects the best of six shares on the validation users by "
-            "metric_for_best_model. ID embeddings are scaled by the share. Preserves more of the pre-training if there "
-            f"are few training users. Defaults to {SMALL_DOMAIN_SHARE} for inductive models on domains of fewer than "
-            f"{SMALL_DOMAIN:,} interactions, unless the sequence encoder is frozen, and to 1 otherwise."
+            "from 0 to 1, or auto, which selects the best of six shares on the validation users by metric_for_best_model. ID "
+            "embeddings are scaled by the share. Preserves more of the pre-training if there are few users. Defaults to "
+            f"{SMALL_DOMAIN_SHARE} for inductive models with fewer than {SMALL_DOMAIN:,} interactions whose sequence encoder "
+            "is trained."
         },
     )
     lora: str | None = field(

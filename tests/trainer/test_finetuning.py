@@ -121,7 +121,7 @@ def test_dropout_of_layers_that_are_trained_on(root, training_options, tmp_path,
 def test_weights_are_interpolated_on_small_domains(
     root, training_options, tmp_path, monkeypatch, setting, least, given, share
 ):
-    monkeypatch.setattr("unisrec.trainer.finetuning.SMALL_DOMAIN", least)
+    monkeypatch.setattr("unisrec.trainer.ensemble.SMALL_DOMAIN", least)
     args = UniSRecFinetuneArguments(str(tmp_path / "run"), load_best_model_at_end=False, **training_options, **given)
     trainer = build_finetune_trainer(root / "pretrained", root / "toys", setting, args)
     assert trainer.args.interpolate == share
