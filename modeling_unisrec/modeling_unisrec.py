@@ -24,7 +24,8 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ..configuration.configuration_unisrec import IS_REMOTE_CODE, UniSRecConfig, text_vector_size
+from ..configuration.configuration_unisrec import IS_REMOTE_CODE, UniSRecConfig, lacks_code, text_vector_size
+from .own_code import copy_own_code, load_own_code, record_own_code
 
 # Not used here: transformers copies what this file imports when it saves a model that was loaded with remote code.
 from .pipeline_unisrec import SequentialRecommendationPipeline  # noqa: F401
@@ -343,12 +344,15 @@ class UniSRecPreTrainedModel(PreTrainedModel):
                 Whether to initialise weights of another shape at random instead of raising an error.
             output_loading_info (`bool`, *optional*, defaults to `False`):
                 Whether to also return the report of missing and unexpected weights. Nothing is refused then.
-            kwargs: Options of `PreTrainedModel.from_pretrained`.
+            kwargs: Options of `PreTrainedModel.from_pretrained`. `trust_remote_code=True` runs the code of a text encoder
+                that the checkpoint carries.
 
         Raises:
-            ValueError: If weights are missing, unexpected, of another shape than `config.json` says, or not finite.
+            ValueError: If weights are missing, unexpected, of another shape than `config.json` says, or not finite, or the
+                text encoder runs code of its own that is not trusted.
         """
         name = pretrained_model_name_or_path
+        kwargs |= _config_with_own_code(cls, name, kwargs)
         on_adapters = (kwargs.get("adapter_kwargs") or {}).get(
             "_adapter_model_path"
         )  # the caller then handles the report
@@ -399,11 +403,30 @@ class UniSRecPreTrainedModel(PreTrainedModel):
         return model
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Saves as the parent method does, and gives the weight files the permissions of `config.json`."""
+        """Saves as the parent method does, with the code of a text encoder that transformers does not have, and gives the
+        weight files the permissions of `config.json`."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
+            copy_own_code(self.config, save_directory)
             for file in Path(save_directory).glob("*.safetensors"):
                 shutil.copymode(Path(save_directory) / "config.json", file)
+
+
+def _config_with_own_code(
+    cls: type[UniSRecPreTrainedModel], name: str | os.PathLike | None, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns `config` for `from_pretrained` if the text encoder of the checkpoint runs code of its own, which is loaded;
+    otherwise nothing."""
+    config = kwargs.get("config")
+    options = {option: kwargs[option] for option in _DOWNLOAD_OPTIONS if option in kwargs}
+    if config is None and name is not None and kwargs.get("text_config", ...) is not None:
+        settings, _ = cls.config_class.get_config_dict(name, **options)
+        if "auto_map" in (settings.get("text_config") or ()):
+            fields = {key: kwargs.pop(key) for key in [*kwargs] if key in UniSRecConfig.__annotations__}
+            config = cls.config_class.from_pretrained(name, **options, **fields)
+    if not lacks_code(getattr(config, "text_config", None)):
+        return {}
+    return {"config": load_own_code(config, str(name), options, kwargs.get("trust_remote_code"))}
 
 
 def _is_finite(weight: torch.Tensor) -> bool:
@@ -429,7 +452,10 @@ class UniSRecModel(UniSRecPreTrainedModel):
         super().__init__(config)
         self.text_encoder = None
         if config.text_config is not None:
-            self.text_encoder = AutoModel.from_config(config.text_config)
+            if lacks_code(config.text_config):
+                raise ValueError("The text encoder runs code of its own, which only `from_pretrained` can load.")
+            own = config.text_encoder_class
+            self.text_encoder = (AutoModel.from_config if own is None else own._from_config)(config.text_config)
             self.text_encoder.text_head = TextHead.from_config(config)
         self.adaptor = UniSRecAdaptor(config) if config.item_text else None
         self.item_embedding = None
@@ -439,7 +465,9 @@ class UniSRecModel(UniSRecPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_text_encoder(cls, name_or_path: str, **config) -> "UniSRecModel":
+    def from_text_encoder(
+        cls, name_or_path: str, *, trust_remote_code: bool | None = None, **config
+    ) -> "UniSRecModel":
         r"""
         Creates a model around a trained text encoder; all other weights are initialised at random.
 
@@ -447,6 +475,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
             name_or_path (`str`):
                 Folder or Hub id of a text encoder, or `"minilm"`. Pooling, further layers and prompt are read from its
                 files, see [`load_text_encoder`].
+            trust_remote_code (`bool`, *optional*): As for [`load_text_encoder`].
             **config: Fields of [`UniSRecConfig`], such as `text_pooling="mean"`.
 
         Returns:
@@ -461,7 +490,10 @@ class UniSRecModel(UniSRecPreTrainedModel):
         # Not an import statement, because transformers would look for that file in every checkpoint folder.
         text_encoders = importlib.import_module(".text_encoders", __package__)
         text_encoder, _ = text_encoders.load_text_encoder(
-            name_or_path, pooling=config.get("text_pooling"), prompt=config.get("text_prompt")
+            name_or_path,
+            pooling=config.get("text_pooling"),
+            prompt=config.get("text_prompt"),
+            trust_remote_code=trust_remote_code,
         )
         settings = text_encoder.text_head.to_config(text_encoder.config.hidden_size) | config
         settings.setdefault("text_scale", new_text_scale(settings["text_layers"], settings["text_embedding_size"]))
@@ -502,12 +534,14 @@ class UniSRecModel(UniSRecPreTrainedModel):
         text_encoder.text_head = head
         self.text_encoder = text_encoder.to(self.dtype).requires_grad_(False)
         config.text_config = text_encoder.config
+        record_own_code(config, text_encoder)
         config.text_config._name_or_path = ""  # a local path does not belong in a checkpoint
 
     def detach_text_encoder(self) -> PreTrainedModel | None:
         """Removes the text encoder, so that training on precomputed text vectors neither moves nor saves it. Returns
         it."""
-        text_encoder, self.text_encoder, self.config.text_config = self.text_encoder, None, None
+        text_encoder, self.text_encoder = self.text_encoder, None
+        self.config.text_config = self.config.text_encoder_class = None
         return text_encoder
 
     def get_input_embeddings(self) -> nn.Module | None:

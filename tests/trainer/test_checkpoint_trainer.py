@@ -30,6 +30,7 @@ CODE = {
     "modeling_unisrec.py",
     "pipeline_unisrec.py",
     "processing_unisrec.py",
+    "own_code.py",
     "text_pooling.py",
     "item_catalogue.py",
     "item_columns.py",
