@@ -91,12 +91,13 @@ def number_cases() -> Cases:
         ("prepare", "--user-k"): (*CLICKS, *OUT), ("prepare", "--item-k"): (*CLICKS, *OUT),
         ("evaluate", "--batch-size"): uses("base/ind")["evaluate"], ("recommend", "--top-k"): uses("base/ind")["recommend"],
         ("recommend", "--batch-size"): uses("base/ind")["recommend"], ("demo", "--port"): ("base/ind",),
+        **{("serve", f"--{name}"): ("base/ind",) for name in ("port", "max-history", "max-body", "max-batch", "workers")},
         ("quickstart", "--users"): (*QUICKSTART, "--output", "out"), ("quickstart", "--seed"): (*QUICKSTART, "--output", "out"),
         ("quickstart", "--finetune-epochs"): (*QUICKSTART, "--output", "out"),
     }  # fmt: skip
     for (verb, option), words in options.items():
         for value in NUMBERS:
-            if value == "१" and verb in ("demo", "quickstart"):
+            if value == "१" and verb in ("demo", "quickstart", "serve"):
                 continue  # Python reads it as 1, and these would go to work
             yield Case(
                 verb,
@@ -122,6 +123,21 @@ def number_cases() -> Cases:
         )
         yield Case("finetune", f"--seed {value}", (*FINETUNE, f"--seed={value}"), EITHER, "seed")
     yield Case("demo", "--port 0 to 65536", ("base/ind", "--port", "65536"), REFUSED, "port|65536")
+    yield Case("serve", "--port 0 to 65536", ("base/ind", "--port", "65536"), REFUSED, "port|65536")
+    for option in ("--max-history", "--max-body", "--max-batch", "--workers", "--token"):
+        value = "" if option == "--token" else "0"
+        yield Case("serve", f"{option} {value!r}", ("base/ind", f"{option}={value}"), REFUSED, option)
+    for value in ("-1", "nan", "inf", "1e9", "x", ""):
+        yield Case("serve", f"--max-wait {value!r}", ("base/ind", f"--max-wait={value}"), REFUSED, "--max-wait")
+    for words in (
+        ("nowhere",),
+        ("",),
+        ("base/shop",),
+        ("base/pre",),
+        ("base/ind", "--domain", "nowhere"),
+        ("base/ind", "stray"),
+    ):
+        yield Case("serve", f"{words}", (*words, "--port", "0"), REFUSED, "model|catalogue|domain|stray")
     yield Case("demo", "--host nowhere", ("base/ind", "--host", "no.such.host.invalid"), REFUSED, "host")
     yield Case("demo", "--host empty", ("base/nowhere", "--host", "", "--port", "99999"), REFUSED, "host|port")
 

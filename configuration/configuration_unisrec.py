@@ -1,5 +1,6 @@
 """Configuration of UniSRec (KDD 2022, arXiv 2206.05941), and the code that a checkpoint folder carries."""
 
+import importlib.metadata
 import json
 import math
 import os
@@ -33,6 +34,7 @@ CODE_FILES = {
     "modeling_unisrec.py": "modeling_unisrec",
     "text_pooling.py": "modeling_unisrec",
     "own_code.py": "modeling_unisrec",
+    "catalogue_files.py": "modeling_unisrec",
     "item_catalogue.py": "modeling_unisrec",
     "item_columns.py": "modeling_unisrec",
     "processing_unisrec.py": "modeling_unisrec",
@@ -68,6 +70,43 @@ def copy_code(folder: str | os.PathLike) -> None:
         text = source.read_text(encoding="utf-8")
         flat = re.sub(r"^from \.\.\w+\.(\w+) import", r"from .\1 import", text, flags=re.MULTILINE)
         (Path(folder) / name).write_text(flat, encoding="utf-8")
+
+
+def copy_endpoint_files(folder: str | os.PathLike) -> None:
+    r"""
+    Writes `handler.py` and `requirements.txt`, by which a Hugging Face Inference Endpoint runs a checkpoint with its
+    catalogue. Files of these names that somebody else wrote stay. Code that came with a checkpoint writes none.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder, which exists.
+    """
+    source = Path(__file__).parents[1] / "serving" / "handler.py"
+    if IS_REMOTE_CODE or not source.is_file():
+        return
+    contents = {"handler.py": source.read_text(encoding="utf-8"), "requirements.txt": endpoint_requirements()}
+    for name, text in contents.items():
+        file, ours = Path(folder) / name, text.partition("\n")[0].encode()
+        if not file.is_file() or file.read_bytes().startswith(ours):
+            file.write_text(text, encoding="utf-8")
+
+
+def endpoint_requirements() -> str:
+    """Returns the `requirements.txt` of a checkpoint folder: what the code in the folder needs, and this package if pip can
+    fetch it elsewhere from where it was installed here."""
+    package = importlib.metadata.distribution("unisrec")
+    source = json.loads(
+        package.read_text("direct_url.json") or "{}"
+    )  # as PEP 610 defines it; none for a package index
+    url, version_control = source.get("url", ""), source.get("vcs_info")
+    if not source:
+        own = f"unisrec[serve]=={package.version}"
+    elif url.startswith("https://"):
+        commit = f"{version_control['vcs']}+{url}@{version_control['commit_id']}" if version_control else url
+        own = f"unisrec[serve] @ {commit}"
+    else:
+        own = "# unisrec itself came from a folder that an endpoint cannot reach: handler.py runs the code of this folder"
+    needed = [line for line in package.requires or () if re.fullmatch(r"(torch|transformers|polars)\b[^;]*", line)]
+    return "\n".join(["# Made by unisrec for Inference Endpoints", *needed, own]) + "\n"
 
 
 def text_vector_size(hidden_size: int, pooling: str, layers: list[dict] | None = None) -> int:
@@ -375,6 +414,7 @@ __all__ = [
     "OwnCodeConfig",
     "UniSRecConfig",
     "copy_code",
+    "copy_endpoint_files",
     "lacks_code",
     "text_vector_size",
 ]

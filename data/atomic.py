@@ -1,5 +1,6 @@
 """Atomic writing of files: written under a temporary name, then renamed."""
 
+import ctypes
 import errno
 import os
 import shutil
@@ -7,6 +8,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+_CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 def check_output_file(path: str | os.PathLike) -> None:
@@ -105,9 +109,43 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
             os.rmdir(place)  # `rmtree` fails when too many files are open
 
 
+def replace_folder(draft: Path, target: Path) -> None:
+    r"""
+    Puts a folder in the place of another one, which is removed. On Linux both change places in one step, so that the name
+    always leads to a complete folder; elsewhere, it leads nowhere for the moment between two renames.
+
+    Args:
+        draft (`Path`): New folder, beside the other one.
+        target (`Path`): Folder to be replaced.
+
+    Raises:
+        OSError: If it cannot be replaced; it is then as it was.
+    """
+    old = draft.with_name(f"{draft.name}.old")
+    if _exchange(draft, target):
+        os.replace(draft, old)
+    else:
+        os.replace(target, old)
+        try:
+            os.replace(draft, target)
+        except OSError:
+            os.replace(old, target)
+            raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Lets two paths change places by one system call; returns whether the system can."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return rename(_CURRENT_FOLDER, os.fsencode(one), _CURRENT_FOLDER, os.fsencode(other), _EXCHANGE) == 0
+
+
 def _is_replaceable(path: Path) -> bool:
     """Returns whether a rename can replace the path: false for pipes, devices and anything below `/dev`."""
     return path.absolute().parts[:2] != ("/", "dev") and (path.is_file() or not path.exists())
 
 
-__all__ = ["check_apart", "check_output_file", "whole_file"]
+__all__ = ["check_apart", "check_output_file", "replace_folder", "whole_file"]

@@ -1,12 +1,14 @@
-"""Text vectors of a domain for a model: computed by its text encoder, or supplied with the domain."""
+"""The catalogue of a domain for a model, with text vectors that its text encoder computes or that come with the domain."""
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration import UniSRecConfig
+from ..modeling_unisrec import ItemCatalogue
 from .domain import Domain
 from .given_features import given_text_features
+from .readers.shop_columns import shop_columns
 from .text_encoding import TextDtype, resolve_text_dtype
 from .text_features import load_text_features
 
@@ -78,4 +80,23 @@ def domain_features(
     )
 
 
-__all__ = ["domain_features"]
+def domain_catalogue(domain: Domain, text_vectors: np.ndarray | None = None) -> ItemCatalogue:
+    r"""
+    Returns the catalogue of a domain, which remembers how the tables of the shop were read.
+
+    Args:
+        domain ([`Domain`]): The domain.
+        text_vectors (`np.ndarray` of shape `(num_items, text_embedding_size)`, *optional*): Its text vectors; copied.
+
+    Returns:
+        [`ItemCatalogue`]: The items in the order of the domain.
+    """
+    tables = dict(domain.info.get("tables") or {})
+    if tables and (missing := domain.info.get("filters", {}).get("missing_text")):
+        tables["missing_text"] = missing
+    vectors = None if text_vectors is None else torch.from_numpy(np.array(text_vectors))
+    ids, texts = domain.items["item_id"].to_list(), domain.items["text"].to_list()
+    return ItemCatalogue(ids, texts, vectors, columns=shop_columns(domain.items), tables=tables)
+
+
+__all__ = ["domain_catalogue", "domain_features"]

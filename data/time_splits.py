@@ -79,7 +79,7 @@ def domain_split(domain: Domain, part: Literal["train", "valid", "test", "all"])
         without a target, are left out.
 
     Raises:
-        ValueError: If `part` is another one, or no interaction lies before V.
+        ValueError: If `part` is another one, no interaction lies before V, or no user has a target.
     """
     if domain.cut is None:
         return leave_one_out(domain, part)
@@ -91,6 +91,8 @@ def domain_split(domain: Domain, part: Literal["train", "valid", "test", "all"])
         return _histories(domain, known, np.flatnonzero(known))
     last = _until(domain, np.inf if part == "test" else domain.cut.time)
     users = np.flatnonzero((known > 0) & (last > known))
+    if not len(users):
+        raise ValueError(_describe_nobody(domain, end, "validate on" if part == "valid" else "rank"))
     return replace(_histories(domain, known, users), targets=domain.flat[(domain.offsets[:-1] + known)[users]])
 
 
@@ -137,10 +139,7 @@ def time_test(domain: Domain) -> TimeTest:
     known, lengths = _until(domain, domain.cut.time), np.diff(domain.offsets)
     users = np.flatnonzero((known > 0) & (lengths > known))
     if not len(users):
-        raise ValueError(
-            f"no user of {domain.name!r} has interactions before and after {domain.cut.shown}, so there is nothing to rank; "
-            "if the users are orders or sessions, prepare it with a column of customers."
-        )
+        raise ValueError(_describe_nobody(domain, domain.cut.time, "rank"))
     places = _places(domain.offsets[:-1] + known, lengths - known, users)
     # Distinct pairs of user and item, sorted by both.
     owners = np.repeat(np.arange(len(users)), (lengths - known)[users])
@@ -216,6 +215,13 @@ def _places(starts: np.ndarray, lengths: np.ndarray, users: np.ndarray) -> np.nd
 def _histories(domain: Domain, known: np.ndarray, users: np.ndarray) -> Split:
     flat = domain.flat[_places(domain.offsets[:-1], known, users)]
     return Split(flat, np.concatenate(([0], np.cumsum(known[users]))), users)
+
+
+def _describe_nobody(domain: Domain, moment: float, purpose: str) -> str:
+    return (
+        f"no user of {domain.name!r} has interactions before and after {_show(moment, _unit(np.sort(domain.times)))}, so there "
+        f"is nothing to {purpose}; if the users are orders or sessions, prepare it with a column of customers."
+    )
 
 
 def _unit(times: np.ndarray) -> int | None:

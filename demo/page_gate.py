@@ -1,6 +1,5 @@
 """Admits to the web page only the requests it needs: known routes, bounded bodies, well-formed events."""
 
-import asyncio
 import json
 import math
 import re
@@ -10,7 +9,9 @@ from urllib.parse import parse_qs
 import gradio as gr
 from gradio.block_function import BlockFunction
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..serving.bodies import Refusal, read_body, replay
 
 
 MAX_BODY = 128 * 1024  # bytes: the longest text, every character escaped as a surrogate pair, fits in half of it
@@ -31,10 +32,6 @@ READABLE = re.compile(
     rf"|{ANSWER.pattern}"
 )
 WRITABLE = re.compile(rf"/login|/gradio_api/cancel|{EVENT}|{CALL.pattern}")
-
-
-class Refusal(Exception):
-    """HTTP status and one line for a request that is not admitted."""
 
 
 class PageGate:
@@ -103,29 +100,11 @@ def check_stream(scope: Scope) -> None:
 
 async def _bounded_body(scope: Scope, receive: Receive) -> Receive:
     """Reads the body of a POST and checks it if it is an event; returns a `receive` that replays it."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Refusal(400, "The request broke off.")
-                body += message.get("body", b"")
-                if len(body) > MAX_BODY:
-                    raise Refusal(413, f"At most {MAX_BODY:,} bytes are read.")
-                more = message.get("more_body", False)
-    except TimeoutError:
-        raise Refusal(408, "The request took too long.") from None
+    body = await read_body(receive, MAX_BODY, BODY_TIMEOUT)
     path = scope["path"].removesuffix("/")
     if path == EVENT or CALL.fullmatch(path):
-        check_event(scope["app"].get_blocks(), path, bytes(body))
-    rest = [{"type": "http.request", "body": bytes(body)}]
-
-    async def hand_on() -> Message:
-        return rest.pop() if rest else await receive()
-
-    return hand_on
+        check_event(scope["app"].get_blocks(), path, body)
+    return replay(body, receive)
 
 
 def check_event(blocks: gr.Blocks, path: str, body: bytes) -> None:

@@ -1,11 +1,10 @@
 """Metrics of checkpoints and baselines on the held-out interactions of a domain."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
 from ..configuration import UniSRecConfig
@@ -20,17 +19,14 @@ from ..modeling_unisrec import (
     UniSRecModel,
     UniSRecProcessor,
     check_text_neighbours,
-    encode_items,
-    mix,
-    recent_texts,
 )
 from ..modeling_unisrec.checkpoint import load_checkpoint
 from ..modeling_unisrec.text_neighbours import RECENCY
 from .baselines import popularity_scores, random_scores, text_neighbour_scores
 from .launch import make_accelerator
 from .lists import item_novelty, list_metrics
-from .ranking import catalogue_tensors
 from .relevance import PROTOCOLS, Ranking, RelevanceDataset, Scorer, rank_users
+from .scores import model_scores
 
 
 POPULARITY, TEXT_NEIGHBOURS, RECENT_TEXT_NEIGHBOURS, RANDOM = BASELINES = (
@@ -96,7 +92,9 @@ def compare(
             `"text-neighbours"` (by the cosine with the mean text vector of the history), `"recent-text-neighbours"` (the
             same, the latest items counting most: [`recent_texts`]) and `"random"`.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
-        split (`str`, *optional*, defaults to `"test"`): `"valid"`, `"test"`, or a time split of [`cut_at`], `"time:0.1"`.
+        split (`str`, *optional*, defaults to `"test"`):
+            `"valid"`, `"test"`, or a time split of [`cut_at`], `"time:0.1"`. Of a domain that is cut already, `"valid"` has
+            the next item of each user before the cut, and `"test"` what comes after it.
         cutoffs (`Sequence[int]`, *optional*, defaults to `(10, 50)`): Cutoffs k.
         text_neighbours (`float`, *optional*, defaults to 0.0): Share of text neighbours in the scores of checkpoints, as for
             [`Recommender`].
@@ -233,15 +231,14 @@ class _Task:
         self.domain, self.cutoffs, self.text_dtype = domain, cutoffs, text_dtype
         self.batch_size, self.accelerator, self.progress = batch_size, accelerator, progress
         self.is_new, self.new_users = None, None
-        if domain.cut is None:
-            test = domain_split(domain, split)
-            self.users, self.known = RelevanceDataset.of_targets(test), domain_split(domain, "train")
-            self.counts = {"users": len(test), "items": domain.num_items}
+        part = "valid" if split == "valid" else "test"
+        self.users = RelevanceDataset.of_domain(domain, part)
+        self.counts = {"users": len(self.users), "items": domain.num_items}
+        if domain.cut is None or part == "valid":
+            self.known = domain_split(domain, "train")
         else:
             test, self.known = time_test(domain), domain_split(domain, "all")
-            self.users = RelevanceDataset(test.histories, test.relevant, test.offsets, repeats=False)
             self.is_new = test.is_new
-            self.counts = {"users": len(test.histories), "items": domain.num_items}
             self.counts |= _relevant_counts(self.users, test.is_new) | test.counts
             if test.counts["new_users"]:
                 self.new_users = _without_history(domain)
@@ -295,32 +292,6 @@ class _Task:
         )
 
 
-@torch.inference_mode()
-def model_scores(model: UniSRecModel, text_embeds: np.ndarray, text_neighbours: float = 0.0) -> Scorer:
-    r"""
-    Returns a function that scores the catalogue by a model.
-
-    Args:
-        model ([`UniSRecModel`]): In evaluation mode, on the device of the batches.
-        text_embeds (`np.ndarray` of shape `(num_items, text_embedding_size)`): Text vectors of the catalogue.
-        text_neighbours (`float`, *optional*, defaults to 0.0): As for [`compare`].
-
-    Returns:
-        `Callable`: Scorer of [`rank_users`]. The temperature, which changes no rank, is left out.
-    """
-    items = encode_items(model, **catalogue_tensors(text_embeds, torch.device("cpu")))
-    texts = torch.from_numpy(np.array(text_embeds, dtype=np.float32)).to(items.device)
-    candidates = mix(model.project_items(items), texts, text_neighbours)
-
-    def score(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        queries = model.project_sequences(model.get_sequence_features(batch["item_index"], items))
-        if text_neighbours:
-            queries = mix(queries, recent_texts(batch["item_index"], texts), text_neighbours)
-        return (queries @ candidates.T).float()
-
-    return score
-
-
 def _check(names: Sequence[str], split: str, cutoffs: Sequence[int], batch_size: int) -> None:
     if split not in ("valid", "test") and not is_time_split(split):
         raise ValueError(
@@ -365,4 +336,4 @@ def _without_history(domain: Domain) -> RelevanceDataset:
     return RelevanceDataset(empty, np.concatenate(rows), np.cumsum([0, *map(len, rows)]), repeats=False)
 
 
-__all__ = ["BASELINES", "Comparison", "compare", "evaluate", "model_scores"]
+__all__ = ["BASELINES", "Comparison", "compare", "evaluate"]

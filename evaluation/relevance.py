@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ..data import Domain, domain_split, time_test
 from ..data.splits import Split
 from .metrics import relevance_metrics, target_ranks
 from .ranking import NO_USER, pad_rows
@@ -37,8 +38,13 @@ class RelevanceDataset(Dataset):
         self.order = np.argsort(np.diff(histories.offsets), kind="stable")
 
     @classmethod
-    def of_targets(cls, split: Split) -> "RelevanceDataset":
-        """Returns the users of a leave-one-out split, each with its target. Raises `ValueError` if there are none."""
+    def of_domain(cls, domain: Domain, part: str = "test") -> "RelevanceDataset":
+        """Returns the users of a part of a domain, `"valid"` or `"test"`: each with one target or, for the test of a domain
+        with a cut, with all later items. Raises `ValueError` if there are none."""
+        if domain.cut is not None and part == "test":
+            test = time_test(domain)
+            return cls(test.histories, test.relevant, test.offsets, repeats=False)
+        split = domain_split(domain, part)
         if len(split) == 0:
             raise ValueError(NO_USER)
         return cls(split, split.targets, np.arange(len(split) + 1), repeats=True)

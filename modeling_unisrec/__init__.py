@@ -1,6 +1,7 @@
 """The model, the processor and the pipeline: everything needed to run a checkpoint."""
 
-from .item_catalogue import ItemCatalogue, check_id_rows, lock_catalogue
+from .catalogue_files import lock_catalogue
+from .item_catalogue import ItemCatalogue, check_id_rows
 from .item_columns import Where, check_columns_known, item_mask
 from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, unit_vectors
 from .pipeline_unisrec import (

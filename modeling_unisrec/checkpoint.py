@@ -14,6 +14,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..configuration import UniSRecConfig
 from .adapters import find_base, load_adapted
+from .catalogue_files import load_tables
 from .hub import RELEASED, find_model, released_name
 from .item_catalogue import check_id_rows
 from .modeling_unisrec import UniSRecModel
@@ -112,6 +113,20 @@ def _load_checkpoint(
         processor.max_text_length = text_max_length(model.text_encoder, tokenizer)
         processor.text_prompt = model.config.text_prompt
     return model, processor
+
+
+def load_checkpoint_tables(name_or_path: str | os.PathLike) -> dict[str, Any]:
+    """Returns how the tables of a checkpoint's shop are read, `tables` of its [`ItemCatalogue`], without loading anything
+    else; empty if the checkpoint does not say or cannot be found. Raises `ValueError` if the file is damaged."""
+    try:
+        name, options = find_model(os.path.expanduser(name_or_path))
+    except (OSError, ValueError):  # which loading the checkpoint explains
+        return {}
+    missing_is_none = {
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+    return load_tables(lambda file: cached_file(name, file, subfolder="catalogue", **missing_is_none, **options))
 
 
 def _load_whole(name: str, options: Mapping[str, Any]) -> UniSRecModel:
@@ -217,4 +232,4 @@ def untrained_model(model: UniSRecModel, num_items: int | None, changes: Mapping
     return fresh
 
 
-__all__ = ["load_checkpoint", "new_config", "untrained_model"]
+__all__ = ["load_checkpoint", "load_checkpoint_tables", "new_config", "untrained_model"]

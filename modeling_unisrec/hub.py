@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
-from .outgoing import check_outgoing, shared_files
+from .outgoing import ENDPOINT_FILES, check_outgoing, shared_files
 
 
 # Checkpoints that come with the package, without text encoder, and the encoder that each was trained with.
@@ -36,6 +36,7 @@ REPLACED_FILES = (
     "adapter_config.json",
     "training_data.json",
     "catalogue/*",
+    *ENDPOINT_FILES,
 )
 
 warnings.filterwarnings("ignore", message=r".*about to commit a data file \(catalogue/")  # it belongs to the model

@@ -8,32 +8,53 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedConfig
+
+from .catalogue_files import (
+    EMBEDDINGS_FILE,
+    ITEMS_FILE,
+    NEW_EMBEDDINGS_FILE,
+    READ_ATTEMPTS,
+    TABLES_FILE,
+    file_states,
+    flush,
+    load_tables,
+    lock_catalogue,
+    read_embeddings,
+)
 
 
 if TYPE_CHECKING:
     import polars as pl
 
-ITEMS_FILE = "items.parquet"
-EMBEDDINGS_FILE = "item_embeddings.safetensors"
-NEW_EMBEDDINGS_FILE = "item_embeddings.new.safetensors"  # for the moment in which `ITEMS_FILE` is replaced
-READ_ATTEMPTS = 1000  # an attempt only fails if another process replaces the catalogue meanwhile
-LOCK_SECONDS = 60
-OWN_COLUMNS = ("item_id", "text", "id_row")  # of `ITEMS_FILE`; others are columns of the shop
+# Columns of `ITEMS_FILE`; others are columns of the shop.
+OWN_COLUMNS = ("item_id", "text", "id_row", "is_former")
+
+
+class FormerItem(NamedTuple):
+    """
+    An item that is sold no more.
+
+    Args:
+        text (`str`): Its text.
+        id_row (`int`, *optional*, defaults to 0): Its row in the ID embedding of a transductive model, 0 for none.
+    """
+
+    text: str
+    id_row: int = 0
 
 
 class ItemCatalogue:
     r"""
     Catalogue of the items a model recommends, in the order of its item rows.
+
+    Items that are sold no more are kept beside it, in `former`: they are not recommended, but histories may name them.
 
     Args:
         item_ids (`Sequence[str]`): Unique item ids of the shop.
@@ -47,6 +68,10 @@ class ItemCatalogue:
             With `id_rows`: [`~ItemCatalogue.item_ids_hash`] of the catalogue that the model was trained on.
         columns (`pl.DataFrame`, *optional*):
             More columns of the items, such as price and stock, one row for each item. They are saved with the catalogue.
+        former (`Mapping[str, FormerItem]`, *optional*): Items that are sold no more, by id.
+        tables (`Mapping[str, Any]`, *optional*):
+            How the tables of the shop are read: arguments of [`read_table`] and [`build_domain`], such as
+            `text_columns`. Later tables are read in the same way by default.
 
     Raises:
         ValueError: If the lengths differ, an id occurs twice, or a column has the name of one of the others.
@@ -60,6 +85,8 @@ class ItemCatalogue:
         id_rows: torch.Tensor | None = None,
         item_ids_hash: str | None = None,
         columns: "pl.DataFrame | None" = None,
+        former: Mapping[str, FormerItem] | None = None,
+        tables: Mapping[str, Any] | None = None,
     ):
         self.item_ids = list(item_ids)
         self.texts = list(texts)
@@ -67,6 +94,7 @@ class ItemCatalogue:
         self.id_rows = id_rows
         self.columns = columns if columns is not None and columns.width else None
         self._item_ids_hash = item_ids_hash
+        self.former, self.tables = dict(former or {}), dict(tables or {})
         self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
         if len(self.texts) != len(self.item_ids):
             raise ValueError(f"{len(self.item_ids)} item ids but {len(self.texts)} texts: give one text for each id.")
@@ -92,6 +120,8 @@ class ItemCatalogue:
             parts.append(f"{int((self.id_rows > 0).sum()):,} with an ID embedding")
         if self.columns is not None:
             parts.append(f"columns {', '.join(self.columns.columns)}")
+        if self.former:
+            parts.append(f"{len(self.former):,} former items")
         return f"ItemCatalogue({', '.join(parts)})"
 
     def __contains__(self, item_id: str) -> bool:
@@ -146,9 +176,8 @@ class ItemCatalogue:
 
     def with_columns(self, columns: "pl.DataFrame | None") -> "ItemCatalogue":
         """Returns a catalogue of the same items with other `columns`."""
-        return ItemCatalogue(
-            self.item_ids, self.texts, self.item_embeddings, self.id_rows, self._item_ids_hash, columns
-        )
+        rest = (self._item_ids_hash, columns, self.former, self.tables)
+        return ItemCatalogue(self.item_ids, self.texts, self.item_embeddings, self.id_rows, *rest)
 
     def content_hash(self) -> str:
         """Returns the SHA-256 of ids and texts in their order, which is stored with the text vectors to tell which
@@ -157,7 +186,8 @@ class ItemCatalogue:
 
     def save(self, directory: str | os.PathLike) -> None:
         r"""
-        Writes `items.parquet` and, if present, `item_embeddings.safetensors`, replacing an existing catalogue.
+        Writes `items.parquet` and, if present, `item_embeddings.safetensors` and `tables.json`, replacing an existing
+        catalogue.
 
         One rename of the new `items.parquet` replaces the old catalogue, so that concurrent readers and killed
         processes see or leave either the old catalogue or the new one.
@@ -173,6 +203,16 @@ class ItemCatalogue:
         items = self.table()
         if self.id_rows is not None:
             items = items.with_columns(polars.Series("id_row", self.id_rows.tolist(), dtype=polars.Int64))
+        if self.former:
+            gone = {
+                "item_id": list(self.former),
+                "text": [item.text for item in self.former.values()],
+                "is_former": True,
+            }
+            if self.id_rows is not None:
+                gone["id_row"] = [item.id_row for item in self.former.values()]
+            items = items.with_columns(is_former=False)
+            items = polars.concat([items, polars.DataFrame(gone)], how="diagonal")
         trained_on = {"item_ids_hash": self.item_ids_hash} if self.id_rows is not None and self.item_ids_hash else None
         draft = directory.with_name(f".{directory.name}.tmp")
         with lock_catalogue(directory):
@@ -184,8 +224,15 @@ class ItemCatalogue:
                     tensors = {"item_embeddings": self.item_embeddings.contiguous()}
                     save_file(tensors, draft / EMBEDDINGS_FILE, {"items_sha256": self.content_hash()})
                     os.chmod(draft / EMBEDDINGS_FILE, (draft / ITEMS_FILE).stat().st_mode)  # safetensors gives 0600
+                if self.tables:
+                    text = json.dumps(self.tables, indent=2, ensure_ascii=False) + "\n"
+                    (draft / TABLES_FILE).write_text(text, encoding="utf-8")
                 for file in draft.iterdir():
-                    _flush(file)
+                    flush(file)
+                if self.tables:
+                    os.replace(draft / TABLES_FILE, directory / TABLES_FILE)
+                else:
+                    (directory / TABLES_FILE).unlink(missing_ok=True)
                 if self.item_embeddings is not None:
                     os.replace(draft / EMBEDDINGS_FILE, directory / NEW_EMBEDDINGS_FILE)
                 os.replace(draft / ITEMS_FILE, directory / ITEMS_FILE)
@@ -213,11 +260,11 @@ class ItemCatalogue:
             ValueError: If a file is damaged, or the vectors belong to other items.
         """
         for _ in range(READ_ATTEMPTS):
-            before = _file_states(find)
+            before = file_states(find)
             try:
                 return cls._read(find)
             except (ValueError, FileNotFoundError):
-                if _file_states(find) == before:  # otherwise the files belong to different versions of the catalogue
+                if file_states(find) == before:  # otherwise the files belong to different versions of the catalogue
                     raise
         raise OSError(f"{find(ITEMS_FILE)}: other processes go on replacing it; try again when they have ended.")
 
@@ -227,10 +274,11 @@ class ItemCatalogue:
         if items_file is None:
             return None
         catalogue = cls._read_items(items_file)
+        catalogue.tables = load_tables(find)
         expected, found = catalogue.content_hash(), {}
         for name in (EMBEDDINGS_FILE, NEW_EMBEDDINGS_FILE):
             if expected not in found and (file := find(name)) is not None:
-                found.update(_read_embeddings(file, expected))
+                found.update(read_embeddings(file, expected))
         # Files of earlier versions of this package hold no hash.
         vectors = found.get(expected, found.get(None))
         if found and vectors is None:
@@ -252,78 +300,22 @@ class ItemCatalogue:
             trained_on = polars.read_parquet_metadata(io.BytesIO(content)).get("item_ids_hash")
         except polars.exceptions.PolarsError as error:
             raise ValueError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]}).") from error
-        for column, kind in {"item_id": polars.String, "text": polars.String, "id_row": polars.Int64}.items():
-            if column == "id_row" and column not in items.columns:
+        kinds = {"item_id": polars.String, "text": polars.String, "id_row": polars.Int64, "is_former": polars.Boolean}
+        for column, kind in kinds.items():
+            if column in ("id_row", "is_former") and column not in items.columns:
                 continue
             if items.schema.get(column) != kind or items[column].null_count():
                 raise ValueError(f"{file}: expected a column {column!r} of type {kind} without missing values.")
+        former = {}
+        if "is_former" in items.columns:
+            gone = items.filter(polars.col("is_former"))
+            rows = gone["id_row"] if "id_row" in gone.columns else [0] * len(gone)
+            former = dict(zip(gone["item_id"], map(FormerItem, gone["text"], rows), strict=True))
+            items = items.filter(~polars.col("is_former"))
         id_rows = torch.tensor(items["id_row"].to_list()) if "id_row" in items.columns else None
         trained_on = None if id_rows is None else trained_on
         columns = items.drop(OWN_COLUMNS, strict=False)
-        return cls(items["item_id"].to_list(), items["text"].to_list(), None, id_rows, trained_on, columns)
-
-
-def _read_embeddings(file: str, expected: str) -> dict[str | None, torch.Tensor | None]:
-    """Returns text vectors by the hash of the items they belong to (`None` if no hash is stored); they are read only if
-    the hash may be `expected`. Raises `ValueError` if the file is damaged."""
-    before = os.stat(file)
-    try:
-        with safe_open(file, "pt") as stored:
-            digest = (stored.metadata() or {}).get("items_sha256")
-            vectors = stored.get_tensor("item_embeddings") if digest in (expected, None) else None
-    except (SafetensorError, RuntimeError) as error:  # torch raises the latter
-        raise ValueError(f"{file}: not a readable file of text vectors ({error}).") from error
-    after = os.stat(file)
-    # safetensors opens it twice, for the header and, by torch, for the numbers.
-    if (after.st_ino, after.st_mtime_ns) != (before.st_ino, before.st_mtime_ns):
-        raise ValueError(f"{file}: replaced while it was read.")
-    if vectors is not None and not (vectors.dim() == 2 and vectors.is_floating_point() and vectors.isfinite().all()):
-        raise ValueError(f"{file}: expected a table of finite numbers, one row for each item.")
-    return {digest: vectors}
-
-
-def _file_states(find: Callable[[str], str | None]) -> list[tuple[int, int] | None]:
-    """Returns a state that changes whenever a file of a catalogue is replaced."""
-    states = []
-    for name in (ITEMS_FILE, EMBEDDINGS_FILE, NEW_EMBEDDINGS_FILE):
-        try:
-            file = find(name)
-            state = None if file is None else os.stat(file)
-        except FileNotFoundError:
-            state = None
-        states.append(None if state is None else (state.st_ino, state.st_mtime_ns))
-    return states
-
-
-@contextmanager
-def lock_catalogue(directory: str | os.PathLike) -> Iterator[None]:
-    r"""
-    Returns a context manager that keeps other processes from changing a catalogue. Readers need no lock.
-
-    Args:
-        directory (`str` or `os.PathLike`): Folder of the catalogue. The lock is reentrant.
-
-    Raises:
-        OSError: If another process has held the lock for a minute. The lock of a dead process is released.
-    """
-    directory = Path(directory).absolute()
-    lock = FileLock(directory.with_name(f".{directory.name}.lock"), timeout=LOCK_SECONDS, is_singleton=True)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise OSError(f"{directory}: another process is changing the items; try again when it has ended.") from error
-    try:
-        yield
-    finally:
-        if lock.lock_counter == 1:
-            Path(lock.lock_file).unlink(missing_ok=True)  # waiting processes notice the removal and create a new file
-        lock.release()
-
-
-def _flush(file: Path) -> None:
-    """Flushes a file to disk, so that its content survives a crash after a rename."""
-    with open(file, "rb") as stream:
-        os.fsync(stream.fileno())
+        return cls(items["item_id"].to_list(), items["text"].to_list(), None, id_rows, trained_on, columns, former)
 
 
 def check_id_rows(config: PreTrainedConfig, catalogue: ItemCatalogue) -> None:
@@ -359,4 +351,4 @@ def import_polars():
     return polars
 
 
-__all__ = ["ItemCatalogue", "check_id_rows", "import_polars", "lock_catalogue"]
+__all__ = ["FormerItem", "ItemCatalogue", "check_id_rows", "import_polars"]

@@ -12,11 +12,13 @@ from ..configuration.configuration_unisrec import CODE_FILES
 from .own_code import carried_code
 
 
+ENDPOINT_FILES = ("handler.py", "requirements.txt")  # of an Inference Endpoint, which needs a catalogue
 # Shared files of a checkpoint folder; all others are the state of one run on one machine.
 SHARED_FILES = (
     "README.md",
     "*.png",
     *CODE_FILES,
+    *ENDPOINT_FILES,
     "config.json",
     "*.safetensors",
     "*.safetensors.index.json",
@@ -38,7 +40,7 @@ SHARED_FILES = (
 )
 # Vocabulary files of a tokenizer, which may contain any text.
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
-TEXTS = (".md", ".py", ".jinja", ".png")  # pictures have texts in their metadata
+TEXTS = (".md", ".py", ".jinja", ".png", "requirements.txt")  # pictures have texts in their metadata
 
 # A value that is nothing but an absolute path: /a/b, ~/a, C:\a, \\server\a, file:///a.
 ABSOLUTE_PATH = re.compile(r"(/[^/\n]+){2,}/?|~[/\\]\S.*|[A-Za-z]:[/\\]\S.*|\\\\\S.*|file:/\S*")
@@ -55,7 +57,7 @@ def shared_files(folder: Path, catalogue: bool = True) -> list[str]:
 
     Args:
         folder (`Path`): The checkpoint folder.
-        catalogue (`bool`, *optional*, defaults to `True`): Whether `catalogue/` is among them.
+        catalogue (`bool`, *optional*, defaults to `True`): Whether `catalogue/` and what serves it are among them.
 
     Returns:
         `list[str]`: Relative to the folder, sorted. Symbolic links are in it; [`check_outgoing`] refuses them.
@@ -63,7 +65,7 @@ def shared_files(folder: Path, catalogue: bool = True) -> list[str]:
     patterns = (*SHARED_FILES, *carried_code(folder))
     found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
     names = sorted(file.relative_to(folder).as_posix() for file in found if not file.name.startswith("."))
-    return [name for name in names if catalogue or not name.startswith("catalogue/")]
+    return [name for name in names if catalogue or not (name.startswith("catalogue/") or name in ENDPOINT_FILES)]
 
 
 def check_outgoing(folder: Path, names: list[str], replaced: Mapping[str, bytes] | None = None) -> None:
@@ -147,7 +149,7 @@ def _local_paths(file: Path, content: bytes | None, own: list[str]) -> Iterator[
             raise ValueError(f"{file}: not a whole file of weights ({error}); save the model again.") from error
     elif suffix == ".json":
         yield from _paths_in_json(_read_json(file, content), "", own)
-    elif suffix in TEXTS:  # the item texts in the parquet file of a catalogue are meant to be shared
+    elif suffix in TEXTS or name in TEXTS:  # the item texts in the parquet file of a catalogue are meant to be shared
         text = (content or file.read_bytes()).decode("utf-8", "replace")
         yield from (("text", path) for path in _paths_in_text(text, own))
 
@@ -176,4 +178,4 @@ def _paths_in_text(text: str, own: list[str]) -> Iterator[str]:
     yield from (folder for folder in own if folder in text)
 
 
-__all__ = ["SHARED_FILES", "check_adapter_base", "check_outgoing", "shared_files"]
+__all__ = ["ENDPOINT_FILES", "SHARED_FILES", "check_adapter_base", "check_outgoing", "shared_files"]

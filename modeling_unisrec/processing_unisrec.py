@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import TensorType, cached_file, logging
 
-from ..configuration.configuration_unisrec import AUTO_MAP, copy_code
+from ..configuration.configuration_unisrec import AUTO_MAP, copy_code, copy_endpoint_files
 from .item_catalogue import ItemCatalogue
 
 
@@ -85,7 +85,8 @@ class UniSRecProcessor(ProcessorMixin):
                 `{"text": ...}`, whether or not the catalogue has it.
 
         Returns:
-            `tuple[int | None, str]`: Row in the catalogue, `None` for an item given by its text, and the text.
+            `tuple[int | None, str]`: Row in the catalogue, `None` for an item given by its text or sold no more, and the
+                text.
 
         Raises:
             KeyError: For an unknown id, naming the nearest known ones.
@@ -108,6 +109,8 @@ class UniSRecProcessor(ProcessorMixin):
             raise KeyError(
                 f"item id {item_id!r}: this processor has no catalogue; give items as {{'text': ...}} or set one."
             )
+        if item_id in self.catalogue.former:
+            return None, self.catalogue.former[item_id].text
         row = self.catalogue.row(item_id)
         return row, self.catalogue.texts[row]
 
@@ -239,8 +242,8 @@ class UniSRecProcessor(ProcessorMixin):
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Writes `processor_config.json`, the tokenizer files, `catalogue/` and the code to `save_directory`, uploads
-        them with `push_to_hub`, and returns the names of the files."""
+        """Writes `processor_config.json`, the tokenizer files, `catalogue/` with the files of an Inference Endpoint, and
+        the code to `save_directory`, uploads them with `push_to_hub`, and returns the names of the files."""
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         if self.tokenizer is not None:
@@ -248,6 +251,7 @@ class UniSRecProcessor(ProcessorMixin):
             _drop_paths(directory / "tokenizer_config.json")
         if self.catalogue is not None:
             self.catalogue.save(directory / "catalogue")
+            copy_endpoint_files(directory)
         config_file = directory / "processor_config.json"
         config_file.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
         copy_code(directory)

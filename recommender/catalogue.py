@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from ..data import Domain
-from ..data.domain_features import domain_features
+from ..data.domain_features import domain_catalogue, domain_features
 from ..data.readers.columns import check_columns, named_by
 from ..data.readers.files import suffix_of
 from ..data.readers.frames import TableSource, is_path
@@ -20,7 +20,7 @@ from ..data.readers.guess import column_by_name
 from ..data.readers.item_texts import join_texts
 from ..data.readers.json_lines import json_records
 from ..data.readers.shop_columns import shop_columns
-from ..data.readers.table import JSON_LINES, load_table
+from ..data.readers.table import JSON_LINES, SEPARATORS, check_csv_options, load_table
 from ..data.readers.values import flatten_text, to_id, to_ids, to_texts
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 
@@ -31,7 +31,13 @@ logger = logging.getLogger(__name__)
 
 
 def make_catalogue(
-    items: "Items | None", *, item_column: str | None = None, text_columns: str | Sequence[str] | None = None
+    items: "Items | None",
+    *,
+    item_column: str | None = None,
+    text_columns: str | Sequence[str] | None = None,
+    separator: str | None = None,
+    encoding: str | None = None,
+    tables: Mapping[str, Any] | None = None,
 ) -> ItemCatalogue | None:
     r"""
     Makes a catalogue of items; `None` of `None`.
@@ -40,9 +46,10 @@ def make_catalogue(
         items (`str`, `os.PathLike`, `Mapping`, data frame, [`Domain`] or [`ItemCatalogue`], *optional*):
             A table of products (file, dataset of the Hub or data frame, see [`read_products`]), texts by id, a domain or
             its folder, or a catalogue, which is returned as it is.
-        item_column (`str`, *optional*): Column of the ids of a table; defaults to `"item_id"`.
-        text_columns (`str` or `Sequence[str]`, *optional*):
-            Columns that form the item text of a table, in order; defaults to `title`, or else `text`.
+        item_column, text_columns, separator, encoding, tables (*optional*): How to read a table, see [`read_products`].
+
+    Returns:
+        [`ItemCatalogue`] or `None`: Without text vectors. That of a table remembers how it was read.
 
     Raises:
         OSError: If a file or folder does not exist or cannot be read.
@@ -51,49 +58,24 @@ def make_catalogue(
     """
     if isinstance(items, str | os.PathLike) and Path(items).is_dir():
         items = Domain.load_from_disk(items)
+    named = {"item_column": item_column, "text_columns": text_columns, "separator": separator, "encoding": encoding}
     if not isinstance(items, ItemCatalogue | Mapping | Domain | None):
-        table = read_products(items, item_column=item_column or "item_id", text_columns=text_columns)
-        return ItemCatalogue(table["item_id"].to_list(), table["text"].to_list(), columns=shop_columns(table))
+        table, how = read_products(items, **named, tables=tables)
+        ids, texts = table["item_id"].to_list(), table["text"].to_list()
+        return ItemCatalogue(ids, texts, columns=shop_columns(table), tables=how)
     given = "no items" if items is None else f"a {type(items).__name__}"
-    if item_column is not None or text_columns is not None:
-        raise ValueError(f"item_column and text_columns name columns of a table of items, not of {given}.")
+    if any(value is not None for value in named.values()):
+        raise ValueError(f"{', '.join(named)} are of a table of items, not of {given}; leave them out.")
     if items is None:
         return None
     if isinstance(items, ItemCatalogue):
         return items
     if isinstance(items, Domain):
-        table = items.items
-        return ItemCatalogue(table["item_id"].to_list(), table["text"].to_list(), columns=shop_columns(table))
+        return domain_catalogue(items)
     if not items:
         raise ValueError("the mapping of items is empty; give texts by id.")
     check_items(items)
     return ItemCatalogue(list(items), list(items.values()))
-
-
-def changed_catalogue(
-    old: ItemCatalogue, kept: torch.Tensor, added: Mapping[str, str], text_vectors: torch.Tensor, has_rows: bool
-) -> ItemCatalogue:
-    """
-    Returns a catalogue of the rows `kept` of another one, followed by new items.
-
-    Args:
-        old ([`ItemCatalogue`]): Catalogue with text vectors; it is not changed.
-        kept (`torch.LongTensor` of shape `(num_kept,)`): Its rows to keep.
-        added (`Mapping[str, str]`): Texts of the new items by id. Their `columns` are null.
-        text_vectors (`torch.FloatTensor` of shape `(num_added, text_embedding_size)`): Their text vectors.
-        has_rows (`bool`): Whether items have rows of an ID embedding; new ones have row 0.
-    """
-    rows, columns = kept.tolist(), old.columns
-    if columns is not None:
-        columns = pl.concat([columns[rows], columns.clear(len(added))])
-    return ItemCatalogue(
-        [*(old.item_ids[row] for row in rows), *added],
-        [*(old.texts[row] for row in rows), *added.values()],
-        torch.cat([old.item_embeddings[kept], text_vectors]),
-        torch.cat([old.id_rows_of(kept), torch.zeros(len(added), dtype=torch.long)]) if has_rows else None,
-        old.item_ids_hash if has_rows else None,
-        columns,
-    )
 
 
 def columns_by_id(table: TableSource, item_ids: Sequence[str], item_column: str | None = None) -> pl.DataFrame:
@@ -165,27 +147,44 @@ def use_text_vectors_of(items: "Items | None", model: UniSRecModel, processor: U
 
 
 def read_products(
-    items: TableSource, *, item_column: str = "item_id", text_columns: str | Sequence[str] | None = None
-) -> pl.DataFrame:
+    items: TableSource,
+    *,
+    item_column: str | None = None,
+    text_columns: str | Sequence[str] | None = None,
+    separator: str | None = None,
+    encoding: str | None = None,
+    tables: Mapping[str, Any] | None = None,
+) -> tuple[pl.DataFrame, dict[str, Any]]:
     r"""
     Reads a product list. Rows without an id or a text are left out, and so is an id that came before; a warning counts
     them.
 
     Args:
         items (`str`, `os.PathLike` or data frame): File, dataset of the Hub or frame, as for [`read_table`].
-        item_column (`str`, *optional*, defaults to `"item_id"`): Column of the item ids.
+        item_column (`str`, *optional*):
+            Column of the item ids. Defaults to that of `tables`, or else to `"item_id"`.
         text_columns (`str` or `Sequence[str]`, *optional*):
-            Columns that form the item text, in order, as for [`read_table`]. Defaults to `title`, and to `text` where
-            there is no such column.
+            Columns that form the item text, in order, as for [`read_table`]. Defaults to those of `tables`, or else to
+            `title`, and to `text` where there is no such column.
+        separator, encoding (`str`, *optional*):
+            Those of a CSV file, as for [`read_table`]. Default to those of `tables`; otherwise they are found.
+        tables (`Mapping[str, Any]`, *optional*):
+            How tables of the shop were read before, `tables` of its [`ItemCatalogue`].
 
     Returns:
-        `pl.DataFrame`: Columns `item_id` (`str`) and `text` (`str`), and the others as [`shop_columns`] returns them, in
-        the order of the rows.
+        `tuple[pl.DataFrame, dict[str, Any]]`: Columns `item_id` (`str`) and `text` (`str`), and the others as
+        [`shop_columns`] returns them, in the order of the rows; and `tables`, completed by what was not in it.
 
     Raises:
         OSError: If there is no such file or dataset, or it cannot be read.
         ValueError: If `items` is no table, a column is missing or of a wrong type, or no row has an id and a text.
     """
+    known, csv = dict(tables or {}), {"separator": separator, "encoding": encoding}
+    check_csv_options([items], **csv)
+    if is_path(items) and suffix_of(items) in SEPARATORS:
+        csv = {name: known.get(name) if value is None else value for name, value in csv.items()}
+    item_column = item_column or known.get("items_id_column") or known.get("item_column") or "item_id"
+    text_columns = known.get("text_columns") if text_columns is None else text_columns
     if isinstance(text_columns, str):
         text_columns = [text_columns]
     columns = [item_column, *(text_columns or ())]
@@ -193,15 +192,17 @@ def read_products(
         found_columns = next(json_records(items), {})
         columns += _default_columns(found_columns, str(items)) if text_columns is None else ()
         columns += [name for name in found_columns if name not in columns]
-    with named_by({"item_id": "item_column"}):
-        table, source, first_line, notes = load_table(items, columns, name="items")
+    with named_by({item_column: "item_column"} | dict.fromkeys(text_columns or (), "text_columns")):
+        table, source, first_line, notes = load_table(items, columns, name="items", **csv)
     for note in notes:
         logger.warning(note)
-    text_columns = _default_columns(table.columns, source) if text_columns is None else text_columns
+    text_columns = _default_columns(table.columns, source) if text_columns is None else list(text_columns)
     ids = to_ids(table[item_column], source, first_line=first_line).alias("item_id")
     texts = join_columns(table, text_columns, source, first_line)
     rows = pl.DataFrame([ids, texts, *shop_columns(table, [item_column])])
     with_id = rows.drop_nulls("item_id")
+    if known.get("missing_text") == "keep":  # as the shop was prepared
+        with_id = with_id.with_columns(pl.coalesce("text", "item_id").alias("text"))
     with_text = with_id.drop_nulls("text")
     found = with_text.unique("item_id", keep="first", maintain_order=True)
     if found.is_empty():
@@ -217,7 +218,8 @@ def read_products(
         counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
         left_out = rows.height - found.height
         logger.warning("%s: %s of %s rows left out: %s", source, f"{left_out:,}", f"{rows.height:,}", counts)
-    return found
+    read = {"items_id_column": item_column, "text_columns": text_columns, **csv}
+    return found, {name: value for name, value in read.items() if value is not None} | known
 
 
 def join_columns(
@@ -254,7 +256,6 @@ def check_items(items: Mapping[Any, Any]) -> None:
 
 __all__ = [
     "Items",
-    "changed_catalogue",
     "check_items",
     "columns_by_id",
     "join_columns",

@@ -11,9 +11,10 @@ import torch
 
 from ..data.readers.frames import TableSource
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_catalogue, item_tower_state
-from .catalogue import changed_catalogue, check_items, columns_by_id
+from .catalogue import columns_by_id
 from .exact_index import ExactIndex
 from .faiss_index import KINDS, FaissIndex, choose_kind
+from .item_changes import ItemChanges, Products, change_items, products_by_id
 from .snapshot import Snapshot, with_catalogue
 from .vectors import VectorEncoder
 
@@ -111,45 +112,71 @@ class LiveCatalogue:
         vectors = self._encoder.texts(texts)
         return self._encoder.items(vectors, torch.zeros(len(texts), dtype=torch.long)).cpu().numpy()
 
-    def add_items(self, items: Mapping[str, str]) -> None:
+    def add_items(self, items: Mapping[str, str] | TableSource, **columns: Any) -> ItemChanges:
         r"""
-        Appends items to the catalogue, represented by their texts alone; nothing is trained.
+        Appends items to the catalogue, represented by their texts alone; nothing is trained. Items that are there already
+        get their new text, and keep their ID embedding.
 
         Args:
-            items (`Mapping[str, str]`): Texts by id.
+            items (`Mapping[str, str]` or table): Texts by id, or a table of products as for [`read_products`].
+            columns (*optional*): `item_column`, `text_columns`, `separator` and `encoding` of a table.
+
+        Returns:
+            [`ItemChanges`]: What was done.
 
         Raises:
-            ValueError: If an id is in the catalogue already, an id or text is empty or no string, or there is no text
+            OSError: If the table cannot be read.
+            ValueError: If an id or text is empty or no string, the table cannot be used, or there is a new text and no text
                 encoder. The catalogue is then unchanged.
         """
-        if not items:
-            return
-        check_items(items)
-        with self._writers_lock:
-            catalogue = self._current().catalogue
-            known = next((item_id for item_id in items if item_id in catalogue), None)
-            if known is not None:
-                raise ValueError(f"item id {known!r} is in the catalogue already; remove it first to change its text.")
-            self._update(torch.arange(len(catalogue)), items)
+        return self._change(items, columns, is_complete=False)
 
-    def remove_items(self, item_ids: Iterable[str]) -> None:
+    def sync_items(self, items: Mapping[str, str] | TableSource, **columns: Any) -> ItemChanges:
         r"""
-        Removes items from the catalogue; the others keep their order and, in a transductive model, their ID embedding.
+        Makes the catalogue that of a complete product list: new items are added, changed texts replaced, and items that
+        are not in the list removed. Only new and changed texts are encoded; nothing is trained.
+
+        A removed item is not recommended any more. A history may still name it, and it is then represented by its
+        text; when it comes back, it has its ID embedding again.
+
+        Args:
+            items (`Mapping[str, str]` or table): All items, in a form that [`~LiveCatalogue.add_items`] takes.
+            columns (*optional*): As for [`~LiveCatalogue.add_items`].
+
+        Returns:
+            [`ItemChanges`]: What was done.
+
+        Raises:
+            OSError: If the table cannot be read.
+            ValueError: As for [`~LiveCatalogue.add_items`], or if there are no items.
+        """
+        return self._change(items, columns, is_complete=True)
+
+    def remove_items(self, item_ids: Iterable[str]) -> ItemChanges:
+        r"""
+        Removes items from the catalogue and forgets them; the others keep their order and, in a transductive model, their
+        ID embedding.
 
         Args:
             item_ids (`Iterable[str]`): Their ids.
+
+        Returns:
+            [`ItemChanges`]: What was done.
 
         Raises:
             KeyError: If an id is unknown. The catalogue is then unchanged.
             ValueError: If no item would be left.
         """
         with self._writers_lock:
-            catalogue = self._current().catalogue
-            kept = torch.ones(len(catalogue), dtype=torch.bool)
-            kept[[catalogue.row(item_id) for item_id in item_ids]] = False
-            if not kept.any():
-                raise ValueError("no item would be left in the catalogue; add new items first.")
-            self._update(kept.nonzero()[:, 0], {})
+            snapshot, gone = self._current(), list(item_ids)
+            for item_id in gone:
+                if item_id not in snapshot.catalogue.former:
+                    snapshot.catalogue.row(item_id)
+            new, changes = change_items(
+                snapshot, self._writers_encoder, Products({}), dict.fromkeys(gone), keeps_gone=False
+            )
+            self._replace_snapshot(new)
+        return changes
 
     def set_columns(self, table: TableSource, item_column: str | None = None) -> None:
         r"""
@@ -219,18 +246,20 @@ class LiveCatalogue:
         self.model.save_pretrained(save_directory)
         processor.save_pretrained(save_directory)
 
-    def _update(self, kept: torch.Tensor, added: Mapping[str, str]) -> None:
-        """Replaces the snapshot by one assignment: the kept rows, then new items."""
-        snapshot = self._current()
-        text_vectors = self._writers_encoder.texts(list(added.values()))
-        has_rows = self.model.config.num_items is not None
-        catalogue = changed_catalogue(snapshot.catalogue, kept, added, text_vectors, has_rows)
-        no_rows = torch.zeros(
-            len(added), dtype=torch.long
-        )  # the ID embedding has none for an item added after training
-        index = snapshot.index.update(kept, self._writers_encoder.items(text_vectors, no_rows))
-        state = self._state(catalogue, snapshot.reads_texts)
-        self._snapshot = Snapshot(with_catalogue(snapshot.processor, catalogue), index, state, snapshot.reads_texts)
+    def _change(self, items: Any, columns: Mapping[str, Any], is_complete: bool) -> ItemChanges:
+        """Adds and changes items and, if they are all there are, removes the others."""
+        with self._writers_lock:
+            snapshot = self._current()
+            old = snapshot.catalogue
+            given = products_by_id(items, old.tables, columns)
+            gone = [item_id for item_id in old.item_ids if item_id not in given.texts] if is_complete else []
+            new, changes = change_items(snapshot, self._writers_encoder, given, gone, keeps_gone=True)
+            self._replace_snapshot(new)
+        return changes
+
+    def _replace_snapshot(self, new: Snapshot) -> None:
+        """Sets the snapshot by one assignment."""
+        self._snapshot = dataclasses.replace(new, state=self._state(new.catalogue, new.reads_texts))
 
     def _current(self) -> Snapshot:
         """Returns the snapshot, rebuilt if the model or the catalogue has changed since it was built."""

@@ -11,7 +11,7 @@ from ..data import Domain
 from ..data.readers.frames import TableSource
 from ..data.readers.values import check_count
 from ..modeling_unisrec import Where
-from ..modeling_unisrec.checkpoint import load_checkpoint
+from ..modeling_unisrec.checkpoint import load_checkpoint, load_checkpoint_tables
 from .catalogue import Items, make_catalogue, use_text_vectors_of
 from .exact_index import ExactIndex
 from .live_catalogue import History, LiveCatalogue
@@ -64,6 +64,8 @@ class Recommender(LiveCatalogue):
         *,
         item_column: str | None = None,
         text_columns: str | Sequence[str] | None = None,
+        separator: str | None = None,
+        encoding: str | None = None,
         text_encoder: str | None = None,
         text_neighbours: float = 0.0,
     ) -> "Recommender":
@@ -76,12 +78,20 @@ class Recommender(LiveCatalogue):
                 Items to rank instead of the checkpoint's own catalogue, in a form that [`make_catalogue`] takes, such
                 as `"products.csv"`. Their texts are encoded now; [`~LiveCatalogue.save_pretrained`] keeps the vectors.
             index (`str` or `os.PathLike`, *optional*, defaults to `"exact"`): See [`~LiveCatalogue.use_index`].
-            item_column, text_columns (*optional*): Columns of a table of items, as for [`make_catalogue`].
+            item_column, text_columns, separator, encoding (*optional*):
+                How a table of items is read, see [`read_products`]; by default as the checkpoint remembers it.
             text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
             text_neighbours (`float`, *optional*, defaults to 0.0): As for the class.
         """
         # The items come first because their errors are found quickly.
-        catalogue = make_catalogue(items, item_column=item_column, text_columns=text_columns)
+        named = {
+            "item_column": item_column,
+            "text_columns": text_columns,
+            "separator": separator,
+            "encoding": encoding,
+        }
+        tables = None if items is None else load_checkpoint_tables(name_or_path)
+        catalogue = make_catalogue(items, **named, tables=tables)
         model, processor = load_checkpoint(name_or_path, text_encoder)
         if catalogue is not None:
             processor.catalogue = catalogue

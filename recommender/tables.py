@@ -1,4 +1,4 @@
-"""Reading of histories and items from files; atomic writing of recommendations, catalogues and vectors."""
+"""Reading of histories from files; atomic writing of recommendations, catalogues and vectors."""
 
 import json
 import os
@@ -15,13 +15,12 @@ from safetensors.torch import save_file
 from ..data import Domain
 from ..data.atomic import whole_file
 from ..data.domain import writing
-from ..data.readers.columns import check_columns, named_by, to_times
+from ..data.readers.columns import check_columns, to_times
 from ..data.readers.frames import TableSource, is_path
 from ..data.readers.guess import column_by_name
 from ..data.readers.table import Table, load_table
-from ..data.readers.values import place, to_id, to_ids, to_texts
+from ..data.readers.values import place, to_id, to_ids
 from ..modeling_unisrec import ItemCatalogue
-from .catalogue import join_columns
 from .snapshot import Recommendation
 
 
@@ -164,49 +163,8 @@ def _complete_ids(table: Table, column: str, expected: str) -> pl.Series:
     return ids
 
 
-def read_items(
-    path: str | os.PathLike, item_column: str = "item_id", text_columns: Sequence[str] | None = None
-) -> dict[str, str]:
-    r"""
-    Reads items from a CSV, JSON-lines or parquet file. Unlike [`read_products`], it refuses a row that is not an item.
-
-    Args:
-        path (`str` or `os.PathLike`): The file.
-        item_column (`str`, *optional*, defaults to `"item_id"`): Column of the item ids.
-        text_columns (`Sequence[str]`, *optional*):
-            Columns that form the item text, cleaned and joined as for [`read_table`]. By default the column `text` is
-            taken as it is.
-
-    Returns:
-        `dict[str, str]`: Texts by id, converted by [`to_texts`] and [`to_ids`].
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        OSError: If it cannot be read, see [`check_file`].
-        ValueError: If a column, id or text is missing, or an id occurs twice; names the row.
-    """
-    columns = [item_column, *(["text"] if text_columns is None else text_columns)]
-    with named_by({"item_id": "item_column", "text": "text_columns"}):
-        table, _, first_line, _ = load_table(path, columns, hub=False)
-    ids = to_ids(table[item_column], str(path), first_line=first_line)
-    if text_columns is None:
-        texts = to_texts(table["text"], str(path), first_line=first_line)
-    else:
-        texts = join_columns(table, text_columns, str(path), first_line)
-    items: dict[str, str] = {}
-    for row, (item_id, text) in enumerate(zip(ids, texts, strict=True)):
-        if item_id is None or text is None:
-            raise ValueError(
-                f"{place(str(path), row, first_line)}: expected an item_id and a text, neither of them empty."
-            )
-        if item_id in items:
-            raise ValueError(f"{place(str(path), row, first_line)}: item id {item_id!r} comes twice, expected once.")
-        items[item_id] = text
-    return items
-
-
 def read_item_ids(path: str | os.PathLike) -> list[str]:
-    """Reads the column `item_id` of a CSV, JSON-lines or parquet file. Raises the same errors as [`read_items`]."""
+    """Reads the column `item_id` of a CSV, JSON-lines or parquet file. Raises the same errors as [`read_histories`]."""
     table = load_table(path, ["item_id"], hub=False)
     return _complete_ids(table, "item_id", "in every row").to_list()
 
@@ -341,7 +299,6 @@ __all__ = [
     "find_histories",
     "read_histories",
     "read_item_ids",
-    "read_items",
     "read_user_ids",
     "to_dataset",
     "write_table",

@@ -24,7 +24,7 @@ Table = list[list[str]]  # the first row is the header
 
 PROTOCOLS = {"kept": "", "masked": "_seen_masked"}
 SIMILARITIES = {"cosine": "cosine similarity", "dot": "inner product"}
-METRIC_NAMES = {"recall": "Recall", "ndcg": "NDCG"}
+METRIC_NAMES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "map": "MAP", "hit": "Hit rate"}
 PARTS = {
     "text_encoder": "text encoder",
     "adaptor": "adaptor",

@@ -153,8 +153,13 @@ pre { overflow-x: auto; background: #f6f8fa; padding: .8rem; font-size: 12px; }
 Chosen: <b>{{ facts.chosen }}</b>.</p>
 
 <h2>Quality</h2>
+{% if domain.cut %}
+<p>All that each user took from {{ domain.cut.shown }} on is to be found among all items of the catalogue, those of the
+user's own history left out. Nothing of that time played a part in training or choice.</p>
+{% else %}
 <p>The last interaction of each user is to be found among all items of the catalogue, those of the user's own history
 left out, except the one to be found. It played no part in training or choice.</p>
+{% endif %}
 <table>
 <tr><th></th>{% for name in metrics %}<th>{{ name|metric }}</th>{% endfor %}</tr>
 {% for name, row in facts.rows.items() %}
@@ -167,7 +172,7 @@ left out, except the one to be found. It played no part in training or choice.</
 {% endfor %}
 
 <h2>What was tried</h2>
-<p>Compared by NDCG@10 on the last but one interaction of each user.</p>
+<p>Compared by NDCG@10 on {{ "the next item of each user in the last tenth before that time" if domain.cut else "the last but one interaction of each user" }}.</p>
 <table>
 <tr><th>recipe</th><th>NDCG@10, validation</th><th>best epoch</th><th>minutes</th></tr>
 {% for each in facts.attempts %}
@@ -191,7 +196,7 @@ left out, except the one to be found. It played no part in training or choice.</
 {% endif %}
 
 <h2>Rare items and coverage</h2>
-<p>Quality by how often the item to be found occurs in training: 0 is a cold item, known by its text alone.</p>
+<p>Quality by how often the item to be found{{ ", here the next one of each user," if domain.cut }} occurs in training: 0 is a cold item, known by its text alone.</p>
 <table>
 <tr><th>training interactions</th><th>users</th><th>Recall@10</th><th>NDCG@10</th></tr>
 {% for name, row in facts.cold.items() %}

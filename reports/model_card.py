@@ -192,27 +192,27 @@ def _metadata(
     if card_data.test_metrics and len(card_data.domains) == 1:
         found |= {
             "model_name": title,
-            "eval_results": _eval_results(card_data.domains[0].name, card_data.test_metrics),
+            "eval_results": _eval_results(card_data.domains[0], card_data.test_metrics),
         }
     return ModelCardData(**found)
 
 
-def _eval_results(domain: str, metrics: Mapping[str, float]) -> list[EvalResult]:
-    domain = card_tables.one_line(domain)
+def _eval_results(domain: Domain, metrics: Mapping[str, float]) -> list[EvalResult]:
+    name, split = card_tables.one_line(domain.name), "test" if domain.cut is None else domain.cut.name
     return [
         EvalResult(
             task_type="sequential-recommendation",
             task_name="Sequential recommendation",
-            dataset_type=re.sub(r"\W+", "-", domain.lower()).strip("-") or "unnamed",
-            dataset_name=domain,
-            dataset_split="test",
-            metric_type=name,
-            metric_name=f"{card_tables.metric_name(name.removesuffix(suffix))}, seen items {protocol}",
+            dataset_type=re.sub(r"\W+", "-", name.lower()).strip("-") or "unnamed",
+            dataset_name=name,
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=f"{card_tables.metric_name(metric.removesuffix(suffix))}, seen items {protocol}",
             metric_value=round(value, 6),
         )
         for protocol, suffix in card_tables.PROTOCOLS.items()
-        for name, value in metrics.items()
-        if name.endswith("_seen_masked") == bool(suffix)
+        for metric, value in metrics.items()
+        if metric.endswith("_seen_masked") == bool(suffix)
     ]
 
 

@@ -33,8 +33,9 @@ class RunResults:
 
 
 def run_facts(domain: Domain, setting: str, from_scratch: bool, seed: int) -> dict[str, str | bool | int]:
-    """Returns the entries of `test_results.json` other than the metrics."""
-    return {
+    """Returns the entries of `test_results.json` other than the metrics; `split` names a time split."""
+    split = {} if domain.cut is None else {"split": domain.cut.name}
+    return split | {
         "domain": domain.name,
         "content_hash": domain.content_hash,
         "setting": setting,
@@ -79,6 +80,12 @@ def load_run_results(folder: str | os.PathLike, domain: Domain) -> RunResults:
             f"{file}: not a results file of unisrec finetune ({type(error).__name__}: {error}); run that fine-tuning "
             "again."
         ) from error
+    split = None if domain.cut is None else domain.cut.name
+    if found.get("split") != split:
+        raise ValueError(
+            f"{file}: measured on the split {found.get('split') or 'leave-one-out'}, this run is on {split or 'leave-one-out'}; "
+            "only runs on the same split can be compared."
+        )
     if content_hash != domain.content_hash:
         raise ValueError(
             f"{file}: measured on {name!r} with content hash {content_hash[:12]}, this run is on {domain.name!r} with "

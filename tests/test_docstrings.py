@@ -20,6 +20,10 @@ FLOORS = (
     "unisrec.reports",
     "unisrec.trainer",
     "unisrec.recommender",
+    "unisrec.serving",
+    "unisrec.serving.endpoint",
+    "unisrec.serving.server",
+    "unisrec.serving.listening",
     "unisrec.demo",
 )
 

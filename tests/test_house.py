@@ -16,13 +16,15 @@ FLOORS["evaluation"] = FLOORS["data"] | {"data"}
 FLOORS["reports"] = FLOORS["evaluation"] | {"evaluation"}
 FLOORS["trainer"] = FLOORS["reports"] | {"reports"}
 FLOORS["recommender"] = FLOORS["data"] | {"data"}
-FLOORS["demo"] = FLOORS["recommender"] | {"recommender", "evaluation"}
+FLOORS["serving"] = FLOORS["recommender"] | {"recommender"}
+FLOORS["demo"] = FLOORS["serving"] | {"serving", "evaluation"}
 FLOORS["unisrec"] = set(FLOORS)
 # Files that may be longer than 400 lines, which is not to become normal.
 LONGEST = {
     "modeling_unisrec/modeling_unisrec.py": 735,  # remote code: one file, as in transformers
 }
 MOST_FILES = 20  # in a folder, those below it not counted
+MOST_VERBS = 24  # files of `unisrec/commands`, one for each verb and a few that they share
 
 
 def imported_floors(file: Path) -> Counter[str]:
@@ -68,7 +70,7 @@ def test_a_file_fits_in_a_head(floor):
         name = file.relative_to(ROOT).as_posix()
         assert len(file.read_text(encoding="utf-8").splitlines()) <= LONGEST.get(name, 400), name
     for folder, count in Counter(file.parent for file in files_of(floor)).items():
-        assert count <= MOST_FILES, folder
+        assert count <= (MOST_VERBS if folder.name == "commands" else MOST_FILES), folder
 
 
 def picture() -> str:

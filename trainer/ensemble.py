@@ -117,12 +117,13 @@ class WeightInterpolator:
 
     Args:
         model ([`UniSRecModel`]): Model before training. Frozen weights are left alone.
+        keep_ids (`bool`, *optional*, defaults to `False`): Whether the ID embedding was trained before.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, keep_ids: bool = False):
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._start = {
-            name: None if "item_embedding" in name else weight.detach().clone()
+            name: None if "item_embedding" in name and not keep_ids else weight.detach().clone()
             for name, weight in self._weights.items()
         }
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, set_seed
 
-from ..data import Domain, leave_one_out
-from ..data.domain_features import domain_features
-from ..data.readers.shop_columns import shop_columns
+from ..data import Domain, cut_at, domain_split
+from ..data.domain_features import domain_catalogue, domain_features
 from ..data.training_data import check_unseen, merge_records, training_record
 from ..evaluation.ranking import RankingDataset
-from ..modeling_unisrec import ItemCatalogue
+from ..evaluation.relevance import RelevanceDataset, rank_users
+from ..evaluation.scores import model_scores
 from ..modeling_unisrec.adapters import add_lora
 from ..modeling_unisrec.checkpoint import load_checkpoint, untrained_model
 from ..modeling_unisrec.hub import find_model
@@ -26,6 +26,7 @@ from .base_trainer import TrainingResult
 from .candidates import TextFinetuneCollator
 from .checkpoint_folders import check_output_dir
 from .datasets import WindowDataset
+from .distributed import whole_weights
 from .ensemble import Ensemble
 from .finetune_trainer import UniSRecFinetuneTrainer
 from .training_args import LARGE_DOMAIN, UniSRecFinetuneArguments, check_kind, encoding_options
@@ -44,6 +45,7 @@ def build_finetune_trainer(
     from_scratch: bool = False,
     compare_with: str | os.PathLike | None = None,
     model_config: Mapping[str, Any] | None = None,
+    split: str | None = None,
 ) -> UniSRecFinetuneTrainer:
     r"""
     Builds the trainer that [`finetune`] runs, for example to add callbacks or to train without touching the test split.
@@ -64,6 +66,9 @@ def build_finetune_trainer(
         model_config (`Mapping`, *optional*):
             Fields of [`UniSRecConfig`] that override those of the checkpoint. Requires `from_scratch`;
             `{"item_text": False, "similarity": "dot"}` is SASRec.
+        split (`str`, *optional*):
+            Time split of [`cut_at`], such as `"time:2024-06-01"` or `"time:0.1"`: what lies before the cut is learned from,
+            except its last tenth, on which is validated. By default the last two interactions of each user are held out.
 
     Returns:
         [`UniSRecFinetuneTrainer`]: Trainer with model, training data and validation users, before its first step.
@@ -91,9 +96,13 @@ def build_finetune_trainer(
     check_output_dir(args)
     source, domain = domain, Domain.load(domain)
     if not args.hold_out:
-        domain = replace(domain, held_out=False)
+        domain = replace(domain, held_out=False, cut=None)
     elif not domain.held_out:
         raise ValueError(f"{source} holds nothing out to validate and test on: add --hold_out false.")
+    if split is not None:
+        if not args.hold_out:
+            raise ValueError(f"--hold_out false holds nothing out, and --split {split} does: leave one of them out.")
+        domain = cut_at(domain, split)
     card_data = UniSRecModelCardData(
         [domain],
         text_encoder,
@@ -115,7 +124,7 @@ def build_finetune_trainer(
     if domain.held_out:
         check_unseen(name, model.config, domain, "add --hold_out false, or take another checkpoint")
     texts = domain.items["text"].to_list()
-    processor.catalogue = ItemCatalogue(domain.items["item_id"].to_list(), texts, columns=shop_columns(domain.items))
+    processor.catalogue = domain_catalogue(domain)
     encoder, text_embeds, catalogue, collator = None, None, texts, TextFinetuneCollator(texts, processor.tokenize)
     if args.trains_on_texts and model.text_encoder is None:
         raise ValueError(
@@ -154,12 +163,12 @@ def build_finetune_trainer(
         processing_class=processor,
         data_collator=collator,
         train_dataset=WindowDataset(
-            [leave_one_out(domain, "train")],
+            [domain_split(domain, "train")],
             [domain.num_items],
             model.config.max_position_embeddings,
             args.prefix_rows,
         ),
-        eval_dataset=RankingDataset(leave_one_out(domain, "valid"), catalogue) if domain.held_out else None,
+        eval_dataset=RankingDataset(domain_split(domain, "valid"), catalogue) if domain.held_out else None,
         text_embeds=text_embeds,
         teachers=teachers,
         card_data=card_data,
@@ -190,6 +199,7 @@ def finetune(
     from_scratch: bool = False,
     compare_with: str | os.PathLike | None = None,
     model_config: Mapping[str, Any] | None = None,
+    split: str | None = None,
 ) -> TrainingResult:
     r"""
     Fine-tunes a checkpoint on a domain and evaluates it on the test split.
@@ -201,11 +211,11 @@ def finetune(
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
         args ([`UniSRecFinetuneArguments`]): Training arguments. They are copied, not modified.
-        text_encoder, from_scratch, compare_with, model_config (*optional*): See [`build_finetune_trainer`].
+        text_encoder, from_scratch, compare_with, model_config, split (*optional*): See [`build_finetune_trainer`].
 
     Returns:
-        [`TrainingResult`]: Its metrics (`ndcg@10`, `recall@10_seen_masked`, ...) are those of the test split, empty if
-        the domain holds nothing out.
+        [`TrainingResult`]: Its metrics (`ndcg@10`, `recall@10_seen_masked`, ...) are those of the test split, or of what
+        comes after the cut as [`compare`] measures it; empty if the domain holds nothing out.
 
     Raises:
         ValueError: As [`build_finetune_trainer`], or if training diverges.
@@ -221,6 +231,7 @@ def finetune(
         from_scratch=from_scratch,
         compare_with=compare_with,
         model_config=model_config,
+        split=split,
     )
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     return finish_finetuning(trainer, setting, from_scratch)
@@ -244,20 +255,42 @@ def finish_finetuning(
     (domain,) = trainer.card_data.domains
     metrics: dict[str, float] = {}
     if domain.held_out:
-        users = RankingDataset(leave_one_out(domain, "test"), trainer.eval_dataset.catalogue)
-        ranked = trainer.predict(users)
-        measured = ranked.metrics
+        measured, num_users = _measure(trainer, domain) if domain.cut is None else _measure_after_cut(trainer, domain)
         facts = run_facts(domain, setting, from_scratch, args.seed)
         if trainer.card_data.interpolation_share is not None:
             facts["interpolation_share"] = trainer.card_data.interpolation_share
         trainer.save_metrics("test", measured | facts, combined=False)
         metrics = {name.removeprefix("test_"): value for name, value in measured.items() if "@" in name}
-        trainer.card_data.test_metrics, trainer.card_data.num_test_users = metrics, len(ranked.predictions)
+        trainer.card_data.test_metrics, trainer.card_data.num_test_users = metrics, num_users
     if args.trains_on_texts:
         catalogue = trainer.processing_class.catalogue
         catalogue.item_embeddings = torch.from_numpy(trainer.encode_catalogue(catalogue.texts))
     trainer.save_model()
     return TrainingResult(trainer.model, trainer, metrics)
+
+
+def _measure(trainer: UniSRecFinetuneTrainer, domain: Domain) -> tuple[dict[str, float], int]:
+    """Metrics of the last item of each user, and the number of users."""
+    ranked = trainer.predict(RankingDataset(domain_split(domain, "test"), trainer.eval_dataset.catalogue))
+    return ranked.metrics, len(ranked.predictions)
+
+
+def _measure_after_cut(trainer: UniSRecFinetuneTrainer, domain: Domain) -> tuple[dict[str, float], int]:
+    """Metrics of all that users took after the cut, and the number of users."""
+    users, catalogue = RelevanceDataset.of_domain(domain), trainer.eval_dataset.catalogue
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    if not isinstance(catalogue, np.ndarray):
+        with whole_weights(model):
+            catalogue = trainer.encode_catalogue(catalogue)
+    ranking = rank_users(
+        model_scores(model, catalogue, whole_weights=whole_weights),
+        users,
+        domain.num_items,
+        max_length=model.config.max_position_embeddings,
+        batch_size=trainer.args.per_device_eval_batch_size,
+        accelerator=trainer.accelerator,
+    )
+    return {f"test_{name}": value for name, value in ranking.metrics((10, 50)).items()}, len(users)
 
 
 def _recipe(domain: Domain, setting: str, args: UniSRecFinetuneArguments) -> str:

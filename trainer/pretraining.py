@@ -8,7 +8,7 @@ from typing import Any, Literal
 from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy
 
-from ..data import Domain, leave_one_out
+from ..data import Domain, cut_at, domain_split
 from ..data.domain_features import domain_features
 from ..data.given_features import ITEM_EMBEDDINGS
 from ..data.text_features import drop_words
@@ -40,6 +40,7 @@ def build_pretrain_trainer(
     text_whitening: Literal["none", "pca"] = "none",
     text_whitening_size: int | None = None,
     model_config: Mapping[str, Any] | None = None,
+    split: str | None = None,
 ) -> UniSRecPretrainTrainer:
     r"""
     Builds the trainer that [`pretrain`] runs, for example to add callbacks.
@@ -62,6 +63,10 @@ def build_pretrain_trainer(
             [`fit_whitening`].
         text_whitening_size (`int`, *optional*): Number of components that the whitening keeps. Defaults to all.
         model_config (`Mapping`, *optional*): Further fields of [`UniSRecConfig`].
+        split (`str`, *optional*):
+            Time split of [`cut_at`], for each of the domains and the zero-shot domain: what lies before the cut is learned
+            from, except its last tenth, on which is validated. By default the last two interactions of each user are held
+            out.
 
     Returns:
         [`UniSRecPretrainTrainer`]: Trainer with model, training data and validation users, before its first step.
@@ -84,9 +89,13 @@ def build_pretrain_trainer(
     _check_text_options(text_encoder, of_encoder, args, settings, text_whitening, text_whitening_size)
     check_output_dir(args)
     domains = [Domain.load(domain) for domain in domains]
+    if split is not None:
+        domains = [cut_at(domain, split) for domain in domains]
     if len({domain.name for domain in domains}) < len(domains):
         raise ValueError(f"two domains have the same name: {', '.join(domain.name for domain in domains)}.")
     unseen = None if args.zero_shot_domain is None else _load_unseen(args.zero_shot_domain, domains)
+    if unseen is not None and split is not None:
+        unseen = cut_at(unseen, split)
     _check_evaluations(args, unseen, [domain.name for domain in domains if domain.held_out])
     if text_encoder is None:
         if args.train_text_encoder or not domains[0].given_features:
@@ -150,7 +159,7 @@ def build_pretrain_trainer(
     )
     if unseen is None:
         eval_dataset = {
-            domain.name: RankingDataset(leave_one_out(domain, "valid"), catalogue)
+            domain.name: RankingDataset(domain_split(domain, "valid"), catalogue)
             for domain, catalogue in zip(domains, catalogues, strict=True)
             if domain.held_out
         }
@@ -158,7 +167,7 @@ def build_pretrain_trainer(
         catalogue = unseen.items["text"].to_list()
         if not args.train_text_encoder:
             catalogue = domain_features(unseen, encoder, tokenizer, model.config, **encoding_options(args))
-        eval_dataset = RankingDataset(leave_one_out(unseen, "valid"), catalogue)
+        eval_dataset = RankingDataset(domain_split(unseen, "valid"), catalogue)
     return UniSRecPretrainTrainer(
         model,
         args,
@@ -166,7 +175,7 @@ def build_pretrain_trainer(
         processing_class=processor,
         data_collator=collator,
         train_dataset=WindowDataset(
-            [leave_one_out(domain, "train") for domain in domains],
+            [domain_split(domain, "train") for domain in domains],
             [domain.num_items for domain in domains],
             model.config.max_position_embeddings,
             args.prefix_rows,
@@ -189,6 +198,7 @@ def pretrain(
     text_whitening: Literal["none", "pca"] = "none",
     text_whitening_size: int | None = None,
     model_config: Mapping[str, Any] | None = None,
+    split: str | None = None,
 ) -> TrainingResult:
     r"""
     Pre-trains a model on several domains (arXiv 2206.05941, section 2.3).
@@ -204,7 +214,7 @@ def pretrain(
             vectors that came with the domains and makes an embeddings-only model.
         domains (`Sequence` of [`Domain`], `str` or `os.PathLike`): Domains in memory, or their folders.
         args ([`UniSRecPretrainArguments`]): Training arguments. They are copied, not modified.
-        text_pooling, text_prompt, text_truncate_dim, text_whitening, text_whitening_size, model_config (*optional*):
+        text_pooling, text_prompt, text_truncate_dim, text_whitening, text_whitening_size, model_config, split (*optional*):
             See [`build_pretrain_trainer`].
 
     Returns:
@@ -226,6 +236,7 @@ def pretrain(
         text_whitening=text_whitening,
         text_whitening_size=text_whitening_size,
         model_config=model_config,
+        split=split,
     )
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_state()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .modeling_unisrec import UniSRecModelOutput as UniSRecModelOutput
     from .modeling_unisrec import UniSRecProcessor as UniSRecProcessor
     from .recommender import Recommender as Recommender
+    from .serving import serve as serve
     from .trainer import TrainingResult as TrainingResult
     from .trainer import UniSRecFinetuneArguments as UniSRecFinetuneArguments
     from .trainer import UniSRecFinetuneTrainer as UniSRecFinetuneTrainer
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .trainer import build_pretrain_trainer as build_pretrain_trainer
     from .trainer import finetune as finetune
     from .trainer import pretrain as pretrain
+    from .updating import update as update
 
 __version__ = version("unisrec")
 
@@ -73,6 +75,8 @@ _EXPORTS = {
     ],
     "recommender": ["Recommender"],
     "fitting": ["fit"],
+    "serving": ["serve"],
+    "updating": ["update"],
 }
 _HOME = {name: folder for folder, names in _EXPORTS.items() for name in names}
 

@@ -23,14 +23,16 @@ from typing import Any, NoReturn, TextIO
 
 VERBS = {
     "fit": "turn two tables of a shop into a checkpoint that recommends there, with a report",
+    "update": "teach a checkpoint the interactions since its training, in minutes",
     "prepare": "turn raw files into a domain folder",
     "pretrain": "pre-train a model on several domains",
     "finetune": "fine-tune a checkpoint on one domain",
     "evaluate": "rank the full catalogue of a domain and print the metrics",
     "recommend": "recommend the next items for one history or for a file of histories",
-    "items": "list, add or remove items of a checkpoint, without training",
+    "items": "list, sync, add or remove items of a checkpoint, without training",
     "index": "build an index for fast search in a large catalogue",
     "convert": "convert an official checkpoint (.pth) to a checkpoint folder",
+    "serve": "answer requests for recommendations over HTTP",
     "demo": "serve a web page that shows what a checkpoint recommends",
     "plot": "plot a training run or what a model has learnt",
     "export": "write text encoder, item tower and sequence tower as ONNX files",

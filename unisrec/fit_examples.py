@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .data import Domain, leave_one_out
+from .data import Domain, domain_split
 from .recommender import Recommender
 from .reports.fit_report import Example
 
@@ -25,7 +25,7 @@ def example_histories(folder: Path, domain: Domain) -> tuple[list[Example], dict
         `tuple[list[Example], dict]`: Ten users, evenly spread; and how many items are among the ten best of up to 2,000
         users: `users`, `items`, `share` of the catalogue.
     """
-    test = leave_one_out(domain, "test")
+    test = domain_split(domain, "test")
     ids, texts = domain.items["item_id"].to_list(), domain.items["text"].to_list()
     chosen = np.unique(np.linspace(0, len(test) - 1, min(COVERAGE_USERS, len(test))).astype(int))
     histories = [test.flat[test.offsets[user] : test.offsets[user + 1]].tolist() for user in chosen]

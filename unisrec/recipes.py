@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .data import Domain, leave_one_out
+from .data import Domain, domain_split
 
 
 # Recommendations leave out what the customer has bought. So does this metric, except for the target itself.
@@ -47,7 +47,7 @@ def recipes(domain: Domain, has_weights: bool) -> list[Recipe]:
         `list[Recipe]`: All with the batch size that gives about 25 steps an epoch, from 64 to 2,048 targets, and with a
         sampled softmax for large catalogues; none if no training history has two items.
     """
-    train = leave_one_out(domain, "train")
+    train = domain_split(domain, "train")
     targets = int(np.maximum(np.diff(train.offsets) - 1, 0).sum())
     if targets == 0:
         return []

@@ -7,7 +7,7 @@ import polars as pl
 from .values import present
 
 
-RESERVED = ("item_id", "text", "id_row")
+RESERVED = ("item_id", "text", "id_row", "is_former")
 WHOLE = r"^-?(?:0|[1-9]\d{0,17})$"
 DECIMAL = r"^-?(?:0|[1-9]\d{0,14})(?:\.\d+)?$"
 COMMA = r"^-?(?:0|[1-9]\d{0,14})(?:,\d{1,2})?$"  # a price such as 4,90; with three digits it could be thousands
@@ -23,7 +23,7 @@ def shop_columns(table: pl.DataFrame, leave_out: Iterable[str] = ()) -> pl.DataF
 
     Args:
         table (`pl.DataFrame`): Table of products.
-        leave_out (iterable of `str`, *optional*): Columns that are not taken, besides `item_id`, `text` and `id_row`.
+        leave_out (iterable of `str`, *optional*): Columns that are not taken, besides those of [`RESERVED`].
 
     Returns:
         `pl.DataFrame`: Columns of strings, numbers, booleans and dates, with empty strings as nulls. Columns of lists,

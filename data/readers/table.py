@@ -89,7 +89,7 @@ def read_table(
             row of an item counts.
 
     Returns:
-        `RawData`: Interactions, items and facts about the source.
+        `RawData`: Interactions, items and facts about the source, among them these arguments (`info["tables"]`).
 
     Raises:
         FileNotFoundError: If there is no such file, and the name is not that of a dataset either.
@@ -99,6 +99,18 @@ def read_table(
     columns = {"user_id": user_column, "item_id": item_column, "time": time_column}
     text_columns, id_column = list(text_columns), items_id_column or item_column
     keep_columns = list(dict.fromkeys(keep_columns))
+    tables = {
+        "user_column": user_column,
+        "item_column": item_column,
+        "time_column": time_column,
+        "text_columns": text_columns,
+        "items_id_column": items_id_column,
+        "separator": separator,
+        "encoding": encoding,
+        "date_format": date_format,
+        "drop_anonymous": drop_anonymous or None,
+        "keep_columns": keep_columns or None,
+    }
     if twice := next((name for name in text_columns if text_columns.count(name) > 1), None):
         raise ValueError(f"text column {twice!r} is named twice, expected each once")
     if not text_columns:
@@ -140,6 +152,7 @@ def read_table(
     info = {
         "files": sources,
         "columns": {**columns, "text": text_columns},
+        "tables": {name: value for name, value in tables.items() if value is not None},
         "steps": steps,
         "item_steps": [count_step(item_step, catalogue.height, catalogue.height)],
     }

@@ -232,7 +232,7 @@ def hold_lock(folder: Path, is_held) -> None:
 
 
 def test_second_writer_is_told_and_a_dead_one_holds_nothing(shop, capsys, monkeypatch):
-    monkeypatch.setattr("unisrec.modeling_unisrec.item_catalogue.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("unisrec.modeling_unisrec.catalogue_files.LOCK_SECONDS", 0.2)
     is_held = processes.Event()
     holder = processes.Process(target=hold_lock, args=(shop / "catalogue", is_held))
     holder.start()

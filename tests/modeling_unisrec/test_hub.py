@@ -21,12 +21,13 @@ CODE = {
     "processing_unisrec.py",
     "own_code.py",
     "text_pooling.py",
+    "catalogue_files.py",
     "item_catalogue.py",
     "item_columns.py",
 }
 MODEL = {"config.json", "model.safetensors", *CODE}
 PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
-CATALOGUE = {"catalogue/items.parquet", "catalogue/item_embeddings.safetensors"}
+CATALOGUE = {"catalogue/items.parquet", "catalogue/item_embeddings.safetensors", "handler.py", "requirements.txt"}
 PAGE = {"README.md", "curves.png"}
 IDS = ["SKU-1001", "SKU-1002", "SKU-1003"]
 TEXTS = ["red pen, 5 pack", "small steel kettle", "garden lamp for kids"]

@@ -111,7 +111,11 @@ def test_items_that_were_removed_and_added_keep_the_rows_of_the_others(root, tmp
     recommender.save_pretrained(tmp_path / "edited")
     again = Recommender.from_pretrained(tmp_path / "edited")
     assert again.processor.catalogue.item_ids_hash == load_checkpoint(root / "run")[0].config.item_ids_hash
-    assert again.recommend([["toys-3", "new"]]) == recommender.recommend([["toys-3", "new"]])
+    (found,), (expected,) = (each.recommend([["toys-3", "new"]]) for each in (again, recommender))
+    # Vectors of items that are added later come from a product of another shape, which may round the last bit otherwise.
+    assert {item.item_id: item.score for item in found} == pytest.approx(
+        {item.item_id: item.score for item in expected}, abs=1e-6
+    )
     # The rows of another model are not those of this one, whatever their number.
     other = ItemCatalogue(["a", "b"], ["red pen", "blue pen"], None, torch.tensor([1, 2]), "another hash")
     with pytest.raises(ValueError, match="trained for 30 other items"):

@@ -55,7 +55,7 @@ def test_hidden_and_unknown_files_are_not_shared(office):
         (office / name).parent.mkdir(exist_ok=True)
         (office / name).write_text("secret")
     assert shared_files(office) == before
-    assert {name for name in before if name.endswith(".py")} == set(CODE_FILES)
+    assert {name for name in before if name.endswith(".py")} == {*CODE_FILES, "handler.py"}
 
 
 @pytest.mark.parametrize("name", ["photo.png", "tokenizer.json", "catalogue/more.parquet", "README.md"])

@@ -107,7 +107,7 @@ def test_bad_items(table, tmp_path):
         make_catalogue({})
     with pytest.raises(ValueError, match="neither of them empty"):
         make_catalogue({"1": ""})
-    with pytest.raises(ValueError, match="name columns of a table of items, not of a dict"):
+    with pytest.raises(ValueError, match="encoding are of a table of items, not of a dict"):
         make_catalogue(TITLES, text_columns="title")
     with pytest.raises(FileNotFoundError, match=r"nothing\.csv"):
         make_catalogue(tmp_path / "nothing.csv")
@@ -134,7 +134,7 @@ def test_what_is_saved_needs_no_items(checkpoint, table, tmp_path):
 
 
 def test_columns_without_a_table(checkpoint):
-    with pytest.raises(ValueError, match="name columns of a table of items, not of no items"):
+    with pytest.raises(ValueError, match="encoding are of a table of items, not of no items"):
         Recommender.from_pretrained(checkpoint, text_columns="title")
 
 

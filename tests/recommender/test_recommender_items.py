@@ -9,7 +9,8 @@ import torch
 from transformers import AutoProcessor
 
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
-from unisrec.recommender import Recommender
+from unisrec.recommender import Recommender, vectors
+from unisrec.recommender.item_changes import ItemChanges
 
 
 IDS = [f"i{row}" for row in range(6)]
@@ -91,8 +92,6 @@ def test_saved_catalogue_keeps_the_rows_of_the_id_embedding(make_recommender, nu
 
 def test_bad_changes_leave_the_catalogue_alone(make_recommender):
     recommender = make_recommender(num_items=6)
-    with pytest.raises(ValueError, match="item id 'i2' is in the catalogue already; remove it first"):
-        recommender.add_items({"n0": "red lamp", "i2": "blue pen"})
     for items in ({"n0": " "}, {"n0": "nan"}, {"n0": "[]"}, {"": "red pen"}, {"NaN": "red pen"}, {"n0": 3}):
         with pytest.raises(ValueError, match="an item is an id and a text, neither of them empty"):
             recommender.add_items(items)
@@ -106,6 +105,51 @@ def test_bad_changes_leave_the_catalogue_alone(make_recommender):
     assert len(recommender.recommend([["i0"]])[0]) == 5
     with pytest.raises(ValueError, match="no text encoder to read 'red pen 2' with"):
         recommender.add_items({"n0": "red pen 2"})
+
+
+@pytest.mark.parametrize("num_items", [None, 6])
+def test_a_product_list_is_synced(make_recommender, num_items, monkeypatch, tmp_path):
+    recommender = make_recommender(num_items=num_items)
+    before = scores(recommender, ["i1", "i5"])
+    encoded = []
+    encode = vectors.encode_texts
+    monkeypatch.setattr(
+        vectors, "encode_texts", lambda texts, *a, **k: encoded.extend(texts) or encode(texts, *a, **k)
+    )
+    products = dict(zip(IDS, TEXTS, strict=True)) | NEW | {"i2": "large red tent"}
+    del products["i0"], products["i4"]
+    changes = recommender.sync_items(products)
+    assert str(changes) == "2 added, 1 changed, 2 removed, 3 unchanged"
+    assert sorted(encoded) == sorted([*NEW.values(), "large red tent"])
+    after = scores(recommender, ["i1", "i5"])
+    assert set(after) == set(products)
+    kept = ["i1", "i3", "i5"]
+    assert [after[each] for each in kept] == pytest.approx([before[each] for each in kept], abs=1e-5)
+    assert scores(recommender, ["i0", "i1"]) == scores(recommender, [{"text": TEXTS[0]}, "i1"])  # gone, not unknown
+    recommender.save_pretrained(tmp_path)
+    again = Recommender.from_pretrained(tmp_path)
+    assert scores(again, ["i0", "i1"]) == pytest.approx(scores(recommender, ["i0", "i1"]), abs=1e-6)
+    if num_items is not None:
+        catalogue = again.processor.catalogue
+        rows = dict(zip(catalogue.item_ids, catalogue.id_rows.tolist(), strict=True))
+        assert rows == {"i1": 2, "i2": 3, "i3": 4, "i5": 6, "n0": 0, "n1": 0}
+    # What comes back is as it was.
+    assert str(again.sync_items(dict(zip(IDS, TEXTS, strict=True)))) == "2 added, 1 changed, 2 removed, 3 unchanged"
+    assert scores(again, ["i1", "i5"]) == pytest.approx(before, abs=1e-5)
+    assert set(again.processor.catalogue.former) == set(NEW)
+    again.remove_items(["n0"])
+    with pytest.raises(KeyError, match="'n0' is not in the catalogue"):
+        again.recommend([["n0"]])
+
+
+def test_lists_that_overlap_are_added(make_recommender):
+    recommender = make_recommender(num_items=6)
+    changes = recommender.add_items(NEW | {"i2": "large red tent", "i3": TEXTS[3]})
+    assert changes == ItemChanges(added=2, changed=1, removed=0, unchanged=1)
+    assert recommender.add_items(NEW) == ItemChanges(0, 0, 0, 2)
+    catalogue = recommender.processor.catalogue
+    assert len(catalogue) == 8
+    assert catalogue.texts[catalogue.row("i2")] == "large red tent"
 
 
 def wait_for(condition: Callable[[], object]) -> None:

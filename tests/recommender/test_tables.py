@@ -14,7 +14,6 @@ from unisrec.recommender.tables import (
     export_vectors,
     read_histories,
     read_item_ids,
-    read_items,
 )
 
 
@@ -79,7 +78,7 @@ def test_bad_histories(tmp_path, record, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [read_histories, read_items, read_item_ids])
+@pytest.mark.parametrize("read", [read_histories, read_item_ids])
 def test_what_is_no_file(tmp_path, monkeypatch, read):
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
@@ -93,17 +92,12 @@ def test_what_is_no_file(tmp_path, monkeypatch, read):
             read(name)
 
 
-def test_items_of_files(tmp_path):
+def test_ids_of_files(tmp_path):
     (tmp_path / "i.jsonl").write_text('{"item_id": 1.0, "text": ["red", "pen"]}\n{"item_id": "b", "text": 5}\n')
-    assert read_items(tmp_path / "i.jsonl") == {"1": "red pen", "b": "5"}
     assert read_item_ids(tmp_path / "i.jsonl") == ["1", "b"]
     (tmp_path / "i.jsonl").write_text('{"item_id": "a", "text": "pen"}\n{"item_id": NaN, "text": "x"}\n')
-    for read in (read_items, read_item_ids):
-        with pytest.raises(ValueError, match=r"i.jsonl, line 2: .*empty"):
-            read(tmp_path / "i.jsonl")
-    (tmp_path / "i.jsonl").write_text('{"item_id": "a", "text": []}\n')
-    with pytest.raises(ValueError, match=r"i.jsonl, line 1: expected an item_id and a text, neither of them empty"):
-        read_items(tmp_path / "i.jsonl")
+    with pytest.raises(ValueError, match=r"i.jsonl, line 2: .*empty"):
+        read_item_ids(tmp_path / "i.jsonl")
 
 
 def test_tables_that_cannot_be_written_leave_nothing(tmp_path):

@@ -32,6 +32,7 @@ CODE = {
     "processing_unisrec.py",
     "own_code.py",
     "text_pooling.py",
+    "catalogue_files.py",
     "item_catalogue.py",
     "item_columns.py",
 }

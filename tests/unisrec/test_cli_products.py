@@ -81,7 +81,7 @@ def test_items_added_once_need_no_encoding_again(capsys, monkeypatch):
         ),
         (["--items", "goods.csv"], "goods.csv: no such file"),
         (["--items", "products.csv", "--domain", "shop"], "not allowed with argument"),
-        (["--text-columns", "title"], "name columns of --items: name the products with --items too"),
+        (["--text-columns", "title"], "--text-columns is for --items: name the products too"),
         ([], "no catalogue to recommend from; give the items to rank"),
     ],
 )

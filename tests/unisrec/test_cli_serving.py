@@ -153,9 +153,47 @@ def test_items_change_in_place(shop, capsys):
     header, first, *_ = capsys.readouterr().out.splitlines()
     assert (header.split(), first.split()) == (["item_id", "text"], ["i1", "blue", "pen"])
     assert run("items", "add", shop, "--item", "n2", "red case", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"added": 1, "items": 7, "checkpoint": str(shop)}
+    assert json.loads(capsys.readouterr().out) == {
+        **{"added": 1, "changed": 0, "removed": 0, "unchanged": 0},
+        **{"items": 7, "checkpoint": str(shop)},
+    }
     assert run("items", "remove", shop, "--id", "n2") == 0
     assert capsys.readouterr().out == f"1 item removed, 6 in the catalogue: {shop}\n"
+
+
+def test_a_table_is_synced_as_the_checkpoint_remembers(shop, tmp_path, capsys):
+    base, file = tmp_path / "base", tmp_path / "products.csv"
+    model, processor = load_checkpoint(shop)
+    processor.catalogue = None
+    model.reset_item_embedding(None)
+    model.save_pretrained(base)
+    processor.save_pretrained(base)
+    file.write_bytes("SKU;Titel;Marke\n07;Müslischale red pen;Acme\n08;blue pen;\n09;;\n".encode("cp1252"))
+    named = ["--item-column", "SKU", "--text-columns", "Titel", "Marke", "--separator", ";"]
+    assert run("items", "add", base, "--input", file, *named, "--output", tmp_path / "mine") == 0
+    assert capsys.readouterr().out == f"2 items added, 2 in the catalogue: {tmp_path / 'mine'}\n"
+    stored = json.loads((tmp_path / "mine" / "catalogue" / "tables.json").read_text())
+    assert stored == {"items_id_column": "SKU", "text_columns": ["Titel", "Marke"], "separator": ";"}
+    file.write_text("SKU;Marke;Titel\n08;;blue pen\n10;Acme;green lamp\n07;Acme;red <b>pen</b>\n")
+    before = files_of(tmp_path / "mine")
+    assert run("items", "sync", tmp_path / "mine", file) == 0
+    assert capsys.readouterr().out == (
+        f"1 added, 1 changed, 0 removed, 1 unchanged; 3 in the catalogue: {tmp_path / 'mine'}\n"
+    )
+    after = files_of(tmp_path / "mine")
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    assert changed == {"catalogue/items.parquet", "catalogue/item_embeddings.safetensors"}
+    assert run("items", "sync", tmp_path / "mine", file, "--text-columns", "Titel", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["changed"] == 2
+    assert (
+        run("recommend", "--model", tmp_path / "mine", "--items", file, "--history", "10") == 0
+    )  # columns as remembered
+    assert "blue pen" in capsys.readouterr().out
+    file.write_text("id;Titel\n1;pen\n")
+    line = bad(capsys, "items", "sync", tmp_path / "mine", file)
+    assert "no column 'SKU', the columns are id, Titel; name the column by --item-column" in line
+    (tmp_path / "mine" / "catalogue" / "tables.json").write_text("[]")
+    assert "tables.json: expected an object" in bad(capsys, "items", "list", tmp_path / "mine")
 
 
 def test_recommendations_have_a_header(shop, tmp_path, capsys):
@@ -176,13 +214,15 @@ def test_bad_items_leave_everything_as_it_was(shop, tmp_path, capsys):
     before, file = files_of(shop), tmp_path / "new.jsonl"
     add = ["items", "add", shop, "--input", file]
     for lines, message in {
-        '{"item_id": "n0"}': "text",
-        '{"item_id": "n0", "text": "red pen"}\n{"item_id": "n0", "text": "pen"}': "line 2: item id 'n0' comes twice",
-        '{"item_id": "n0", "text": " "}': "line 1: expected an item_id and a text, neither of them empty",
-        '{"item_id": "i2", "text": "pen"}': "item id 'i2' is in the catalogue already; remove it first",
+        '{"item_id": "n0"}': "neither a column 'title' nor 'text', the columns are item_id",
+        '{"item_id": "n0", "text": " "}': "none of its 1 rows has an id and a text",
+        '{"id": "n0", "text": "pen"}': "no column 'item_id', the columns are id, text; name the column by --item-column",
     }.items():
         file.write_text(lines + "\n")
         assert message in bad(capsys, *add)
+    assert "--separator is for .csv, .tsv and .txt files" in bad(capsys, *add, "--separator", ";")
+    named = ["--item", "n", "pen", "--encoding", "cp1252", "--item-column", "sku"]
+    assert "--item-column and --encoding are for --input" in bad(capsys, "items", "add", shop, *named)
     assert "an id is given twice" in bad(capsys, "items", "add", shop, "--item", "n", "pen", "--item", "n", "tent")
     assert "'i9' is not in the catalogue" in bad(capsys, "items", "remove", shop, "--id", "i0", "i9")
     assert "is not a local folder: name a new folder" in bad(capsys, "items", "remove", "shop/office", "--id", "i0")

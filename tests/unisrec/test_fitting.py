@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 
 import unisrec
-from unisrec import fitting
+from unisrec import fit_trainings
 from unisrec.cli import main
+from unisrec.data import build_domain, read_table
 from unisrec.data.splits import Split
 from unisrec.data.training_data import has_seen
-from unisrec.evaluation import evaluate
+from unisrec.evaluation import compare, evaluate
 from unisrec.fit_notes import is_repeat, notes_on_metrics
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 from unisrec.recipes import CHOICE, recipes
@@ -55,7 +56,8 @@ def test_the_folder_holds_a_checkpoint_that_recommends(fitted, shop):
     assert {item.item_id for item in items} == set(shop[1]["SKU"]) - {"007"}  # the unsold product too
     (items,) = result.recommender().recommend([["007"]], where="Lager > 1", columns=["Lager"])
     assert {item.columns["Lager"] for item in items} == {2}
-    assert evaluate(result.output, result.domain, use_cpu=True) == pytest.approx(result.metrics)
+    measured = evaluate(result.output, result.domain, use_cpu=True)
+    assert {name: measured[name] for name in result.metrics} == pytest.approx(result.metrics)
     written = json.loads((result.output / "test_results.json").read_text())
     assert written["test_ndcg@10"] == result.metrics["ndcg@10"]
     card = (result.output / "README.md").read_text()
@@ -126,11 +128,11 @@ def test_recipes_depend_on_the_size_of_the_shop(make_domain):
 
 def test_a_start_that_no_training_beats_is_kept(fitted, shop, tmp_path, monkeypatch):
     start, _ = fitted
-    monkeypatch.setattr(fitting, "recipes", lambda *_: [])
+    monkeypatch.setattr(fit_trainings, "recipes", lambda *_: [])
     lines = []
     result = unisrec.fit(*shop, output=tmp_path / "kept", model=start.output, use_cpu=True, report=lines.append)
     assert result.chosen == "zero-shot"
-    assert result.metrics == pytest.approx(start.metrics)
+    assert {name: result.metrics[name] for name in start.metrics} == pytest.approx(start.metrics)
     assert "was not trained here" in (tmp_path / "kept" / "README.md").read_text()
     assert len(result.recommender().recommend([["007"]])[0]) == 10
 
@@ -167,6 +169,32 @@ def test_once_more_on_all_interactions(shop, text_encoder_dir, tmp_path):
     said = "he saved model was trained on all interactions; the metrics are those of the model before"
     assert f"t{said}" in result.notes
     assert f"T{said}" in (tmp_path / "model" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_time_split_measures_what_comes_after_it(shop, text_encoder_dir, tmp_path, capsys):
+    clicks, products = shop
+    clicks.to_csv(tmp_path / "clicks.csv", index=False)
+    products.to_csv(tmp_path / "products.csv", index=False)
+    words = ["fit", tmp_path / "clicks.csv", "--items", tmp_path / "products.csv", "--output", tmp_path / "model"]
+    words += ["--split", "time:2024-01-07", "--budget", "0.05", "--use-cpu", "--text-encoder", text_encoder_dir]
+    assert main([*map(str, words), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (record,) = load_checkpoint(tmp_path / "model")[0].config.training_data
+    assert record["before"] == 1_704_585_600_000_000
+    clicks, products = str(tmp_path / "clicks.csv"), str(tmp_path / "products.csv")
+    columns = {"user_column": "Kunde", "item_column": "Artikel", "time_column": "Zeitpunkt"}
+    raw = read_table(clicks, products, **columns, text_columns=["Titel"], items_id_column="SKU")
+    domain = build_domain(*raw[:2], name="model", source="x", user_k=1, item_k=1, keep_unsold=True)
+    found = compare([tmp_path / "model", "popularity"], domain, "time:2024-01-07", use_cpu=True).rows
+    rows = {str(tmp_path / "model"): result["test"][result["chosen"]], "popularity": result["test"]["popularity"]}
+    for name, row in rows.items():
+        assert {"recall@10", "map@10", "ndcg@50_seen_masked"} <= row.keys()
+        for metric, value in row.items():
+            assert found[name][metric] == pytest.approx(value, abs=1e-6), (name, metric)
+    page = (tmp_path / "model" / "report.html").read_text(encoding="utf-8")
+    assert "All that each user took from 2024-01-07 00:00 on" in page
+    assert "last but one" not in page
 
 
 def test_notes_on_repeat_purchases_and_better_baselines():

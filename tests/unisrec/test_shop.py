@@ -1,7 +1,11 @@
 """docs/shop.md is true: its files, its commands and its Python run, on a shop of the same form."""
 
+import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -9,14 +13,18 @@ import pytest
 
 import unisrec
 from unisrec.cli import main
+from unisrec.serving.endpoint import EndpointHandler
+from unisrec.serving.server import create_app
 
 
 pytestmark = pytest.mark.slow
-PAGE = (Path(__file__).parents[2] / "docs" / "shop.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "shop.md").read_text(encoding="utf-8")
+SERVING = (DOCS / "serving.md").read_text(encoding="utf-8").partition("## Over HTTP")[2]
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+def blocks(language, page=PAGE):
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 @pytest.fixture
@@ -38,7 +46,7 @@ def files(make_domain, tmp_path, monkeypatch):
 
 
 def test_commands(files, text_encoder_dir, capsys):
-    (commands,) = blocks("bash")
+    commands, endpoint = blocks("bash")
     fit, *others = (shlex.split(line)[1:] for line in commands.splitlines())
     assert main([*fit, "--text-encoder", str(text_encoder_dir), "--budget", "0.05", "--use-cpu"]) == 0
     said = capsys.readouterr().err
@@ -53,13 +61,52 @@ def test_commands(files, text_encoder_dir, capsys):
     tonight = pl.read_csv("tonight.csv", infer_schema=False)
     assert tonight["user_id"].unique().to_list() == ["0017"]
     assert not {"00042", "00007"} & set(tonight["item_id"])
+    if shutil.which("curl"):
+        check_endpoint(endpoint)
+
+
+def check_endpoint(commands):
+    """Serves the model as both pages do, and sends the requests of both."""
+    serve, curl = commands.splitlines()
+    assert blocks("bash", SERVING)[0] == f"{serve} --port 8000\n"
+    command = [sys.executable, "-m", *shlex.split(serve), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            line = server.stdout.readline()
+            (address,) = re.findall(r"http://\S+", line)
+            assert line == blocks("text", SERVING)[0].replace("http://127.0.0.1:8000", address)
+            requests = blocks("bash", SERVING)[1].replace("\\\n", " ").splitlines()
+            answers = blocks("json", SERVING)[0].splitlines()
+            five, *found = (ask(request, address) for request in [curl, *requests])
+            assert len(five["items"]) == 5
+            for answer, shown in zip(found, map(json.loads, answers), strict=True):
+                assert answer.keys() == shown.keys()
+                assert len(answer.get("items", ())) == len(shown.get("items", ()))
+                assert [item.keys() for item in answer.get("items", ())] == [
+                    item.keys() for item in shown.get("items", ())
+                ]
+            assert found[2:] == [json.loads(shown) for shown in answers[2:]]
+        finally:
+            server.terminate()
+            assert server.wait(60) == 0
+
+
+def ask(command, address):
+    words = shlex.split(command.replace("http://127.0.0.1:8000", address))
+    return json.loads(subprocess.run([*words, "--silent", "--show-error"], capture_output=True, check=True).stdout)
 
 
 def test_python(files, text_encoder_dir, monkeypatch, capsys):
-    (code,) = blocks("python")
+    code, further = blocks("python")
     assert len(code.replace("\n\n", "\n").splitlines()) == 6
     fit = unisrec.fit
     options = {"text_encoder": str(text_encoder_dir), "budget": 0.05, "use_cpu": True}
     monkeypatch.setattr(unisrec, "fit", lambda *tables, **names: fit(*tables, **names, **options))
-    exec(code, {})
+    served = []
+    monkeypatch.setattr(unisrec, "serve", served.append)
+    names = {}
+    exec(code, names)
+    app = create_app(EndpointHandler(recommender=served[0]))  # what `unisrec.serve` runs, see tests/serving
+    assert app.state.num_items == 42
+    exec(further, names)
     assert "Recommendation(" in capsys.readouterr().out

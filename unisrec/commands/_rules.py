@@ -40,11 +40,25 @@ def add_rules_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMN",
         help="columns of the items to add to the result: price url",
     )
+    add_item_data(parser)
+
+
+def add_item_data(parser: argparse.ArgumentParser) -> None:
+    """Adds `--item-data`."""
     parser.add_argument(
         "--item-data",
         metavar="FILE",
         help="table with the columns of the items as they are now, such as stock; its ids are in item_id",
     )
+
+
+def use_item_data(file: str | None, processor: "UniSRecProcessor") -> None:
+    """Replaces columns of the catalogue by those of a table, if one is named."""
+    from ..recommender.catalogue import columns_by_id
+
+    if file is not None:
+        columns = columns_by_id(file, processor.catalogue.item_ids)
+        processor.catalogue = processor.catalogue.with_columns(columns)
 
 
 class ShopRules:
@@ -76,13 +90,10 @@ class ShopRules:
         """Reads `--item-data` into the catalogue, and raises `ValueError` for a rule that does not fit it."""
         from ..data import Domain
         from ..modeling_unisrec import item_mask
-        from ..recommender.catalogue import columns_by_id
         from ..recommender.rules import check_result_columns, make_rules
 
         args = self.args
-        if args.item_data is not None:
-            columns = columns_by_id(args.item_data, processor.catalogue.item_ids)
-            processor.catalogue = processor.catalogue.with_columns(columns)
+        use_item_data(args.item_data, processor)
         if args.popularity == "":
             self._popularity = Domain.load_from_disk(args.domain)
         make_rules(processor.catalogue, self.cap, args.diversity, self._popularity)
@@ -107,4 +118,4 @@ class ShopRules:
         return f"{plural(empty, 'empty history')}: the most popular items, by {source}"
 
 
-__all__ = ["ShopRules", "add_rules_arguments"]
+__all__ = ["ShopRules", "add_item_data", "add_rules_arguments", "use_item_data"]

@@ -90,25 +90,55 @@ def add_items_arguments(
         help="rank these products instead of the catalogue of the checkpoint: .csv, .tsv, .jsonl, .parquet or a dataset",
     )
     items.add_argument("--domain", metavar="DIR", help=domain)
-    parser.add_argument("--item-column", metavar="COLUMN", help="column of --items with the ids (default: item_id)")
+    add_product_columns(parser, "--items")
+
+
+def add_product_columns(parser: argparse.ArgumentParser, option: str) -> None:
+    """Adds the options of [`read_products`] on how the table of an option is read."""
+    parser.add_argument(
+        "--item-column",
+        metavar="COLUMN",
+        help=f"column of {option} with the ids (default: as the checkpoint remembers, otherwise item_id)",
+    )
     parser.add_argument(
         "--text-columns",
         nargs="+",
         metavar="COLUMN",
-        help="columns of --items that form the item text, in order (default: title, otherwise text)",
+        help=f"columns of {option} that form the item text, in order (default: as the checkpoint remembers, otherwise "
+        "title or text)",
     )
+    parser.add_argument(
+        "--separator",
+        metavar="CHAR",
+        help=f"separator of {option} if it is a CSV file (default: as remembered or found)",
+    )
+    parser.add_argument(
+        "--encoding",
+        metavar="NAME",
+        help=f"encoding of {option} if it is a CSV file (default: as remembered or found)",
+    )
+
+
+def product_columns(args: argparse.Namespace, option: str, is_given: bool) -> dict[str, Any]:
+    """Returns the values of the options of [`add_product_columns`]. Raises `ValueError` for one of them without a
+    table."""
+    columns = {name: getattr(args, name) for name in ("item_column", "text_columns", "separator", "encoding")}
+    if not is_given and (named := [f"--{name.replace('_', '-')}" for name in columns if columns[name] is not None]):
+        raise ValueError(
+            f"{' and '.join(named)} {'is' if len(named) == 1 else 'are'} for {option}: name the products too."
+        )
+    return columns
 
 
 def given_items(args: argparse.Namespace) -> "ItemCatalogue | None":
     """Returns the items named by the options of [`add_items_arguments`], or `None`."""
+    from ..modeling_unisrec.checkpoint import load_checkpoint_tables
     from ..recommender.catalogue import make_catalogue
 
-    if args.items is None and (args.item_column is not None or args.text_columns is not None):
-        raise ValueError(
-            "--item-column and --text-columns name columns of --items: name the products with --items too."
-        )
-    items = args.items if args.domain is None else args.domain
-    return make_catalogue(items, item_column=args.item_column, text_columns=args.text_columns)
+    columns = product_columns(args, "--items", args.items is not None)
+    if args.items is None:
+        return make_catalogue(args.domain)
+    return make_catalogue(args.items, **columns, tables=load_checkpoint_tables(args.model))
 
 
 def load_recommender(

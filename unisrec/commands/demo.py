@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import socket
 import time
 from importlib.util import find_spec
 
@@ -38,14 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_address(host: str, port: int) -> None:
-    """Raises `OSError` if the address cannot be served, before anything is loaded."""
-    try:
-        socket.create_server((host, port)).close()
-    except (OSError, OverflowError) as error:
-        raise OSError(f"cannot serve on {host}:{port} ({error}); choose another --port or --host.") from error
-
-
 def run(args: argparse.Namespace) -> int:
     if find_spec("gradio") is None:
         raise ValueError('the web page needs gradio: pip install "unisrec[demo]"')
@@ -61,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
         folder = shlex.quote(args.export_space)
         print(f"{args.export_space}: ready. To publish: hf upload --repo-type space OWNER/NAME {folder}")
         return 0
-    check_address(args.host, args.port)
+    from ..serving.listening import bind_address
+
+    bind_address(args.host, args.port)[0].close()
     from ..demo.app import launch, load_app
 
     app = load_app(args.model, args.domain, args.compare, items=items, customers=args.customers)

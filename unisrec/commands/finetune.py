@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_PATH",
         help="text encoder that the checkpoint was trained with, if it contains none",
     )
+    parser.add_argument(
+        "--split",
+        metavar="SPLIT",
+        help="time:2024-06-01 or time:0.1 (the last tenth): train on what lies before that moment and validate on the last "
+        "tenth of it (default: the last two interactions of each user are held out)",
+    )
     add_training_arguments(parser, "UniSRecFinetuneArguments")
 
 
@@ -69,6 +75,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int | Result:
             from_scratch=args.from_scratch,
             compare_with=args.compare_with,
             model_config=parse_model_config(args.model_config),
+            split=args.split,
         )
     if not result.trainer.is_world_process_zero():
         return 0

@@ -48,6 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train the chosen candidate again on all interactions, including held-out ones; the saved model then has no "
         "metrics of its own (default: save the measured model)",
     )
+    parser.add_argument(
+        "--split",
+        metavar="SPLIT",
+        help="time:2024-06-01 or time:0.1 (the last tenth): train on what lies before that moment and measure what comes "
+        "after it (default: the last two interactions of each user are held out)",
+    )
+    parser.add_argument(
+        "--keep-domain",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the prepared data, with ids and purchases of the customers, in the folder, where update learns from it "
+        "again; it is never uploaded (default: kept)",
+    )
     for name, what in (("user", "user ids"), ("item", "item ids"), ("time", "times")):
         help = f"column of the {what} (default: recognised by name or content)"
         parser.add_argument(f"--{name}-column", metavar="COLUMN", help=help)
@@ -87,6 +100,8 @@ def run(args: argparse.Namespace) -> Result:
             text_encoder=args.text_encoder,
             budget=args.budget,
             train_on_all=args.train_on_all,
+            split=args.split,
+            keep_domain=args.keep_domain,
             user_column=args.user_column,
             item_column=args.item_column,
             time_column=args.time_column,

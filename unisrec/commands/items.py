@@ -3,31 +3,43 @@
 import argparse
 import shutil
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ._shared import Result, add_json, plural, table
+from ._shared import Result, add_json, add_product_columns, plural, product_columns, table
+
+
+if TYPE_CHECKING:
+    from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+    from ..recommender import Recommender
+    from ..recommender.item_changes import ItemChanges
 
 
 EXAMPLE = """\
 example:
+  unisrec items sync runs/shop products.csv
   unisrec items add runs/office --input new.csv --output runs/office-today
   unisrec items add unisrec-base --input products.csv --text-columns title brand --output runs/shop
   unisrec items add runs/office --item new-1 "label maker tape, white on red"
   unisrec items remove runs/office --id 77 1024
   unisrec items list runs/office --json
 
-A file (.csv, .jsonl, .parquet) has the columns item_id and text; to remove items, item_id is enough. To a checkpoint without
-a catalogue, such as unisrec-base, the first items give one. Without --output, the catalogue in the folder is replaced
-atomically. A second process that changes the same folder waits for up to a minute.
+A file is a table of products, as for unisrec fit --items; to remove items, a column item_id is enough. A checkpoint of
+unisrec fit, or of prepare table and finetune, remembers its columns, separator and encoding. sync takes a complete list:
+items that are not in it are not recommended any more, but histories may still name them. remove forgets items. To a
+checkpoint without a catalogue, such as unisrec-base, the first items give one. Without --output, the catalogue in the
+folder is replaced atomically. A second process that changes the same folder waits for up to a minute.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    actions = parser.add_subparsers(dest="action", metavar="list|add|remove", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="list|sync|add|remove", required=True)
     for action, what in {
         "list": "print ids and texts",
-        "add": "add items, represented by their texts",
+        "sync": "make the catalogue that of a product list: new, changed and gone items in one go",
+        "add": "add items, represented by their texts; known ids get a new text",
         "remove": "remove items",
     }.items():
         command = actions.add_parser(action, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=EXAMPLE)
@@ -35,26 +47,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_json(command)
         if action == "list":
             continue
-        source = command.add_mutually_exclusive_group(required=True)
-        source.add_argument("--input", metavar="FILE", help="file of the items")
+        if action == "sync":
+            command.add_argument("input", metavar="PRODUCTS", help="table of all products: file or dataset of the Hub")
+        else:
+            source = command.add_mutually_exclusive_group(required=True)
+            source.add_argument("--input", metavar="FILE", help="file of the items")
         if action == "add":
-            command.add_argument(
-                "--item-column", metavar="COLUMN", help="column of --input with the ids (default: item_id)"
-            )
-            command.add_argument(
-                "--text-columns",
-                nargs="+",
-                metavar="COLUMN",
-                help="columns of --input that form the item text, in order (default: text)",
-            )
-            command.add_argument(
-                "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
-            )
             source.add_argument(
                 "--item", nargs=2, action="append", metavar=("ID", "TEXT"), help="one item; repeatable"
             )
-        else:
+        if action == "remove":
             source.add_argument("--id", nargs="+", metavar="ID", help="ids of the items")
+        else:
+            add_product_columns(command, "--input" if action == "add" else "PRODUCTS")
+            command.add_argument(
+                "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
+            )
         command.add_argument("--output", metavar="DIR", help="new folder for the whole checkpoint")
 
 
@@ -65,9 +73,7 @@ def run(args: argparse.Namespace) -> Result:
     from ..modeling_unisrec import lock_catalogue
     from ..modeling_unisrec.checkpoint import load_checkpoint
     from ..modeling_unisrec.hub import released_folder
-    from ..recommender import Recommender
-    from ..recommender.catalogue import make_catalogue
-    from ..recommender.tables import read_item_ids, read_items
+    from ..recommender.tables import read_item_ids
 
     if args.output is None and not Path(args.model).is_dir():
         raise ValueError(
@@ -75,15 +81,14 @@ def run(args: argparse.Namespace) -> Result:
         )
     if args.output is not None:
         check_output_folder(args.output)
-    if args.action == "add":
-        columns = {"item_column": args.item_column or "item_id", "text_columns": args.text_columns}
-        if args.item and (args.item_column or args.text_columns):
-            raise ValueError("--item-column and --text-columns name columns of --input: leave them out with --item.")
-        given = read_items(args.input, **columns) if args.input else dict(args.item)
-        if args.item and len(given) < len(args.item):
-            raise ValueError("--item: an id is given twice; give each id once.")
-    else:
+    columns = {}
+    if args.action == "remove":
         given = read_item_ids(args.input) if args.input else args.id
+    else:
+        columns = product_columns(args, "--input", args.input is not None)
+        given = args.input or dict(args.item)
+        if not args.input and len(given) < len(args.item):
+            raise ValueError("--item: an id is given twice; give each id once.")
     folder = Path(args.model) / "catalogue"
     if args.output is None and not folder.is_dir():
         raise FileNotFoundError(
@@ -91,26 +96,44 @@ def run(args: argparse.Namespace) -> Result:
         )
     # Locked from reading to replacing the catalogue, so that changes by other processes are not lost.
     with lock_catalogue(folder) if args.output is None else nullcontext():
-        model, processor = load_checkpoint(args.model, getattr(args, "text_encoder", None))
-        before = 0 if processor.catalogue is None else len(processor.catalogue)
-        if processor.catalogue is None and args.action == "add":
-            processor.catalogue = make_catalogue(given)
-            recommender = Recommender(model, processor)
-        else:
-            recommender = Recommender(model, processor)
-            (recommender.add_items if args.action == "add" else recommender.remove_items)(given)
-        catalogue = recommender.processor.catalogue
+        recommender, changes = _change(
+            *load_checkpoint(args.model, getattr(args, "text_encoder", None)), args, given, columns
+        )
         if args.output is None:
-            catalogue.save(folder)
+            recommender.processor.catalogue.save(folder)
     if args.output is not None:
         with new_folder(args.output) as draft, writing(args.output):
             recommender.save_pretrained(draft)
             if (card := (released_folder(args.model) or Path(args.model)) / "README.md").is_file():
                 shutil.copy(card, draft)
+    size = len(recommender.processor.catalogue)
+    place = f"{size:,} in the catalogue: {args.output or args.model}"
+    found = asdict(changes) | {"items": size, "checkpoint": args.output or args.model}
+    if args.action == "sync":
+        return Result(f"{changes}; {place}", found)
     done = "added" if args.action == "add" else "removed"
-    found = {done: abs(len(catalogue) - before), "items": len(catalogue), "checkpoint": args.output or args.model}
-    text = f"{plural(found[done], 'item')} {done}, {found['items']:,} in the catalogue: {found['checkpoint']}"
-    return Result(text, found)
+    parts = [f"{plural(found[done], 'item')} {done}"]
+    if args.action == "add":
+        parts += [f"{found[name]:,} {name}" for name in ("changed", "unchanged") if found[name]]
+    return Result(", ".join([*parts, place]), found)
+
+
+def _change(
+    model: "UniSRecModel", processor: "UniSRecProcessor", args: argparse.Namespace, given: Any, columns: dict[str, Any]
+) -> "tuple[Recommender, ItemChanges]":
+    """Returns a recommender with the changed catalogue, and what has changed."""
+    from ..recommender import Recommender
+    from ..recommender.catalogue import make_catalogue
+    from ..recommender.item_changes import ItemChanges
+
+    if processor.catalogue is None and args.action != "remove":
+        processor.catalogue = make_catalogue(given, **columns)
+        recommender = Recommender(model, processor)
+        return recommender, ItemChanges(len(processor.catalogue), 0, 0, 0)
+    recommender = Recommender(model, processor)
+    if args.action == "remove":
+        return recommender, recommender.remove_items(given)
+    return recommender, (recommender.sync_items if args.action == "sync" else recommender.add_items)(given, **columns)
 
 
 def list_items(model: str) -> Result:

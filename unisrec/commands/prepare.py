@@ -118,8 +118,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_table_options(table)
 
 
-def add_table_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of [`read_table`] on how files are read."""
+def add_table_options(parser: argparse.ArgumentParser, keeps: bool = True) -> None:
+    """Adds the options of [`read_table`] on how files are read, and with `keeps` on the columns that stay with items."""
     parser.add_argument(
         "--items-id-column",
         metavar="COLUMN",
@@ -138,6 +138,8 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
         help="drop rows whose user id is a word for visitors without an account (0, -1, guest, anonymous, null, ...); "
         "rows with no user id at all are dropped anyway",
     )
+    if not keeps:
+        return
     parser.add_argument(
         "--keep-columns",
         nargs="+",
@@ -150,7 +152,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 def table_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the arguments of [`read_table`] that [`add_table_options`] adds."""
     names = ("items_id_column", "separator", "encoding", "date_format", "drop_anonymous", "keep_columns")
-    return {name: getattr(args, name) for name in names}
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def run(args: argparse.Namespace) -> Result:

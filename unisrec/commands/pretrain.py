@@ -62,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="fields of UniSRecConfig, such as hidden_size=64",
     )
+    parser.add_argument(
+        "--split",
+        metavar="SPLIT",
+        help="time:2024-06-01 or time:0.1 (the last tenth): train on what lies before that moment and validate on the last "
+        "tenth of it (default: the last two interactions of each user are held out)",
+    )
     add_training_arguments(parser, "UniSRecPretrainArguments")
 
 
@@ -82,6 +88,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int | Result:
             text_whitening=args.text_whitening,
             text_whitening_size=args.text_whitening_size,
             model_config=parse_model_config(args.model_config),
+            split=args.split,
         )
     if not result.trainer.is_world_process_zero():
         return 0

@@ -1,0 +1,138 @@
+"""Items that are added, changed and removed: the catalogue and the index afterwards."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+import torch
+
+from ..modeling_unisrec import ItemCatalogue
+from ..modeling_unisrec.item_catalogue import FormerItem
+from .catalogue import check_items, read_products
+from .snapshot import Snapshot, with_catalogue
+from .vectors import VectorEncoder
+
+
+@dataclass(frozen=True)
+class ItemChanges:
+    """
+    What a change did to a catalogue.
+
+    Args:
+        added (`int`): Items that were not in it.
+        changed (`int`): Items that have another text now.
+        removed (`int`): Items that are in it no more.
+        unchanged (`int`): Given items that were there with the same text.
+    """
+
+    added: int
+    changed: int
+    removed: int
+    unchanged: int
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count:,} {name}" for name, count in vars(self).items())
+
+
+@dataclass(frozen=True)
+class Products:
+    """
+    Items as they are now.
+
+    Args:
+        texts (`Mapping[str, str]`): Texts by id.
+        columns (`pl.DataFrame`, *optional*): `item_id` and more columns of these items.
+        tables (`Mapping[str, Any]`, *optional*): How tables of the shop are read, `tables` of [`ItemCatalogue`].
+    """
+
+    texts: Mapping[str, str]
+    columns: pl.DataFrame | None = None
+    tables: Mapping[str, Any] | None = None
+
+
+def products_by_id(items: Any, tables: Mapping[str, Any], columns: Mapping[str, Any]) -> Products:
+    """Returns the items of a mapping of texts, or of a table by the arguments of [`read_products`]. Raises its errors, and
+    `ValueError` if an id or text of a mapping is empty or no string."""
+    if not isinstance(items, Mapping):
+        table, how = read_products(items, **columns, tables=tables)
+        return Products(dict(table.select("item_id", "text").iter_rows()), table.drop("text"), how)
+    if any(value is not None for value in columns.values()):
+        raise ValueError(f"{', '.join(columns)} are of a table of items, not of texts by id; leave them out.")
+    check_items(items)
+    return Products(items)
+
+
+def change_items(
+    snapshot: Snapshot, encoder: VectorEncoder, products: Products, gone: Collection[str], keeps_gone: bool
+) -> tuple[Snapshot, ItemChanges]:
+    r"""
+    Adds items, changes texts, and removes items. Only new texts are encoded; an item keeps its row in the ID embedding
+    when its text changes and when it comes back.
+
+    Args:
+        snapshot ([`Snapshot`]): The state before; it is not changed.
+        encoder ([`VectorEncoder`]): Encoder of the new texts.
+        products ([`Products`]): Items to be added, or in the catalogue.
+        gone (`Collection[str]`): Ids of the catalogue, or of its former items, to be removed.
+        keeps_gone (`bool`): Whether the removed items become former items, which histories may name.
+
+    Returns:
+        `tuple[Snapshot, ItemChanges]`: The new state, whose `state` is still that of the old one, and the counts.
+
+    Raises:
+        ValueError: If no item would be left, or there is a new text and no text encoder.
+    """
+    items = products.texts
+    old, has_rows = snapshot.catalogue, encoder.model.config.num_items is not None
+    changed = [item_id for item_id, text in items.items() if item_id in old and old.texts[old.row(item_id)] != text]
+    added = [item_id for item_id in items if item_id not in old]
+    removed = [old.row(item_id) for item_id in gone if item_id in old]
+    stays = torch.ones(len(old), dtype=torch.bool)
+    stays[removed] = False
+    changes = ItemChanges(len(added), len(changed), len(removed), len(items) - len(added) - len(changed))
+    changed_rows = torch.tensor([old.row(item_id) for item_id in changed], dtype=torch.long)
+    stays[changed_rows] = False  # they come again behind the others
+    kept = stays.nonzero()[:, 0]
+    ids = [*changed, *added]
+    if len(kept) + len(ids) == 0:
+        raise ValueError("no item would be left in the catalogue; add new items first.")
+    new_rows = torch.tensor([old.former[item_id].id_row if item_id in old.former else 0 for item_id in added])
+    new_rows = torch.cat([old.id_rows_of(changed_rows), new_rows.long()]) if has_rows else torch.zeros(len(ids)).long()
+    texts = [items[item_id] for item_id in ids]
+    text_vectors = encoder.texts(texts)
+    former = {item_id: item for item_id, item in old.former.items() if item_id not in items and item_id not in gone}
+    if keeps_gone:
+        rows = old.id_rows_of(torch.tensor(removed, dtype=torch.long)).tolist() if has_rows else [0] * len(removed)
+        former |= {old.item_ids[row]: FormerItem(old.texts[row], at) for row, at in zip(removed, rows, strict=True)}
+    item_ids = [old.item_ids[row] for row in kept.tolist()] + ids
+    catalogue = ItemCatalogue(
+        item_ids,
+        [old.texts[row] for row in kept.tolist()] + texts,
+        torch.cat([old.item_embeddings[kept], text_vectors]),
+        torch.cat([old.id_rows_of(kept), new_rows]) if has_rows else None,
+        old.item_ids_hash if has_rows else None,
+        _columns(old, products.columns, item_ids),
+        former,
+        old.tables if products.tables is None else products.tables,
+    )
+    index = snapshot.index.update(kept, encoder.items(text_vectors, new_rows))
+    return replace(snapshot, processor=with_catalogue(snapshot.processor, catalogue), index=index), changes
+
+
+def _columns(old: ItemCatalogue, given: pl.DataFrame | None, item_ids: Sequence[str]) -> pl.DataFrame | None:
+    """Columns of the items of a changed catalogue: those given, otherwise those they had."""
+    if old.columns is None and given is None:
+        return None
+    known = old.table().drop("text")
+    if given is not None:
+        # Only the items that are not given keep their columns, but all keep those that are not among the given.
+        rest = known.filter(~pl.col("item_id").is_in(given["item_id"].implode()))
+        others = known.select("item_id", *(name for name in known.columns if name not in given.columns))
+        given = given.join(others, on="item_id", how="left", maintain_order="left")
+        known = pl.concat([rest, given], how="diagonal_relaxed")
+    wanted = pl.DataFrame({"item_id": list(item_ids)}, schema={"item_id": pl.String})
+    return wanted.join(known, on="item_id", how="left", maintain_order="left").drop("item_id")
+
+
+__all__ = ["ItemChanges", "Products", "change_items", "products_by_id"]

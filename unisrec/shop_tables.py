@@ -1,0 +1,58 @@
+"""The tables of a shop, read for `fit` and `update`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .data import read_table
+from .data.interactions import RawData
+from .data.readers.frames import TableSource
+from .data.readers.guess import Columns, guess_columns
+from .data.readers.table import check_csv_options, load_table
+
+
+DOMAIN = "domain"  # folder of the prepared data in that of the checkpoint
+
+
+def read_shop(
+    interactions: TableSource,
+    items: TableSource | None,
+    columns: Mapping[str, Any],
+    csv: Mapping[str, str | None],
+    reading: Mapping[str, Any],
+) -> tuple[RawData, Columns]:
+    r"""
+    Reads the tables of a shop, and recognises the columns that are not given.
+
+    Args:
+        interactions (`str`, `os.PathLike` or data frame): Table of interactions, as for [`read_table`].
+        items (`str`, `os.PathLike` or data frame, *optional*): Table of items.
+        columns (`Mapping`): `user_column`, `item_column`, `time_column`, `text_columns` and `items_id_column`, or `None`.
+        csv (`Mapping`): `separator` and `encoding` of CSV files, or `None`.
+        reading (`Mapping`): `date_format` and `drop_anonymous`, as for [`read_table`].
+
+    Returns:
+        `tuple[RawData, Columns]`: The data, with all of these in `info["tables"]`, and the columns.
+
+    Raises:
+        OSError: If a table cannot be read.
+        ValueError: If a column cannot be recognised, or a table cannot be used.
+    """
+    check_csv_options([interactions, items], **csv)
+    clicks = load_table(interactions, name="interactions", **csv)
+    products = None if items is None else load_table(items, name="items", **csv)
+    found = guess_columns(clicks, products, **columns)
+    raw = read_table(
+        clicks,
+        products,
+        user_column=found.user,
+        item_column=found.item,
+        time_column=found.time,
+        text_columns=found.texts,
+        items_id_column=found.items_id,
+        **reading,
+    )
+    raw.info["tables"] |= {name: value for name, value in csv.items() if value is not None}
+    return raw, found
+
+
+__all__ = ["DOMAIN", "read_shop"]

@@ -1,0 +1,270 @@
+"""From a checkpoint and the interactions since its training to an updated one: the work of `unisrec update`."""
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from .data import Domain
+from .data.atomic import replace_folder
+from .data.domain import check_output_folder, new_folder, writing
+from .data.readers.files import suffix_of
+from .data.readers.frames import TableSource, is_path
+from .data.readers.guess import guess_columns
+from .data.readers.table import SEPARATORS, check_csv_options, load_table, read_table
+from .data.training_data import merge_records, training_record
+from .modeling_unisrec import lock_catalogue
+from .modeling_unisrec.checkpoint import load_checkpoint
+from .recommender import Recommender
+from .recommender.item_changes import ItemChanges
+from .shop_tables import DOMAIN
+from .update_data import merge_histories
+from .update_training import WarmStart, warm_start
+
+
+KEPT_FILES = ("report.html", "*.png")  # of the folder before, besides its card
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """
+    Result of [`update`].
+
+    Args:
+        output (`Path`): Folder of the updated checkpoint.
+        num_interactions, num_users (`int`): New interactions that were learnt from, and their users.
+        items ([`ItemChanges`], *optional*): What became of the catalogue.
+        training ([`WarmStart`]): Quality before and after, and how much the answers for other users changed.
+        seconds (`float`): Time of the whole update.
+        notes (`list[str]`): Sentences on what was left out.
+    """
+
+    output: Path
+    num_interactions: int
+    num_users: int
+    items: ItemChanges | None
+    training: WarmStart
+    seconds: float
+    notes: list[str]
+
+    def recommender(self) -> Recommender:
+        """Loads the checkpoint, see [`Recommender`]."""
+        return Recommender.from_pretrained(self.output)
+
+    def __str__(self) -> str:
+        parts = [f"{self.num_interactions:,} new interactions of {self.num_users:,} users"]
+        if self.items is not None:
+            parts.append(f"items: {self.items}")
+        return "; ".join([*parts, *self.training.sentences(), f"{self.seconds:.0f} s"])
+
+
+def update(
+    model: str | os.PathLike,
+    interactions: TableSource,
+    items: TableSource | None = None,
+    *,
+    output: str | os.PathLike | None = None,
+    domain: Domain | str | os.PathLike | None = None,
+    budget: float = 5.0,
+    text_encoder: str | None = None,
+    user_column: str | None = None,
+    item_column: str | None = None,
+    time_column: str | None = None,
+    text_columns: Sequence[str] | None = None,
+    items_id_column: str | None = None,
+    separator: str | None = None,
+    encoding: str | None = None,
+    date_format: str | None = None,
+    drop_anonymous: bool | None = None,
+    seed: int = 0,
+    use_cpu: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> UpdateResult:
+    r"""
+    Teaches a checkpoint the interactions since its training, without training it again from its start.
+
+    The training begins at the current weights. It sees the histories of users with new interactions and, so that nothing is
+    forgotten, as many targets of other users, chosen at random. A fifth of the users with new interactions keep their last
+    item apart. By these, the best epoch is chosen, and then the share of the new weights in an average with the old ones.
+
+    Args:
+        model (`str` or `os.PathLike`): Checkpoint with a catalogue, for example of [`fit`].
+        interactions (`str`, `os.PathLike` or data frame):
+            Table of interactions, as for [`read_table`]: the new ones, or all of them. Those that are known count once.
+        items (`str`, `os.PathLike` or data frame, *optional*):
+            Complete table of products; the catalogue becomes that, as by [`Recommender.sync_items`].
+        output (`str` or `os.PathLike`, *optional*):
+            New folder. By default the folder `model` is replaced at once when everything is done.
+        domain ([`Domain`], `str` or `os.PathLike`, *optional*):
+            Prepared data of the training, to choose earlier interactions from. Defaults to what [`fit`] left in the folder;
+            if there is nothing, the new interactions alone are learnt from.
+        budget (`float`, *optional*, defaults to 5): Most minutes for the training.
+        text_encoder (`str`, *optional*): Text encoder to use if the checkpoint has none.
+        user_column, item_column, time_column, text_columns, items_id_column (*optional*):
+            Columns, as for [`read_table`]. By default as the checkpoint remembers, otherwise they are recognised.
+        separator, encoding, date_format, drop_anonymous (*optional*):
+            As for [`read_table`]. By default as the checkpoint remembers.
+        seed (`int`, *optional*, defaults to 0): Random seed.
+        use_cpu (`bool`, *optional*, defaults to `False`): Do not use an accelerator.
+        report (`Callable[[str], None]`, *optional*): Receives lines that tell what is done; `print`, for example.
+
+    Returns:
+        [`UpdateResult`]
+
+    Raises:
+        FileExistsError: If `output` exists and is not an empty folder.
+        OSError: If a table, the checkpoint or the domain cannot be read, the folder cannot be written, or another process is
+            changing it.
+        ValueError: If a table cannot be used, no interaction is new, the checkpoint has no catalogue, or `model` is no folder
+            and there is no `output`.
+    """
+    if not 0 < budget < float("inf"):
+        raise ValueError(f"`budget` is {budget}, expected a positive number of minutes")
+    start, folder = time.monotonic(), Path(model)
+    if output is None and not folder.is_dir():
+        raise ValueError(f"{model} is not a local folder: name a new folder for the updated checkpoint (`output`)")
+    if output is not None:
+        check_output_folder(output)
+    given = {
+        "user_column": user_column,
+        "item_column": item_column,
+        "time_column": time_column,
+        "text_columns": None if text_columns is None else list(text_columns),
+        "items_id_column": items_id_column,
+        "separator": separator,
+        "encoding": encoding,
+        "date_format": date_format,
+        "drop_anonymous": drop_anonymous,
+    }
+    say = report or (lambda line: None)
+    # Locked from reading to replacing, so that no change of the items by another process is lost.
+    with lock_catalogue(folder / "catalogue") if output is None else nullcontext():
+        start_model, processor = load_checkpoint(model, text_encoder)
+        if processor.catalogue is None:
+            raise ValueError(f"{model} has no catalogue, so it was not trained for this shop: use `unisrec fit`")
+        kept = folder / DOMAIN
+        old = kept if domain is None and kept.is_dir() else domain
+        old = None if old is None else Domain.load(old)
+        tables = processor.catalogue.tables | {name: value for name, value in given.items() if value is not None}
+        new, texts = _read_new(interactions, items, tables, {name: given[name] for name in ("separator", "encoding")})
+        recommender = Recommender(start_model, processor)
+        changes = _change_items(recommender, items, texts, tables)
+        history = merge_histories(new, old, recommender.processor.catalogue, Path(output or model).absolute().name)
+        for note in history.notes:
+            say(note)
+        say(f"{int(history.is_new.sum()):,} new interactions of {int(history.is_touched.sum()):,} users")
+        if old is None:
+            say("the data of the training is not at hand: learning from the new interactions alone")
+        with _folder(folder, output) as draft:
+            training, updated = warm_start(recommender, history, draft / ".work", budget * 60, seed, use_cpu, say)
+            shutil.rmtree(draft / ".work", ignore_errors=True)
+            result = UpdateResult(
+                Path(output or model),
+                int(history.is_new.sum()),
+                int(history.is_touched.sum()),
+                changes,
+                training,
+                time.monotonic() - start,
+                history.notes,
+            )
+            records = [
+                training_record(replace(each, held_out=False), False)
+                for each in (old, history.domain)
+                if each is not None
+            ]
+            config = updated.model.config
+            config.training_data = merge_records(config.training_data, records)
+            with writing(output or model):
+                updated.save_pretrained(draft)
+                _copy_rest(folder, draft, result)
+                if kept.is_dir() or domain is not None:
+                    history.domain.save_to_disk(draft / DOMAIN)
+    return replace(result, seconds=time.monotonic() - start)
+
+
+def _read_new(
+    interactions: TableSource, items: TableSource | None, tables: dict[str, Any], csv: dict[str, str | None]
+) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Reads the new interactions and, where they hold them, the texts of their items."""
+    check_csv_options([interactions, items], **csv)
+    clicks = load_table(interactions, name="interactions", **_csv(interactions, tables))
+    columns = {name: tables.get(name) for name in ("user_column", "item_column", "time_column")}
+    texts = tables.get("text_columns") or []
+    has_texts = items is None and bool(texts) and set(texts) <= set(clicks.frame.columns)
+    # Without texts, any column stands in for them.
+    found = guess_columns(clicks, None, **columns, text_columns=texts if has_texts else clicks.frame.columns[:1])
+    raw = read_table(
+        clicks,
+        user_column=found.user,
+        item_column=found.item,
+        time_column=found.time,
+        text_columns=texts if has_texts else [found.item],
+        date_format=tables.get("date_format"),
+        drop_anonymous=bool(tables.get("drop_anonymous")),
+    )
+    return raw.interactions, raw.items if has_texts else None
+
+
+def _csv(source: TableSource, tables: dict[str, Any]) -> dict[str, str | None]:
+    is_csv = is_path(source) and suffix_of(source) in SEPARATORS
+    return {name: tables.get(name) if is_csv else None for name in ("separator", "encoding")}
+
+
+def _change_items(
+    recommender: Recommender, items: TableSource | None, texts: pl.DataFrame | None, tables: dict[str, Any]
+) -> ItemChanges | None:
+    """Makes the catalogue that of the products, or adds those that the interactions describe."""
+    if items is not None:
+        columns = {"item_column": tables.get("items_id_column") or tables.get("item_column")}
+        columns |= {"text_columns": tables.get("text_columns"), **_csv(items, tables)}
+        return recommender.sync_items(items, **columns)
+    if texts is None:
+        return None
+    known = recommender.processor.catalogue
+    new = {each: text for each, text in texts.select("item_id", "text").iter_rows() if each not in known}
+    return recommender.add_items(new) if new else None
+
+
+@contextmanager
+def _folder(folder: Path, output: str | os.PathLike | None) -> Iterator[Path]:
+    """Yields an empty folder, which becomes `output` or, without one, replaces `folder` at the end."""
+    if output is not None:
+        with new_folder(output) as draft:
+            yield draft
+        return
+    target = folder.absolute().resolve()
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with writing(folder):
+            draft.mkdir()
+        yield draft
+        with writing(folder):
+            replace_folder(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _copy_rest(folder: Path, draft: Path, result: UpdateResult) -> None:
+    """Copies the card, with a line about the update, and the report of the training."""
+    if not folder.is_dir():
+        return
+    for pattern in KEPT_FILES:
+        for file in folder.glob(pattern):
+            shutil.copy(file, draft)
+    if not (folder / "README.md").is_file():
+        return
+    card = (folder / "README.md").read_text(encoding="utf-8").rstrip()
+    title = "## Updates"
+    if title not in card:
+        card += f"\n\n{title}\n\nMetrics above and in the report are those before the updates.\n"
+    (draft / "README.md").write_text(f"{card}\n- {time.strftime('%Y-%m-%d')}: {result}\n", encoding="utf-8")
+
+
+__all__ = ["UpdateResult", "update"]
