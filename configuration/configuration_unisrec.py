@@ -12,6 +12,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from .own_code_config import OwnCodeConfig, lacks_code
+
 
 # `from __future__ import annotations` must stay out of this file: `@strict` would silently stop checking.
 
@@ -33,6 +35,7 @@ CODE_FILES = {
     "configuration_unisrec.py": "configuration",
     "modeling_unisrec.py": "modeling_unisrec",
     "text_pooling.py": "modeling_unisrec",
+    "own_code_config.py": "configuration",
     "own_code.py": "modeling_unisrec",
     "catalogue_files.py": "modeling_unisrec",
     "item_catalogue.py": "modeling_unisrec",
@@ -138,31 +141,6 @@ def text_vector_size(hidden_size: int, pooling: str, layers: list[dict] | None =
             raise ValueError(f"the text layer {layer!r} does not take vectors of {size} numbers.")
         size = {"dense": layer.get("out_features"), "truncate": layer.get("size")}.get(kind, size)
     return size
-
-
-class OwnCodeConfig(PreTrainedConfig):
-    r"""
-    Settings of a text encoder whose code is not part of transformers, as they were read: that code has not been loaded.
-
-    Args:
-        settings (`dict`, *optional*): The settings, with `auto_map`.
-    """
-
-    lacks_code = True
-
-    def __init__(self, settings: dict | None = None):
-        super().__init__()
-        self.settings = dict(settings or {})
-
-    def to_dict(self) -> dict:
-        """Returns the settings as they were read."""
-        return {**self.settings, "transformers_version": self.settings.get("transformers_version")}
-
-
-def lacks_code(text_config: PreTrainedConfig | None) -> bool:
-    """Returns whether this is an [`OwnCodeConfig`]; without the package, there is a class of this name for each module that
-    transformers loads."""
-    return getattr(text_config, "lacks_code", False) is True
 
 
 @strict
@@ -411,10 +389,8 @@ __all__ = [
     "AUTO_MAP",
     "TEXT_ACTIVATIONS",
     "TEXT_POOLINGS",
-    "OwnCodeConfig",
     "UniSRecConfig",
     "copy_code",
     "copy_endpoint_files",
-    "lacks_code",
     "text_vector_size",
 ]

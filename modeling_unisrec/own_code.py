@@ -11,11 +11,12 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module, get_relative_import_files
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration.configuration_unisrec import CODE_FILES, UniSRecConfig
+from ..configuration.own_code_config import lacks_code
 
 
 _trusted: ContextVar[bool | None] = ContextVar("trust_remote_code", default=None)
@@ -76,7 +77,7 @@ def own_code_files(*kinds: type) -> list[Path]:
         if kind.__module__.startswith("transformers_modules."):
             file = Path(sys.modules[kind.__module__].__file__)
             files |= {each.name: each for each in (file, *map(Path, get_relative_import_files(file)))}
-    if taken := sorted(files.keys() & CODE_FILES.keys()):
+    if taken := sorted(files.keys() & {*CODE_FILES, "handler.py"}):
         raise ValueError(
             f"the text encoder has a file {taken[0]}, as every UniSRec checkpoint has, which could not hold both; rename the "
             "module in a copy of the encoder."
@@ -95,9 +96,18 @@ def record_own_code(config: UniSRecConfig, encoder: PreTrainedModel) -> None:
         }
 
 
+def new_text_encoder(config: UniSRecConfig) -> PreTrainedModel:
+    """Returns the text encoder that `config` describes, with random weights. Raises `ValueError` if its code has not been
+    loaded."""
+    if lacks_code(config.text_config):
+        raise ValueError("The text encoder runs code of its own, which only `from_pretrained` can load.")
+    own = config.text_encoder_class
+    return (AutoModel.from_config if own is None else own._from_config)(config.text_config)
+
+
 def copy_own_code(config: UniSRecConfig, folder: str | os.PathLike) -> None:
     """Copies the code of a text encoder into a checkpoint folder; does nothing if transformers has it."""
-    if config.text_encoder_class is not None:
+    if config.text_config is not None and config.text_encoder_class is not None:
         for file in own_code_files(config.text_encoder_class, type(config.text_config)):
             shutil.copyfile(file, Path(folder) / file.name)
 
@@ -114,48 +124,63 @@ def carried_code(folder: Path) -> list[str]:
     return sorted({file.name for file in files})
 
 
-def load_own_code(
-    config: UniSRecConfig, name: str, options: Mapping[str, Any], trust_remote_code: bool | None
-) -> UniSRecConfig:
+def download_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those options of `from_pretrained` that locate a file."""
+    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+    return {name: options[name] for name in names if name in options}
+
+
+def with_own_code(
+    config_class: type[UniSRecConfig], name: str | os.PathLike | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
     r"""
     Loads the code of the text encoder that a checkpoint carries.
 
     Args:
-        config ([`UniSRecConfig`]): Configuration whose `text_config` is an [`OwnCodeConfig`]. It is not modified.
-        name (`str`): Folder or Hub id of the checkpoint.
-        options (`Mapping`): Download options.
-        trust_remote_code (`bool`, *optional*): Whether to run that code.
+        config_class (`type`): Class of the configuration of the checkpoint.
+        name (`str` or `os.PathLike`, *optional*): Folder or Hub id of the checkpoint.
+        options (`Mapping`): Options of `from_pretrained`, with `trust_remote_code`.
 
     Returns:
-        [`UniSRecConfig`]: A copy with the configuration and the class of the encoder.
+        `dict`: The options; if there is such code, with a `config` that has the configuration and the class of the encoder.
 
     Raises:
         UntrustedCode: If the code is not trusted.
     """
+    options, config = dict(options), options.get("config")
+    places = download_options(options)
+    if config is None and name is not None and options.get("text_config", ...) is not None:
+        settings, _ = config_class.get_config_dict(name, **places)
+        if "auto_map" in (settings.get("text_config") or ()):
+            fields = {key: options.pop(key) for key in [*options] if key in config_class.__annotations__}
+            config = config_class.from_pretrained(name, **places, **fields)
+    if not lacks_code(getattr(config, "text_config", None)):
+        return options
     settings = dict(config.text_config.settings)
-    places = settings["auto_map"]
-    if not is_trusted(trust_remote_code):
+    classes = settings["auto_map"]
+    if not is_trusted(options.get("trust_remote_code")):
         raise UntrustedCode(
-            f"{name}: its text encoder runs code of its own ({places['AutoModel']} in {file_of(places['AutoModel'])}); read "
-            "that file, and add `trust_remote_code=True` if you trust it."
+            f"{name}: its text encoder runs code of its own ({classes['AutoModel']} in {file_of(classes['AutoModel'])}); "
+            "read that file, and add `trust_remote_code=True` if you trust it."
         )
-    kinds = {key: own_class(place, name, options) for key, place in places.items()}
+    kinds = {key: own_class(reference, str(name), places) for key, reference in classes.items()}
     kind = kinds.get("AutoConfig") or CONFIG_MAPPING[settings["model_type"]]
     config = copy.copy(config)
-    config.text_config = kind.from_dict(settings)
-    config.text_encoder_class = kinds["AutoModel"]
-    return config
+    config.text_config, config.text_encoder_class = kind.from_dict(settings), kinds["AutoModel"]
+    return options | {"config": config}
 
 
 __all__ = [
     "UntrustedCode",
     "carried_code",
     "copy_own_code",
+    "download_options",
     "file_of",
     "is_trusted",
-    "load_own_code",
+    "new_text_encoder",
     "own_class",
     "own_code_files",
     "record_own_code",
     "trusting_remote_code",
+    "with_own_code",
 ]

@@ -19,6 +19,7 @@ CODE = {
     "pipeline_unisrec.py",
     "processing_unisrec.py",
     "own_code.py",
+    "own_code_config.py",
     "text_pooling.py",
     "catalogue_files.py",
     "item_catalogue.py",

@@ -31,6 +31,7 @@ CODE = {
     "pipeline_unisrec.py",
     "processing_unisrec.py",
     "own_code.py",
+    "own_code_config.py",
     "text_pooling.py",
     "catalogue_files.py",
     "item_catalogue.py",
