@@ -227,6 +227,21 @@ class Domain:
             )
         return source if isinstance(source, cls) else cls.load_from_disk(source)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads the domain to the dataset `repo_id` (`owner/name`), private if it is new, for [`Domain.from_hub`] and
+        `datasets.load_dataset`, and returns the address of the commit. `options` and errors are those of [`push_domain`]."""
+        from .domain_hub import push_domain
+
+        return push_domain(self, repo_id, **options)
+
+    @classmethod
+    def from_hub(cls, repo_id: str, token: str | None = None) -> "Domain":
+        """Returns the domain in the dataset `repo_id`, also `owner/name@revision`, after a download. `token` and errors are
+        those of [`domain_from_hub`]."""
+        from .domain_hub import domain_from_hub
+
+        return domain_from_hub(repo_id, token)
+
     def report(self) -> str:
         """Returns a short table of the counts and of the rows dropped by each preparation step."""
         lengths = np.diff(self.offsets)

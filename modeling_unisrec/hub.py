@@ -139,21 +139,24 @@ def _check_readable(folder: Path) -> None:
                 raise PermissionError(f"{file}: you may not read this file")
 
 
-def pin_revision(repo_id: str, revision: str | None = None, repo_type: str = "model") -> dict[str, Any]:
+def pin_revision(
+    repo_id: str, revision: str | None = None, repo_type: str = "model", token: str | None = None
+) -> dict[str, Any]:
     """Returns download options: `revision`, resolved to its current commit, and `local_files_only`, which is set if
     the Hub cannot be reached, to avoid a timeout for every file. Raises `OSError` as [`find_model`] does."""
-    with _hub_errors(repo_id, revision):
-        reachable = not is_offline_mode() and _answers(repo_id, revision, repo_type)
-        pinned = api.resolve_revision(repo_id, revision=revision, repo_type=repo_type, local_files_only=not reachable)
+    with hub_errors(repo_id, revision):
+        reachable = not is_offline_mode() and _answers(repo_id, revision, repo_type, token)
+        options = {"revision": revision, "repo_type": repo_type, "token": token}
+        pinned = api.resolve_revision(repo_id, local_files_only=not reachable, **options)
     if not (reachable or is_offline_mode()):
         logger.warning("%s is taken from the cache: the Hub cannot be reached at %s", repo_id, constants.ENDPOINT)
     return {"revision": pinned, "local_files_only": not reachable}
 
 
-def _answers(repo_id: str, revision: str | None, repo_type: str) -> bool:
+def _answers(repo_id: str, revision: str | None, repo_type: str, token: str | None) -> bool:
     """Returns whether the Hub answers for a repository; `resolve_revision` would silently use the cache."""
     try:
-        api.repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=10)
+        api.repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=10, token=token)
     except HTTPError as error:
         if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
             raise
@@ -178,16 +181,21 @@ def check_checkpoint(folder: Path, catalogue: bool = True) -> None:
 
 
 def create_repository(
-    repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
+    repo_id: str,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    repo_type: str = "model",
 ) -> str:
     r"""
-    Creates a model repository and a branch in it, unless they exist.
+    Creates a repository and a branch in it, unless they exist.
 
     Args:
         repo_id (`str`): `owner/name`; without owner, a repository of the user.
         private (`bool`, *optional*): Whether a new repository is private.
         revision (`str`, *optional*): The branch.
         token (`str`, *optional*): Token to use instead of the stored one.
+        repo_type (`str`, *optional*, defaults to `"model"`): Or `"dataset"`.
 
     Returns:
         `str`: The id, `owner/name`.
@@ -196,16 +204,16 @@ def create_repository(
         OSError: If it cannot be created.
         ValueError: If a private repository is requested but a public one exists.
     """
-    with _hub_errors(repo_id, revision):
-        url = api.create_repo(repo_id, private=private, exist_ok=True, token=token)
+    with hub_errors(repo_id, revision):
+        url = api.create_repo(repo_id, private=private, exist_ok=True, token=token, repo_type=repo_type)
         repo_id = url.repo_id
         # The Hub ignores `private` for an existing repository.
-        if private and not api.model_info(repo_id, token=token).private:
+        if private and not api.repo_info(repo_id, token=token, repo_type=repo_type).private:
             raise ValueError(
                 f"{repo_id} is there already and public: make it private at {url}/settings, or name another."
             )
         if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True, token=token)
+            api.create_branch(repo_id, branch=revision, exist_ok=True, token=token, repo_type=repo_type)
     return repo_id
 
 
@@ -241,13 +249,42 @@ def upload_checkpoint(
     names = shared_files(folder, catalogue)
     replaced = {} if card is None else {"README.md": card.encode()}
     check_outgoing(folder, names, replaced)
-    with _hub_errors(repo_id, revision):
+    with hub_errors(repo_id, revision):
         there = api.list_repo_files(repo_id, revision=revision, token=token)
         old = [name for name in there if name not in names and _matches(name, REPLACED_FILES)]
         contents = {name: folder / name for name in names} | replaced
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
         operations += [CommitOperationDelete(name) for name in old]
         return api.create_commit(repo_id, operations, commit_message=message, revision=revision, token=token)
+
+
+def upload_dataset(
+    folder: Path, repo_id: str, message: str, revision: str | None = None, token: str | None = None
+) -> CommitInfo:
+    r"""
+    Uploads the files of a folder to a dataset repository as one commit. Tables and vectors of an earlier push that are
+    not in the folder are deleted.
+
+    Args:
+        folder (`Path`): The folder.
+        repo_id, message, revision, token: As for [`upload_checkpoint`].
+
+    Returns:
+        `CommitInfo`: The commit.
+
+    Raises:
+        OSError: If the upload fails.
+        ValueError: If a file does not pass [`check_outgoing`]; nothing is uploaded then.
+    """
+    names = sorted(file.name for file in folder.iterdir())
+    check_outgoing(folder, names)
+    with hub_errors(repo_id, revision):
+        there = api.list_repo_files(repo_id, revision=revision, token=token, repo_type="dataset")
+        old = [name for name in there if name not in names and _matches(name, ("*.parquet", "*.npy"))]
+        operations = [CommitOperationAdd(name, folder / name) for name in names]
+        operations += [CommitOperationDelete(name) for name in old]
+        options = {"commit_message": message, "revision": revision, "token": token, "repo_type": "dataset"}
+        return api.create_commit(repo_id, operations, **options)
 
 
 def upload_state(
@@ -272,7 +309,7 @@ def upload_state(
     names = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
     check_outgoing(checkpoint, names)
     operations = [CommitOperationAdd(f"{place}/{name}", checkpoint / name) for name in names]
-    with _hub_errors(repo_id, revision):
+    with hub_errors(repo_id, revision):
         return api.create_commit(repo_id, operations, commit_message=message, revision=revision, token=token)
 
 
@@ -282,7 +319,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 @contextmanager
-def _hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
+def hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
     """Converts errors of the Hub into a one-line `OSError` that names the repository and the next step."""
     try:
         yield
@@ -324,10 +361,12 @@ __all__ = [
     "check_checkpoint",
     "create_repository",
     "find_model",
+    "hub_errors",
     "pin_revision",
     "released_folder",
     "released_name",
     "split_revision",
     "upload_checkpoint",
+    "upload_dataset",
     "upload_state",
 ]

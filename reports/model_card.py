@@ -185,7 +185,7 @@ def _metadata(
     found = {
         "base_model": _hub_id(card_data.base_model) or (_hub_id(card_data.text_encoder) if config.item_text else None),
         "datasets": _hub_datasets(card_data.domains) or None,
-        "pipeline_tag": "feature-extraction",
+        # No `pipeline_tag`: the Hub has none for recommendation, and the pipeline of another task could not run the model.
         "tags": [],
     } | {name: value for name, value in known.items() if value}
     found["tags"] = [*TAGS, *([found["tags"]] if isinstance(found["tags"], str) else found["tags"])]

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,15 @@ class BestModelCheck(TrainerCallback):
             )
 
 
+def check_callbacks(callbacks: Sequence[TrainerCallback]) -> None:
+    """Raises `TypeError` unless `callbacks` is a list of callbacks of transformers."""
+    for callback in callbacks if isinstance(callbacks, Sequence) else [callbacks]:
+        if not isinstance(callback, TrainerCallback):
+            raise TypeError(f"callbacks: got {callback!r}, expected a list of objects of `TrainerCallback`")
+    if not isinstance(callbacks, Sequence):
+        raise TypeError(f"callbacks: got {callbacks!r}, expected a list; write [callback] for one")
+
+
 __all__ = [
     "LOG_FILE",
     "BestModelCheck",
@@ -251,6 +261,7 @@ __all__ = [
     "SavingCallback",
     "SpeedMeter",
     "TrainingProgress",
+    "check_callbacks",
     "outlive_sigterm",
     "peak_memory",
 ]

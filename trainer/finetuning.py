@@ -3,7 +3,7 @@
 import copy
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from ..modeling_unisrec.hub import find_model
 from ..reports.model_card import UniSRecModelCardData
 from ..reports.run_results import load_run_results, run_facts
 from .base_trainer import TrainingResult
+from .callbacks import check_callbacks
 from .candidates import TextFinetuneCollator
 from .checkpoint_folders import check_output_dir
 from .datasets import WindowDataset
@@ -45,10 +46,11 @@ def build_finetune_trainer(
     from_scratch: bool = False,
     compare_with: str | os.PathLike | None = None,
     model_config: Mapping[str, Any] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     split: str | None = None,
 ) -> UniSRecFinetuneTrainer:
     r"""
-    Builds the trainer that [`finetune`] runs, for example to add callbacks or to train without touching the test split.
+    Builds the trainer that [`finetune`] runs, for example to train without touching the test split.
 
     Nothing is trained yet. The output folder is created, empty, and text vectors are cached in the domain folder.
 
@@ -66,6 +68,7 @@ def build_finetune_trainer(
         model_config (`Mapping`, *optional*):
             Fields of [`UniSRecConfig`] that override those of the checkpoint. Requires `from_scratch`;
             `{"item_text": False, "similarity": "dot"}` is SASRec.
+        callbacks (`Sequence[TrainerCallback]`, *optional*): Callbacks of transformers, besides our own.
         split (`str`, *optional*):
             Time split of [`cut_at`], such as `"time:2024-06-01"` or `"time:0.1"`: what lies before the cut is learned from,
             except its last tenth, on which is validated. By default the last two interactions of each user are held out.
@@ -77,9 +80,11 @@ def build_finetune_trainer(
         ValueError: If the setting is unknown, options contradict each other, the text encoder does not fit the
             checkpoint, or `compare_with` is a run on another domain.
         OSError: If the output folder is not empty, or the checkpoint or the domain cannot be read.
-        TypeError: If `domain` is no domain and no path, or `args` are no [`UniSRecFinetuneArguments`].
+        TypeError: If `domain` is no domain and no path, `args` are no [`UniSRecFinetuneArguments`], or a
+            callback is none.
     """
     check_kind(args, UniSRecFinetuneArguments)
+    check_callbacks(callbacks)
     if setting not in ("inductive", "transductive"):
         raise ValueError(f"the setting is {setting!r}, expected 'inductive' or 'transductive'.")
     if from_scratch and args.lora is not None:
@@ -175,6 +180,8 @@ def build_finetune_trainer(
     )
     if recipe is not None:
         trainer.add_callback(_LogAtStart(recipe))
+    for callback in callbacks:
+        trainer.add_callback(callback)
     return trainer
 
 
@@ -199,6 +206,7 @@ def finetune(
     from_scratch: bool = False,
     compare_with: str | os.PathLike | None = None,
     model_config: Mapping[str, Any] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     split: str | None = None,
 ) -> TrainingResult:
     r"""
@@ -211,6 +219,7 @@ def finetune(
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
         args ([`UniSRecFinetuneArguments`]): Training arguments. They are copied, not modified.
+        text_encoder, from_scratch, compare_with, model_config, callbacks (*optional*): See [`build_finetune_trainer`].
         text_encoder, from_scratch, compare_with, model_config, split (*optional*): See [`build_finetune_trainer`].
 
     Returns:
@@ -231,6 +240,7 @@ def finetune(
         from_scratch=from_scratch,
         compare_with=compare_with,
         model_config=model_config,
+        callbacks=callbacks,
         split=split,
     )
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, Literal
 
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from ..data import Domain, cut_at, domain_split
@@ -22,6 +22,7 @@ from ..modeling_unisrec.text_pooling import new_text_scale
 from ..reports.model_card import UniSRecModelCardData
 from .argument_rules import check_arguments, check_metric
 from .base_trainer import TrainingResult
+from .callbacks import check_callbacks
 from .checkpoint_folders import check_output_dir
 from .data_collator import PretrainCollator
 from .datasets import DomainFeatures, DomainTexts, WindowDataset
@@ -40,10 +41,11 @@ def build_pretrain_trainer(
     text_whitening: Literal["none", "pca"] = "none",
     text_whitening_size: int | None = None,
     model_config: Mapping[str, Any] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     split: str | None = None,
 ) -> UniSRecPretrainTrainer:
     r"""
-    Builds the trainer that [`pretrain`] runs, for example to add callbacks.
+    Builds the trainer that [`pretrain`] runs.
 
     Nothing is trained yet. The output folder is created, empty, and text vectors are cached in the domain folders.
 
@@ -63,6 +65,7 @@ def build_pretrain_trainer(
             [`fit_whitening`].
         text_whitening_size (`int`, *optional*): Number of components that the whitening keeps. Defaults to all.
         model_config (`Mapping`, *optional*): Further fields of [`UniSRecConfig`].
+        callbacks (`Sequence[TrainerCallback]`, *optional*): Callbacks of transformers, besides our own.
         split (`str`, *optional*):
             Time split of [`cut_at`], for each of the domains and the zero-shot domain: what lies before the cut is learned
             from, except its last tenth, on which is validated. By default the last two interactions of each user are held
@@ -75,11 +78,13 @@ def build_pretrain_trainer(
         ValueError: If two domains have the same name, the zero-shot domain is also trained on or holds nothing out,
             options contradict each other, or there are no text vectors.
         OSError: If the output folder is not empty, or the text encoder or a domain cannot be read.
-        TypeError: If a domain is no domain and no path, or `args` are no [`UniSRecPretrainArguments`].
+        TypeError: If a domain is no domain and no path, `args` are no [`UniSRecPretrainArguments`], or a
+            callback is none.
     """
     if isinstance(domains, str | os.PathLike | Domain):
         raise ValueError(f"domains is {str(domains)!r}, expected a list of domains.")
     check_kind(args, UniSRecPretrainArguments)
+    check_callbacks(callbacks)
     args, settings = copy(args), dict(model_config or {})
     of_encoder = {
         "text_pooling": text_pooling,
@@ -168,7 +173,7 @@ def build_pretrain_trainer(
         if not args.train_text_encoder:
             catalogue = domain_features(unseen, encoder, tokenizer, model.config, **encoding_options(args))
         eval_dataset = RankingDataset(domain_split(unseen, "valid"), catalogue)
-    return UniSRecPretrainTrainer(
+    trainer = UniSRecPretrainTrainer(
         model,
         args,
         text_encoder=None if args.train_text_encoder else encoder,
@@ -185,6 +190,9 @@ def build_pretrain_trainer(
             domains, text_encoder, zero_shot_domain=None if unseen is None else unseen.name
         ),
     )
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    return trainer
 
 
 def pretrain(
@@ -198,6 +206,7 @@ def pretrain(
     text_whitening: Literal["none", "pca"] = "none",
     text_whitening_size: int | None = None,
     model_config: Mapping[str, Any] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     split: str | None = None,
 ) -> TrainingResult:
     r"""
@@ -214,6 +223,7 @@ def pretrain(
             vectors that came with the domains and makes an embeddings-only model.
         domains (`Sequence` of [`Domain`], `str` or `os.PathLike`): Domains in memory, or their folders.
         args ([`UniSRecPretrainArguments`]): Training arguments. They are copied, not modified.
+        text_pooling, text_prompt, text_truncate_dim, text_whitening, text_whitening_size, model_config, callbacks (*optional*):
         text_pooling, text_prompt, text_truncate_dim, text_whitening, text_whitening_size, model_config, split (*optional*):
             See [`build_pretrain_trainer`].
 
@@ -236,6 +246,7 @@ def pretrain(
         text_whitening=text_whitening,
         text_whitening_size=text_whitening_size,
         model_config=model_config,
+        callbacks=callbacks,
         split=split,
     )
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)

@@ -41,6 +41,8 @@ def fit(
     date_format: str | None = None,
     drop_anonymous: bool = False,
     keep_columns: Sequence[str] = (),
+    event_column: str | None = None,
+    events: Sequence[str] = (),
     keep_unsold: bool = True,
     missing_text: Literal["error", "drop", "keep"] = "drop",
     seed: int = 0,
@@ -78,7 +80,8 @@ def fit(
             ids and purchases of the customers; it is never uploaded with the checkpoint.
         user_column, item_column, time_column, text_columns, items_id_column (*optional*):
             Columns, as for [`read_table`]. By default they are recognised by name or content, see [`guess_columns`].
-        separator, encoding, date_format, drop_anonymous, keep_columns (*optional*): As for [`read_table`].
+        separator, encoding, date_format, drop_anonymous, keep_columns, event_column, events (*optional*):
+            As for [`read_table`].
         keep_unsold (`bool`, *optional*, defaults to `True`):
             Whether products that nobody bought can be recommended, see [`build_domain`].
         missing_text (`str`, *optional*, defaults to `"drop"`): As for [`build_domain`].
@@ -116,7 +119,13 @@ def fit(
             "items_id_column": items_id_column,
         },
         csv={"separator": separator, "encoding": encoding},
-        reading={"date_format": date_format, "drop_anonymous": drop_anonymous, "keep_columns": keep_columns},
+        reading={
+            "date_format": date_format,
+            "drop_anonymous": drop_anonymous,
+            "keep_columns": keep_columns,
+            "event_column": event_column,
+            "events": events,
+        },
         building={"keep_unsold": keep_unsold, "missing_text": missing_text},
     )
     if split is not None:

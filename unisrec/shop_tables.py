@@ -28,7 +28,7 @@ def read_shop(
         items (`str`, `os.PathLike` or data frame, *optional*): Table of items.
         columns (`Mapping`): `user_column`, `item_column`, `time_column`, `text_columns` and `items_id_column`, or `None`.
         csv (`Mapping`): `separator` and `encoding` of CSV files, or `None`.
-        reading (`Mapping`): `date_format` and `drop_anonymous`, as for [`read_table`].
+        reading (`Mapping`): `date_format`, `drop_anonymous` and others, as for [`read_table`].
 
     Returns:
         `tuple[RawData, Columns]`: The data, with all of these in `info["tables"]`, and the columns.

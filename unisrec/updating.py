@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ import polars as pl
 from .data import Domain
 from .data.atomic import replace_folder
 from .data.domain import check_output_folder, new_folder, writing
+from .data.readers.columns import named_by
 from .data.readers.files import suffix_of
 from .data.readers.frames import TableSource, is_path
 from .data.readers.guess import guess_columns
@@ -29,7 +31,11 @@ from .update_data import merge_histories
 from .update_training import WarmStart, warm_start
 
 
-KEPT_FILES = ("report.html", "*.png")  # of the folder before, besides its card
+# Files of the checkpoint before and of its run, which are not those of the updated one.
+OUTDATED = (
+    *(".catalogue.*", "*.safetensors*", "adapter_*", "training_data.json"),
+    *("checkpoint-*", "log.jsonl", "test_results.json", "trainer_state.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -200,15 +206,18 @@ def _read_new(
     has_texts = items is None and bool(texts) and set(texts) <= set(clicks.frame.columns)
     # Without texts, any column stands in for them.
     found = guess_columns(clicks, None, **columns, text_columns=texts if has_texts else clicks.frame.columns[:1])
-    raw = read_table(
-        clicks,
-        user_column=found.user,
-        item_column=found.item,
-        time_column=found.time,
-        text_columns=texts if has_texts else [found.item],
-        date_format=tables.get("date_format"),
-        drop_anonymous=bool(tables.get("drop_anonymous")),
-    )
+    with named_by({found.user: "user_column", found.item: "item_column", found.time: "time_column"}):
+        raw = read_table(
+            clicks,
+            user_column=found.user,
+            item_column=found.item,
+            time_column=found.time,
+            text_columns=texts if has_texts else [found.item],
+            date_format=tables.get("date_format"),
+            drop_anonymous=bool(tables.get("drop_anonymous")),
+            event_column=tables.get("event_column"),
+            events=tables.get("events") or (),
+        )
     return raw.interactions, raw.items if has_texts else None
 
 
@@ -243,7 +252,7 @@ def _folder(folder: Path, output: str | os.PathLike | None) -> Iterator[Path]:
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         with writing(folder):
-            draft.mkdir()
+            draft.mkdir(mode=stat.S_IMODE(target.stat().st_mode))
         yield draft
         with writing(folder):
             replace_folder(draft, target)
@@ -252,19 +261,32 @@ def _folder(folder: Path, output: str | os.PathLike | None) -> Iterator[Path]:
 
 
 def _copy_rest(folder: Path, draft: Path, result: UpdateResult) -> None:
-    """Copies the card, with a line about the update, and the report of the training."""
+    """Copies what else is in the folder, such as the report of the training, and adds a line to the card."""
     if not folder.is_dir():
         return
-    for pattern in KEPT_FILES:
-        for file in folder.glob(pattern):
-            shutil.copy(file, draft)
-    if not (folder / "README.md").is_file():
+    for path in folder.iterdir():
+        if (draft / path.name).exists() or any(path.match(pattern) for pattern in OUTDATED):
+            continue
+        if path.is_dir() and path.name != DOMAIN:
+            shutil.copytree(path, draft / path.name, symlinks=True, copy_function=_link)
+        elif path.is_file():
+            _link(path, draft / path.name)
+    if not (draft / "README.md").is_file():
         return
-    card = (folder / "README.md").read_text(encoding="utf-8").rstrip()
+    card = (draft / "README.md").read_text(encoding="utf-8").rstrip()
+    (draft / "README.md").unlink()  # not to be changed in the folder before, too
     title = "## Updates"
     if title not in card:
         card += f"\n\n{title}\n\nMetrics above and in the report are those before the updates.\n"
     (draft / "README.md").write_text(f"{card}\n- {time.strftime('%Y-%m-%d')}: {result}\n", encoding="utf-8")
+
+
+def _link(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Gives a file a second name, or copies it where that cannot be."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 __all__ = ["UpdateResult", "update"]

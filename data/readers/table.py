@@ -59,6 +59,8 @@ def read_table(
     date_format: str | None = None,
     drop_anonymous: bool = False,
     keep_columns: Sequence[str] = (),
+    event_column: str | None = None,
+    events: Sequence[str] = (),
 ) -> RawData:
     """
     Read a table of interactions and the texts of its items.
@@ -87,6 +89,8 @@ def read_table(
         keep_columns (`Sequence[str]`, *optional*):
             Columns of the items, such as price and stock, that stay with them, converted by [`shop_columns`]. The first
             row of an item counts.
+        event_column (`str`, *optional*): Column of the kind of each interaction, such as view, cart or purchase.
+        events (`Sequence[str]`, *optional*): Kinds that count; the others are dropped. Both arguments are given, or none.
 
     Returns:
         `RawData`: Interactions, items and facts about the source, among them these arguments (`info["tables"]`).
@@ -110,6 +114,8 @@ def read_table(
         "date_format": date_format,
         "drop_anonymous": drop_anonymous or None,
         "keep_columns": keep_columns or None,
+        "event_column": event_column,
+        "events": list(events) or None,
     }
     if twice := next((name for name in text_columns if text_columns.count(name) > 1), None):
         raise ValueError(f"text column {twice!r} is named twice, expected each once")
@@ -117,9 +123,13 @@ def read_table(
         raise ValueError("`text_columns` is empty, expected at least one column")
     if items is None and items_id_column is not None:
         raise ValueError("`items_id_column` is a column of `items`, and none are given; leave it out")
+    if (event_column is None) != (not events):
+        given, other = ("events", "event_column") if event_column is None else ("event_column", "events")
+        raise ValueError(f"`{given}` needs `{other}`: name the column and the kinds of interactions that count")
     check_csv_options([interactions, items], separator, encoding)
     options = {"separator": separator, "encoding": encoding}
     extra = [*text_columns, *keep_columns] if items is None else []
+    extra += [] if event_column is None else [event_column]
     # Who named a column knows the argument already.
     arguments = {
         "user_id": "user_column",
@@ -132,6 +142,9 @@ def read_table(
     frame, source, first_line, notes = table
     rows = to_interactions(frame, columns, source, first_line=first_line, date_format=date_format)
     steps = [count_step(f"read {Path(source).name}", rows.height, rows.height)]
+    if event_column is not None:
+        rows, step = _only_events(rows, to_ids(frame[event_column], source, first_line=first_line), events, source)
+        steps.append(step)
     catalogue_table, catalogue_columns = table, [item_column, *text_columns, *keep_columns]
     if items is not None:
         catalogue_columns = [id_column, *text_columns, *keep_columns]
@@ -240,6 +253,20 @@ def load_table(
         raise ValueError(f"{source}: unknown ending {suffix!r}, expected {', '.join(ENDINGS)}")
     check_columns(frame.columns, columns, path)
     return Table(frame, path, first_line, notes)
+
+
+def _only_events(
+    rows: pl.DataFrame, kinds: pl.Series, events: Sequence[str], source: str
+) -> tuple[pl.DataFrame, dict]:
+    """Drops the rows of other kinds than `events`. Raises `ValueError` for one that does not occur."""
+    found = kinds.drop_nulls().value_counts(sort=True)
+    if missing := next((event for event in events if event not in found[kinds.name]), None):
+        shown = ", ".join(f"{kind} ({count:,})" for kind, count in found.head(10).iter_rows())
+        raise ValueError(
+            f"{source}: no {kinds.name!r} is {missing!r}, the most frequent are {shown or 'none'}; check `events`"
+        )
+    left = rows.filter(kinds.is_in(list(events)))
+    return left, count_step(f"{kinds.name} is not {' or '.join(events)}", rows.height, left.height)
 
 
 def _drop_anonymous(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict]:

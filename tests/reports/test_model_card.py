@@ -394,11 +394,10 @@ def test_head_goes_to_the_hub_and_back(root):
     }
     assert head_of(card) == {
         "library_name": "transformers",
-        "pipeline_tag": "feature-extraction",
         "tags": ["unisrec", "recommendation", "sequential-recommendation"],
         "model-index": head_of(card)["model-index"],
     }
-    assert set(head_of(card_of(root / "pretrained"))) == {"library_name", "pipeline_tag", "tags"}
+    assert set(head_of(card_of(root / "pretrained"))) == {"library_name", "tags"}
 
 
 @pytest.mark.parametrize(
@@ -597,7 +596,6 @@ def test_what_the_user_knows_goes_into_the_head(make_trainer):
         "language": "de",
         "library_name": "transformers",
         "license": "cc-by-4.0",
-        "pipeline_tag": "feature-extraction",
         "tags": ["unisrec", "recommendation", "sequential-recommendation", "garden"],
     }
     assert "adapted from [shop/base](https://huggingface.co/shop/base)." in card

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from unisrec.cli import main
 from unisrec.evaluation import evaluate
@@ -58,6 +59,13 @@ def test_every_interaction_is_trained_on_and_none_is_measured(root, domain, trai
     assert torch.equal(model.item_embedding.weight, trainer.model.item_embedding.weight)
 
 
+class Seen(TrainerCallback):
+    steps = 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps += 1
+
+
 def test_by_default_the_last_two_interactions_are_held_out(root, domain, training_options, tmp_path):
     args = UniSRecFinetuneArguments(
         str(tmp_path / "run"),
@@ -66,7 +74,9 @@ def test_by_default_the_last_two_interactions_are_held_out(root, domain, trainin
         early_stopping_patience=0,
         **training_options,
     )
-    result = finetune(root / "pretrained", root / "toys", "inductive", args)
+    seen = Seen()
+    result = finetune(root / "pretrained", root / "toys", "inductive", args, callbacks=[seen])
+    assert seen.steps == result.trainer.state.global_step > 0
     assert result.trainer.train_dataset.num_targets.sum() == domain.num_interactions - 3 * domain.num_users
     assert "ndcg@10" in result.metrics
 
@@ -145,5 +155,8 @@ def test_arguments_of_the_wrong_kind_are_refused(tmp_path):
     with pytest.raises(TypeError, match=expected):
         finetune("nowhere", "nowhere", "inductive", {"output_dir": str(tmp_path / "run")})
     args = UniSRecFinetuneArguments(str(tmp_path / "run"), use_cpu=True, report_to="none")
+    for callbacks in (Seen(), [Seen], ["wandb"]):
+        with pytest.raises(TypeError, match="callbacks: got .*, expected a list"):
+            finetune("nowhere", "nowhere", "inductive", args, callbacks=callbacks)
     with pytest.raises(TypeError, match="the domain is a DataFrame, expected a Domain or .* `build_domain` makes one"):
         finetune("nowhere", pl.DataFrame({"user_id": ["u"]}), "inductive", args)

@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from unisrec.cli import main
 from unisrec.evaluation import evaluate
@@ -102,8 +103,10 @@ def test_the_two_functions_and_their_builders_are_symmetric():
 
 
 def test_builder_returns_the_trainer_before_its_first_step(root, arguments, text_encoder_dir, tmp_path):
-    settings = arguments()
-    trainer = build_pretrain_trainer(str(text_encoder_dir), [root / "toys", root / "tools"], settings)
+    settings, callback = arguments(), TrainerCallback()
+    domains = [root / "toys", root / "tools"]
+    trainer = build_pretrain_trainer(str(text_encoder_dir), domains, settings, callbacks=[callback])
+    assert callback in trainer.callback_handler.callbacks
     assert isinstance(trainer, UniSRecPretrainTrainer)
     assert trainer.state.global_step == 0
     assert trainer.args is not settings

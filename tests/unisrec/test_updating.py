@@ -59,6 +59,8 @@ def test_a_day_is_learnt_and_the_folder_replaced(days, model, tmp_path, capsys, 
     clicks, new, products = days
     monkeypatch.chdir(tmp_path)
     shutil.copytree(model, "model")
+    (tmp_path / "model" / ".git").mkdir()
+    (tmp_path / "model" / ".git" / "notes").write_text("mine")
     stored = json.loads((tmp_path / "model/catalogue/tables.json").read_text())
     assert stored["text_columns"] == ["Titel"]
     assert (stored["user_column"], stored["items_id_column"], stored["missing_text"]) == ("Kunde", "SKU", "drop")
@@ -91,7 +93,8 @@ def test_a_day_is_learnt_and_the_folder_replaced(days, model, tmp_path, capsys, 
     assert {path.name for path in tmp_path.iterdir()} == {"model", "new.csv", "products.csv", "out.json"}
     names = {path.name for path in (tmp_path / "model").iterdir()}
     assert {"domain", "report.html", "README.md", "catalogue", "model.safetensors"} <= names
-    assert not {name for name in names if name.startswith((".", "checkpoint-"))} | names & {"test_results.json"}
+    assert {name for name in names if name.startswith((".", "checkpoint-", "test_results"))} == {".git"}
+    assert (tmp_path / "model" / ".git" / "notes").read_text() == "mine"
     assert (
         f"NDCG@10 of 3 new interactions kept apart {training['before']:.4f}"
         in (tmp_path / "model/README.md").read_text()

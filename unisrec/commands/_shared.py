@@ -1,9 +1,12 @@
 """Helpers shared by several verbs: their result, loading of a recommender, and formatting for the terminal."""
 
 import argparse
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 
@@ -31,6 +34,25 @@ class Result(NamedTuple):
 
     text: str
     data: dict[str, Any] | list[dict[str, Any]]
+
+
+class _Ended(BaseException):
+    """Raised on SIGTERM; no `Exception`, because those are caught and explained where files are loaded."""
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Lets SIGTERM end what is done inside as an exception does, which removes what is half done. Raises
+    `InterruptedError`."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        raise _Ended
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except (_Ended, InterruptedError) as error:  # the latter by a training, which handles the signal itself
+        raise InterruptedError("ended by SIGTERM; nothing was written") from error
 
 
 def add_text_neighbours(parser: argparse.ArgumentParser) -> None:

@@ -1,11 +1,9 @@
 """`unisrec fit`: two tables of a shop -> a checkpoint that recommends there, and a report."""
 
 import argparse
-import signal
 import sys
-from types import FrameType
 
-from ._shared import Result, add_json, metrics_table
+from ._shared import Result, add_json, ended_by_sigterm, metrics_table
 from .prepare import add_table_options, table_options
 
 
@@ -90,8 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from ..fitting import fit
 
-    signal.signal(signal.SIGTERM, _end)
-    try:
+    with ended_by_sigterm():
         result = fit(
             args.interactions,
             args.items,
@@ -113,18 +110,7 @@ def run(args: argparse.Namespace) -> Result:
             report=lambda line: print(line, file=sys.stderr, flush=True),
             **table_options(args),
         )
-    except (_Ended, InterruptedError) as error:  # the latter by a training, which handles the signal itself
-        raise InterruptedError("ended by SIGTERM; nothing was written") from error
     data = {"output": args.output, "chosen": result.chosen, "test": result.rows}
     data["validation"] = {each.name: each.score for each in result.attempts}
     data["notes"] = result.notes
     return Result("\n".join([metrics_table(result.rows), *result.notes]), data)
-
-
-class _Ended(BaseException):
-    """Raised on SIGTERM; no `Exception`, because those are caught and explained where files are loaded."""
-
-
-def _end(signum: int, frame: FrameType | None) -> None:
-    """Lets SIGTERM end the run as an exception does, which removes what is half done."""
-    raise _Ended

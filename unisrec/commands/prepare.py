@@ -147,11 +147,30 @@ def add_table_options(parser: argparse.ArgumentParser, keeps: bool = True) -> No
         metavar="COLUMN",
         help="columns of the items that stay with them, to filter and show recommendations by: price stock url",
     )
+    parser.add_argument(
+        "--event-column", metavar="COLUMN", help="column of the kind of each interaction, such as view or purchase"
+    )
+    parser.add_argument(
+        "--events",
+        nargs="+",
+        default=(),
+        metavar="EVENT",
+        help="kinds of --event-column that count: purchase cart (default: all interactions count)",
+    )
 
 
 def table_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the arguments of [`read_table`] that [`add_table_options`] adds."""
-    names = ("items_id_column", "separator", "encoding", "date_format", "drop_anonymous", "keep_columns")
+    names = (
+        "items_id_column",
+        "separator",
+        "encoding",
+        "date_format",
+        "drop_anonymous",
+        "keep_columns",
+        "event_column",
+    )
+    names += ("events",)
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from dataclasses import asdict
 
-from ._shared import Result, add_json
+from ._shared import Result, add_json, ended_by_sigterm
 from .prepare import add_table_options, table_options
 
 
@@ -65,21 +65,22 @@ def run(args: argparse.Namespace) -> Result:
 
     options = table_options(args)
     options["drop_anonymous"] = options["drop_anonymous"] or None  # as remembered
-    result = update(
-        args.model,
-        args.interactions,
-        args.items,
-        output=args.output,
-        domain=args.domain,
-        budget=args.budget,
-        text_encoder=args.text_encoder,
-        user_column=args.user_column,
-        item_column=args.item_column,
-        time_column=args.time_column,
-        text_columns=args.text_columns,
-        seed=args.seed,
-        use_cpu=args.use_cpu,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
-        **options,
-    )
+    with ended_by_sigterm():
+        result = update(
+            args.model,
+            args.interactions,
+            args.items,
+            output=args.output,
+            domain=args.domain,
+            budget=args.budget,
+            text_encoder=args.text_encoder,
+            user_column=args.user_column,
+            item_column=args.item_column,
+            time_column=args.time_column,
+            text_columns=args.text_columns,
+            seed=args.seed,
+            use_cpu=args.use_cpu,
+            report=lambda line: print(line, file=sys.stderr, flush=True),
+            **options,
+        )
     return Result(f"{result}: {result.output}", asdict(result) | {"output": str(result.output)})

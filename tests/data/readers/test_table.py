@@ -9,7 +9,8 @@ from datetime import date
 import polars as pl
 import pytest
 
-from unisrec.data import read_table
+from unisrec.cli import main
+from unisrec.data import Domain, read_table
 
 
 CLICKS = pl.DataFrame(
@@ -313,3 +314,31 @@ def test_another_name_of_the_id_in_the_items():
         read_table(pl.DataFrame(ROWS), items)
     with pytest.raises(ValueError, match=r"`items_id_column` is a column of `items`, and none are given"):
         read_table(pl.DataFrame(ROWS), text_columns=["item_id"], items_id_column="id")
+
+
+def test_only_the_events_that_are_asked_for_count(tmp_path):
+    rows = pl.DataFrame(
+        {
+            "user_id": ["a", "a", "b", "b"],
+            "item_id": ["1", "2", "1", "3"],
+            "timestamp": [1, 2, 3, 4],
+            "kind": ["view", " buy", "cart", None],
+            "title": ["pen", "lamp", "pen", "tent"],
+        }
+    )
+    raw = read_table(rows, event_column="kind", events=["buy", "cart"])
+    assert raw.interactions.rows() == [("a", "2", 2), ("b", "1", 3)]
+    assert raw.items["item_id"].to_list() == ["1", "2", "3"]  # known by their texts all the same
+    assert raw.info["steps"][1] == {"step": "kind is not buy or cart", "dropped": 2, "left": 2}
+    assert raw.info["tables"]["events"] == ["buy", "cart"]
+    with pytest.raises(ValueError, match=r"no 'kind' is 'sale', the most frequent are .*buy \(1\).*; check `events`"):
+        read_table(rows, event_column="kind", events=["buy", "sale"])
+    with pytest.raises(ValueError, match="`events` needs `event_column`"):
+        read_table(rows, events=["buy"])
+    with pytest.raises(ValueError, match="no column 'knd'.*did you mean 'kind'"):
+        read_table(rows, event_column="knd", events=["buy"])
+    rows.write_csv(tmp_path / "clicks.csv")
+    words = ["prepare", "table", "--interactions", tmp_path / "clicks.csv", "--event-column", "kind", "--user-k", "1"]
+    words += ["--item-k", "1", "--output", tmp_path / "shop", "--events"]
+    assert main([str(word) for word in [*words, "buy", "cart"]]) == 0
+    assert Domain.load_from_disk(tmp_path / "shop").num_interactions == 2
