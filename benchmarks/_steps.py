@@ -19,6 +19,7 @@ from unisrec import (
 )
 from unisrec.data import Split
 from unisrec.trainer import PretrainCollator, WindowDataset
+from unisrec.trainer.batches.window_batches import StaticShapes
 
 
 TEXT_SIZE = 384  # MiniLM
@@ -83,6 +84,24 @@ def _on(device: str, *tensors: torch.Tensor) -> list[torch.Tensor]:
     return [tensor.to(device) for tensor in tensors]
 
 
+def _steps_of(
+    trainer: UniSRecFinetuneTrainer | UniSRecPretrainTrainer, batches: list[dict[str, torch.Tensor]]
+) -> Step:
+    """A function that makes one step of a trainer without the rest of its loop, on the next of the batches each time."""
+    wrapped = trainer.accelerator.prepare_model(
+        trainer.model
+    )  # autocast and compilation, where the arguments ask for them
+    optimizer, turn = trainer.create_optimizer(), itertools.cycle(batches)
+
+    def step() -> torch.Tensor:
+        loss = trainer.training_step(wrapped, next(turn))
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return step
+
+
 def _train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, losses: list[Callable[[], torch.Tensor]]) -> Step:
     """A function that makes one training step, on the next of the batches each time."""
     model.train()
@@ -105,8 +124,8 @@ def _adam(model: torch.nn.Module) -> torch.optim.Adam:
 
 
 def finetune_steps(workload: Workload, path: str, **arguments) -> Step:
-    """A step of transfer, `path` "ours" (loss and optimizer of [`UniSRecFinetuneTrainer`] with further `arguments`, without the
-    rest of the loop of the trainer) or "reference", always over the whole catalogue, on the same windows."""
+    """A step of transfer, `path` "ours" (a step of [`UniSRecFinetuneTrainer`] with further `arguments`, without the rest of its
+    loop) or "reference", always over the whole catalogue, on the same windows."""
     model, text_embeds = workload.model(), workload.text_embeds()
     with tempfile.TemporaryDirectory() as folder:
         args = UniSRecFinetuneArguments(
@@ -116,15 +135,13 @@ def finetune_steps(workload: Workload, path: str, **arguments) -> Step:
             eval_strategy="no",
             disable_tqdm=True,
             use_cpu=workload.device == "cpu",
-            **(arguments if path == "ours" else {}),
+            **(arguments if path == "ours" else {"static_batches": False}),
         )
         windows = WindowDataset([workload.split()], [workload.num_items], workload.length)
         trainer = UniSRecFinetuneTrainer(model, args, train_dataset=windows, text_embeds=text_embeds)
     batches = _batches(trainer, workload.num_batches)
     if path == "ours":
-        wrapped = trainer.accelerator.prepare_model(model)  # autocast and compilation, where `arguments` ask for them
-        losses = [lambda batch=batch: trainer.compute_loss(wrapped, batch) for batch in batches]
-        return _train(model, trainer.create_optimizer(), losses)
+        return _steps_of(trainer, batches)
 
     official = OfficialUniSRec(model, torch.from_numpy(text_embeds)).to(workload.device)
     losses = []
@@ -145,16 +162,21 @@ def pretrain_steps(workload: Workload, path: str, **arguments) -> Step:
             eval_strategy="no",
             disable_tqdm=True,
             use_cpu=workload.device == "cpu",
-            **(arguments if path == "ours" else {}),
+            **(arguments if path == "ours" else {"static_batches": False}),
         )
         windows = WindowDataset([workload.split()], [workload.num_items], workload.length)
-        collator = PretrainCollator(lambda items: text_embeds[items])
-        trainer = UniSRecPretrainTrainer(model, args, train_dataset=windows, data_collator=collator)
+        if args.static_batches:
+            vectors = torch.from_numpy(text_embeds).to(args.device)
+            shapes = StaticShapes.of(windows.lengths, workload.targets)
+            collator = PretrainCollator(None, views=args.sequence_loss_weight != 0, shapes=shapes)
+        else:
+            vectors, collator = None, PretrainCollator(lambda items: text_embeds[items])
+        trainer = UniSRecPretrainTrainer(
+            model, args, train_dataset=windows, data_collator=collator, text_vectors=vectors
+        )
     batches = _batches(trainer, workload.num_batches)
     if path == "ours":
-        wrapped = trainer.accelerator.prepare_model(model)  # autocast and compilation, where `arguments` ask for them
-        losses = [lambda batch=batch: trainer.compute_loss(wrapped, batch) for batch in batches]
-        return _train(model, trainer.create_optimizer(), losses)
+        return _steps_of(trainer, batches)
 
     official = OfficialUniSRec(model, torch.from_numpy(text_embeds)).to(workload.device)
     losses = []

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unisrec import UniSRecConfig, UniSRecModel, UniSRecPretrainArguments, UniSRecPretrainTrainer
 from unisrec.data import Split
 from unisrec.trainer import PretrainCollator, WindowDataset
-from unisrec.trainer.datasets import DomainFeatures
+from unisrec.trainer.batches.datasets import DomainFeatures
 
 
 NUM_ITEMS, TEXT_SIZE = 12_000, 384

@@ -4,7 +4,7 @@
 
 Each command runs as a user would run it, in a process of its own. Targets a second are the median of the second half of
 the run log. The share of the time in which the GPU executed kernels, and the memory in use, are sampled by nvidia-smi while
-the trainer logs steps.
+the trainer logs steps. Further arguments, such as `--static_batches false`, are passed on to each command.
 """
 
 import argparse
@@ -103,14 +103,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 8], help="data workers to try")
     parser.add_argument("--limit", type=float, default=100, help="seconds that a command may take")
     parser.add_argument("--no-finetune", action="store_true", help="leave out `finetune --config fast`")
-    args = parser.parse_args()
+    args, rest = parser.parse_known_args()
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"{name}, torch {torch.__version__}\n\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     encoder = ["--text-encoder", args.text_encoder]
     if args.text_pooling:
         encoder += ["--text-pooling", args.text_pooling]
     common = ["--disable_tqdm", "true", "--save_strategy", "no", "--eval_strategy", "no"]
-    common += ["--logging_steps", str(max(1, args.steps // 20)), "--max_steps", str(args.steps)]
+    common += ["--logging_steps", str(max(1, args.steps // 20)), *rest, "--max_steps", str(args.steps)]
     with tempfile.TemporaryDirectory() as folder:
         encode = ["pretrain", "--domains", *args.domains, *encoder, *common[:-1], "1"]
         print(run("pretrain, one step (texts encoded)", encode, Path(folder, "encode"), args.limit), flush=True)
@@ -124,7 +124,7 @@ def main() -> None:
                     print(run(title, words, output, args.limit), flush=True)
         if not args.no_finetune:
             words = ["finetune", "--model", str(output), "--domain", args.domains[0], "--setting", "transductive"]
-            words += ["--config", "fast", "--disable_tqdm", "true"]
+            words += ["--config", "fast", "--disable_tqdm", "true", *rest]
             print(run("finetune, fast, text + ID", words, Path(folder, "finetuned"), args.limit), flush=True)
 
 

@@ -69,19 +69,15 @@ class UniSRecTextFeatures(BaseModelOutputWithPooling):
 
 
 def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
-    """
-    Returns `vectors` `(..., hidden_size)` scaled to unit length. A zero vector stays zero, as in `F.normalize`, but its
-    gradient is that of the output instead of 1e12 times as large.
-    """
+    """Returns `vectors` `(..., hidden_size)` scaled to unit length. A zero vector stays zero, as in `F.normalize`, but its
+    gradient is that of the output instead of 1e12 times as large."""
     norms = vectors.norm(dim=-1, keepdim=True)
     return vectors / norms.clamp_min(1e-12).masked_fill(norms == 0, 1.0)
 
 
 def stop_constant_rows(hidden_states: torch.Tensor) -> torch.Tensor:
-    """
-    Stops the gradient of rows of equal numbers and keeps their values. Each following layer normalisation, which maps
-    such rows to 0, would multiply the gradient by `layer_norm_eps ** -0.5`, up to infinity.
-    """
+    """Stops the gradient of rows of equal numbers and keeps their values. Each following layer normalisation, which maps
+    such rows to 0, would multiply the gradient by `layer_norm_eps ** -0.5`, up to infinity."""
     constant = (hidden_states == hidden_states[..., :1]).all(-1, keepdim=True)
     return torch.where(constant, hidden_states.detach(), hidden_states)
 
@@ -262,18 +258,18 @@ class UniSRecSequenceEncoder(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList([UniSRecLayer(config, index) for index in range(config.num_hidden_layers)])
 
-    def forward(self, inputs_embeds: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+    def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
         length = inputs_embeds.shape[1]
-        if length > self.config.max_position_embeddings:
+        if position_ids is None and length > self.config.max_position_embeddings:
             raise ValueError(
                 f"A history of {length} items is longer than `max_position_embeddings` "
                 f"({self.config.max_position_embeddings}); keep its latest items."
             )
-        positions = self.position_embedding(torch.arange(length, device=inputs_embeds.device))
-        hidden_states = self.dropout(self.layer_norm(inputs_embeds + positions))
+        places = torch.arange(length, device=inputs_embeds.device) if position_ids is None else position_ids
+        hidden_states = self.dropout(self.layer_norm(inputs_embeds + self.position_embedding(places)))
         # Padding is on the right, outside the view of real positions, so the causal mask suffices, and sdpa creates it
         # itself. Padding mask and cache are passed by position, because transformers 5.24 renamed the cache argument.
-        attention_mask = create_causal_mask(self.config, hidden_states, None, None)
+        attention_mask = create_causal_mask(self.config, hidden_states, None, None, position_ids=position_ids)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         return hidden_states
@@ -679,6 +675,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         id_rows: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> UniSRecModelOutput:
         r"""
@@ -694,6 +691,8 @@ class UniSRecModel(UniSRecPreTrainedModel):
             attention_mask (`torch.LongTensor` of shape `(num_items, num_tokens)`, *optional*): Belongs to `input_ids`.
             id_rows (`torch.LongTensor` of shape `(num_items,)`, *optional*):
                 Rows of the ID embedding. Transductive only.
+            position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                For several histories in a row: place of each item in its own one. `sequence_embeds` is then no result.
 
         Returns:
             [`UniSRecModelOutput`]
@@ -713,7 +712,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         ```
         """
         item_embeds = self.get_item_features(text_embeds, input_ids, attention_mask, id_rows)
-        last_hidden_state = self._encode_histories(item_index, item_embeds, **kwargs)
+        last_hidden_state = self._encode_histories(item_index, item_embeds, position_ids=position_ids, **kwargs)
         return UniSRecModelOutput(
             last_hidden_state=last_hidden_state,
             sequence_embeds=self._last_item_state(last_hidden_state, item_index),

@@ -3,7 +3,6 @@
 import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,10 +23,11 @@ from ..evaluation.ranking import RankingCollator, RankingDataset, rank_batches
 from ..modeling_unisrec.adapters import save_training_data
 from ..reports.model_card import KindOfRun, ModelCardCallback, UniSRecModelCardData, write_model_card
 from .argument_rules import check_arguments, check_metric
+from .batches.samplers import TargetBatchSampler
 from .callbacks import BestModelCheck, LogFile, SpeedMeter, TrainingProgress, outlive_sigterm
 from .checkpoint_trainer import CheckpointTrainer
 from .distributed import layers_to_shard, whole_weights
-from .samplers import TargetBatchSampler
+from .step_graphs import StepGraphs, can_replay
 from .training_args import UniSRecTrainingArguments
 
 
@@ -36,23 +36,6 @@ logger = logging.get_logger(__name__)
 
 def _ranking_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return ranking_metrics(prediction.predictions)
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    r"""
-    Result of [`pretrain`] and [`finetune`].
-
-    Args:
-        model ([`UniSRecModel`] or `PeftModel`):
-            The trained model, without a text encoder that was frozen; the checkpoint in the output folder contains it.
-        trainer ([`UniSRecTrainer`]): The trainer after training; `trainer.state.log_history` is the log.
-        metrics (`dict[str, float]`): Ranking metrics, see [`ranking_metrics`], without a prefix for the split.
-    """
-
-    model: PreTrainedModel = field(repr=False)
-    trainer: "UniSRecTrainer" = field(repr=False)
-    metrics: dict[str, float]
 
 
 # Private methods of `Trainer` that our trainers override, each because there is no public hook for it:
@@ -90,6 +73,7 @@ class UniSRecTrainer(CheckpointTrainer):
     """
 
     can_return_loss = True
+    current_gradient_accumulation_steps = 1  # until training starts
     _sampling_temperature = 1.0  # of the shares of the domains in an epoch
     _one_domain = False  # whether all windows of a step are of the same domain
     _kind_of_run: KindOfRun | None = None  # for the model card
@@ -125,6 +109,7 @@ class UniSRecTrainer(CheckpointTrainer):
             self.remove_callback(ProgressCallback)
             self.add_callback(TrainingProgress)
         self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._graphs: StepGraphs | None = None
 
     def train(self, *args, **kwargs):
         # All processes start from the same seed; adding the index gives them different dropout masks.
@@ -253,9 +238,7 @@ class UniSRecTrainer(CheckpointTrainer):
 
         Args:
             dataloader (`DataLoader`): Batches of a [`RankingDataset`], made by `get_eval_dataloader`.
-            description (`str`): Not used.
-            prediction_loss_only (`bool`, *optional*): Not used: there is no loss.
-            ignore_keys (`list[str]`, *optional*): Not used: ranks are the only output.
+            description, prediction_loss_only, ignore_keys: Not used: ranks are the only output.
             metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Prefix of the names of the metrics.
 
         Returns:
@@ -283,8 +266,27 @@ class UniSRecTrainer(CheckpointTrainer):
         return EvalLoopOutput(ranks, users.targets, metrics, len(users))
 
     def training_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs) -> torch.Tensor:
-        self._speed.add(len(inputs["query_index"]))
-        return super().training_step(model, inputs, *args, **kwargs)
+        self._speed.add(inputs["num_targets"])
+        if not can_replay(self.args):
+            return super().training_step(model, inputs, *args, **kwargs)
+        model.train()
+        inputs = self._draw(self._prepare_inputs(inputs))
+        if self._graphs is None:
+            self._graphs = StepGraphs(lambda batch: self._loss_and_parts(model, batch), self.model)
+        loss, parts = self._graphs(inputs, self.current_gradient_accumulation_steps)
+        self._record(**{name: value.clone() for name, value in parts.items()})
+        return loss.detach() / self.current_gradient_accumulation_steps
+
+    def _loss_and_parts(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Returns the loss and what `_record` is given on the way, without recording it."""
+        kept, self._loss_parts = self._loss_parts, defaultdict(list)
+        try:
+            loss = self.compute_loss(model, inputs)
+            return loss, {name: value for name, (value,) in self._loss_parts.items()}
+        finally:
+            self._loss_parts = kept
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each loss part since the last entry, the speed and the memory."""
@@ -359,11 +361,9 @@ class UniSRecTrainer(CheckpointTrainer):
             tags (`str` or `list[str]`, *optional*): Additional tags.
             model_name (`str`, *optional*): Title; defaults to the name of repository or folder.
             finetuned_from (`str`, *optional*): Hub id of the base model; defaults to that of `card_data`.
-            tasks (`str` or `list[str]`, *optional*): Not used: the task is sequential recommendation.
             dataset_tags (`str` or `list[str]`, *optional*):
                 Hub ids of the datasets; defaults to those of the domains of `card_data`.
-            dataset (`str` or `list[str]`, *optional*): Not used: `card_data` has the domains.
-            dataset_args (`str` or `list[str]`, *optional*): Not used.
+            tasks, dataset, dataset_args: Not used: the task is sequential recommendation, and `card_data` has the domains.
         """
         if self.is_world_process_zero():
             self._write_model_card(
@@ -395,4 +395,4 @@ class UniSRecTrainer(CheckpointTrainer):
             logger.warning(f"{folder}: no model card could be written ({type(error).__name__}: {error}).")
 
 
-__all__ = ["TrainingResult", "UniSRecTrainer"]
+__all__ = ["UniSRecTrainer"]

@@ -73,29 +73,37 @@ class RowGatherer:
     r"""
     Gathers tensors with one row per query from all processes.
 
-    If the losses are summed over the rows of each process and multiplied by `scale`, the mean that DDP takes over processes
-    equals the mean over all rows, and so does its gradient, even if processes have different numbers of rows. In a single
-    process, gathering is the identity.
+    In a single process, gathering is the identity.
 
     Args:
         num_rows (`int`): Number of rows of this process.
         device (`torch.device`): Device of the tensors.
+        real (`torch.BoolTensor` of shape `(num_rows,)`, *optional*): `False` for rows that are padding. By default none is.
 
     Attributes:
         offset (`int`): Index of the first row of this process among all rows.
-        scale (`float`): Number of processes divided by the number of all rows.
+        total (`int` or `torch.Tensor`): Number of all rows that are not padding.
     """
 
-    def __init__(self, num_rows: int, device: torch.device):
-        self.rank, world = 0, 1
+    def __init__(self, num_rows: int, device: torch.device, real: torch.Tensor | None = None):
+        self.rank, self.world = 0, 1
         self.sizes = [num_rows]
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            self.rank, world = dist.get_rank(), dist.get_world_size()
-            counts = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(world)]
+            self.rank, self.world = dist.get_rank(), dist.get_world_size()
+            counts = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(self.world)]
             dist.all_gather(counts, torch.tensor([num_rows], device=device))
             self.sizes = torch.cat(counts).tolist()
         self.offset = sum(self.sizes[: self.rank])
-        self.scale = world / sum(self.sizes)
+        self.total = sum(self.sizes)
+        if real is not None:  # a tensor, so that the processor does not wait for the device
+            self.total = real.sum()
+            if self.world > 1:
+                dist.all_reduce(self.total)
+
+    def mean(self, loss: torch.Tensor) -> torch.Tensor:
+        """Returns a loss, summed over the rows of this process, such that the mean that DDP takes over processes is the mean
+        over all rows, and so is its gradient, even if processes have different numbers of rows."""
+        return loss * self.world / self.total
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Maps the rows of this process `(num_rows, ...)` to those of all processes in rank order `(all_rows, ...)`."""

@@ -62,7 +62,9 @@ class Ensemble:
         return torch.cat([model.project_items(items) for model, items in parts], dim=-1)
 
     @torch.no_grad()
-    def queries(self, item_index: torch.Tensor, query_index: torch.Tensor) -> torch.Tensor:
+    def queries(
+        self, item_index: torch.Tensor, query_index: torch.Tensor, position_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
         r"""
         Returns query vectors whose inner products with `candidates` are the mean scores.
 
@@ -71,13 +73,16 @@ class Ensemble:
                 Histories: catalogue rows + 1, padded with 0 on the right.
             query_index (`torch.LongTensor` of shape `(num_queries,)`):
                 Places in the flattened histories whose next item is scored.
+            position_ids (`torch.LongTensor` of shape `(batch_size, length)`, *optional*):
+                Place of each item in its history, if several histories share a row.
 
         Returns:
             `torch.FloatTensor` of shape `(num_queries, size)`.
         """
         parts = []
         for model, item_embeds in zip(self.models, self.item_embeds, strict=True):
-            states = model.sequence_encoder(F.embedding((item_index - 1).clamp(min=0), item_embeds))
+            inputs = F.embedding((item_index - 1).clamp(min=0), item_embeds)
+            states = model.sequence_encoder(inputs, position_ids=position_ids)
             queries = model.project_sequences(states.flatten(0, 1)[query_index])
             parts.append(queries / model.config.score_temperature)
         return torch.cat(parts, dim=-1) / len(parts)

@@ -12,6 +12,8 @@ from transformers.trainer_utils import TrainOutput
 from ..evaluation.ranking import catalogue_tensors
 from ..modeling_unisrec import UniSRecModelOutput
 from .base_trainer import UniSRecTrainer
+from .batches.samplers import NegativeSampler
+from .batches.window_batches import StaticShapes
 from .candidates import (
     BatchCandidates,
     Candidates,
@@ -23,7 +25,6 @@ from .candidates import (
 from .distributed import RowGatherer
 from .ensemble import SHARES, Ensemble, WeightInterpolator, parse_interpolation
 from .losses import SoftTargets
-from .samplers import NegativeSampler
 from .sparse_adam import SparseRowsAdamW, exchange_rows
 from .training_args import UniSRecFinetuneArguments
 
@@ -126,18 +127,24 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, UniSRecModelOutput]:
         """Returns the cross entropy of the next item among the candidates, in nats: the mean over the targets of all
         processes, and with `return_outputs` the outputs of the model."""
+        if "negative_items" not in inputs:
+            inputs = self._draw(inputs)
         items = self.candidates.items(inputs)
-        outputs = model(item_index=inputs["item_index"], **items.inputs)
+        outputs = model(item_index=inputs["item_index"], position_ids=inputs.get("position_ids"), **items.inputs)
         own = self.accelerator.unwrap_model(model)
         queries = own.project_sequences(outputs.last_hidden_state.flatten(0, 1)[inputs["query_index"]])
         queries = queries / own.config.score_temperature
-        gather = RowGatherer(len(queries), queries.device)
-        selection = self.candidates.select(inputs, items, outputs.item_embeds, sum(gather.sizes))
+        gather = RowGatherer(len(queries), queries.device, inputs.get("is_target"))
+        selection = self.candidates.select(inputs, items, outputs.item_embeds, gather.total)
         candidates = own.project_items(selection.item_embeds)
         with self.accelerator.autocast():  # autocast otherwise ends with the forward pass of the model
             soft_targets = self._soft_targets(inputs, items, selection)
-            loss = selection.loss(queries, candidates, soft_targets=soft_targets) * gather.scale
+            weights = inputs["is_target"].to(queries.dtype) if "is_target" in inputs else None
+            loss = gather.mean(selection.loss(queries, candidates, soft_targets=soft_targets, weights=weights))
         return (loss, outputs) if return_outputs else loss
+
+    def _draw(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return self.candidates.draw(inputs)
 
     def _make_candidates(
         self, text_embeds: np.ndarray | None, collator: Callable[[Sequence[dict[str, Any]]], dict[str, Any]] | None
@@ -149,12 +156,16 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
                 raise ValueError("neither text_embeds nor a data_collator with texts is given: give one of them.")
             return BatchCandidates(collator, id_rows)
         texts = catalogue_tensors(text_embeds, self.args.device)["text_embeds"]
+        shapes = None
+        if self.args.static_batches:
+            shapes = StaticShapes.of(self.train_dataset.lengths, self.args.per_device_train_batch_size)
         if self.args.num_negatives is None:
-            return CatalogueCandidates(texts, id_rows)
+            return CatalogueCandidates(texts, id_rows, shapes)
         sampler = NegativeSampler(
             self.train_dataset, len(texts), self.args.num_negatives, self.args.seed, self.args.device
         )
-        return SampledCandidates(texts, id_rows, sampler, self.args.process_index, self.args.world_size)
+        processes = self.args.process_index, self.args.world_size
+        return SampledCandidates(texts, id_rows, sampler, *processes, shapes)
 
     def _find_id_rows(self) -> torch.Tensor | None:
         """Returns the row of each catalogue item in the ID embedding, 0 for items represented by their text alone."""
@@ -180,7 +191,8 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         """Returns the soft targets of the teachers over the candidates."""
         if self._teachers is None:
             return None
-        queries = self._teachers.queries(items.catalogue_index(inputs["item_index"]), inputs["query_index"])
+        histories = items.catalogue_index(inputs["item_index"])
+        queries = self._teachers.queries(histories, inputs["query_index"], inputs.get("position_ids"))
         return SoftTargets(queries, self._teachers.candidates[selection.rows], self.args.distillation_weight)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:

@@ -22,15 +22,16 @@ from ..modeling_unisrec.checkpoint import load_checkpoint, untrained_model
 from ..modeling_unisrec.hub import find_model
 from ..reports.model_card import UniSRecModelCardData
 from ..reports.run_results import load_run_results, run_facts
-from .base_trainer import TrainingResult
+from .batches.datasets import WindowDataset
 from .callbacks import check_callbacks
 from .candidates import TextFinetuneCollator
 from .checkpoint_folders import check_output_dir
-from .datasets import WindowDataset
 from .distributed import whole_weights
+from .encoding import encoding_options
 from .ensemble import Ensemble
 from .finetune_trainer import UniSRecFinetuneTrainer
-from .training_args import LARGE_DOMAIN, UniSRecFinetuneArguments, check_kind, encoding_options
+from .training_args import LARGE_DOMAIN, UniSRecFinetuneArguments, check_kind
+from .training_result import TrainingResult
 
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,18 @@ import torch
 from torch.autograd.function import once_differentiable
 
 
-# A chunk has few enough logits to stay in the processor's cache, and enough rows for fast matrix products.
-_MAX_LOGITS = 2**22
-_MAX_ROWS = 512
+class _Limits(NamedTuple):
+    logits: int
+    rows: int
+
+
+# On a CPU, a chunk has few enough logits to stay in the cache, and enough rows for fast matrix products. On a GPU, it has
+# enough for every kernel to fill the device.
+_LIMITS = {"cpu": _Limits(2**22, 512), "cuda": _Limits(2**25, 8192)}
+
+
+# Subtracted from logits, it makes their exponentials 0 in every type, without the NaN of 0 * inf.
+NO_CANDIDATE = 1e6
 
 
 class SoftTargets(NamedTuple):
@@ -38,6 +47,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         labels: torch.Tensor | None,
         adjust: Callable[[torch.Tensor, slice], torch.Tensor | None] | None,
         soft_targets: SoftTargets | None,
+        weights: torch.Tensor | None,
         chunk_size: int,
     ) -> torch.Tensor:
         kind = queries.device.type
@@ -77,6 +87,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     losses[rows] = (total - of_target).squeeze(1)
                     softmax.scatter_add_(1, own, -certain)
                 del logits
+                if weights is not None:
+                    losses[rows] *= weights[rows]
+                    softmax *= weights[rows].unsqueeze(1)
                 gradient = softmax.to(dtype)
                 query_gradient[rows] = gradient @ candidates
                 if dtype == summed:
@@ -93,7 +106,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradients = [
             gradient.mul_(scale).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return *gradients, None, None, None, None
+        return *gradients, None, None, None, None, None
 
 
 def chunked_cross_entropy(
@@ -102,6 +115,7 @@ def chunked_cross_entropy(
     labels: torch.Tensor | None,
     adjust: Callable[[torch.Tensor, slice], torch.Tensor | None] | None = None,
     soft_targets: SoftTargets | None = None,
+    weights: torch.Tensor | None = None,
     chunk_size: int | None = None,
 ) -> torch.Tensor:
     r"""
@@ -124,14 +138,18 @@ def chunked_cross_entropy(
         soft_targets ([`SoftTargets`], *optional*):
             Mixes the softmax of another model's logits, adjusted in the same way, into the target. Requires labels and
             finite logits.
-        chunk_size (`int`, *optional*): Number of queries per chunk. The default depends on the number of candidates.
+        weights (`torch.FloatTensor` of shape `(num_queries,)`, *optional*):
+            Weight of each query in the sum, 0 for padding. Defaults to ones.
+        chunk_size (`int`, *optional*):
+            Number of queries per chunk. The default depends on the device and the number of candidates.
 
     Returns:
         `torch.FloatTensor` of shape `()`: Sum over the queries, in nats.
     """
     if chunk_size is None:
-        chunk_size = max(1, min(_MAX_ROWS, _MAX_LOGITS // len(candidates)))
-    return _ChunkedCrossEntropy.apply(queries, candidates, labels, adjust, soft_targets, chunk_size)
+        limits = _LIMITS.get(queries.device.type, _LIMITS["cuda"])
+        chunk_size = max(1, min(limits.rows, limits.logits // len(candidates)))
+    return _ChunkedCrossEntropy.apply(queries, candidates, labels, adjust, soft_targets, weights, chunk_size)
 
 
 def contrastive_loss(
@@ -142,6 +160,8 @@ def contrastive_loss(
     temperature: float,
     positives: torch.Tensor | None = None,
     duplicate_mask: Literal["exclude", "official"] = "exclude",
+    weights: torch.Tensor | None = None,
+    real: torch.Tensor | None = None,
 ) -> torch.Tensor:
     r"""
     Computes InfoNCE of each query against all candidates, in log space:
@@ -164,6 +184,10 @@ def contrastive_loss(
         duplicate_mask (`str`, *optional*, defaults to `"exclude"`):
             `"exclude"` drops excluded pairs. `"official"` sets their logit to 0, so that each adds exp(0) = 1 to the
             denominator, as in the released code.
+        weights (`torch.FloatTensor` of shape `(num_queries,)`, *optional*):
+            Weight of each query, 0 for padding. Defaults to ones.
+        real (`torch.BoolTensor` of shape `(num_candidates,)`, *optional*):
+            `False` for candidates that are padding, which are dropped with any `duplicate_mask`.
 
     Returns:
         `torch.FloatTensor` of shape `()`: Sum over the queries, in nats.
@@ -172,11 +196,18 @@ def contrastive_loss(
 
     def exclude(logits: torch.Tensor, rows: slice) -> torch.Tensor | None:
         left_out = excluded(rows).scatter(1, labels[rows].unsqueeze(1), False)
+        constants = left_out.sum(1) if duplicate_mask == "official" else None
+        if real is not None:
+            left_out = (left_out | ~real).scatter(1, labels[rows].unsqueeze(1), False)
         logits.masked_fill_(left_out, float("-inf"))
-        return left_out.sum(1) if duplicate_mask == "official" else None
+        return constants
 
-    loss = chunked_cross_entropy(queries, candidates, labels if positives is None else None, exclude)
-    return loss if positives is None else loss - (queries * positives).sum()
+    own = labels if positives is None else None
+    loss = chunked_cross_entropy(queries, candidates, own, exclude, weights=weights)
+    if positives is None:
+        return loss
+    of_positives = queries * positives
+    return loss - (of_positives if weights is None else of_positives * weights.unsqueeze(1)).sum()
 
 
 def catalogue_loss(
@@ -184,6 +215,7 @@ def catalogue_loss(
     candidates: torch.Tensor,
     labels: torch.Tensor,
     soft_targets: SoftTargets | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     r"""
     Computes the cross entropy of the next item over the whole catalogue, the loss of fine-tuning.
@@ -194,11 +226,12 @@ def catalogue_loss(
         candidates (`torch.FloatTensor` of shape `(num_items, hidden_size)`): Vectors of the catalogue.
         labels (`torch.LongTensor` of shape `(num_queries,)`): Row of the next item.
         soft_targets ([`SoftTargets`], *optional*): Scores of teachers to mix into the target.
+        weights (`torch.FloatTensor` of shape `(num_queries,)`, *optional*): Weight of each query, 0 for padding.
 
     Returns:
         `torch.FloatTensor` of shape `()`: Sum over the queries, in nats.
     """
-    return chunked_cross_entropy(queries, candidates, labels, soft_targets=soft_targets)
+    return chunked_cross_entropy(queries, candidates, labels, soft_targets=soft_targets, weights=weights)
 
 
 def sampled_softmax_loss(
@@ -208,6 +241,7 @@ def sampled_softmax_loss(
     log_inclusion: torch.Tensor,
     certain: torch.Tensor,
     soft_targets: SoftTargets | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     r"""
     Estimates [`catalogue_loss`] from a sample of the items: `-s_y + log sum_c exp(s_c - log P(c | q))`.
@@ -224,11 +258,13 @@ def sampled_softmax_loss(
         candidates (`torch.FloatTensor` of shape `(num_candidates, hidden_size)`): Vectors of the sampled items.
         labels (`torch.LongTensor` of shape `(num_queries,)`): Row of the next item among the candidates.
         log_inclusion (`torch.FloatTensor` of shape `(num_candidates,)`):
-            Logarithm of the probability that each item is a candidate, see [`NegativeSampler`].
+            Logarithm of the probability that each item is a candidate, see [`NegativeSampler`]; [`NO_CANDIDATE`] for a
+            row to leave out.
         certain (`torch.LongTensor` of shape `(num_queries, num_certain)`):
             Candidates that are certain: the items of the query's window. They may be repeated.
         soft_targets ([`SoftTargets`], *optional*):
             Scores of teachers to mix into the target; their softmax is corrected in the same way.
+        weights (`torch.FloatTensor` of shape `(num_queries,)`, *optional*): Weight of each query, 0 for padding.
 
     Returns:
         `torch.FloatTensor` of shape `()`: Sum over the queries, in nats.
@@ -237,7 +273,14 @@ def sampled_softmax_loss(
     def correct(logits: torch.Tensor, rows: slice) -> None:
         logits -= log_inclusion.to(logits.dtype).expand_as(logits).scatter(1, certain[rows], 0.0)
 
-    return chunked_cross_entropy(queries, candidates, labels, correct, soft_targets)
+    return chunked_cross_entropy(queries, candidates, labels, correct, soft_targets, weights)
 
 
-__all__ = ["SoftTargets", "catalogue_loss", "chunked_cross_entropy", "contrastive_loss", "sampled_softmax_loss"]
+__all__ = [
+    "NO_CANDIDATE",
+    "SoftTargets",
+    "catalogue_loss",
+    "chunked_cross_entropy",
+    "contrastive_loss",
+    "sampled_softmax_loss",
+]

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import get_device_states, set_device_states
@@ -11,9 +13,9 @@ from transformers import EarlyStoppingCallback
 from ..configuration import UniSRecConfig
 from ..modeling_unisrec import UniSRecModelOutput
 from .base_trainer import UniSRecTrainer
+from .batches.samplers import DomainNegativeSampler, parse_domain_sampling
 from .distributed import RowGatherer, lowest
 from .losses import contrastive_loss
-from .samplers import DomainNegativeSampler, parse_domain_sampling
 from .training_args import UniSRecPretrainArguments
 
 
@@ -46,15 +48,18 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         train_dataset ([`WindowDataset`]): Training histories of all domains.
         data_collator ([`PretrainCollator`]): Makes the views and looks up the text vectors of the negatives.
         eval_dataset ([`RankingDataset`] or `dict[str, RankingDataset]`, *optional*): Validation users of each domain.
+        text_vectors (`torch.Tensor` of shape `(num_texts, text_embedding_size)`, *optional*):
+            Text vectors on the device of the trainer, in which the `items` of the batches are rows. By default batches
+            bring their text vectors.
     """
 
     args: UniSRecPretrainArguments
-    current_gradient_accumulation_steps = 1  # until training starts
 
     _kind_of_run = "pretraining"
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, text_vectors: torch.Tensor | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        self._text_vectors = text_vectors
         check_similarity(self.model.config)
         self._negatives: DomainNegativeSampler | None = None
         if self.args.num_negatives:
@@ -84,26 +89,40 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
             if return_outputs:
                 raise ValueError("return_outputs needs the whole batch in one pass: leave --cache_chunk_size out.")
             return self._cached_loss(model, inputs)
-        if self._negatives is not None:
-            inputs = self._with_negatives(inputs)
+        if "negative_items" not in inputs:
+            inputs = self._draw(inputs)
         outputs = self._forward(model, inputs)
         loss = self._loss(model, inputs, *self._vectors(outputs, inputs))
         return (loss, outputs) if return_outputs else loss
 
-    def _with_negatives(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Adds this process's part of the negatives to a batch: their numbers, and their text vectors after those of the batch."""
-        texts = inputs["text_embeds"]
-        drawn = self._negatives.draw(lowest(inputs["first_window"], texts.device))
+    def _draw(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Adds this process's part of the negatives to a batch: their numbers, and where texts are not on the device their
+        text vectors after those of the batch."""
+        if self._negatives is None:
+            return inputs
+        device = inputs["item_index"].device
+        drawn = self._negatives.draw(lowest(inputs["first_window"], device))
         drawn = drawn[self.args.process_index :: self.args.world_size]
-        vectors = torch.from_numpy(self.data_collator.features(drawn)).to(texts, non_blocking=True)
-        items = torch.from_numpy(drawn).to(texts.device, non_blocking=True)
-        return inputs | {"text_embeds": torch.cat([texts, vectors]), "negative_items": items}
+        if "text_embeds" in inputs:
+            texts = inputs["text_embeds"]
+            vectors = torch.from_numpy(self.data_collator.features(drawn)).to(texts, non_blocking=True)
+            inputs = inputs | {"text_embeds": torch.cat([texts, vectors])}
+        elif len(drawn) < self.args.num_negatives:  # a smaller catalogue
+            drawn = np.pad(
+                drawn, (0, -(-self.args.num_negatives // self.args.world_size) - len(drawn)), constant_values=-1
+            )
+        return inputs | {"negative_items": torch.from_numpy(drawn).to(device, non_blocking=True)}
 
-    @staticmethod
-    def _forward(model: nn.Module, inputs: dict[str, torch.Tensor]) -> UniSRecModelOutput:
+    def _forward(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> UniSRecModelOutput:
         """Calls the (wrapped) model once for originals, views and all items, so that gradients are synchronised once."""
-        texts = {name: inputs[name] for name in ("text_embeds", "input_ids", "attention_mask") if name in inputs}
-        return model(item_index=inputs["item_index"], **texts)
+        names = ("text_embeds", "input_ids", "attention_mask", "position_ids")
+        arguments = {name: inputs[name] for name in names if name in inputs}
+        if self._text_vectors is not None:
+            rows = inputs["items"]
+            if "negative_items" in inputs:
+                rows = torch.cat([rows, inputs["negative_items"].clamp(min=0)])
+            arguments["text_embeds"] = self._text_vectors[rows]
+        return model(item_index=inputs["item_index"], **arguments)
 
     def _vectors(self, outputs: UniSRecModelOutput, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Returns normalised states `(N, H)`, next items followed by the negatives `(N + negatives, H)`, and with views
@@ -157,7 +176,8 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         candidates: torch.Tensor,
         views: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        gather = RowGatherer(len(queries), queries.device)
+        is_target = inputs.get("is_target")
+        gather = RowGatherer(len(queries), queries.device, is_target)
         labels = torch.arange(len(queries), device=queries.device) + gather.offset
         items, sequences = inputs["target_items"], inputs["target_sequences"]
         all_items, all_sequences = gather(items), gather(sequences)
@@ -177,21 +197,35 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
             return same | (sequences[rows].unsqueeze(1) == all_sequences)
 
         of_originals = self.args.sequence_negatives == "original"
+        options = {"duplicate_mask": self.args.duplicate_mask}
+        if is_target is not None:
+            options["weights"] = is_target.to(queries.dtype)
         with self.accelerator.autocast():  # autocast otherwise ends with the forward pass of the model
-            sequence_item = gather.scale * contrastive_loss(
-                queries, all_candidates, labels, same_item, temperature, duplicate_mask=self.args.duplicate_mask
+            sequence_item = gather.mean(
+                contrastive_loss(
+                    queries,
+                    all_candidates,
+                    labels,
+                    same_item,
+                    temperature,
+                    real=None if is_target is None else candidate_items >= 0,
+                    **options,
+                )
             )
             if views is None:
                 self._record(sequence_item_loss=sequence_item)
                 return sequence_item
-            sequence_sequence = gather.scale * contrastive_loss(
-                queries,
-                gather(queries if of_originals else views),
-                labels,
-                same_item_or_sequence,
-                temperature,
-                positives=views if of_originals else None,
-                duplicate_mask=self.args.duplicate_mask,
+            sequence_sequence = gather.mean(
+                contrastive_loss(
+                    queries,
+                    gather(queries if of_originals else views),
+                    labels,
+                    same_item_or_sequence,
+                    temperature,
+                    positives=views if of_originals else None,
+                    real=None if is_target is None else all_items >= 0,
+                    **options,
+                )
             )
         self._record(sequence_item_loss=sequence_item, sequence_sequence_loss=sequence_sequence)
         return sequence_item + self.args.sequence_loss_weight * sequence_sequence

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, Literal
 
+import torch
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
@@ -21,13 +22,15 @@ from ..modeling_unisrec.text_encoders import load_text_encoder, text_max_length
 from ..modeling_unisrec.text_pooling import new_text_scale
 from ..reports.model_card import UniSRecModelCardData
 from .argument_rules import check_arguments, check_metric
-from .base_trainer import TrainingResult
+from .batches.data_collator import PretrainCollator
+from .batches.datasets import DomainFeatures, DomainTexts, WindowDataset
+from .batches.window_batches import StaticShapes
 from .callbacks import check_callbacks
 from .checkpoint_folders import check_output_dir
-from .data_collator import PretrainCollator
-from .datasets import DomainFeatures, DomainTexts, WindowDataset
+from .encoding import encoding_options
 from .pretrain_trainer import UniSRecPretrainTrainer, check_similarity
-from .training_args import UniSRecPretrainArguments, check_kind, encoding_options
+from .training_args import UniSRecPretrainArguments, check_kind
+from .training_result import TrainingResult
 
 
 def build_pretrain_trainer(
@@ -152,6 +155,17 @@ def build_pretrain_trainer(
         if text_whitening == "pca":
             model.adaptor.whitening.load_state_dict(fit_whitening(catalogues, model.config.text_whitening_size))
         views = [DomainFeatures(list(of_all_domains)) for of_all_domains in zip(*tables, strict=True)]
+    histories = WindowDataset(
+        [domain_split(domain, "train") for domain in domains],
+        [domain.num_items for domain in domains],
+        model.config.max_position_embeddings,
+        args.prefix_rows,
+    )
+    text_vectors = shapes = None
+    if args.static_batches:
+        text_vectors = torch.cat([view.to_tensor() for view in views]).to(args.device)
+        shapes = StaticShapes.of(histories.lengths, args.per_device_train_batch_size)
+        views = [None, *([len(text_vectors) // 2] * (len(views) - 1))]
     collator = PretrainCollator(
         *views,
         tokenize=processor.tokenize if args.train_text_encoder else None,
@@ -161,6 +175,7 @@ def build_pretrain_trainer(
         augmentation_draw=args.augmentation_draw,
         seed=args.seed,
         views=make_views,
+        shapes=shapes,
     )
     if unseen is None:
         eval_dataset = {
@@ -179,12 +194,8 @@ def build_pretrain_trainer(
         text_encoder=None if args.train_text_encoder else encoder,
         processing_class=processor,
         data_collator=collator,
-        train_dataset=WindowDataset(
-            [domain_split(domain, "train") for domain in domains],
-            [domain.num_items for domain in domains],
-            model.config.max_position_embeddings,
-            args.prefix_rows,
-        ),
+        train_dataset=histories,
+        text_vectors=text_vectors,
         eval_dataset=eval_dataset or None,
         card_data=UniSRecModelCardData(
             domains, text_encoder, zero_shot_domain=None if unseen is None else unseen.name

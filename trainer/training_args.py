@@ -9,13 +9,12 @@ from transformers import TrainingArguments
 from ..evaluation.launch import check_launch
 from ..modeling_unisrec.adapters import parse_lora_parts
 from .argument_rules import check_arguments, check_metric, check_setup
+from .batches.samplers import parse_domain_sampling
 from .ensemble import parse_interpolation
-from .samplers import parse_domain_sampling
 
 
 # From here on the layers are trained by default. Text only with frozen layers loses a quarter of N@10 on Beauty (198,502
-# interactions) and nothing on Office; docs/results.md has no domain between Office and Toys (167,597), so this is Toys'
-# size.
+# interactions) and nothing on Office; docs/results.md has no domain between Office and Toys (167,597).
 LARGE_DOMAIN = 160_000
 
 
@@ -53,6 +52,14 @@ class UniSRecTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Train on one row per target, as the official code does, not on all positions at once."},
     )
+    static_batches: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Pack several windows into a row, in batches of a few fixed shapes, so that a single GPU replays recorded "
+            "steps (CUDA graphs), and --torch_compile compiles a few times only. Defaults to true with --torch_compile, "
+            "unless texts are encoded in every step."
+        },
+    )
     train_text_encoder: bool = field(
         default=False,
         metadata={"help": "Also train the text encoder; the texts of each batch are then encoded in every step."},
@@ -88,16 +95,28 @@ class UniSRecTrainingArguments(TrainingArguments):
         self.do_eval = False  # the parent sets it from `eval_strategy`, and a copy may change that
         check_launch(self.world_size)
         check_setup(self)
-        if (
-            self.n_gpu > 1
-        ):  # the parent class would split a batch by rows, but the rows of our tensors do not correspond
+        if self.n_gpu > 1:  # the parent would split a batch by rows, but those of our tensors do not correspond
             self._n_gpu = 1
-        if self.text_dtype != "auto" and getattr(self, "trains_on_texts", self.train_text_encoder):
-            raise ValueError(
-                "--text_dtype applies to a frozen text encoder: leave it out when the encoder is trained."
-            )
+        if self.text_dtype != "auto" and self.trains_on_texts:
+            raise ValueError("--text_dtype applies to a frozen text encoder: leave it out to train the encoder.")
         if self.device.type == "cpu":  # pinned memory only speeds up copies to an accelerator
             self.dataloader_pin_memory = False
+        if (reason := self._against_static_batches()) and self.static_batches:
+            raise ValueError(f"--static_batches cannot be combined with {reason}: leave one of them out.")
+        if self.static_batches is None:
+            self.static_batches = reason is None and self.torch_compile
+
+    @property
+    def trains_on_texts(self) -> bool:
+        """Returns whether texts are encoded in every step, because weights of the text encoder are trained."""
+        return self.train_text_encoder
+
+    def _against_static_batches(self) -> str | None:
+        """Returns the option that makes the sizes of a step depend on its content."""
+        if self.trains_on_texts:
+            return "a text encoder in training"
+        found = [name for name in ("cache_chunk_size", "sparse_item_embedding") if getattr(self, name, None)]
+        return f"--{found[0]}" if found else None
 
 
 @dataclass
@@ -331,9 +350,7 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
         if self.sparse_item_embedding:
             self._check_sparse_item_embedding()
         if "text" in self.lora_parts and self.train_text_encoder:
-            raise ValueError(
-                "--lora text and --train_text_encoder exclude each other: choose adapters or all weights."
-            )
+            raise ValueError("--lora text and --train_text_encoder exclude each other: take adapters or all weights.")
 
     def _check_interpolation(self) -> None:
         share = parse_interpolation(self.interpolate)
@@ -378,17 +395,6 @@ def check_kind(args: Any, kind: type[UniSRecTrainingArguments]) -> None:
     """Raises `TypeError` if the arguments of a training are not of this class."""
     if not isinstance(args, kind):
         raise TypeError(f"args is a {type(args).__name__}, expected {kind.__name__}(output_dir, ...)")
-
-
-def encoding_options(args: UniSRecTrainingArguments) -> dict[str, Any]:
-    """Returns the arguments of [`domain_features`] that follow from training arguments."""
-    return {
-        "seed": args.seed,
-        "device": args.device,
-        "text_dtype": "bfloat16" if args.bf16 and args.text_dtype == "auto" else args.text_dtype,
-        "shared": True,
-        "progress": not args.disable_tqdm,
-    }
 
 
 __all__ = ["UniSRecFinetuneArguments", "UniSRecPretrainArguments", "UniSRecTrainingArguments"]

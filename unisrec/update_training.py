@@ -18,7 +18,7 @@ from .recipes import CHOICE, LARGE_CATALOGUE, Budget
 from .recommender import Recommender
 from .recommender.vectors import VectorEncoder
 from .trainer import UniSRecFinetuneArguments, UniSRecFinetuneTrainer
-from .trainer.datasets import WindowDataset
+from .trainer.batches.datasets import WindowDataset
 from .trainer.ensemble import SHARES, WeightInterpolator
 from .update_data import ShopHistory, training_histories
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unisrec.trainer import TargetBatchSampler, WindowDataset
-from unisrec.trainer.datasets import DomainFeatures
+from unisrec.trainer.batches.datasets import DomainFeatures
 
 
 def random_histories(num_histories=60, num_items=40, longest=23, seed=0):

@@ -37,10 +37,11 @@ from unisrec.trainer import (
     UniSRecPretrainTrainer,
     WindowDataset,
 )
-from unisrec.trainer.datasets import DomainTexts
+from unisrec.trainer.batches.datasets import DomainTexts
+from unisrec.trainer.batches.window_batches import StaticShapes
 from unisrec.trainer.distributed import layers_to_shard
+from unisrec.trainer.encoding import encoding_options
 from unisrec.trainer.ensemble import Ensemble
-from unisrec.trainer.training_args import encoding_options
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -54,10 +55,12 @@ CASES = [
     "pretrain-texts",
     "pretrain-cached",
     "pretrain-negatives",
+    "pretrain-static",
     "finetune-inductive",
     "finetune-transductive",
     "finetune-texts",
     "finetune-sampled",
+    "finetune-static",
     "finetune-taught",
 ]
 SPARSE_CASE = "finetune-sparse"  # whose gradients meet in the optimizer
@@ -131,7 +134,8 @@ def make_trainer(case, folder, targets_per_batch, dtype=torch.float64, **argumen
         "disable_tqdm": True,
     } | arguments
     on_texts = kind == "texts"
-    sampled = kind in ("sampled", "taught", "sparse")
+    static = kind == "static"
+    sampled = kind in ("sampled", "taught", "sparse") or (static and task == "finetune")
     model = make_model(
         dtype, NUM_ITEMS if sampled or kind == "transductive" else None, make_text_config() if on_texts else None
     )
@@ -140,11 +144,17 @@ def make_trainer(case, folder, targets_per_batch, dtype=torch.float64, **argumen
         if on_texts:
             texts = DomainTexts([TEXTS])
             views = [texts, lambda items: [text.split()[0] + " 3" for text in texts(items)]]
+        histories = WindowDataset([make_split(14, 0), make_split(9, 1)], [NUM_ITEMS] * 2, max_length=10)
+        vectors = None
+        if static:
+            vectors = torch.from_numpy(np.concatenate([TABLE, TABLE + 0.5])).to(dtype)
+            views = [None, len(TABLE)]
         collator = PretrainCollator(
             *views,
             item_drop_probability=0.5,
             word_drop_item_ratio=0.5,
             tokenize=tokenize if on_texts else None,
+            shapes=StaticShapes.of(histories.lengths, targets_per_batch) if static else None,
         )
         negatives = "original" if kind == "original" else "augmented"
         return UniSRecPretrainTrainer(
@@ -153,12 +163,14 @@ def make_trainer(case, folder, targets_per_batch, dtype=torch.float64, **argumen
                 sequence_negatives=negatives,
                 sequence_loss_weight=0.5,
                 cache_chunk_size=5 if kind == "cached" else None,
-                batch_domains="one" if kind == "negatives" else "mixed",
-                num_negatives=5 if kind == "negatives" else 0,
+                batch_domains="one" if kind in ("negatives", "static") else "mixed",
+                num_negatives=5 if kind in ("negatives", "static") else 0,
+                static_batches=static,
                 **options,
             ),
             data_collator=collator,
-            train_dataset=WindowDataset([make_split(14, 0), make_split(9, 1)], [NUM_ITEMS] * 2, max_length=10),
+            train_dataset=histories,
+            text_vectors=vectors,
         )
     trainer = UniSRecFinetuneTrainer(
         model,
@@ -167,6 +179,7 @@ def make_trainer(case, folder, targets_per_batch, dtype=torch.float64, **argumen
             early_stopping_patience=0,
             num_negatives=4 if sampled else None,
             sparse_item_embedding=kind == "sparse",
+            static_batches=static,
             **options,
         ),
         train_dataset=WindowDataset([make_split(23, 0)], [NUM_ITEMS], max_length=10),
@@ -195,7 +208,7 @@ def gather_rows(rank, world):
         gathered = gather(rows)
         # A sum hands one and the same gradient to both of its terms: neither may change it.
         both = (gather(rows) + gather(others))[numbers].square().sum(1)
-        loss = ((others @ gathered.T).logsumexp(1) + both).sum() * gather.scale
+        loss = gather.mean(((others @ gathered.T).logsumexp(1) + both).sum())
         loss.backward()
         results |= {
             f"{name}.numbers": gather(numbers),

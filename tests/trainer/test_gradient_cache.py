@@ -6,7 +6,7 @@ import torch
 
 from unisrec.data import leave_one_out
 from unisrec.trainer import PretrainCollator, UniSRecPretrainArguments, UniSRecPretrainTrainer, WindowDataset
-from unisrec.trainer.datasets import DomainFeatures, DomainTexts
+from unisrec.trainer.batches.datasets import DomainFeatures, DomainTexts
 from unisrec.trainer.pretrain_trainer import RandomState, split_targets, take_run
 
 

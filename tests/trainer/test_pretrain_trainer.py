@@ -13,7 +13,7 @@ from unisrec.trainer import (
     contrastive_loss,
     pretrain_trainer,
 )
-from unisrec.trainer.datasets import DomainFeatures
+from unisrec.trainer.batches.datasets import DomainFeatures
 
 
 @pytest.fixture(scope="module")

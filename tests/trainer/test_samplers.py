@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unisrec.trainer import TargetBatchSampler, UniSRecPretrainArguments, WindowDataset
-from unisrec.trainer.samplers import DomainSampler, parse_domain_sampling
+from unisrec.trainer.batches.samplers import DomainSampler, parse_domain_sampling
 
 
 SIZES = [400, 60, 5]  # histories of each domain

@@ -21,7 +21,7 @@ from unisrec.trainer import (
     finetune,
     pretrain,
 )
-from unisrec.trainer.datasets import DomainTexts
+from unisrec.trainer.batches.datasets import DomainTexts
 
 
 MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 3, "max_position_embeddings": 10}

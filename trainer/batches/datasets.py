@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
-from ..data.splits import Split
+from ...data.splits import Split
+from .window_batches import WindowBatch
 
 
 class WindowDataset(Dataset):
@@ -93,6 +95,27 @@ class WindowDataset(Dataset):
             "index": int(index),
         }
 
+    def __getitems__(self, indices: Sequence[int]) -> WindowBatch:
+        """Returns several windows at once; called by `DataLoader` for each batch."""
+        indices = np.asarray(indices)
+        windows = indices % len(self)
+        lengths, domains = self.lengths[windows].astype(np.int64), self.domains_of(windows)
+        stops = np.cumsum(lengths)
+        places = np.arange(stops[-1]) + np.repeat(self.starts[windows] - (stops - lengths), lengths)
+        domain_of_entry = np.repeat(domains, lengths)
+        items = np.empty(len(places), dtype=np.int64)
+        for domain in np.unique(domains):
+            entries = domain_of_entry == domain
+            items[entries] = self.flats[domain][places[entries]] + self.first_items[domain]
+        return WindowBatch(
+            items,
+            lengths,
+            first_targets=lengths - 1 if self.prefix_rows else np.ones_like(lengths),
+            # In the official code, the rows of one history are independent.
+            sequences=windows if self.prefix_rows else self.sequences[windows].astype(np.int64),
+            indices=indices,
+        )
+
 
 class DomainFeatures:
     r"""
@@ -114,6 +137,10 @@ class DomainFeatures:
         for table, first_item, start, stop in zip(self.tables, self.first_items, cuts[:-1], cuts[1:], strict=False):
             np.take(table, items[start:stop] - first_item, axis=0, out=vectors[start:stop])
         return vectors
+
+    def to_tensor(self) -> torch.Tensor:
+        """Returns all text vectors `(num_items, text_embedding_size)`, in the order of the item numbers."""
+        return torch.from_numpy(np.concatenate(self.tables).astype(np.float32, copy=False))
 
 
 class DomainTexts:

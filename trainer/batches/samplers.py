@@ -203,7 +203,7 @@ class NegativeSampler:
         drawn = stream.choice(self.num_items, self.num_negatives, replace=False, shuffle=False)
         return torch.from_numpy(drawn).to(self.num_windows.device, non_blocking=True)
 
-    def log_inclusion(self, items: torch.Tensor, num_targets: int) -> torch.Tensor:
+    def log_inclusion(self, items: torch.Tensor, num_targets: int | torch.Tensor) -> torch.Tensor:
         r"""
         Computes the logarithm of the probability `1 - (1 - b)^w (1 - n / num_items)` that an item is a candidate of a step.
 
@@ -213,11 +213,13 @@ class NegativeSampler:
 
         Args:
             items (`torch.LongTensor` of shape `(num_candidates,)`): Catalogue rows of candidates.
-            num_targets (`int`): Targets of the step, of all processes.
+            num_targets (`int` or `torch.Tensor`): Targets of the step, of all processes.
 
         Returns:
             `torch.FloatTensor` of shape `(num_candidates,)`: At most 0.
         """
+        if isinstance(num_targets, torch.Tensor):
+            num_targets = num_targets.double()
         absent = (1 - num_targets / self.num_targets) ** self.num_windows[items].double()
         return torch.log1p(-absent * (1 - self.num_negatives / self.num_items)).float()
 
