@@ -15,8 +15,10 @@ import numpy as np
 import polars as pl
 
 import unisrec
+from unisrec import fit_trainings
 from unisrec.data import read_amazon
 from unisrec.data.readers.item_texts import join_texts
+from unisrec.recipes import recipes
 from unisrec.recommender import Recommender
 
 
@@ -24,15 +26,21 @@ LATER, NEW = 0.1, 0.1  # share of all interactions after the second moment; shar
 COLUMNS = {"user_column": "user_id", "item_column": "item_id", "time_column": "time", "text_columns": ["text"]}
 
 
+def sample(rows: pl.DataFrame, share: float) -> pl.DataFrame:
+    """Interactions of a share of the users, chosen at random."""
+    users = rows["user_id"].unique().sort().sample(fraction=share, seed=0)
+    return rows.filter(pl.col("user_id").is_in(users.implode()))
+
+
 def office(raw: Path, share: float) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Amazon Office Products; its days only give the order of the reviews of a customer."""
     name = "Office_Products"
     found = read_amazon(raw / f"amazon/Ratings/{name}.csv.gz", raw / f"amazon/Metadata/meta_{name}.json.gz")
-    return found.interactions, found.items.drop_nulls("text")
+    return sample(found.interactions, share), found.items.drop_nulls("text")
 
 
 def online_retail(raw: Path, share: float) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Online Retail II with its customers for users, a share of them; no returns, no postage and the like."""
+    """Online Retail II with its customers for users; no returns, no postage and the like."""
     rows = pl.read_parquet(raw / "online_retail/online_retail_II_2009-2010.parquet")
     rows = rows.drop_nulls(["Customer ID", "Description"]).filter(
         (pl.col("Quantity") > 0) & pl.col("StockCode").str.contains(r"^\d{5}")
@@ -43,8 +51,7 @@ def online_retail(raw: Path, share: float) -> tuple[pl.DataFrame, pl.DataFrame]:
         time=pl.col("InvoiceDate").str.to_datetime(),
         text=join_texts([pl.col("Description").str.to_lowercase()]),
     ).drop_nulls("text")
-    users = rows["user_id"].unique().sort().sample(fraction=share, seed=0)
-    rows = rows.filter(pl.col("user_id").is_in(users.implode()))
+    rows = sample(rows, share)
     return rows.drop("text").unique(maintain_order=True), rows.group_by("item_id").agg(pl.col("text").mode().min())
 
 
@@ -76,6 +83,7 @@ def measure(folder: Path, known: pl.DataFrame, later: pl.DataFrame) -> dict[str,
 def compare(name: str, args: argparse.Namespace, folder: Path) -> dict[str, dict]:
     """Fits, updates and fits again. Returns metrics and processor seconds by row."""
     rows, items = SHOPS[name](args.raw, args.share)
+    items = items.filter(pl.col("item_id").is_in(rows["item_id"].implode()))
     rows = rows.sort("time", maintain_order=True)  # of equal times some are before a moment: those of Office are days
     second = int((1 - LATER) * len(rows))
     first = int((1 - NEW) * second)
@@ -108,12 +116,15 @@ def main() -> None:
     parser.add_argument("--raw", type=Path, required=True, help="folder of amazon/ and online_retail/")
     parser.add_argument("--shops", nargs="+", choices=SHOPS, default=list(SHOPS))
     parser.add_argument("--budget", type=float, default=10, help="minutes of each fit (10)")
-    parser.add_argument("--share", type=float, default=1.0, help="share of the customers of Online Retail (1)")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the users (1)")
+    parser.add_argument("--recipes", type=int, metavar="N", help="only the first recipes that fit tries (all)")
     parser.add_argument("--updates", type=int, default=1, help="seeds of the update (1)")
     parser.add_argument("--no-refit", action="store_true", help="measure the update alone")
     parser.add_argument("--work", type=Path, help="folder to keep the checkpoints in")
     parser.add_argument("--verbose", action="store_true", help="print what fit and update say")
     args = parser.parse_args()
+    if args.recipes is not None:
+        fit_trainings.recipes = lambda *shop: recipes(*shop)[: args.recipes]
     with tempfile.TemporaryDirectory() as temporary:
         for name in args.shops:
             table = compare(name, args, (args.work or Path(temporary)) / name)

@@ -12,6 +12,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from .own_code_config import OwnCodeConfig, lacks_code
+
 
 # `from __future__ import annotations` must stay out of this file: `@strict` would silently stop checking.
 
@@ -33,6 +35,8 @@ CODE_FILES = {
     "configuration_unisrec.py": "configuration",
     "modeling_unisrec.py": "modeling_unisrec",
     "text_pooling.py": "modeling_unisrec",
+    "own_code_config.py": "configuration",
+    "own_code.py": "modeling_unisrec",
     "catalogue_files.py": "modeling_unisrec",
     "item_catalogue.py": "modeling_unisrec",
     "item_columns.py": "modeling_unisrec",
@@ -149,7 +153,8 @@ class UniSRecConfig(PreTrainedConfig):
     Args:
         text_config (`dict` or `PreTrainedConfig`, *optional*):
             Configuration of the bundled text encoder, of any type supported by `AutoModel`. `None` gives an
-            embeddings-only model, whose inputs are text vectors of width `text_embedding_size`.
+            embeddings-only model, whose inputs are text vectors of width `text_embedding_size`. With `auto_map`, the
+            code of the encoder is its own, and `UniSRecModel.from_pretrained` loads it from the checkpoint.
         text_embedding_size (`int`, *optional*):
             Width of a text vector. Defaults to that of the text encoder, and to 768 without one.
         text_pooling (`str`, *optional*, defaults to `"cls"`):
@@ -236,6 +241,7 @@ class UniSRecConfig(PreTrainedConfig):
 
     model_type = "unisrec"
     sub_configs = {"text_config": AutoConfig}
+    text_encoder_class = None  # of a text encoder whose code is its own; not saved
 
     text_config: dict | PreTrainedConfig | None = None
     text_embedding_size: int | None = None
@@ -270,17 +276,21 @@ class UniSRecConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if isinstance(self.text_config, dict):
             text_config = dict(self.text_config)
-            model_type = text_config.pop("model_type", None)
-            if model_type not in CONFIG_MAPPING:
+            model_type = text_config.get("model_type")
+            if "AutoModel" in (text_config.get("auto_map") or {}):
+                self.text_config = OwnCodeConfig(text_config)
+            elif model_type in CONFIG_MAPPING:
+                del text_config["model_type"]
+                self.text_config = CONFIG_MAPPING[model_type](**text_config)
+            else:
                 raise ValueError(
                     f"`text_config` needs a `model_type` that transformers knows, such as 'bert' (got {model_type!r})."
                 )
-            self.text_config = CONFIG_MAPPING[model_type](**text_config)
         if self.text_config is not None:
             self.text_config._name_or_path = ""  # the path that the encoder was loaded from is local to one machine
         if self.text_embedding_size is None:
             self.text_embedding_size = 768
-            if self.text_config is not None:
+            if self.text_config is not None and not lacks_code(self.text_config):
                 self.text_embedding_size = text_vector_size(
                     self.text_config.hidden_size, self.text_pooling, self.text_layers
                 )
@@ -289,6 +299,12 @@ class UniSRecConfig(PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
             kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict:
+        """Returns the settings, without the class of the text encoder."""
+        settings = super().to_dict()
+        settings.pop("text_encoder_class", None)
+        return settings
 
     @property
     def score_temperature(self) -> float:
@@ -320,9 +336,10 @@ class UniSRecConfig(PreTrainedConfig):
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
                 f"({self.num_attention_heads})."
             )
-        hidden_size = 1 if self.text_config is None else self.text_config.hidden_size
-        text_size = text_vector_size(hidden_size, self.text_pooling, self.text_layers if self.text_config else None)
-        if self.text_config is not None and text_size != self.text_embedding_size:
+        is_known = self.text_config is not None and not lacks_code(self.text_config)
+        hidden_size = self.text_config.hidden_size if is_known else 1
+        text_size = text_vector_size(hidden_size, self.text_pooling, self.text_layers if is_known else None)
+        if is_known and text_size != self.text_embedding_size:
             raise ValueError(
                 f"`text_embedding_size` ({self.text_embedding_size}) must be the size of the vectors of the text encoder "
                 f"({text_size}); leave it out to take that one."

@@ -213,7 +213,7 @@ def _encode(
         input_ids[mask] = np.concatenate([tokens[offsets[row] : offsets[row + 1]] for row in rows])
         batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask).long()}
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        states = encoder(**batch).last_hidden_state
+        states = encoder(**batch, return_dict=True)[0]
         features[rows] = head(states, batch["attention_mask"]).float().cpu().numpy()
         start += len(rows)
         bar.update(len(rows))

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..modeling_unisrec.own_code import own_code_files
 from ..modeling_unisrec.text_encoders import text_max_length
 from .given_features import first_row_not_finite
 from .readers.files import reading
@@ -164,9 +165,11 @@ def drop_words(texts: Sequence[str], ratio: float = 0.15, seed: int = 0) -> list
 def _encoder_hash(encoder: PreTrainedModel) -> str:
     """Returns a hash of the weights and settings that determine the token states."""
     config = encoder.config.to_dict()
-    for name in ("_name_or_path", "architectures", "dtype", "transformers_version"):
+    for name in ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version"):
         config.pop(name, None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for file in own_code_files(type(encoder), type(encoder.config)):
+        digest.update(file.read_bytes())
     # Many checkpoints lack the pooler; it is then randomly initialised, and it is never used.
     _hash_weights(digest, encoder, ("pooler.", "text_head."))
     return digest.hexdigest()

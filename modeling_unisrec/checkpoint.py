@@ -1,5 +1,6 @@
 """Loading of checkpoints from a folder or the Hub (whole, embeddings-only or adapters), and creation of new models."""
 
+import copy
 import hashlib
 import os
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from .catalogue_files import load_tables
 from .hub import RELEASED, find_model, released_name
 from .item_catalogue import check_id_rows
 from .modeling_unisrec import UniSRecModel
+from .own_code import UntrustedCode, is_trusted, trusting_remote_code
 from .processing_unisrec import UniSRecProcessor
 from .text_encoders import (
     PACKAGED_ENCODER,
@@ -32,7 +34,7 @@ PACKAGED_ENCODER_HASH = "2e3eea07d8fccb606d05a87617183aaa313c9a413381049d7a13a4f
 
 
 def load_checkpoint(
-    name_or_path: str | os.PathLike, text_encoder: str | None = None
+    name_or_path: str | os.PathLike, text_encoder: str | None = None, *, trust_remote_code: bool | None = None
 ) -> tuple[UniSRecModel, UniSRecProcessor]:
     r"""
     Loads model and processor of a checkpoint: with its text encoder, embeddings-only, or adapters, which are merged.
@@ -44,6 +46,9 @@ def load_checkpoint(
             Folder; `"unisrec-base"`, which comes with the package and is joined with its text encoder; or Hub id, also
             as `owner/name@revision`.
         text_encoder (`str`, *optional*): Text encoder to add if the checkpoint has none.
+        trust_remote_code (`bool`, *optional*):
+            Whether to run the code of a text encoder that the checkpoint carries, or that `text_encoder` brings along. By
+            default it is refused, unless [`trusting_remote_code`] says otherwise.
 
     Returns:
         `tuple[UniSRecModel, UniSRecProcessor]`: The model, in float32, and its processor.
@@ -54,7 +59,15 @@ def load_checkpoint(
             neither installed nor on the Hub.
         ValueError: If a text encoder is named though the checkpoint has one, or it is not the one that a released
             checkpoint was trained with, or has another width than the checkpoint.
+        UntrustedCode: If the text encoder runs code of its own that is not trusted.
     """
+    with trusting_remote_code(is_trusted(trust_remote_code)):
+        return _load_checkpoint(name_or_path, text_encoder)
+
+
+def _load_checkpoint(
+    name_or_path: str | os.PathLike, text_encoder: str | None
+) -> tuple[UniSRecModel, UniSRecProcessor]:
     advice = (
         "expected a folder that `unisrec pretrain` or `unisrec finetune` wrote, a Hub id of such a model, or "
         f"{' or '.join(map(repr, RELEASED))}."
@@ -68,6 +81,8 @@ def load_checkpoint(
     whole, of_whole = find_base(name, revision) if has_adapters else (name, options)
     try:
         model = _load_whole(whole, of_whole)
+    except UntrustedCode:
+        raise
     except Exception as error:  # a file from elsewhere can make transformers, torch and safetensors fail in any way
         what = f"their base {whole} cannot be loaded: {_short(error)}" if has_adapters else _short(error)
         raise OSError(f"model {str(name_or_path)!r} cannot be loaded ({what}); {advice}") from error
@@ -173,7 +188,7 @@ def _load_processor(name: str, options: Mapping[str, Any], config: UniSRecConfig
     file = cached_file(name, "processor_config.json", _raise_exceptions_for_missing_entries=False, **options)
     if file is None:
         return UniSRecProcessor(max_history_length=config.max_position_embeddings)
-    processor = UniSRecProcessor.from_pretrained(name, **options)
+    processor = UniSRecProcessor.from_pretrained(name, trust_remote_code=is_trusted(None), **options)
     if processor.tokenizer is not None and config.text_config is not None:
         check_tokenizer(processor.tokenizer, config.text_config)
     if config.num_items is not None and processor.catalogue is not None:
@@ -208,7 +223,9 @@ def untrained_model(model: UniSRecModel, num_items: int | None, changes: Mapping
             raise ValueError(
                 f"{name} belongs to the text vectors of the checkpoint and cannot be changed here: set it in `unisrec pretrain`."
             )
-    fresh = UniSRecModel(new_config(settings | {"num_items": num_items} | dict(changes)))
+    settings |= {"text_config": copy.deepcopy(model.config.text_config), "num_items": num_items} | dict(changes)
+    settings["text_encoder_class"] = model.config.text_encoder_class
+    fresh = UniSRecModel(new_config(settings))
     fresh.text_encoder = model.text_encoder
     if fresh.adaptor is not None and fresh.adaptor.whitening is not None:  # not trained
         fresh.adaptor.whitening.load_state_dict(model.adaptor.whitening.state_dict())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
@@ -25,6 +25,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_unisrec import IS_REMOTE_CODE, UniSRecConfig, text_vector_size
+from .own_code import copy_own_code, download_options, new_text_encoder, record_own_code, with_own_code
 
 # Not used here: transformers copies what this file imports when it saves a model that was loaded with remote code.
 from .pipeline_unisrec import SequentialRecommendationPipeline  # noqa: F401
@@ -228,8 +229,6 @@ class UniSRecLayer(GradientCheckpointingLayer):
         self.mlp = UniSRecMLP(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
-        # In a narrow model, dropout may zero a whole state and the residual added to it.
-        self.can_vanish = config.hidden_dropout**config.hidden_size > 1e-12
 
     def forward(
         self,
@@ -243,7 +242,9 @@ class UniSRecLayer(GradientCheckpointingLayer):
 
     def _add_and_norm(self, norm: nn.LayerNorm, hidden_states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         hidden_states = hidden_states + self.dropout(output)
-        return norm(stop_constant_rows(hidden_states) if self.training and self.can_vanish else hidden_states)
+        # In a narrow model, dropout may zero a whole state and the residual added to it.
+        can_vanish = self.training and self.dropout.p ** hidden_states.shape[-1] > 1e-12
+        return norm(stop_constant_rows(hidden_states) if can_vanish else hidden_states)
 
 
 class UniSRecSequenceEncoder(nn.Module):
@@ -274,8 +275,6 @@ class UniSRecSequenceEncoder(nn.Module):
         return hidden_states
 
 
-# Options of `from_pretrained` that locate a file.
-_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _ITEM_EMBEDDING = "item_embedding.weight"
 
 
@@ -339,15 +338,14 @@ class UniSRecPreTrainedModel(PreTrainedModel):
                 Whether to initialise weights of another shape at random instead of raising an error.
             output_loading_info (`bool`, *optional*, defaults to `False`):
                 Whether to also return the report of missing and unexpected weights. Nothing is refused then.
-            kwargs: Options of `PreTrainedModel.from_pretrained`.
+            kwargs: Options of the parent method; `trust_remote_code` for the text encoder's own code.
 
         Raises:
-            ValueError: If weights are missing, unexpected, of another shape than `config.json` says, or not finite.
+            ValueError: If weights do not fit `config.json` or are not finite, or the text encoder's own code is not trusted.
         """
         name = pretrained_model_name_or_path
-        on_adapters = (kwargs.get("adapter_kwargs") or {}).get(
-            "_adapter_model_path"
-        )  # the caller then handles the report
+        kwargs = with_own_code(cls.config_class, name, kwargs)
+        on_adapters = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")  # the caller reads the report
         if output_loading_info or on_adapters:
             loaded = super().from_pretrained(
                 name,
@@ -372,8 +370,7 @@ class UniSRecPreTrainedModel(PreTrainedModel):
         if model.text_encoder is None:
             unexpected = {key for key in unexpected if not key.startswith("text_encoder.")}
         if _ITEM_EMBEDDING in missing | unexpected and name is not None:
-            options = {option: kwargs[option] for option in _DOWNLOAD_OPTIONS if option in kwargs}
-            saved, _ = cls.config_class.get_config_dict(name, **options)
+            saved, _ = cls.config_class.get_config_dict(name, **download_options(kwargs))
             if saved.get("num_items") != model.config.num_items:  # so the caller has asked for it
                 missing.discard(_ITEM_EMBEDDING)
                 unexpected.discard(_ITEM_EMBEDDING)
@@ -395,9 +392,10 @@ class UniSRecPreTrainedModel(PreTrainedModel):
         return model
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Saves as the parent method does, and gives the weight files the permissions of `config.json`."""
+        """Saves as the parent method does, with the text encoder's own code; gives all files the same permissions."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
+            copy_own_code(self.config, save_directory)
             for file in Path(save_directory).glob("*.safetensors"):
                 shutil.copymode(Path(save_directory) / "config.json", file)
 
@@ -425,7 +423,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         super().__init__(config)
         self.text_encoder = None
         if config.text_config is not None:
-            self.text_encoder = AutoModel.from_config(config.text_config)
+            self.text_encoder = new_text_encoder(config)
             self.text_encoder.text_head = TextHead.from_config(config)
         self.adaptor = UniSRecAdaptor(config) if config.item_text else None
         self.item_embedding = None
@@ -435,7 +433,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_text_encoder(cls, name_or_path: str, **config) -> "UniSRecModel":
+    def from_text_encoder(cls, name_or_path: str, trust_remote_code: bool | None = None, **config) -> "UniSRecModel":
         r"""
         Creates a model around a trained text encoder; all other weights are initialised at random.
 
@@ -443,6 +441,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
             name_or_path (`str`):
                 Folder or Hub id of a text encoder, or `"minilm"`. Pooling, further layers and prompt are read from its
                 files, see [`load_text_encoder`].
+            trust_remote_code (`bool`, *optional*): As for [`load_text_encoder`].
             **config: Fields of [`UniSRecConfig`], such as `text_pooling="mean"`.
 
         Returns:
@@ -456,9 +455,8 @@ class UniSRecModel(UniSRecPreTrainedModel):
             raise ImportError("new models are made by the package itself: pip install unisrec.")
         # Not an import statement, because transformers would look for that file in every checkpoint folder.
         text_encoders = importlib.import_module(".text_encoders", __package__)
-        text_encoder, _ = text_encoders.load_text_encoder(
-            name_or_path, pooling=config.get("text_pooling"), prompt=config.get("text_prompt")
-        )
+        given = {name: config.get(f"text_{name}") for name in ("pooling", "prompt")}
+        text_encoder, _ = text_encoders.load_text_encoder(name_or_path, trust_remote_code=trust_remote_code, **given)
         settings = text_encoder.text_head.to_config(text_encoder.config.hidden_size) | config
         settings.setdefault("text_scale", new_text_scale(settings["text_layers"], settings["text_embedding_size"]))
         model = cls(UniSRecConfig(**settings))
@@ -498,6 +496,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
         text_encoder.text_head = head
         self.text_encoder = text_encoder.to(self.dtype).requires_grad_(False)
         config.text_config = text_encoder.config
+        record_own_code(config, text_encoder)
         config.text_config._name_or_path = ""  # a local path does not belong in a checkpoint
 
     def detach_text_encoder(self) -> PreTrainedModel | None:

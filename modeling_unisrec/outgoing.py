@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..configuration.configuration_unisrec import CODE_FILES
+from .own_code import carried_code
 
 
 ENDPOINT_FILES = ("handler.py", "requirements.txt")  # of an Inference Endpoint, which needs a catalogue
@@ -61,7 +62,8 @@ def shared_files(folder: Path, catalogue: bool = True) -> list[str]:
     Returns:
         `list[str]`: Relative to the folder, sorted. Symbolic links are in it; [`check_outgoing`] refuses them.
     """
-    found = {file for pattern in SHARED_FILES for file in folder.glob(pattern) if file.is_file()}
+    patterns = (*SHARED_FILES, *carried_code(folder))
+    found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
     names = sorted(file.relative_to(folder).as_posix() for file in found if not file.name.startswith("."))
     return [name for name in names if catalogue or not (name.startswith("catalogue/") or name in ENDPOINT_FILES)]
 

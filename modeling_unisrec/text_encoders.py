@@ -29,6 +29,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from ..configuration.configuration_unisrec import MAX_LAYERS, text_vector_size
 from .encoder_files import EncoderFiles, read_encoder_files
 from .hub import find_model
+from .own_code import UntrustedCode, file_of, is_trusted, own_class, own_code_files
 from .text_pooling import TextHead
 
 
@@ -61,7 +62,12 @@ def find_text_encoder(name_or_path: str) -> str:
 
 
 def load_text_encoder(
-    name_or_path: str, *, pooling: str | None = None, prompt: str | None = None, truncate_dim: int | None = None
+    name_or_path: str,
+    *,
+    pooling: str | None = None,
+    prompt: str | None = None,
+    truncate_dim: int | None = None,
+    trust_remote_code: bool | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     r"""
     Load a text encoder and its tokenizer, in float32 and in evaluation mode.
@@ -74,6 +80,10 @@ def load_text_encoder(
         pooling (`str`, *optional*): Pooling instead of the one that the files name, as for [`pool_tokens`].
         prompt (`str`, *optional*): Prompt instead of the one that the files name; `""` for none.
         truncate_dim (`int`, *optional*): Number of leading components to keep, for Matryoshka encoders.
+        trust_remote_code (`bool`, *optional*):
+            Whether to run code that the encoder brings along (`auto_map` in its config.json). `False` uses the class that
+            transformers has for this type of encoder instead. By default such an encoder is refused, unless
+            [`trusting_remote_code`] says otherwise.
 
     Returns:
         `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: The encoder and its tokenizer.
@@ -82,6 +92,7 @@ def load_text_encoder(
         OSError: If there is no such folder or model, it cannot be fetched, or it is not a complete checkpoint.
         ValueError: If the checkpoint is no text encoder, lacks weights of the encoder, or its files ask for what is
             not supported.
+        UntrustedCode: If it brings along code, and `trust_remote_code` says nothing about it.
     """
     if pooling is not None:
         text_vector_size(1, pooling)  # report a misspelt pooling before anything is loaded
@@ -95,14 +106,19 @@ def load_text_encoder(
             f"text encoder {name_or_path!r} holds adapters (adapter_config.json); merge them into their base "
             "(`merge_and_unload` of peft), save that and name it."
         )
-    _refuse_own_code(name_or_path, source, options)
-    options = options | {"trust_remote_code": False}
+    trusted = _trusts_own_code(name_or_path, source, options, is_trusted(trust_remote_code))
+    options = options | {"trust_remote_code": trusted}
     with _load_errors_explained(name_or_path):
         config = AutoConfig.from_pretrained(source, **options)
         for field in ("num_hidden_layers", "num_attention_heads"):
             if not 1 <= (number := getattr(config.get_text_config(), field, 1)) <= MAX_LAYERS:
                 raise ValueError(f"its config.json has {field} {number}, expected 1 to {MAX_LAYERS}")
-        encoder, report = AutoModel.from_pretrained(
+        kind, place = AutoModel, (getattr(config, "auto_map", None) or {}).get("AutoModel")
+        if (
+            trusted and place is not None
+        ):  # `AutoModel` would take the first model that had a configuration of this class
+            kind = own_class(place, source, options)
+        encoder, report = kind.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
@@ -127,6 +143,9 @@ def load_text_encoder(
             f"{further[0]!r}; take both from one checkpoint"
         )
     encoder = _text_half(name_or_path, encoder)
+    own_code_files(type(encoder), type(encoder.config))  # refuses names that a checkpoint could not hold
+    if not trusted and hasattr(encoder.config, "auto_map"):
+        del encoder.config.auto_map  # the class is that of transformers
     _prepare_tokenizer(name_or_path, tokenizer, files)
     _try_encoder(name_or_path, encoder.eval(), tokenizer)
     if prompt is not None:
@@ -185,7 +204,7 @@ def find_text_pooling(name_or_path: str) -> str:
     if files.pooling is not None:
         return files.pooling
     with _load_errors_explained(name_or_path):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=bool(is_trusted(None)), **options)
     return pooling_by_kind(name_or_path, config.get_text_config())
 
 
@@ -275,15 +294,25 @@ def _make_head(
     return head
 
 
-def _refuse_own_code(name: str, source: str, options: dict[str, Any]) -> None:
+def _trusts_own_code(name: str, source: str, options: dict[str, Any], trusted: bool | None) -> bool:
+    """Returns whether the code of an encoder is to be run; `False` if there is none. Raises `UntrustedCode` if nobody has
+    said."""
     with _load_errors_explained(name):
         settings, _ = PreTrainedConfig.get_config_dict(source, **options)
-    if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
-        raise ValueError(
-            f"text encoder {name!r}: config.json asks for code of its own ({settings['auto_map'].get('AutoModel')}), which "
-            "a checkpoint around it could not carry; name an encoder that transformers knows, or make the vectors with "
-            "sentence-transformers and give them to the domain (`Domain(..., given_features=...)`)."
+    places = settings.get("auto_map") or {}
+    place = places.get("AutoModel", places.get("AutoConfig"))
+    is_known = settings.get("model_type") in CONFIG_MAPPING
+    if trusted or place is None or (trusted is False and is_known):
+        return bool(trusted)
+    raise UntrustedCode(
+        f"text encoder {name!r}: config.json asks for code of its own ({place} in {file_of(place)}); read that file and add "
+        "`trust_remote_code=True` if you trust it, "
+        + (
+            f"or `trust_remote_code=False` for the {settings['model_type']} of transformers."
+            if is_known
+            else "or name an encoder that transformers knows."
         )
+    )
 
 
 def _text_half(name: str, model: PreTrainedModel) -> PreTrainedModel:

@@ -14,7 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from importlib import import_module
 from importlib.metadata import version
 from opcode import opname
@@ -43,6 +43,7 @@ VERBS = {
 # The verbs whose parser accepts options that it does not know: `run(args, rest)` gets them.
 TRAINING = ("pretrain", "finetune")
 NO_MODEL = ("prepare", "push", "env")  # need no registration of the model with transformers
+NO_TEXT_ENCODER = ("prepare", "quickstart", "env")  # load no text encoder that a user names
 
 # Exceptions that indicate a programming error, if they are raised in our own code.
 PROGRAMMING = (AssertionError, AttributeError, IndexError, NameError, TypeError, StopIteration)
@@ -160,6 +161,16 @@ def build_parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(verb=verb)
         import_module(f".commands.{verb}", __package__).add_arguments(command)
+        if verb not in NO_TEXT_ENCODER:
+            command.add_argument(
+                "--trust-remote-code",
+                nargs="?",
+                const="true",
+                type=str.lower,
+                choices=("true", "false"),
+                help="run the code that a text encoder brings along; false: use the class that transformers has for it "
+                "(default: refuse such an encoder)",
+            )
     return parser
 
 
@@ -222,6 +233,7 @@ def _run(argv: Sequence[str]) -> int:
     with (
         redirect_stdout(sys.stderr) if json_file == "-" else nullcontext(),
         nullcontext() if args.verb in NO_MODEL else _transformers(),
+        _trusting(getattr(args, "trust_remote_code", None)),
     ):
         result = command.run(args, rest) if args.verb in TRAINING else command.run(args)
     if isinstance(result, int):
@@ -231,6 +243,15 @@ def _run(argv: Sequence[str]) -> int:
     if json_file != "-":
         print(result.text)
     return 0
+
+
+def _trusting(choice: str | None) -> AbstractContextManager[None]:
+    """Returns the context manager for `--trust-remote-code`."""
+    if choice is None:
+        return nullcontext()
+    from .modeling_unisrec.own_code import trusting_remote_code
+
+    return trusting_remote_code(choice == "true")
 
 
 def _write_json(file: str, data: Any) -> None:

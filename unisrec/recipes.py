@@ -55,7 +55,8 @@ def recipes(domain: Domain, has_weights: bool) -> list[Recipe]:
     common: dict[str, Any] = {"per_device_train_batch_size": batch}
     if domain.num_items > LARGE_CATALOGUE:
         common["num_negatives"] = 2048
-    everything = common | {"freeze_sequence_encoder": False}
+    # Epochs are compared by the fine-tuned weights, so these are what is kept.
+    everything = common | {"interpolate": "1"}
     if not has_weights:
         found = [Recipe("text only", "inductive", True, common), Recipe("text and ID", "transductive", True, common)]
     else:

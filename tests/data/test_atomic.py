@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from unisrec.data import atomic
 from unisrec.data.atomic import check_output_file, whole_file
 
 
@@ -93,3 +94,18 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch
     with pytest.raises(error, match=line):
         check_output_file(path)
     assert names(tmp_path) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_is_replaced(tmp_path, monkeypatch, can_exchange):
+    if not can_exchange:
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+    for name in ("model", ".model.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(name)
+    atomic.replace_folder(tmp_path / ".model.tmp", tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "name").read_text() == ".model.tmp"
+    with pytest.raises(OSError, match="missing"):
+        atomic.replace_folder(tmp_path / "missing", tmp_path / "model")
+    assert (tmp_path / "model" / "name").read_text() == ".model.tmp"

@@ -19,6 +19,8 @@ CODE = {
     "modeling_unisrec.py",
     "pipeline_unisrec.py",
     "processing_unisrec.py",
+    "own_code.py",
+    "own_code_config.py",
     "text_pooling.py",
     "catalogue_files.py",
     "item_catalogue.py",

@@ -485,7 +485,7 @@ def test_code_of_its_own_is_refused(make_encoder, tmp_path):
     folder = Path(shutil.copytree(make_encoder("bert"), tmp_path / "encoder"))
     (folder / "mine.py").write_text("raise SystemExit('executed')")
     change(folder, "config.json", model_type="mine", auto_map={"AutoConfig": "mine.Config", "AutoModel": "mine.Model"})
-    with pytest.raises(ValueError, match=r"config\.json asks for code of its own \(mine\.Model\)"):
+    with pytest.raises(ValueError, match=r"config\.json asks for code of its own \(mine\.Model in mine\.py\)"):
         load_text_encoder(str(folder))
 
 

@@ -48,11 +48,13 @@ def ended_by_sigterm() -> Iterator[None]:
     def end(signum: int, frame: FrameType | None) -> None:
         raise _Ended
 
-    signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     except (_Ended, InterruptedError) as error:  # the latter by a training, which handles the signal itself
         raise InterruptedError("ended by SIGTERM; nothing was written") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def add_text_neighbours(parser: argparse.ArgumentParser) -> None:

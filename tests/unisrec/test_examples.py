@@ -1,0 +1,70 @@
+"""The scripts in `examples/` that bring their requirements along (PEP 723)."""
+
+import importlib.util
+import re
+import tomllib
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+
+ROOT = Path(__file__).parents[2]
+JOBS = sorted(file.stem for file in (ROOT / "examples").glob("*_job.py"))
+BLOCK = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")  # as in the specification
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_requirements_are_declared(name):
+    (block,) = BLOCK.finditer((ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8"))
+    declared = tomllib.loads("".join(line[2:] for line in block["content"].splitlines(keepends=True)))
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    assert declared["requires-python"] == setup["options"]["python_requires"]
+    (requirement,) = map(Requirement, declared["dependencies"])
+    assert requirement.name == "unisrec"
+    assert requirement.extras <= set(setup["options.extras_require"])
+
+
+@pytest.mark.parametrize(("name", "words"), [("fit_job", ["a.csv"]), ("recommend_job", ["model", "domain"])])
+def test_a_job_without_a_place_for_its_result_is_refused(name, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        load(name).main(words)
+    assert ended.value.code == 2
+    assert "nowhere: add --output or --push" in capsys.readouterr().err
+
+
+def test_both_jobs_run(make_domain, make_model, text_encoder, tokenizer, tmp_path, monkeypatch, capsys):
+    asked = []
+    job = load("fit_job")
+    monkeypatch.setattr(job, "unisrec", lambda words: asked.append(words) or 0)
+    assert job.main(["clicks.csv", "--items", "products.csv", "--push", "shop/x", "--private", "--budget", "1"]) == 0
+    fit, push = asked
+    assert fit[:5] == ["fit", "clicks.csv", "--items", "products.csv", "--output"]
+    assert fit[-2:] == ["--budget", "1"]
+    assert push == ["push", fit[5], "shop/x", "--private"]
+
+    from unisrec.modeling_unisrec import UniSRecProcessor
+    from unisrec.recommender import Recommender
+    from unisrec.recommender.catalogue import make_catalogue
+
+    domain = make_domain()
+    domain.save_to_disk(tmp_path / "domain")
+    model = make_model()
+    model.attach_text_encoder(text_encoder)
+    processor = UniSRecProcessor(tokenizer, make_catalogue(domain), 10, 32)
+    Recommender(model, processor).save_pretrained(tmp_path / "model")
+    output = tmp_path / "found.parquet"
+    load("recommend_job").main(
+        [str(tmp_path / "model"), str(tmp_path / "domain"), "--output", str(output), "--top-k", "2"]
+    )
+    assert "80 recommendations for 40 users" in capsys.readouterr().out
+    assert output.is_file()
