@@ -33,23 +33,26 @@ ENTRY = re.compile(r"^([\w, *]+) \((.*?)\):(?=\s)", flags=re.S)
 
 
 def copy_pages() -> None:
-    """Copies the pages, and the files of the repository that they link to."""
+    """Copies the pages, and the files of the repository that they link to. Links to folders become text."""
     pages = [
         ROOT / "README.md",
         *ROOT.glob("[CS]*.md"),
         *ROOT.glob("docs/*.md"),
         *ROOT.glob("checkpoints/*/README.md"),
     ]
-    linked = set(pages)
     for page in pages:
-        for target in re.findall(r'\]\(([^)\s#]+)|src="([^"]+)"', page.read_text(encoding="utf-8")):
-            file = (page.parent / "".join(target)).resolve()
-            if file.is_file() and file.is_relative_to(ROOT):
-                linked.add(file)
-    for file in linked:
-        copy = PAGES / file.relative_to(ROOT)
+        text = page.read_text(encoding="utf-8")
+        for name, target, picture in re.findall(r'\[([^\[\]]*)\]\(([^)\s#]+)|src="([^"]+)"', text):
+            file = (page.parent / (target or picture)).resolve()
+            if file.is_dir():
+                text = text.replace(f"[{name}]({target})", name)
+            elif file.is_file() and file not in pages:
+                copy = PAGES / file.relative_to(ROOT)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
+        copy = PAGES / page.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, copy)
+        copy.write_text(text, encoding="utf-8")
 
 
 def public_members(owner: type, public: set[type]) -> dict[str, tuple[str, object]]:
