@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Dropout of the sequence encoder where it is trained on from trained weights. A checkpoint for many shops is trained with less,
 # with which it overfits a single one; docs/results.md, "Office, fine-tuned from the base checkpoint".
 TRANSFER_DROPOUT = 0.5
-# Below so many interactions, an inductive model keeps a part of what it had learned before. Same place; Office has 22,447.
+# Below so many interactions, a model keeps a part of what it had learned before. Same place; Office has 22,447.
 SMALL_DOMAIN, SMALL_DOMAIN_SHARE = 50_000, "0.8"
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the fine-tuned weights that `--interpolate auto` compares
 
@@ -183,7 +183,7 @@ def choose_recipe(config: UniSRecConfig, args: "UniSRecFinetuneArguments", domai
         args.dropout = TRANSFER_DROPOUT
         shown = " and ".join(f"{each:g}" for each in sorted(before))
         chosen.append(f"a dropout of {TRANSFER_DROPOUT:g} instead of {shown} (--dropout)")
-    is_small = config.num_items is None and domain.num_interactions < SMALL_DOMAIN
+    is_small = domain.num_interactions < SMALL_DOMAIN
     if args.interpolate is None and is_small and not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         args.interpolate = SMALL_DOMAIN_SHARE
         chosen.append(f"{SMALL_DOMAIN_SHARE} of the change kept at the end, as the domain is small (--interpolate)")

@@ -223,8 +223,8 @@ def finetune(
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
         args ([`UniSRecFinetuneArguments`]): Training arguments. They are copied, not modified.
-        text_encoder, from_scratch, compare_with, model_config, callbacks (*optional*): See [`build_finetune_trainer`].
-        text_encoder, from_scratch, compare_with, model_config, split (*optional*): See [`build_finetune_trainer`].
+        text_encoder, from_scratch, compare_with, model_config, callbacks, split (*optional*):
+            See [`build_finetune_trainer`].
 
     Returns:
         [`TrainingResult`]: Its metrics (`ndcg@10`, `recall@10_seen_masked`, ...) are those of the test split, or of what

@@ -305,8 +305,7 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
             "help": "Interpolate between the pre-trained and the fine-tuned weights after training: the share of the latter, "
             "from 0 to 1, or auto, which selects the best of six shares on the validation users by metric_for_best_model. ID "
             "embeddings are scaled by the share. Preserves more of the pre-training if there are few users. Defaults to "
-            f"{SMALL_DOMAIN_SHARE} for inductive models with fewer than {SMALL_DOMAIN:,} interactions whose sequence encoder "
-            "is trained."
+            f"{SMALL_DOMAIN_SHARE} for domains of fewer than {SMALL_DOMAIN:,} interactions if the sequence encoder is trained."
         },
     )
     lora: str | None = field(

@@ -86,7 +86,11 @@ class Budget(TrainerCallback):
     ) -> None:
         if not self.is_over and time.monotonic() > self.deadline:
             self.is_over = True
-            control.should_evaluate = control.should_save = control.should_training_stop = True
+            control.should_evaluate = control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.is_over:  # a checkpoint of a training that has stopped would not go on
+            control.should_training_stop = True
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -115,7 +115,7 @@ def test_dropout_of_layers_that_are_trained_on(root, training_options, tmp_path,
         ("inductive", 1000, {"interpolate": "1"}, "1"),
         ("inductive", 1000, {"freeze_sequence_encoder": True}, None),
         ("inductive", 1, {}, None),
-        ("transductive", 1000, {}, None),
+        ("transductive", 1000, {}, "0.8"),
     ],
 )
 def test_weights_are_interpolated_on_small_domains(
