@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCHMARKS := finetune_step pretrain_step evaluation catalogue_encoding item_embedding kcore text_encoding cost_curves startup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format house bench clean
+.PHONY: help demo test lint format house bench site clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
@@ -47,5 +47,10 @@ house: $(VENV)/.dev ## print the folders, from bottom to top, and which imports 
 bench: $(VENV)/.dev ## measure every loop against a plain reference path (about ten minutes on two idle cores)
 	set -e; for script in $(BENCHMARKS); do echo "## $$script"; $(BIN)/python benchmarks/$$script.py; done
 
+site: $(VENV)/.demo ## build the documentation as a site, site/index.html
+	$(BIN)/pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[docs]"
+	COLUMNS=100 $(BIN)/python docs/site.py
+	$(BIN)/zensical build --clean --strict
+
 clean: ## remove the environment and what the demo wrote
-	rm -rf $(VENV) quickstart build *.egg-info
+	rm -rf $(VENV) quickstart build site .cache *.egg-info

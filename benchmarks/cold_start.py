@@ -107,7 +107,11 @@ def run_seed(options: argparse.Namespace, domain: Domain, seed: int) -> dict[str
         results = run / "cold_start.json"
         if not results.is_file():
             arguments = UniSRecFinetuneArguments(
-                str(run), seed=seed, per_device_train_batch_size=512, disable_tqdm=True
+                str(run),
+                seed=seed,
+                per_device_train_batch_size=512,
+                freeze_sequence_encoder=not how.get("from_scratch", False),
+                disable_tqdm=True,
             )
             finetune(options.pretrained, folder / "domain", args=arguments, **how)
             results.write_text(json.dumps(measure(run, domain, left, users)))

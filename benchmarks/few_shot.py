@@ -49,6 +49,7 @@ def run(options: argparse.Namespace, domain: Domain, share: float, seed: int, st
             per_device_train_batch_size=max(LEAST_BATCH, round(share * FULL_BATCH)),
             disable_tqdm=True,
             interpolate=options.interpolate if start == INTERPOLATED else None,
+            freeze_sequence_encoder=options.freeze and start != SCRATCH,
         )
         finetune(options.pretrained, folder / "domain", "inductive", arguments, from_scratch=start == SCRATCH)
         results.write_text(json.dumps(test_metrics(str(checkpoint), options.domain)), encoding="utf-8")
@@ -75,6 +76,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one draw and two runs for each (1)")
     parser.add_argument(
         "--interpolate", metavar="auto|SHARE", help="a third run for each, with this argument of unisrec finetune"
+    )
+    parser.add_argument(
+        "--freeze", action="store_true", help="freeze the layers of the sequence encoder, as in the paper"
     )
     options = parser.parse_args()
     unisrec.register()

@@ -100,11 +100,11 @@ def compare(name: str, args: argparse.Namespace, folder: Path) -> dict[str, dict
         table[row] = measure(output, known, later) | took | {"what": what}
         print(f"{name}, {row}: {json.dumps(table[row])}", flush=True)
 
-    options = {"budget": args.budget, "use_cpu": True, "report": print if args.verbose else None, **COLUMNS}
+    options = {"budget": args.budget, "use_cpu": not args.gpu, "report": print if args.verbose else None, **COLUMNS}
     run("before", folder / "old", lambda: unisrec.fit(old, items, output=folder / "old", **options))
     for seed in range(args.updates):
         output = folder / f"updated-{seed}"
-        quiet = {"output": output, "use_cpu": True, "report": options["report"], "seed": seed}
+        quiet = {"output": output, "use_cpu": not args.gpu, "report": options["report"], "seed": seed}
         run(f"update, seed {seed}", output, lambda quiet=quiet: unisrec.update(folder / "old", new, **quiet))
     if not args.no_refit:
         run("refit", folder / "refit", lambda: unisrec.fit(known, items, output=folder / "refit", **options))
@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="share of the users (1)")
     parser.add_argument("--recipes", type=int, metavar="N", help="only the first recipes that fit tries (all)")
     parser.add_argument("--updates", type=int, default=1, help="seeds of the update (1)")
+    parser.add_argument("--gpu", action="store_true", help="train on an accelerator (default: on the CPU)")
     parser.add_argument("--no-refit", action="store_true", help="measure the update alone")
     parser.add_argument("--work", type=Path, help="folder to keep the checkpoints in")
     parser.add_argument("--verbose", action="store_true", help="print what fit and update say")
@@ -128,9 +129,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for name in args.shops:
             table = compare(name, args, (args.work or Path(temporary)) / name)
-            print(f"\n| {name} | Recall@10 | NDCG@10 | CPU s |\n|---|---|---|---|")
+            print(f"\n| {name} | Recall@10 | NDCG@10 | CPU s | s |\n|---|---|---|---|---|")
             for row, found in table.items():
-                cells = f"{found['recall@10']:.4f} | {found['ndcg@10']:.4f} | {found['cpu_s']:.0f}"
+                cells = (
+                    f"{found['recall@10']:.4f} | {found['ndcg@10']:.4f} | {found['cpu_s']:.0f} | {found['wall_s']:.0f}"
+                )
                 print(f"| {row} ({found['users']:,} users) | {cells} |")
             print(flush=True)
 

@@ -1,7 +1,9 @@
 """Records of the training data in the configuration of a model, and the check that test data was not trained on."""
 
+import json
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,8 +89,44 @@ def check_unseen(name: str | os.PathLike, config: UniSRecConfig, domain: Domain,
     raise SeenInTraining(f"{name} was trained on {what}: metrics there say nothing about new interactions; {advice}.")
 
 
+def check_same_data(checkpoint: Path, config: UniSRecConfig) -> None:
+    r"""
+    Checks that a run which is resumed goes on with the interactions that it began with.
+
+    Args:
+        checkpoint (`Path`): Checkpoint folder of the run. One without a readable record is not judged.
+        config ([`UniSRecConfig`]): Configuration of the model that goes on, with its record.
+
+    Raises:
+        ValueError: If both were trained on a domain, and not on the same part of it.
+    """
+    try:
+        found = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["training_data"]
+        then = _parts(found)
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    now = _parts(config.training_data or ())
+    for (name, content_hash), parts in now.items():
+        if (before := then.get((name, content_hash), parts)) != parts:
+            raise ValueError(
+                f"it learned from {' and '.join(sorted(before))} of {name!r}, and this run would learn from "
+                f"{' and '.join(sorted(parts))}: give the same --split and --hold_out"
+            )
+
+
+def _parts(records: Iterable[Record]) -> dict[tuple[str, str], set[str]]:
+    """Returns the parts of each domain that records name, in words."""
+    parts: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        before, trained_on = record.get("before"), record["trained_on"]
+        part = f"{trained_on} interactions" if before is None else f"the interactions before {before}"
+        parts.setdefault((record["domain"], record["content_hash"]), set()).add(part)
+    return parts
+
+
 __all__ = [
     "SeenInTraining",
+    "check_same_data",
     "check_unseen",
     "has_seen",
     "merge_records",

@@ -229,8 +229,6 @@ class UniSRecLayer(GradientCheckpointingLayer):
         self.mlp = UniSRecMLP(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
-        # In a narrow model, dropout may zero a whole state and the residual added to it.
-        self.can_vanish = config.hidden_dropout**config.hidden_size > 1e-12
 
     def forward(
         self,
@@ -244,7 +242,9 @@ class UniSRecLayer(GradientCheckpointingLayer):
 
     def _add_and_norm(self, norm: nn.LayerNorm, hidden_states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         hidden_states = hidden_states + self.dropout(output)
-        return norm(stop_constant_rows(hidden_states) if self.training and self.can_vanish else hidden_states)
+        # In a narrow model, dropout may zero a whole state and the residual added to it.
+        can_vanish = self.training and self.dropout.p ** hidden_states.shape[-1] > 1e-12
+        return norm(stop_constant_rows(hidden_states) if can_vanish else hidden_states)
 
 
 class UniSRecSequenceEncoder(nn.Module):

@@ -116,6 +116,7 @@ RANGES = {
     "cache_chunk_size": _COUNT,
     "num_negatives": _MANY,
     "distillation_weight": _SHARE,
+    "dropout": _PART,
     "min_id_interactions": _MANY,
     "lora_rank": _COUNT,
     "early_stopping_patience": _MANY,

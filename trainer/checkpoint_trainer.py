@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, Train
 from transformers.utils.hub import PushInProgress
 from transformers.utils.logging import get_logger
 
+from ..data.training_data import check_same_data
 from ..modeling_unisrec.hub import api, create_repository, upload_checkpoint, upload_state
 from ..modeling_unisrec.markdown import one_line
 from ..modeling_unisrec.outgoing import check_adapter_base, check_outgoing, shared_files
@@ -138,6 +139,7 @@ class CheckpointTrainer(Trainer):
         check_random_state(checkpoint, self.args.process_index, self.args.world_size)
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             check_weights_of_folder(checkpoint, self.model)
+        check_same_data(checkpoint, self.accelerator.unwrap_model(self.model).config)
         self._had_stopped = had_stopped(state)
         best = find_best_checkpoint(checkpoint, state, Path(self.args.output_dir), adopt=self.args.should_save)
         self.accelerator.wait_for_everyone()

@@ -1,19 +1,32 @@
-"""Ensembles of models: by their mean scores (teachers), and by their weights (WiSE-FT, arXiv 2109.01903)."""
+"""Ensembles of models: by their mean scores (teachers), and by their weights (WiSE-FT, arXiv 2109.01903); the default settings
+of fine-tuning that keep what was learned before."""
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.nn import functional as F
 
+from ..configuration import UniSRecConfig
 from ..data import Domain
 from ..modeling_unisrec import UniSRecModel, encode_catalogue
 from ..modeling_unisrec.checkpoint import load_checkpoint
 
 
+if TYPE_CHECKING:
+    from .training_args import UniSRecFinetuneArguments
+
+
+# Dropout of the sequence encoder where it is trained on from trained weights. A checkpoint for many shops is trained with less,
+# with which it overfits a single one; docs/results.md, "Office, fine-tuned from the base checkpoint".
+TRANSFER_DROPOUT = 0.5
+# Below so many interactions, a model keeps a part of what it had learned before. Same place; Office has 22,447.
+SMALL_DOMAIN, SMALL_DOMAIN_SHARE = 50_000, "0.8"
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the fine-tuned weights that `--interpolate auto` compares
 
 
@@ -161,4 +174,38 @@ class WeightInterpolator:
             weight.copy_(end[name] * share if start is None else torch.lerp(start, end[name], share))
 
 
-__all__ = ["SHARES", "Ensemble", "WeightInterpolator", "parse_interpolation"]
+def choose_recipe(config: UniSRecConfig, args: "UniSRecFinetuneArguments", domain: Domain) -> str | None:
+    """Sets `args.dropout` and `args.interpolate`, unless they were given, and returns the line that says so."""
+    if args.lora is not None or args.freeze_sequence_encoder:
+        return None
+    chosen, before = [], {config.hidden_dropout, config.attention_dropout}
+    if args.dropout is None and 0 not in before and before != {TRANSFER_DROPOUT}:  # none is deliberate
+        args.dropout = TRANSFER_DROPOUT
+        shown = " and ".join(f"{each:g}" for each in sorted(before))
+        chosen.append(f"a dropout of {TRANSFER_DROPOUT:g} instead of {shown} (--dropout)")
+    is_small = domain.num_interactions < SMALL_DOMAIN
+    if args.interpolate is None and is_small and not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        args.interpolate = SMALL_DOMAIN_SHARE
+        chosen.append(f"{SMALL_DOMAIN_SHARE} of the change kept at the end, as the domain is small (--interpolate)")
+    return f"all layers are trained, with {' and '.join(chosen)}." if chosen else None
+
+
+def set_dropout(model: UniSRecModel, dropout: float) -> None:
+    """Sets the dropout of hidden states and of attention weights in the sequence encoder."""
+    model.config.hidden_dropout = model.config.attention_dropout = dropout
+    for module in model.sequence_encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+
+
+__all__ = [
+    "SHARES",
+    "SMALL_DOMAIN",
+    "SMALL_DOMAIN_SHARE",
+    "TRANSFER_DROPOUT",
+    "Ensemble",
+    "WeightInterpolator",
+    "choose_recipe",
+    "parse_interpolation",
+    "set_dropout",
+]

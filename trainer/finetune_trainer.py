@@ -89,9 +89,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             exchange_rows(self.model, "item_embedding")
             _, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer_cls_and_kwargs = SparseRowsAdamW, options
-        if (
-            self.args.freeze_sequence_encoder is not False and self.args.lora is None
-        ):  # adapters have frozen it already
+        if self.args.freeze_sequence_encoder and self.args.lora is None:  # adapters have frozen it already
             self.model.freeze_sequence_encoder()
         if self.args.early_stopping_patience and self.eval_dataset is not None and self.args.eval_strategy != "no":
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))

@@ -28,9 +28,9 @@ from .candidates import TextFinetuneCollator
 from .checkpoint_folders import check_output_dir
 from .distributed import whole_weights
 from .encoding import encoding_options
-from .ensemble import Ensemble
+from .ensemble import Ensemble, choose_recipe, set_dropout
 from .finetune_trainer import UniSRecFinetuneTrainer
-from .training_args import LARGE_DOMAIN, UniSRecFinetuneArguments, check_kind
+from .training_args import UniSRecFinetuneArguments, check_kind
 from .training_result import TrainingResult
 
 
@@ -98,6 +98,10 @@ def build_finetune_trainer(
         )
     if model_config and not from_scratch:
         raise ValueError("`model_config` does not fit trained weights: add `from_scratch`.")
+    if args.dropout is not None and {"hidden_dropout", "attention_dropout"} & set(model_config or ()):
+        raise ValueError(
+            "--dropout sets hidden_dropout and attention_dropout: leave it out, or these of `model_config`."
+        )
     args = copy.copy(args)  # changed below, unlike those of the caller
     check_output_dir(args)
     source, domain = domain, Domain.load(domain)
@@ -116,10 +120,6 @@ def build_finetune_trainer(
         from_scratch=from_scratch,
         compared=None if compare_with is None else load_run_results(compare_with, domain),
     )
-    recipe = None
-    if args.freeze_sequence_encoder is None and not from_scratch and args.lora is None:
-        args.freeze_sequence_encoder = domain.num_interactions < LARGE_DOMAIN
-        recipe = _recipe(domain, setting, args)
     set_seed(args.seed)
     base = None if args.lora is None else find_model(model)[1].get("revision")
     name, (model, processor) = model, load_checkpoint(model, text_encoder)
@@ -154,9 +154,12 @@ def build_finetune_trainer(
     if from_scratch:
         model = untrained_model(model, num_items, model_config or {})
         encoder = encoder if model.config.item_text else None
-        args.freeze_sequence_encoder = False
+        args.freeze_sequence_encoder, recipe = False, None
     else:
         model.reset_item_embedding(num_items)
+        recipe = choose_recipe(model.config, args, domain)
+    if args.dropout is not None:
+        set_dropout(model, args.dropout)
     model.config.item_ids_hash = None if num_items is None else processor.catalogue.item_ids_hash
     if args.lora is not None:
         model = add_lora(model, args.lora_parts, args.lora_rank, None if base is None else base.resolved)
@@ -220,8 +223,8 @@ def finetune(
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         setting (`str`): `"inductive"` (text only) or `"transductive"` (text + ID embedding).
         args ([`UniSRecFinetuneArguments`]): Training arguments. They are copied, not modified.
-        text_encoder, from_scratch, compare_with, model_config, callbacks (*optional*): See [`build_finetune_trainer`].
-        text_encoder, from_scratch, compare_with, model_config, split (*optional*): See [`build_finetune_trainer`].
+        text_encoder, from_scratch, compare_with, model_config, callbacks, split (*optional*):
+            See [`build_finetune_trainer`].
 
     Returns:
         [`TrainingResult`]: Its metrics (`ndcg@10`, `recall@10_seen_masked`, ...) are those of the test split, or of what
@@ -302,16 +305,6 @@ def _measure_after_cut(trainer: UniSRecFinetuneTrainer, domain: Domain) -> tuple
         accelerator=trainer.accelerator,
     )
     return {f"test_{name}": value for name, value in ranking.metrics((10, 50)).items()}, len(users)
-
-
-def _recipe(domain: Domain, setting: str, args: UniSRecFinetuneArguments) -> str:
-    size = f"{domain.name} has {domain.num_interactions:,} interactions"
-    if args.freeze_sequence_encoder:
-        return f"{size}, fewer than {LARGE_DOMAIN:,}: the layers of the sequence encoder are frozen."
-    line = f"{size}, {LARGE_DOMAIN:,} or more: the layers of the sequence encoder are trained."
-    if setting == "transductive" and args.num_negatives is None:
-        line += " --config fast trains several times faster here."
-    return line
 
 
 __all__ = ["build_finetune_trainer", "finetune", "finish_finetuning"]

@@ -234,9 +234,9 @@ def pretrain(
             vectors that came with the domains and makes an embeddings-only model.
         domains (`Sequence` of [`Domain`], `str` or `os.PathLike`): Domains in memory, or their folders.
         args ([`UniSRecPretrainArguments`]): Training arguments. They are copied, not modified.
-        text_pooling, text_prompt, text_truncate_dim, text_whitening, text_whitening_size, model_config, callbacks (*optional*):
-        text_pooling, text_prompt, text_truncate_dim, text_whitening, text_whitening_size, model_config, split (*optional*):
+        text_pooling, text_prompt, text_truncate_dim, text_whitening, text_whitening_size, model_config (*optional*):
             See [`build_pretrain_trainer`].
+        callbacks, split (*optional*): See [`build_pretrain_trainer`].
 
     Returns:
         [`TrainingResult`]: Its metrics are those of the saved weights on the validation users: `NAME_ndcg@10` for each

@@ -10,12 +10,7 @@ from ..evaluation.launch import check_launch
 from ..modeling_unisrec.adapters import parse_lora_parts
 from .argument_rules import check_arguments, check_metric, check_setup
 from .batches.samplers import parse_domain_sampling
-from .ensemble import parse_interpolation
-
-
-# From here on the layers are trained by default. Text only with frozen layers loses a quarter of N@10 on Beauty (198,502
-# interactions) and nothing on Office; docs/results.md has no domain between Office and Toys (167,597).
-LARGE_DOMAIN = 160_000
+from .ensemble import SMALL_DOMAIN, SMALL_DOMAIN_SHARE, TRANSFER_DROPOUT, parse_interpolation
 
 
 @dataclass
@@ -247,18 +242,22 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
 @dataclass
 class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     r"""
-    Arguments of transfer to one domain, [`UniSRecFinetuneTrainer`]. The defaults are those of the paper: the sequence
-    encoder is frozen, and training stops when `eval_ndcg@10` has not improved for ten epochs.
+    Arguments of transfer to one domain, [`UniSRecFinetuneTrainer`]. The defaults are those of the paper, except that the
+    sequence encoder is trained, too: training stops when `eval_ndcg@10` has not improved for ten epochs.
     """
 
     num_train_epochs: float = field(
         default=200.0, metadata={"help": "Maximum number of epochs; early stopping may end earlier."}
     )
-    freeze_sequence_encoder: bool | None = field(
+    freeze_sequence_encoder: bool = field(
+        default=False,
+        metadata={"help": "Freeze the positions and layers of the sequence encoder, as in the paper."},
+    )
+    dropout: float | None = field(
         default=None,
         metadata={
-            "help": "Freeze the positions and layers of the sequence encoder. Defaults to true for domains of fewer than "
-            f"{LARGE_DOMAIN:,} interactions, as in the paper, and to false for larger ones."
+            "help": "Dropout of hidden states and attention weights in training. Defaults to that of the checkpoint, but to "
+            f"{TRANSFER_DROPOUT:g} where its sequence encoder is trained on, unless one of them is 0."
         },
     )
     num_negatives: int | None = field(
@@ -304,9 +303,9 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
         default=None,
         metadata={
             "help": "Interpolate between the pre-trained and the fine-tuned weights after training: the share of the latter, "
-            "from 0 to 1, or auto, which selects the best of six shares on the validation users by "
-            "metric_for_best_model. ID embeddings are scaled by the share. Preserves more of the pre-training if there "
-            "are few training users."
+            "from 0 to 1, or auto, which selects the best of six shares on the validation users by metric_for_best_model. ID "
+            "embeddings are scaled by the share. Preserves more of the pre-training if there are few users. Defaults to "
+            f"{SMALL_DOMAIN_SHARE} for domains of fewer than {SMALL_DOMAIN:,} interactions if the sequence encoder is trained."
         },
     )
     lora: str | None = field(

@@ -55,7 +55,8 @@ def recipes(domain: Domain, has_weights: bool) -> list[Recipe]:
     common: dict[str, Any] = {"per_device_train_batch_size": batch}
     if domain.num_items > LARGE_CATALOGUE:
         common["num_negatives"] = 2048
-    everything = common | {"freeze_sequence_encoder": False}
+    # Epochs are compared by the fine-tuned weights, so these are what is kept.
+    everything = common | {"interpolate": "1"}
     if not has_weights:
         found = [Recipe("text only", "inductive", True, common), Recipe("text and ID", "transductive", True, common)]
     else:
@@ -85,7 +86,11 @@ class Budget(TrainerCallback):
     ) -> None:
         if not self.is_over and time.monotonic() > self.deadline:
             self.is_over = True
-            control.should_evaluate = control.should_save = control.should_training_stop = True
+            control.should_evaluate = control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.is_over:  # a checkpoint of a training that has stopped would not go on
+            control.should_training_stop = True
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

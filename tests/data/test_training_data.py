@@ -7,7 +7,14 @@ import pytest
 
 from unisrec.configuration import UniSRecConfig
 from unisrec.data import cut_at
-from unisrec.data.training_data import SeenInTraining, check_unseen, has_seen, merge_records, training_record
+from unisrec.data.training_data import (
+    SeenInTraining,
+    check_same_data,
+    check_unseen,
+    has_seen,
+    merge_records,
+    training_record,
+)
 
 
 def test_a_domain_trained_on_whole_is_seen_and_one_that_holds_out_is_not(make_domain, tmp_path):
@@ -46,6 +53,20 @@ def test_a_record_is_compared_with_what_a_split_holds_out(make_domain):
     assert not seen(domain, domain)
     assert seen(early, domain)  # the last two of the first user lie before the cut
     assert seen(early, plain)  # no times tell that they do not
-    first = cut_at(domain, "time:1")
-    assert not seen(first, domain)
+    assert not seen(cut_at(domain, "time:1"), domain)
     assert seen(replace(domain, held_out=False), late)
+
+
+def test_a_run_goes_on_with_the_interactions_it_began_with(make_domain, tmp_path):
+    domain = make_domain("toys")
+    whole, held_out = (training_record(replace(domain, held_out=held), text_encoder=False) for held in (False, True))
+    early = held_out | {"trained_on": "before", "before": 30}
+    config = UniSRecConfig(training_data=[held_out, early])
+    config.save_pretrained(tmp_path)
+    check_same_data(tmp_path, config)
+    check_same_data(tmp_path, UniSRecConfig(training_data=[early, held_out]))
+    check_same_data(tmp_path, UniSRecConfig(training_data=[training_record(make_domain("books"), text_encoder=False)]))
+    check_same_data(tmp_path / "nowhere", UniSRecConfig(training_data=[whole]))
+    message = "learned from all but the last two interactions and the interactions before 30 of 'toys', .* from all interactions: give"
+    with pytest.raises(ValueError, match=message):
+        check_same_data(tmp_path, UniSRecConfig(training_data=[whole]))

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from torch import nn
 from transformers import TrainerCallback
 
 from unisrec.cli import main
@@ -21,7 +22,7 @@ from unisrec.trainer import (
 )
 
 
-MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 2}
+MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 2, "hidden_dropout": 0.2, "attention_dropout": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -82,33 +83,70 @@ def test_by_default_the_last_two_interactions_are_held_out(root, domain, trainin
 
 
 @pytest.mark.parametrize(
-    ("num_interactions", "given", "frozen"),
-    [(1000, None, True), (1, None, False), (1000, False, False), (1, True, True)],
+    ("given", "expected", "said"),
+    [
+        ({}, 0.5, True),
+        ({"dropout": 0.3}, 0.3, False),
+        ({"freeze_sequence_encoder": True}, None, False),
+        ({"freeze_sequence_encoder": True, "dropout": 0.3}, 0.3, False),
+    ],
 )
-def test_layers_are_frozen_by_the_size_of_the_domain(
-    root, domain, training_options, tmp_path, monkeypatch, caplog, num_interactions, given, frozen
-):
-    assert 1 < domain.num_interactions < 1000
-    monkeypatch.setattr("unisrec.trainer.finetuning.LARGE_DOMAIN", num_interactions)
-    options = training_options | {"load_best_model_at_end": False, "freeze_sequence_encoder": given, "max_steps": 1}
+def test_dropout_of_layers_that_are_trained_on(root, training_options, tmp_path, caplog, given, expected, said):
+    options = training_options | {"load_best_model_at_end": False, "max_steps": 1} | given
     args = UniSRecFinetuneArguments(str(tmp_path / "run"), **options)
     trainer = build_finetune_trainer(root / "pretrained", root / "toys", "transductive", args)
-    layers = list(trainer.model.sequence_encoder.layers.parameters())
-    assert {parameter.requires_grad for parameter in layers} == {not frozen}
-    assert "sequence encoder" not in caplog.text  # said when nothing can be refused any more
+    frozen = given.get("freeze_sequence_encoder", False)
+    assert {weight.requires_grad for weight in trainer.model.sequence_encoder.layers.parameters()} == {not frozen}
+    before = load_checkpoint(root / "pretrained")[0].config
+    expected = before.hidden_dropout if expected is None else expected
+    dropouts = {module.p for module in trainer.model.sequence_encoder.modules() if isinstance(module, nn.Dropout)}
+    assert dropouts == {expected} == {trainer.model.config.hidden_dropout, trainer.model.config.attention_dropout}
+    assert "dropout" not in caplog.text  # said when nothing can be refused any more
     trainer.train()
-    lines = [record.getMessage() for record in caplog.records if "the layers of the sequence encoder" in record.msg]
-    assert [("are frozen" in line, "--config fast" in line) for line in lines] == [(frozen, not frozen)] * (
-        given is None
+    lines = [record.getMessage() for record in caplog.records if "--dropout" in record.getMessage()]
+    assert len(lines) == said
+    assert args.dropout is given.get("dropout")  # the caller's stay as they are
+
+
+@pytest.mark.parametrize(
+    ("setting", "least", "given", "share"),
+    [
+        ("inductive", 1000, {}, "0.8"),
+        ("inductive", 1000, {"interpolate": "1"}, "1"),
+        ("inductive", 1000, {"freeze_sequence_encoder": True}, None),
+        ("inductive", 1, {}, None),
+        ("transductive", 1000, {}, "0.8"),
+    ],
+)
+def test_weights_are_interpolated_on_small_domains(
+    root, training_options, tmp_path, monkeypatch, setting, least, given, share
+):
+    monkeypatch.setattr("unisrec.trainer.ensemble.SMALL_DOMAIN", least)
+    args = UniSRecFinetuneArguments(str(tmp_path / "run"), load_best_model_at_end=False, **training_options, **given)
+    trainer = build_finetune_trainer(root / "pretrained", root / "toys", setting, args)
+    assert trainer.args.interpolate == share
+
+
+def test_dropout_is_given_once(root, training_options, tmp_path):
+    args = UniSRecFinetuneArguments(
+        str(tmp_path / "run"), dropout=0.3, load_best_model_at_end=False, **training_options
     )
-    assert args.freeze_sequence_encoder is given  # the caller's stay as they are
+    with pytest.raises(ValueError, match="leave it out, or these"):
+        build_finetune_trainer(
+            root / "pretrained",
+            root / "toys",
+            "inductive",
+            args,
+            from_scratch=True,
+            model_config={"hidden_dropout": 0.2},
+        )
 
 
 def test_a_baseline_trains_its_layers_without_a_word(root, training_options, tmp_path, caplog):
     args = UniSRecFinetuneArguments(str(tmp_path / "run"), load_best_model_at_end=False, **training_options)
     trainer = build_finetune_trainer(root / "pretrained", root / "toys", "inductive", args, from_scratch=True)
     assert all(parameter.requires_grad for parameter in trainer.model.sequence_encoder.layers.parameters())
-    assert "the layers of the sequence encoder" not in caplog.text
+    assert "--dropout" not in caplog.text
 
 
 def test_it_needs_a_number_of_epochs(tmp_path):
@@ -144,7 +182,8 @@ def test_a_domain_in_memory_trains_and_ranks_as_its_folder_does(root, domain, tr
     for name, source in (("folder", root / "toys"), ("memory", domain)):
         args = UniSRecFinetuneArguments(str(tmp_path / name), **options)
         metrics = finetune(root / "pretrained", source, "inductive", args).metrics
-        assert evaluate(tmp_path / name, source, use_cpu=True) == pytest.approx(metrics)
+        again = evaluate(tmp_path / name, source, use_cpu=True)
+        assert {metric: again[metric] for metric in metrics} == pytest.approx(metrics)
         found.append(metrics)
     assert found[0] == found[1]
     assert len(domain.encoded) == 1

@@ -55,7 +55,7 @@ def test_other_values_are_refused_with_one_line(value, tmp_path):
 @pytest.mark.parametrize("setting", ["inductive", "transductive"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_a_share_gives_the_weights_in_between_and_scales_ids(root, run, tmp_path, setting, share):
-    run("tuned", setting)
+    run("tuned", setting, interpolate="1")
     trainer, _ = run("between", setting, interpolate=str(share))
     start, end, found = (weights(folder) for folder in (root / "pretrained", tmp_path / "tuned", tmp_path / "between"))
     assert any(not torch.equal(end[name], start[name]) for name in start)

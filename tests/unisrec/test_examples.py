@@ -1,7 +1,9 @@
-"""The scripts in `examples/` that bring their requirements along (PEP 723)."""
+"""The scripts in `examples/` that bring their requirements along (PEP 723), and the notebook."""
 
 import importlib.util
+import json
 import re
+import shutil
 import tomllib
 from configparser import ConfigParser
 from pathlib import Path
@@ -68,3 +70,24 @@ def test_both_jobs_run(make_domain, make_model, text_encoder, tokenizer, tmp_pat
     )
     assert "80 recommendations for 40 users" in capsys.readouterr().out
     assert output.is_file()
+
+
+def test_notebook_holds_no_results():
+    cells = json.loads((ROOT / "examples" / "shop.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) >= 5
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+
+
+@pytest.mark.slow
+def test_notebook_runs(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "examples" / "products.csv", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "examples" / "shop.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert "budget=5," in code
+    names: dict = {}
+    exec(compile(code.replace("budget=5,", "budget=0.05, use_cpu=True,"), "shop.ipynb", "exec"), names)
+    assert (tmp_path / "shop-model" / "report.html").is_file()
+    assert all(len(each) == 3 for each in names["lists"])
+    assert len(names["found"]) == 3

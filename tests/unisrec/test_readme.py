@@ -18,6 +18,7 @@ from unisrec.trainer.argument_rules import UNSUPPORTED
 
 README = Path(__file__).parents[2] / "README.md"
 PAGES = [README, *README.parent.glob("[CS]*.md"), *README.parent.glob("docs/*.md")]
+CARDS = [README.parent / "model_card.md", *README.parent.glob("checkpoints/*/README.md")]
 
 
 def anchors(page: Path) -> set[str]:
@@ -96,9 +97,11 @@ def test_table_of_verbs_is_complete():
     assert listed[1 : len(VERBS) + 1] == list(VERBS)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda page: page.relative_to(README.parent).as_posix())
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+    for target in map(
+        "".join, re.findall(r'\]\(([^)\s]+)\)|(?:src|href)="([^"]+)"', page.read_text(encoding="utf-8"))
+    ):
         if target.startswith(("https://", "http://")):
             continue
         path, _, anchor = target.partition("#")

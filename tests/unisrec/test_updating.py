@@ -109,6 +109,12 @@ def test_a_day_is_learnt_and_the_folder_replaced(days, model, tmp_path, capsys, 
     assert set(processor.catalogue.former) == {"000"}
     recommender = Recommender(after, processor)
     assert len(recommender.recommend([["000", "030"]], top_k=31)[0]) == 29
+    words = ["recommend", "--model", "model", "--users", "all", "--output", "tonight.csv", "--top-k", "40"]
+    assert main(words) == 0  # the domain in the folder, the catalogue of the checkpoint: nothing that is gone
+    assert "encoded in" not in capsys.readouterr().err
+    tonight = pl.read_csv("tonight.csv", infer_schema=False)
+    assert tonight["user_id"].n_unique() == 41
+    assert "000" not in tonight["item_id"].to_list()
     if training["share"] == 0:  # nothing was learnt: each item has its row again
         rows = dict(zip(processor.catalogue.item_ids, processor.catalogue.id_rows.tolist(), strict=True))
         old = before.item_embedding.weight.detach()

@@ -1,6 +1,7 @@
 """Helpers shared by several verbs: their result, loading of a recommender, and formatting for the terminal."""
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -154,6 +155,20 @@ def product_columns(args: argparse.Namespace, option: str, is_given: bool) -> di
     return columns
 
 
+def kept_domain(model: str) -> str | None:
+    """Returns the folder in which `unisrec fit` keeps its prepared data beside a checkpoint, `None` if there is none."""
+    from ..shop_tables import DOMAIN
+
+    folder = os.path.join(model, DOMAIN)
+    return folder if os.path.isfile(os.path.join(folder, "domain.json")) else None
+
+
+def is_kept_domain(args: argparse.Namespace) -> bool:
+    """Returns whether `--domain` is that of the checkpoint, whose catalogue is more recent and has text vectors."""
+    kept = kept_domain(args.model)
+    return None not in (args.domain, kept) and os.path.realpath(args.domain) == os.path.realpath(kept)
+
+
 def given_items(args: argparse.Namespace) -> "ItemCatalogue | None":
     """Returns the items named by the options of [`add_items_arguments`], or `None`."""
     from ..modeling_unisrec.checkpoint import load_checkpoint_tables
@@ -161,7 +176,7 @@ def given_items(args: argparse.Namespace) -> "ItemCatalogue | None":
 
     columns = product_columns(args, "--items", args.items is not None)
     if args.items is None:
-        return make_catalogue(args.domain)
+        return make_catalogue(None if is_kept_domain(args) else args.domain)
     return make_catalogue(args.items, **columns, tables=load_checkpoint_tables(args.model))
 
 
@@ -180,7 +195,7 @@ def load_recommender(
     processor.catalogue = processor.catalogue if catalogue is None else catalogue
     if check is not None and processor.catalogue is not None:
         check(processor)
-    use_text_vectors_of(args.domain, model, processor)
+    use_text_vectors_of(None if is_kept_domain(args) else args.domain, model, processor)
     start = time.perf_counter()
     recommender = Recommender(model, processor, getattr(args, "text_neighbours", 0.0))
     if processor.catalogue.item_embeddings is None:

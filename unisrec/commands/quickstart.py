@@ -105,8 +105,9 @@ def run_all(args: argparse.Namespace, output: Path) -> Result:
                 seed=args.seed,
                 use_cpu=args.use_cpu,
                 per_device_train_batch_size=512,  # there are few targets, and small steps are more steps
-                # What is bought after what is invented here, so layers that were trained on real shops have to adapt.
-                freeze_sequence_encoder=False,
+                # What is bought after what is invented here, so nothing of what was learned on real shops is kept.
+                interpolate=None if from_scratch else "1",
+                dropout=0.2,  # few epochs
             )
             result = finetune(args.model, folder, setting, finetune_args, from_scratch=from_scratch)
             rows[name] = result.metrics

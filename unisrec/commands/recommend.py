@@ -10,6 +10,7 @@ from ._shared import (
     add_items_arguments,
     add_json,
     add_text_neighbours,
+    kept_domain,
     load_recommender,
     parse_entry,
     plural,
@@ -28,6 +29,7 @@ example:
       --history sku-17 "text:garden hose"
   unisrec recommend --model runs/office --history 1024 77 "text:label maker tape, black on white" --top-k 5
   unisrec recommend --model runs/office --input histories.jsonl --output tonight.parquet --top-k 50
+  unisrec recommend --model model --users all --output tonight.parquet
   unisrec recommend --model runs/office --domain domains/office --users all --output tonight.parquet
   unisrec recommend --model unisrec-base --items products.csv --history sku-17 \\
       --where "stock > 0" --cap brand=2 --diversity 0.3 --columns price url
@@ -49,9 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     histories.add_argument("--history", nargs="*", metavar="ID|text:TEXT", help="items of one history, oldest first")
     histories.add_argument("--input", metavar="FILE", help="file of histories or of interactions; needs --output")
     histories.add_argument(
-        "--users", metavar="all|FILE", help="all users of --domain, or those in the column user_id; needs --output"
+        "--users",
+        metavar="all|FILE",
+        help="all users of --domain (default: what unisrec fit kept with the checkpoint), or those in the column user_id; "
+        "needs --output",
     )
-    histories.add_argument("--user", metavar="ID", help="one user of --domain")
+    histories.add_argument("--user", metavar="ID", help="one user of --domain, likewise")
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -84,6 +89,8 @@ def run(args: argparse.Namespace) -> Result:
             "--input and --output belong together, or --users and --output: many histories give a file of "
             "recommendations."
         )
+    if (args.users is not None or args.user is not None) and args.domain is None and args.items is None:
+        args.domain = kept_domain(args.model)
     if (args.users is not None or args.user is not None) and args.domain is None:
         raise ValueError("--users and --user are those of a domain: add --domain.")
     if args.top_k < 1 or args.batch_size < 1:
