@@ -138,6 +138,13 @@ def number_cases() -> Cases:
         ("base/ind", "stray"),
     ):
         yield Case("serve", f"{words}", (*words, "--port", "0"), REFUSED, "model|catalogue|domain|stray")
+    for model in ("nowhere", "", "base/clicks.csv", "base/shop", "base/encoder"):
+        yield Case("update", f"{model!r}", (model, "--interactions", "base/clicks.csv", *OUT), REFUSED, "model")
+    for option in ("--budget=0", "--budget=nan", "--budget=-1", "--interactions=nowhere.csv", "--items=nowhere.csv"):
+        words = ("base/ind", "--interactions", "base/clicks.csv", *OUT)
+        name, _, value = option.partition("=")
+        words = with_option(words, (name, value)) if name == "--interactions" else (*words, option)
+        yield Case("update", option, words, REFUSED, "budget|nowhere")
     yield Case("demo", "--host nowhere", ("base/ind", "--host", "no.such.host.invalid"), REFUSED, "host")
     yield Case("demo", "--host empty", ("base/nowhere", "--host", "", "--port", "99999"), REFUSED, "host|port")
 

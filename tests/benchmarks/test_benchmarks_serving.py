@@ -12,12 +12,30 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.fixture(scope="module")
-def cold_start():
-    spec = importlib.util.spec_from_file_location("cold_start", BENCHMARKS / "cold_start.py")
+def script(name):
+    """A benchmark as a module."""
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def cold_start():
+    return script("cold_start")
+
+
+def test_the_load_test_sees_wrong_answers():
+    serving = script("serving")
+    recommender = serving.make_recommender(50)
+    (expected,) = recommender.recommend(serving.make_histories(1, 50))
+    good = [item.to_dict() for item in expected]
+    assert serving.fault_of(good, expected) is None
+    assert serving.fault_of(good[:-1], expected) == "9 items"
+    assert "score" in serving.fault_of([good[0] | {"score": good[0]["score"] + 1e-3}, *good[1:]], expected)
+    for other in (expected[5].item_id, "another"):
+        wrong = [good[0] | {"item_id": other}, *good[1:]]
+        assert serving.fault_of(wrong, expected).startswith(f"{other} instead of ")
 
 
 def test_held_out_items_are_nowhere_in_training(cold_start, make_domain):

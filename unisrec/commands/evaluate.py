@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 EXAMPLE = """\
-examples:
+example:
   unisrec evaluate --model runs/office --domain domains/office --split test --json office.json
   unisrec evaluate --model runs/office unisrec-base popularity text-neighbours --domain domains/office --k 5 10 20
   unisrec evaluate --model runs/june unisrec-base popularity --domain domains/shop --split time:2024-06-01
