@@ -22,7 +22,7 @@ FUNCTIONS = frozenset("ABS COALESCE ENDS_WITH LENGTH LOWER ROUND STARTS_WITH UPP
 DATES = frozenset(("DATE", "TIMESTAMP"))  # in front of a text: DATE '2026-01-31'
 TOKEN = re.compile(
     r"""\s*(?:(?P<text>'(?:[^']|'')*')|(?P<quoted>"(?:[^"]|"")*")|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?!\w))"""
-    r"""|(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|<>|!=|==|\|\||[-+*/%(),=<>]))"""
+    r"""|(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|<>|!=|==|[-+*/%(),=<>]))"""
 )
 
 
@@ -53,7 +53,9 @@ def item_mask(catalogue: ItemCatalogue, where: Where) -> torch.Tensor:
     if isinstance(where, str):
         expression, names = _parse(where, catalogue)
     elif isinstance(where, polars.Expr):
-        expression, names = where, None
+        expression, names = where, list(dict.fromkeys(where.meta.root_names()))
+        if not names or not set(names) <= set(catalogue.column_names):  # selectors, or an unknown one to be named
+            names = None
     else:
         return _given_mask(where, len(catalogue))
     shown = repr(where) if isinstance(where, str) else "the expression"
@@ -83,11 +85,12 @@ def check_columns_known(catalogue: ItemCatalogue, names: Iterable[str], option: 
 def describe(catalogue: ItemCatalogue) -> str:
     """Returns the names and kinds of the columns for a message."""
     polars = import_polars()
-    frame = catalogue.table()
+    schema = {"item_id": polars.String, "text": polars.String}
+    schema |= {} if catalogue.columns is None else dict(catalogue.columns.schema)
     kinds = {polars.String: "text", polars.Boolean: "true or false"}
     parts = [
         f"{name} ({'number' if dtype.is_numeric() else kinds.get(dtype, str(dtype).lower())})"
-        for name, dtype in frame.schema.items()
+        for name, dtype in schema.items()
     ]
     shown = ", ".join(parts[:30]) + (f" and {len(parts) - 30} more" if len(parts) > 30 else "")
     return f"the columns are {shown}"
