@@ -119,7 +119,11 @@ def encode_texts(
     if not np.isfinite(features).all():
         text = distinct[np.flatnonzero(~np.isfinite(features).all(axis=1))[0]]
         raise ValueError(f"the encoder's output for {text!r} is not finite; load the encoder in float32 or bfloat16")
-    if len(distinct) > 1 and (features == features[0]).all() and _differ(distinct, head, tokenizer, max_length):
+    if (
+        len(distinct) > 1
+        and np.allclose(features, features[0], rtol=1e-4, atol=1e-6)
+        and _differ(distinct, head, tokenizer, max_length)
+    ):
         logger.warning(
             "all %d texts have the same vector by %s pooling: in a causal decoder the first token sees none of the others; "
             "choose another pooling, lasttoken for a decoder",

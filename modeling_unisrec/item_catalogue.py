@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from safetensors.torch import save_file
@@ -30,8 +30,8 @@ from .catalogue_files import (
 )
 
 
-if TYPE_CHECKING:
-    import polars as pl
+# A type of its own, because transformers takes every import, also for type checking alone, as one that remote code needs.
+DataFrame: TypeAlias = Any  # `polars.DataFrame`
 
 # Columns of `ITEMS_FILE`; others are columns of the shop.
 OWN_COLUMNS = ("item_id", "text", "id_row", "is_former")
@@ -66,7 +66,7 @@ class ItemCatalogue:
             item k has row k + 1.
         item_ids_hash (`str`, *optional*):
             With `id_rows`: [`~ItemCatalogue.item_ids_hash`] of the catalogue that the model was trained on.
-        columns (`pl.DataFrame`, *optional*):
+        columns (`polars.DataFrame`, *optional*):
             More columns of the items, such as price and stock, one row for each item. They are saved with the catalogue.
         former (`Mapping[str, FormerItem]`, *optional*): Items that are sold no more, by id.
         tables (`Mapping[str, Any]`, *optional*):
@@ -84,7 +84,7 @@ class ItemCatalogue:
         item_embeddings: torch.Tensor | None = None,
         id_rows: torch.Tensor | None = None,
         item_ids_hash: str | None = None,
-        columns: "pl.DataFrame | None" = None,
+        columns: DataFrame | None = None,
         former: Mapping[str, FormerItem] | None = None,
         tables: Mapping[str, Any] | None = None,
     ):
@@ -132,7 +132,7 @@ class ItemCatalogue:
         """Names of the columns of [`~ItemCatalogue.table`]: `item_id`, `text` and those of `columns`."""
         return ["item_id", "text", *(() if self.columns is None else self.columns.columns)]
 
-    def table(self, names: Sequence[str] | None = None) -> "pl.DataFrame":
+    def table(self, names: Sequence[str] | None = None) -> DataFrame:
         """Returns the columns `names` of ids, texts and `columns` as one table, by default all of them. Raises
         `KeyError` for an unknown one."""
         polars = import_polars()
@@ -174,7 +174,7 @@ class ItemCatalogue:
         catalogue.item_embeddings = item_embeddings
         return catalogue
 
-    def with_columns(self, columns: "pl.DataFrame | None") -> "ItemCatalogue":
+    def with_columns(self, columns: DataFrame | None) -> "ItemCatalogue":
         """Returns a catalogue of the same items with other `columns`."""
         rest = (self._item_ids_hash, columns, self.former, self.tables)
         return ItemCatalogue(self.item_ids, self.texts, self.item_embeddings, self.id_rows, *rest)

@@ -3,18 +3,16 @@
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
 import torch
 
 from .item_catalogue import ItemCatalogue, import_polars
 
 
-if TYPE_CHECKING:
-    import numpy as np
-    import polars as pl
-
-Where: TypeAlias = Union[str, "pl.Expr", "pl.Series", "np.ndarray", torch.Tensor, Sequence[bool]]
+# Or a polars expression or series, or a numpy array: transformers takes every import, also for type checking alone, as one
+# that remote code needs.
+Where: TypeAlias = str | torch.Tensor | Sequence[bool] | Any
 MAX_CHARACTERS, MAX_WORDS = 1_000, 200  # of a condition; a longer one could take a parser to its limits
 # What a condition may hold besides columns, numbers and texts. In particular no SELECT, by which polars reads files.
 KEYWORDS = frozenset("AND OR NOT IN IS NULL LIKE ILIKE BETWEEN TRUE FALSE CASE WHEN THEN ELSE END".split())
@@ -37,7 +35,7 @@ def item_mask(catalogue: ItemCatalogue, where: Where) -> torch.Tensor:
 
     Args:
         catalogue ([`ItemCatalogue`]): The items.
-        where (`str`, `pl.Expr` or sequence of `bool`):
+        where (`str`, `polars.Expr` or sequence of `bool`):
             A condition such as `"stock > 0 AND brand IN ('Acme', 'Umbra')"`, at most 1,000 characters; a polars
             expression; or `True` or `False` for each item. An item for which the condition is neither true nor false,
             such as one whose stock is unknown, is left out.
@@ -96,7 +94,7 @@ def describe(catalogue: ItemCatalogue) -> str:
     return f"the columns are {shown}"
 
 
-def _parse(where: str, catalogue: ItemCatalogue) -> tuple["pl.Expr", list[str]]:
+def _parse(where: str, catalogue: ItemCatalogue) -> tuple[Any, list[str]]:
     """Parses a condition, and returns the columns that it needs as well. In the SQL that polars gets, columns come out in quotes
     and every other word is one of ours, so that it can be nothing but an expression."""
     polars = import_polars()

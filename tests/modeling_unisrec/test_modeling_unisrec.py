@@ -197,8 +197,9 @@ def test_longer_padding_changes_nothing(make_model, text_embeds, attention):
     short = model(item_index=HISTORIES, text_embeds=text_embeds.double())
     long = model(item_index=F.pad(HISTORIES, (0, 4)), text_embeds=text_embeds.double())
     assert long.last_hidden_state.shape == (4, 10, 8)
-    equal_states(long.last_hidden_state, short.last_hidden_state, 1e-14)
-    torch.testing.assert_close(long.sequence_embeds, short.sequence_embeds, rtol=0, atol=1e-14)
+    atol = 1e-6 if attention == "eager" else 1e-14  # its softmax is in float32, rounded differently by different CPUs
+    equal_states(long.last_hidden_state, short.last_hidden_state, atol)
+    torch.testing.assert_close(long.sequence_embeds, short.sequence_embeds, rtol=0, atol=atol)
 
 
 def test_no_position_sees_a_later_item(make_model, text_embeds):

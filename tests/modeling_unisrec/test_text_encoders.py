@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from unisrec.configuration import UniSRecConfig
-from unisrec.data import text_features
+from unisrec.data import text_encoding
 from unisrec.data.text_encoding import encode_texts
 from unisrec.modeling_unisrec import UniSRecModel, UniSRecProcessor, pool_tokens, text_encoders
 from unisrec.modeling_unisrec import checkpoint as checkpoints
@@ -278,7 +278,7 @@ def test_pooling_by_kind_where_no_file_says(make_encoder, kind, changes, pooling
 def warnings(monkeypatch):
     """What transformers' loggers of ours warn of."""
     lines = []
-    for module in (text_encoders, text_features):
+    for module in (text_encoders, text_encoding):
         monkeypatch.setattr(module.logger, "warning", lambda line, *values: lines.append(line % values))
     return lines
 

@@ -46,7 +46,18 @@ def command(root: Path, output: str | Path, *words: object, steps: int = STEPS) 
     parts = ["finetune", "--model", root / "start", "--domain", root / "toys", "--setting", "transductive"]
     parts += ["--use_cpu", "--disable_tqdm", "true", "--per_device_train_batch_size", 32, "--learning_rate", 1.0]
     parts += ["--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2]
-    parts += ["--save_total_limit", 3, "--early_stopping_patience", 0, "--max_steps", steps, "--output_dir", output]
+    parts += [
+        "--freeze_sequence_encoder",
+        "true",
+        "--save_total_limit",
+        3,
+        "--early_stopping_patience",
+        0,
+        "--max_steps",
+        steps,
+        "--output_dir",
+        output,
+    ]
     return [str(word) for word in [*parts, *words]]
 
 

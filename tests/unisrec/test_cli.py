@@ -138,7 +138,9 @@ def test_every_option_has_two_spellings():
             for name in action.option_strings:
                 if not re.search(r"\w[-_]\w", name) or action.dest in ("help_all",):
                     continue
-                value = {int: "3"}.get(action.type, action.choices[-1] if action.choices else "x")
+                if isinstance(action, argparse.BooleanOptionalAction) and name.startswith("--no-") != action.default:
+                    continue  # it says what is the default
+                value = {int: "3", float: "0.3"}.get(action.type, action.choices[-1] if action.choices else "x")
                 for spelling in (name.replace("_", "-"), "--" + name[2:].replace("-", "_")):
                     word = [spelling] if action.nargs == 0 else [f"{spelling}={value}"]
                     others = OneLineParser(add_help=False)
