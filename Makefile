@@ -29,7 +29,7 @@ demo: $(VENV)/.demo ## install, then recommend zero-shot and fine-tuned on an in
 	rm -rf quickstart
 	$(BIN)/unisrec quickstart --output quickstart
 
-test: $(VENV)/.dev ## install, then run the tests (PYTEST_ARGS=--slow for all of them)
+test: $(VENV)/.dev ## install, then run the tests (PYTEST_ARGS=--slow for the slow ones too)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff and codespell

@@ -49,9 +49,13 @@ WORDS = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that take more than ten seconds")
+    parser.addoption("--rare", action="store_true", help="also run long tests of what other tests nearly cover")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "rare" in item.keywords and not config.getoption("--rare"):
+            item.add_marker(pytest.mark.skip(reason="long, and nearly covered by others: run with --rare"))
     if config.getoption("--slow"):  # their files first, so that no process waits for the last of them at the end
         slow = {item.path for item in items if "slow" in item.keywords}
         items.sort(key=lambda item: item.path not in slow)

@@ -183,7 +183,7 @@ def test_a_file_that_the_checkpoint_could_not_hold_is_named(words_dir):
         load_text_encoder(str(words_dir), trust_remote_code=True)
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_loads_without_the_package(checkpoint, bare_python, tmp_path, words_dir, tokenizer):
     program = (
         "import sys, json; from transformers import AutoModel, AutoProcessor\n"

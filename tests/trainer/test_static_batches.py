@@ -208,7 +208,7 @@ def test_packing_is_refused_where_sizes_depend_on_content(tmp_path):
             UniSRecPretrainArguments(str(tmp_path), static_batches=True, use_cpu=True, **arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_compilation_happens_at_most_once_for_each_shape(make_pretrain_trainer):
     trainer = make_pretrain_trainer(
         None, torch_compile=True, torch_compile_backend="eager", num_train_epochs=2, sequence_loss_weight=0.0

@@ -49,7 +49,7 @@ def test_pretraining_ends_at_the_cut(shop, pretrained, capsys):
     assert "held out for validation and test" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("setting", [pytest.param("inductive", marks=pytest.mark.slow), "transductive"])
+@pytest.mark.parametrize("setting", [pytest.param("inductive", marks=pytest.mark.rare), "transductive"])
 def test_finetuning_measures_what_evaluate_measures(shop, pretrained, training_options, tmp_path, setting):
     options = training_options | {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 2}
     args = UniSRecFinetuneArguments(str(tmp_path / "run"), **options)

@@ -79,7 +79,7 @@ def test_notebook_holds_no_results():
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_notebook_runs(tmp_path, monkeypatch):
     shutil.copy(ROOT / "examples" / "products.csv", tmp_path)
     monkeypatch.chdir(tmp_path)

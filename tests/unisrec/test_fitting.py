@@ -171,7 +171,7 @@ def test_once_more_on_all_interactions(shop, text_encoder_dir, tmp_path):
     assert f"T{said}" in (tmp_path / "model" / "report.html").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_a_time_split_measures_what_comes_after_it(shop, text_encoder_dir, tmp_path, capsys):
     clicks, products = shop
     clicks.to_csv(tmp_path / "clicks.csv", index=False)
