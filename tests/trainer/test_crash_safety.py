@@ -374,7 +374,7 @@ def test_output_folder_that_cannot_be_written_to_is_refused_at_once(runs, capsys
     assert "cannot be written to; name another --output_dir." in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.parametrize("verbs", [(), ("--verbs",)])
 def test_a_few_kills_lose_nothing(verbs):
     kills = 10 if verbs else 2

@@ -110,7 +110,8 @@ def test_the_report_tells_everything_on_one_page(fitted):
     assert page.count('<span class="hit">') + page.count("<span>") == 10 * 5
     share = re.search(r"of 40 users are\s+(\d+) different ones, ([\d.]+) % of the", page)
     assert float(share[2]) == pytest.approx(100 * int(share[1]) / 31, abs=0.05)
-    assert "<polyline" in page
+    # On a busy machine, the budget may not suffice for a second evaluation.
+    assert page.count("<polyline") == sum(len(attempt.curve) > 1 for attempt in result.attempts)
 
 
 def test_recipes_depend_on_the_size_of_the_shop(make_domain):
