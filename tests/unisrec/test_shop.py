@@ -43,10 +43,12 @@ def files(make_domain, tmp_path, monkeypatch):
     Path("clicks.csv").write_bytes(clicks.encode("cp1252"))
     Path("products.csv").write_bytes(products.encode("cp1252"))
     Path("histories.csv").write_text("user_id,history\n0017,00042 00007\n")
+    header = clicks.partition("\n")[0]
+    Path("new.csv").write_text(f"{header}\n0017;00003;03.03.2025 12:00\n0018;00004;03.03.2025 12:00\n", "cp1252")
 
 
 def test_commands(files, text_encoder_dir, capsys):
-    commands, endpoint = blocks("bash")
+    commands, endpoint, tomorrow = blocks("bash")
     fit, *others = (shlex.split(line)[1:] for line in commands.splitlines())
     assert main([*fit, "--text-encoder", str(text_encoder_dir), "--budget", "0.05", "--use-cpu"]) == 0
     said = capsys.readouterr().err
@@ -63,6 +65,11 @@ def test_commands(files, text_encoder_dir, capsys):
     assert not {"00042", "00007"} & set(tonight["item_id"])
     if shutil.which("curl"):
         check_endpoint(endpoint)
+    sync, update, recommend = (shlex.split(line, comments=True)[1:] for line in tomorrow.splitlines())
+    assert main(sync) == 0
+    assert main([*update, "--budget", "0.05", "--use-cpu"]) == 0
+    assert main(recommend) == 0
+    assert {"0017", "0018"} <= set(pl.read_parquet("tonight.parquet")["user_id"])
 
 
 def check_endpoint(commands):
@@ -97,7 +104,7 @@ def ask(command, address):
 
 
 def test_python(files, text_encoder_dir, monkeypatch, capsys):
-    code, further = blocks("python")
+    code, further, tomorrow = blocks("python")
     assert len(code.replace("\n\n", "\n").splitlines()) == 6
     fit = unisrec.fit
     options = {"text_encoder": str(text_encoder_dir), "budget": 0.05, "use_cpu": True}
@@ -110,3 +117,8 @@ def test_python(files, text_encoder_dir, monkeypatch, capsys):
     assert app.state.num_items == 42
     exec(further, names)
     assert "Recommendation(" in capsys.readouterr().out
+    update = unisrec.update
+    monkeypatch.setattr(unisrec, "update", lambda *tables: update(*tables, budget=0.05, use_cpu=True))
+    names["new_clicks"] = pl.read_csv("new.csv", separator=";", infer_schema=False)
+    exec(tomorrow, names)
+    assert names["result"].num_interactions == 2
