@@ -95,7 +95,7 @@ def main() -> int:
     if results.exists():
         done = {(line["run"], line["seed"]) for line in map(json.loads, results.read_text().splitlines())}
     waiting = [(name, seed) for seed in options.seeds for name in options.runs or runs if (name, seed) not in done]
-    working: dict[tuple[str, int], subprocess.Popen] = {}
+    working: dict[tuple[str, int], tuple[subprocess.Popen, Path]] = {}
     failed = 0
     while waiting or working:
         while waiting and len(working) < options.jobs:
@@ -106,12 +106,11 @@ def main() -> int:
             except ValueError as error:
                 parser.error(str(error))
             with output.with_suffix(".txt").open("w") as stream:
-                working[name, seed] = subprocess.Popen(words, stdout=stream, stderr=subprocess.STDOUT)
-        for (name, seed), process in list(working.items()):
+                working[name, seed] = subprocess.Popen(words, stdout=stream, stderr=subprocess.STDOUT), output
+        for (name, seed), (process, output) in list(working.items()):
             if process.poll() is None:
                 continue
             del working[name, seed]
-            output = options.output / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
             if process.returncode:
                 failed += 1
                 print(f"{name}, seed {seed}: exit status {process.returncode}, see {output.with_suffix('.txt')}")

@@ -31,11 +31,7 @@ def clean_text(text: pl.Expr) -> pl.Expr:
 
 def join_texts(parts: Iterable[pl.Expr], max_chars: int = MAX_CHARS) -> pl.Expr:
     """
-
-    The official code replaces a text of 2,000 characters and more by nothing; here it is cut at a word boundary.
     Join the cleaned parts of an item text with `". "`.
-
-    The official code empties texts of 2,000 characters and more; here they are cut at a word boundary.
 
     The official code replaces a text of 2,000 characters and more by nothing; here it is cut at a word boundary.
 

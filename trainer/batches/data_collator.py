@@ -43,8 +43,8 @@ class PretrainCollator:
 
     Returns:
         `item_index` `(2 * batch_size, length)`: rows of the items + 1, originals first, then views; `text_embeds`
-        `(num_items, text_embedding_size)`, tokens, or `items` `(num_items,)`, the rows of their text vectors; and for each of the `num_targets` pairs, `query_index` and
-        `view_index` (places in the flattened halves of `item_index`), `target_rows` (row of the next item),
+        `(num_items, text_embedding_size)`, tokens, or `items` `(num_items,)`, the rows of their text vectors; and for each
+        of the `num_targets` pairs, `query_index` and `view_index` (places in the flattened halves of `item_index`), `target_rows` (row of the next item),
         `target_items` (its number among the items of all domains) and `target_sequences` (number of the history);
         `first_window` (`int`): lowest index (with epoch) of the windows, which seeds the draw of negatives; `num_targets`
         (`int`). Without views, `item_index` is `(batch_size, length)` and there is no `view_index`. With `shapes`, also
