@@ -14,7 +14,6 @@ from ..modeling_unisrec import (
     UniSRecModel,
     UniSRecProcessor,
     check_finite,
-    check_text_neighbours,
     encode_catalogue,
     encode_items,
     mix,
@@ -31,16 +30,16 @@ class VectorEncoder:
     Args:
         model ([`UniSRecModel`]): Model in evaluation mode.
         processor ([`UniSRecProcessor`]): Processor of the model; its tokenizer is copied.
-        text_neighbours (`float`, *optional*, defaults to 0.0):
-            Share of text neighbours in the similarity. With any, vectors have `hidden_size + text_embedding_size` numbers.
+        text_neighbours (`float`, *optional*):
+            Share of text neighbours in the similarity; by default that of the configuration. With any, vectors have
+            `hidden_size + text_embedding_size` numbers.
 
     Raises:
-        ValueError: As [`check_text_neighbours`].
+        ValueError: As [`UniSRecConfig.text_neighbours_share`].
     """
 
-    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor, text_neighbours: float = 0.0):
-        check_text_neighbours(text_neighbours, model.config)
-        self.model, self.text_neighbours = model, text_neighbours
+    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor, text_neighbours: float | None = None):
+        self.model, self.text_neighbours = model, model.config.text_neighbours_share(text_neighbours)
         # A tokenizer is not thread-safe: each call may change its settings.
         self._tokenizer, self._lock = copy.deepcopy(processor.tokenizer), threading.Lock()
         self._max_text_length = processor.max_text_length
