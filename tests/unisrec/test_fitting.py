@@ -251,7 +251,7 @@ def test_an_existing_folder_is_not_touched(shop, tmp_path):
         unisrec.fit(*shop, output=tmp_path)
 
 
-@pytest.mark.parametrize("line", ["text: ", "epoch"])
+@pytest.mark.parametrize("line", [pytest.param("text: ", marks=pytest.mark.rare), "epoch"])
 def test_sigterm_leaves_nothing(shop, text_encoder_dir, tmp_path, line):
     clicks, products = shop
     clicks.to_csv(tmp_path / "clicks.csv", index=False)
