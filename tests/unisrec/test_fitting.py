@@ -195,7 +195,7 @@ def test_a_time_split_measures_what_comes_after_it(shop, text_encoder_dir, tmp_p
             assert found[name][metric] == pytest.approx(value, abs=1e-6), (name, metric)
     page = (tmp_path / "model" / "report.html").read_text(encoding="utf-8")
     assert "All that each user took from 2024-01-07 00:00 on" in page
-    assert "last but one" not in page
+    assert "second-to-last" not in page
 
 
 def test_notes_on_repeat_purchases_and_better_baselines():
