@@ -83,10 +83,10 @@ def build_app(
                 top_k = gr.Slider(3, 30, value=10, step=1, label="Products to recommend")
             with gr.Column(scale=3, min_width=300), gr.Tabs():
                 with gr.Tab("Results"):
-                    results = _html(elem_id="us-results")
+                    results = _html(page_html.nothing(), elem_id="us-results")
                 if side_by_side:
                     with gr.Tab("Compare"):
-                        columns = _html(elem_id="us-compare")
+                        columns = _html(page_html.nothing(), elem_id="us-compare")
                 with gr.Tab("Map"):
                     _html('<p class="us-note">Each point is a product; near means alike to the model.</p>')
                     points = gr.ScatterPlot(

@@ -68,6 +68,11 @@ class LiveCatalogue:
         return self._current().processor
 
     @property
+    def catalogue(self) -> ItemCatalogue:
+        """The current catalogue. Unlike `processor`, it is read without checking whether the model has changed."""
+        return self._snapshot.catalogue
+
+    @property
     def item_embeds(self) -> np.ndarray:
         """Searched item vectors `(num_items, hidden_size)`, float32, of unit length unless the model scores
         by the plain product. Their product with [`~LiveCatalogue.encode_users`] is the score."""
