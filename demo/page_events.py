@@ -74,16 +74,15 @@ class PageEvents:
         cards = self.explorer.recommend(history, own, int(top_k))
         titles = [self.explorer.title(entry, own) for entry in history]
         labels = [entry.get("item_id", "your words") for entry in history]
-        nothing = page_html.empty("Nothing to recommend from yet", "Add a product, and what comes next appears here.")
         cosine = self.explorer.model.config.similarity == "cosine"
         shown = [
             page_html.history(titles, labels),
-            page_html.results(cards, cosine) if cards else nothing,
+            page_html.results(cards, cosine) if cards else page_html.nothing(),
             self._map(history, own, cards),
         ]
         if self.side_by_side:
             rankings = self.side_by_side.rankings(history, own, int(top_k))
-            shown.append(page_html.columns(rankings) if history else nothing)
+            shown.append(page_html.columns(rankings) if history else page_html.nothing())
         return shown
 
     def _map(self, history: History, own: OwnProducts, cards: Sequence[Card]) -> pd.DataFrame:

@@ -22,6 +22,11 @@ def empty(title: str, hint: str) -> str:
     return f'<div class="us-empty"><strong>{escape(title)}</strong><span>{escape(hint)}</span></div>'
 
 
+def nothing() -> str:
+    """Returns the placeholder of the recommendations for an empty history."""
+    return empty("Nothing to recommend from yet", "Add a product, and what comes next appears here.")
+
+
 def matches(cards: Sequence[Card], query: str, reads_text: bool) -> str:
     """Returns the products found by a search, as buttons that add them to the history."""
     if not query.strip():
@@ -135,4 +140,4 @@ def _number(score: float) -> str:
     return f"{score:,} sold" if isinstance(score, int) else f"{score:.3f}"
 
 
-__all__ = ["ON_CLICK", "columns", "empty", "history", "matches", "placement", "results"]
+__all__ = ["ON_CLICK", "columns", "empty", "history", "matches", "nothing", "placement", "results"]

@@ -53,6 +53,7 @@ def copy_pages() -> None:
         copy = PAGES / page.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(text, encoding="utf-8")
+    shutil.copy(ROOT / "docs" / "site.css", PAGES / "docs")
 
 
 def public_members(owner: type, public: set[type]) -> dict[str, tuple[str, object]]:
@@ -159,7 +160,7 @@ def write_reference() -> None:
             )
             for member, (base, each) in public_members(found, public).items() if inspect.isclass(found) else ():
                 homes[f"{name}.{member}"] = homes[f"{base}.{member}"] = f"{page}.md#{name}.{member}"
-                parts.append(f"### {name}.{member} {{#{name}.{member}}}\n")
+                parts.append(f'### {name}.{member} {{data-toc-label="{member}" #{name}.{member}}}\n')
                 parts += [signature(member, each) if inspect.isfunction(each) else "", described(each)]
         texts[page] = "\n".join(parts)
     texts["index"] = "# Public names\n"

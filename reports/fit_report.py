@@ -134,14 +134,24 @@ TEMPLATE = """\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ facts.name }}</title>
+<title>{{ facts.name }}: report of unisrec fit</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1f2328; }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem; }
-th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid #d1d9e0; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; }
-.best { font-weight: 600; }
-.examples th, .examples td { text-align: left; }
+h1, h2 { line-height: 1.25; }
+h2 { margin-top: 2.2rem; padding-bottom: .3rem; border-bottom: 1px solid #d1d9e0; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; margin: .5rem 0 1rem; }
+th, td { padding: .25rem 0 .25rem 1.4rem; text-align: right; border-bottom: 1px solid #d1d9e0; vertical-align: top; }
+td { font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { padding-left: 0; text-align: left; }
+.best td { font-weight: 700; }
+svg { max-width: 100%; height: auto; font: inherit; }
+.examples { table-layout: fixed; width: 100%; min-width: 40rem; font-size: 14px; line-height: 1.4; }
+.examples th, .examples td { width: 36%; text-align: left; overflow-wrap: anywhere; }
+.examples th:nth-child(2), .examples td:nth-child(2) { width: 28%; }
+.examples ol { margin: 0; padding-left: 1.6em; }
+.examples li { margin-bottom: .2rem; }
+.faint { color: #59636e; }
 pre { overflow-x: auto; background: #f6f8fa; padding: .8rem; font-size: 12px; }
 .hit { color: #1a7f37; font-weight: 600; }
 </style>
@@ -160,6 +170,7 @@ user's own history left out. Nothing of that time played a part in training or c
 <p>The last interaction of each user is to be found among all items of the catalogue, those of the user's own history
 left out, except the one to be found. It played no part in training or choice.</p>
 {% endif %}
+<div class="wide">
 <table>
 <tr><th></th>{% for name in metrics %}<th>{{ name|metric }}</th>{% endfor %}</tr>
 {% for name, row in facts.rows.items() %}
@@ -167,12 +178,14 @@ left out, except the one to be found. It played no part in training or choice.</
 {% for metric in metrics %}<td>{{ "%.4f"|format(row[metric ~ "_seen_masked"]) }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
+</div>
 {% for note in facts.notes %}
 <p>{{ note[0]|upper }}{{ note[1:] }}.</p>
 {% endfor %}
 
 <h2>What was tried</h2>
-<p>Compared by NDCG@10 on {{ "the next item of each user in the last tenth before that time" if domain.cut else "the last but one interaction of each user" }}.</p>
+<p>Compared by NDCG@10 on {{ "the next item of each user in the last tenth before that time" if domain.cut else "the second-to-last interaction of each user" }}.</p>
+<div class="wide">
 <table>
 <tr><th>recipe</th><th>NDCG@10, validation</th><th>best epoch</th><th>minutes</th></tr>
 {% for each in facts.attempts %}
@@ -182,6 +195,7 @@ left out, except the one to be found. It played no part in training or choice.</
 <td>{{ "" if each.seconds is none else "%.1f"|format(each.seconds / 60) }}</td></tr>
 {% endfor %}
 </table>
+</div>
 {% if lines %}
 <svg viewBox="0 0 {{ width }} {{ height }}" width="{{ width }}" role="img" aria-label="Validation NDCG@10 by epoch">
 <path d="M{{ margin }} {{ margin / 2 }}V{{ height - margin }}H{{ width - margin }}" fill="none" stroke="#8b949e"/>
@@ -197,6 +211,7 @@ left out, except the one to be found. It played no part in training or choice.</
 
 <h2>Rare items and coverage</h2>
 <p>Quality by how often the item to be found{{ ", here the next one of each user," if domain.cut }} occurs in training: 0 is a cold item, known by its text alone.</p>
+<div class="wide">
 <table>
 <tr><th>training interactions</th><th>users</th><th>Recall@10</th><th>NDCG@10</th></tr>
 {% for name, row in facts.cold.items() %}
@@ -204,19 +219,23 @@ left out, except the one to be found. It played no part in training or choice.</
 <td>{{ "%.4f"|format(row["ndcg@10_seen_masked"]) }}</td></tr>
 {% endfor %}
 </table>
+</div>
 <p>The ten best items of {{ "{:,}".format(facts.coverage["users"]) }} users are
 {{ "{:,}".format(facts.coverage["items"]) }} different ones, {{ "%.1f"|format(100 * facts.coverage["share"]) }} % of the
 catalogue.</p>
 
 <h2>Examples</h2>
+<div class="wide">
 <table class="examples">
-<tr><th>history, oldest first</th><th>what came next</th><th>recommended</th></tr>
+<tr><th>history, oldest first</th><th>what came next</th><th>recommended, with scores</th></tr>
 {% for example in facts.examples %}
-<tr><td>{% for text in example.history %}{{ text }}<br>{% endfor %}</td><td>{{ example.target }}</td>
-<td>{% for text, score in example.recommended %}
-<span{% if text == example.target %} class="hit"{% endif %}>{{ text }}</span> ({{ "%.2f"|format(score) }})<br>{% endfor %}</td></tr>
+<tr><td><ol>{% for text in example.history %}<li>{{ text }}</li>{% endfor %}</ol></td><td>{{ example.target }}</td>
+<td><ol>{% for text, score in example.recommended %}
+<li><span{% if text == example.target %} class="hit"{% endif %}>{{ text }}</span>
+<span class="faint">{{ "%.2f"|format(score) }}</span></li>{% endfor %}</ol></td></tr>
 {% endfor %}
 </table>
+</div>
 
 <h2>Data</h2>
 <ul>{% for line in facts.columns %}<li>{{ line }}</li>{% endfor %}</ul>

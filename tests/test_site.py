@@ -31,7 +31,7 @@ def test_every_page_is_in_the_navigation_once(pages):
 
 def test_links_of_the_reference_lead_somewhere(pages):
     anchors = {
-        page.name: re.findall(r"\{#(\S+)\}$", page.read_text(), flags=re.M) for page in pages.glob("reference/*.md")
+        page.name: re.findall(r" \{.*#(\S+)\}$", page.read_text(), flags=re.M) for page in pages.glob("reference/*.md")
     }
     names = [name for found in anchors.values() for name in found]
     assert len(names) == len(set(names)) > 150

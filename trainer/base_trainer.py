@@ -260,7 +260,9 @@ class UniSRecTrainer(CheckpointTrainer):
         if not isinstance(catalogue, np.ndarray):
             with whole_weights(model):
                 catalogue = self.encode_catalogue(catalogue)
-        ranks = rank_batches(model, catalogue, batches(), self.accelerator, whole_weights)
+        # Pre-training compares what is learnt, without the texts that the checkpoint adds to the score.
+        share = 0.0 if self._kind_of_run == "pretraining" else None
+        ranks = rank_batches(model, catalogue, batches(), self.accelerator, whole_weights, share)
         metrics = {}
         if self.compute_metrics is not None:
             metrics = denumpify_detensorize(self.compute_metrics(EvalPrediction(ranks, users.targets)))
