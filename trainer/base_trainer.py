@@ -92,9 +92,7 @@ class UniSRecTrainer(CheckpointTrainer):
             raise ValueError("preprocess_logits_for_metrics has no effect: evaluations compute ranks. Leave it out.")
         kwargs.setdefault("compute_metrics", _ranking_metrics)
         super().__init__(model, copy.copy(args), *more, **kwargs)
-        self.accelerator.dataloader_config.non_blocking = (
-            self.args.dataloader_pin_memory
-        )  # copies do not wait for steps
+        self.accelerator.dataloader_config.non_blocking = self.args.dataloader_pin_memory  # copies do not wait
         if self.eval_dataset is not None and self.compute_metrics is _ranking_metrics:
             check_metric(self.args, self.eval_dataset if isinstance(self.eval_dataset, Mapping) else None)
         self.add_callback(BestModelCheck())
