@@ -145,6 +145,19 @@ class TargetRanker:
         return ranks_of_targets(queries, self.candidates, batch["labels"], batch["seen"])
 
 
+def user_batches(
+    users: Dataset,
+    collator: Callable[[Sequence[dict[str, Any]]], dict[str, torch.Tensor]],
+    batch_size: int,
+    accelerator: Accelerator,
+    progress: bool = False,
+) -> Iterable[dict[str, torch.Tensor]]:
+    """Returns this process's batches of users on the device of the accelerator, with a progress bar in the first process."""
+    pinned = accelerator.device.type == "cuda"  # the copies of other memory wait for the device
+    loader = DataLoader(users, batch_size, collate_fn=collator, pin_memory=pinned)
+    return tqdm(accelerator.prepare(loader), desc="Ranking", disable=not (progress and accelerator.is_main_process))
+
+
 def rank_targets(
     model: UniSRecModel,
     users: RankingDataset,
@@ -170,9 +183,8 @@ def rank_targets(
     """
     accelerator = make_accelerator() if accelerator is None else accelerator
     collator = RankingCollator(model.config.max_position_embeddings)
-    loader = accelerator.prepare(DataLoader(users, batch_size, collate_fn=collator))
-    shown = tqdm(loader, desc="Ranking", disable=not (progress and accelerator.is_main_process))
-    return rank_batches(model, users.catalogue, shown, accelerator)
+    batches = user_batches(users, collator, batch_size, accelerator, progress)
+    return rank_batches(model, users.catalogue, batches, accelerator)
 
 
 def rank_batches(
@@ -207,10 +219,10 @@ def rank_batches(
         for batch in batches:
             with whole_weights(model):  # a forward pass shards them again
                 own = ranker(batch)
-            ranks.append(accelerator.gather_for_metrics(own).cpu())
+            ranks.append(accelerator.gather_for_metrics(own))  # the device goes on meanwhile
     finally:
         model.train(training)
-    return torch.cat(ranks).numpy()
+    return torch.cat(ranks).numpy(force=True)
 
 
 __all__ = [
@@ -221,4 +233,5 @@ __all__ = [
     "pad_rows",
     "rank_batches",
     "rank_targets",
+    "user_batches",
 ]
