@@ -51,7 +51,6 @@ NOBODY = 65534
 DRAFT = re.compile(r"\.tmp$|^\.saving|\.\d+\.|^\.[0-9a-z_]{8}|^\.old|\.incomplete$|\.lock$")
 CONTEXT = re.compile(r" \([^(]* while running `.*; UNISREC_DEBUG=1 shows where\)$")
 BAR = re.compile(r"\d+%\|")
-INTERPRETERS = 4  # cases that run in a new interpreter too
 
 
 @dataclasses.dataclass
@@ -342,6 +341,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="VERB", help="cases of these verbs")
     parser.add_argument("--match", metavar="REGEX", help="cases whose name matches; prints their answers")
     parser.add_argument(
+        "--interpreters", type=int, default=4, metavar="N", help="cases that run in a new interpreter too (4)"
+    )
+    parser.add_argument(
         "--world", metavar="DIR", help="the sound world of an earlier run, or a new folder for it (built anew)"
     )
     args = parser.parse_args()
@@ -372,7 +374,9 @@ def main() -> int:
         anew = (
             {
                 case.key
-                for case in rng.sample([case for case in cases if not case.machine], min(INTERPRETERS, len(cases)))
+                for case in rng.sample(
+                    [case for case in cases if not case.machine], min(args.interpreters, len(cases))
+                )
             }
             if args.match is None
             else set()

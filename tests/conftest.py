@@ -1,6 +1,9 @@
 """What all tests share: no network, one thread, a tiny text encoder, tiny models, tiny domains."""
 
+# ruff: noqa: E402
+
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -17,6 +20,7 @@ from urllib.request import Request, urlopen
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+gc.disable()  # until all is imported, see pytest_collection_finish
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -63,6 +67,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="takes long: run with --slow"))
+
+
+def pytest_collection_finish() -> None:
+    # Modules and tests stay to the end: looking through them costs a second in each of many collections.
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,10 @@
 """`benchmarks/base.py` on tiny tables: domains, checkpoint with and without text encoder, a second start."""
 
-import os
-import subprocess
+import runpy
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 import pytest
@@ -19,8 +19,16 @@ from unisrec.trainer import UniSRecPretrainArguments
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+class Done(NamedTuple):
+    """How a start of the script ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture
-def start(make_domain, text_encoder_dir, tmp_path):
+def start(make_domain, text_encoder_dir, tmp_path, monkeypatch, capfd):
     """Starts the script on the tables of three domains, of which the third is left out of the training."""
     for seed, name in enumerate(("toys", "tools", "shop")):
         domain = make_domain(name, num_users=30, num_items=25, seed=seed)
@@ -51,16 +59,15 @@ def start(make_domain, text_encoder_dir, tmp_path):
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
-    def start(*words: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, BENCHMARKS / "base.py", "--raw", "raw data", "--output", "out"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [*command, "--recipe", "recipe.yaml", *words],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environment,
-        )
+    monkeypatch.chdir(tmp_path)
+
+    def start(*words: str) -> Done:
+        command = ["base.py", "--raw", "raw data", "--output", "out", "--recipe", "recipe.yaml", *words]
+        monkeypatch.setattr(sys, "argv", command)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(BENCHMARKS / "base.py"), run_name="__main__")
+        return Done(stop.value.code, *capfd.readouterr())
 
     return start
 

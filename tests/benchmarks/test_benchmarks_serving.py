@@ -1,7 +1,6 @@
 """The benchmarks of serving: nothing held out is trained on, and the search table is written."""
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
@@ -63,13 +62,13 @@ def test_ranks_of_held_out_targets(cold_start, make_domain):
     assert users.metrics(-scores)["recall@10"] == 0
 
 
-def test_search_table():
+def test_search_table(monkeypatch, capsys):
     pytest.importorskip("faiss")
-    command = [sys.executable, BENCHMARKS / "search.py", "--items", "500", "--queries", "20", "--calls", "10"]
-    command += ["--width", "16", "--kinds", "exact", "exact-bf16", "hnsw"]
-    done = subprocess.run(command, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    rows = {line.split("|")[1].strip(): line.split("|")[6].strip() for line in done.stdout.splitlines()[4:]}
+    words = "search.py --items 500 --queries 20 --calls 10 --width 16 --kinds exact exact-bf16 hnsw"
+    monkeypatch.setattr(sys, "argv", words.split())
+    assert script("search").main() == 0
+    lines = capsys.readouterr().out.splitlines()[4:]
+    rows = {line.split("|")[1].strip(): line.split("|")[6].strip() for line in lines}
     assert list(rows) == ["encoding of 50 items", "exact", "exact-bf16", "FAISS hnsw"]
     assert rows["exact"] == "1.000"
     assert float(rows["FAISS hnsw"]) >= 0.95

@@ -37,7 +37,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Served(NamedTuple):
-    """A page in a process of its own: its port, the file of what it printed, its folder for files."""
+    """A page in a process of its own, which Ctrl-C ends with 130: its port, the file of what it printed, its folder for files."""
 
     port: int
     log: Path
@@ -83,7 +83,10 @@ def served(recommender, find_port, tmp_path_factory) -> Iterator[Served]:
     assert page.ask("GET", "/")[0] == 200
     yield page
     process.send_signal(signal.SIGINT)
-    process.wait(600)
+    assert process.wait(600) == 130
+    said = page.log.read_text()
+    assert said.splitlines()[-1] == "unisrec demo: interrupted"
+    assert "Traceback" not in said
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def replace_for_ever(folder: Path, first: int) -> None:
         catalogue_of(number, size=3 + number % 2).save(folder)
 
 
-@pytest.mark.parametrize(("loads", "writers"), [(150, 1), (150, 2), pytest.param(1000, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("loads", "writers"), [(150, 1), (150, 2), pytest.param(1000, 2, marks=pytest.mark.rare)])
 def test_readers_beside_writers_see_one_catalogue(tmp_path, loads, writers):
     catalogue_of(0).save(tmp_path / "catalogue")
     running = [

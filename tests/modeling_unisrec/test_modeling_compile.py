@@ -92,7 +92,7 @@ def test_one_graph_serves_training(make_model, make_batch):
             torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @needs_compiler
 @torch.no_grad()
 def test_inductor_gives_equal_outputs(make_model, make_batch):
@@ -102,7 +102,7 @@ def test_inductor_gives_equal_outputs(make_model, make_batch):
         equal_outputs(compiled(**(batch := make_batch("text", size))), model(**batch))
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @needs_compiler
 @torch.no_grad()
 def test_flex_attention_equals_sdpa(make_model, make_batch):

@@ -17,6 +17,7 @@ from unisrec.modeling_unisrec import (
     encode_items,
     rank_items,
 )
+from unisrec.recommender import Recommender
 
 
 TEXTS = ["red pen", "blue pen", "steel kettle", "garden lamp", "travel case", "kids chair"]
@@ -188,8 +189,11 @@ def test_ties_are_in_catalogue_order_and_seen_items_gone():
     assert [[row for row, _ in items] for items in ranked] == [[3, 0, 2], [0, 1, 2]]
 
 
-def test_the_pipeline_of_the_folder_itself(folder, recommend, tmp_path):
-    """The folder's own code, in a process that does not know the package, gives what the registered pipeline gives."""
+def test_the_pipeline_of_the_folder_itself(folder, tmp_path):
+    """The folder's own code, in a process that does not know the package, gives what the registered pipeline and a
+    recommender give, here for a model that is mixed with text neighbours."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"text_neighbours": 0.5}))
     program = (
         "import json, sys\n"
         "from transformers import pipeline\n"
@@ -203,7 +207,13 @@ def test_the_pipeline_of_the_folder_itself(folder, recommend, tmp_path):
         [sys.executable, "-c", program, folder], capture_output=True, text=True, cwd=tmp_path, env=environment
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == recommend(["B", {"text": "red lamp"}])
+    items = pipeline("sequential-recommendation", model=str(folder))(["B", {"text": "red lamp"}])
+    assert json.loads(done.stdout.splitlines()[-1]) == items
+    (expected,) = Recommender.from_pretrained(folder).recommend([["B", {"text": "red lamp"}]])
+    assert [item["item_id"] for item in items] == [item.item_id for item in expected]
+    assert [item["score"] for item in items] == pytest.approx([item.score for item in expected], abs=1e-5)
+    (alone,) = Recommender.from_pretrained(folder, text_neighbours=0).recommend([["B", {"text": "red lamp"}]])
+    assert {item.score for item in alone}.isdisjoint(item.score for item in expected)
 
 
 # What changes between two calls

@@ -372,6 +372,7 @@ print(json.dumps(vectors))
 """
 
 
+@pytest.mark.rare
 def test_without_the_package_the_vectors_are_the_same(save_sentence_transformer, bare_python, tmp_path):
     options = {"include_prompt": False, "prompts": {"document": "passage : "}, "truncate_dim": 7}
     pooling = ("lasttoken", "weightedmean", "max")

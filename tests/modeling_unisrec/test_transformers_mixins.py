@@ -65,7 +65,7 @@ def mixins(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_no_mixin_test_fails_without_a_reason(mixins):
     environment = os.environ | {"PYTHONPATH": str(mixins), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "test_unisrec_mixins.py", "-q", "-rfEs", "-p", "no:cacheprovider"]

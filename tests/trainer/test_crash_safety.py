@@ -391,7 +391,7 @@ def test_a_few_kills_lose_nothing(verbs):
     assert all(re.search(f"^{row}$", done.stdout, re.MULTILINE) for row in rows), done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.distributed
 def test_two_processes_agree_on_the_step_after_sigterm(runs):
     train = ["pretrain", "--domains", runs.domain, "--use_cpu", "--num_train_epochs", 30, "--disable_tqdm", "true"]

@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from unisrec.cli import main
 from unisrec.commands.env import ACCELERATE_CONFIGS
+from unisrec.evaluation import launch
 from unisrec.evaluation.launch import check_launch
 from unisrec.trainer import UniSRecPretrainArguments
 
@@ -83,6 +84,18 @@ def test_right_forms_are_let_pass_in_silence(monkeypatch, caplog, variables, wor
     assert not caplog.records
 
 
+def test_one_process_where_two_were_asked_for_is_warned_of(monkeypatch):
+    said = []
+    monkeypatch.setattr(launch.logger, "warning_once", said.append)
+    environment(
+        monkeypatch, ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1"
+    )  # accelerate launch --cpu --num_processes 2
+    check_launch(1)
+    (line,) = said
+    assert "was asked for several processes and started one" in line
+    assert "--multi_gpu" in line
+
+
 def test_two_processes_that_are_alone_are_refused(monkeypatch):
     environment(monkeypatch, LOCAL_RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
     with pytest.raises(ValueError, match="2 processes were started and each would train alone") as error:
@@ -123,7 +136,7 @@ def domains(tmp_path_factory, make_domain):
     return root
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.distributed
 def test_processes_that_do_not_find_each_other_end_with_one_line_and_status_2(domains, text_encoder_dir, tmp_path):
     done = run(
@@ -143,7 +156,7 @@ def test_processes_that_do_not_find_each_other_end_with_one_line_and_status_2(do
     assert not (domains / "toys" / "text_features").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.distributed
 def test_one_process_where_two_were_asked_for_is_said_in_one_line(tmp_path):
     words = ("pretrain", "--domains", tmp_path / "absent", "--output_dir", tmp_path / "run", *OPTIONS)
@@ -163,35 +176,38 @@ def logged(folder: Path) -> tuple[list[float], dict[str, float]]:
     return [line["loss"] for line in lines if "loss" in line], metrics
 
 
-@pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_end_as_one_with_the_joined_batch(domains, text_encoder_dir, tmp_path):
+@pytest.mark.parametrize(
+    "verb", [pytest.param("pretrain", marks=pytest.mark.rare), pytest.param("finetune", marks=pytest.mark.slow)]
+)
+def test_two_processes_end_as_one_with_the_joined_batch(domains, text_encoder_dir, verb, tmp_path):
     """Pre-training by the launcher's options, transfer by our configuration. Adam in float32 without dropout: losses to
     1e-5, weights to 1e-4, every metric equal."""
     pretrain = ["pretrain", "--domains", domains / "toys", domains / "books", "--text-encoder", text_encoder_dir]
-    pretrain += ["--text-pooling", "mean", "--model-config", "hidden_size=8", *NO_DROPOUT]
-    finetune = ["finetune", "--domain", domains / "books", "--setting", "transductive"]
-    of_two = {
-        "pretrain": accelerate("--multi_gpu", "--num_processes", 2, "--main_process_port", 0),
-        "finetune": accelerate("--config_file", ACCELERATE_CONFIGS / "cpu.yaml"),
-    }
-    for verb, words in (("pretrain", [*pretrain, "--domain_sampling", "uniform"]), ("finetune", finetune)):
-        words = [*words, *OPTIONS, "--use_cpu", "--learning_rate", 0.01, "--num_train_epochs", 3, "--seed", 3]
-        if verb == "finetune":
-            words += ["--model", tmp_path / "pretrain-2"]
-        alone = [*words, "--per_device_train_batch_size", 64, "--output_dir", tmp_path / f"{verb}-1"]
-        assert main([str(word) for word in alone]) == 0
-        both = [*words, "--per_device_train_batch_size", 32, "--output_dir", tmp_path / f"{verb}-2"]
-        done = run(*both, launcher=of_two[verb])
-        assert done.returncode == 0, done.stderr
-        assert "started" not in done.stderr
-        assert done.stdout.count("checkpoint: ") == 1
-        (losses, metrics), (expected_losses, expected) = (logged(tmp_path / f"{verb}-{number}") for number in (2, 1))
-        assert len(expected_losses) >= 6
-        assert losses == pytest.approx(expected_losses, abs=1e-5)
-        assert len(expected) >= 8
-        assert metrics == pytest.approx(expected, abs=1e-7)
-        weights = load_file(tmp_path / f"{verb}-2" / "model.safetensors")
-        for name, values in load_file(tmp_path / f"{verb}-1" / "model.safetensors").items():
-            assert weights.pop(name) == pytest.approx(values, abs=1e-4), name
-        assert not weights
+    pretrain += ["--text-pooling", "mean", "--model-config", "hidden_size=8", *NO_DROPOUT, *OPTIONS, "--use_cpu"]
+    pretrain += ["--domain_sampling", "uniform"]
+    if verb == "pretrain":
+        words, launcher = pretrain, accelerate("--multi_gpu", "--num_processes", 2, "--main_process_port", 0)
+    else:
+        begin = [*pretrain, "--num_train_epochs", 1, "--output_dir", tmp_path / "pretrained"]
+        assert main([str(word) for word in begin]) == 0
+        words = ["finetune", "--model", tmp_path / "pretrained", "--domain", domains / "books", *OPTIONS, "--use_cpu"]
+        words += ["--setting", "transductive"]
+        launcher = accelerate("--config_file", ACCELERATE_CONFIGS / "cpu.yaml")
+    words = [*words, "--learning_rate", 0.01, "--num_train_epochs", 3, "--seed", 3]
+    alone = [*words, "--per_device_train_batch_size", 64, "--output_dir", tmp_path / "one"]
+    assert main([str(word) for word in alone]) == 0
+    both = [*words, "--per_device_train_batch_size", 32, "--output_dir", tmp_path / "two"]
+    done = run(*both, launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    assert "started" not in done.stderr
+    assert done.stdout.count("checkpoint: ") == 1
+    (losses, metrics), (expected_losses, expected) = (logged(tmp_path / number) for number in ("two", "one"))
+    assert len(expected_losses) >= 6
+    assert losses == pytest.approx(expected_losses, abs=1e-5)
+    assert len(expected) >= 8
+    assert metrics == pytest.approx(expected, abs=1e-7)
+    weights = load_file(tmp_path / "two" / "model.safetensors")
+    for name, values in load_file(tmp_path / "one" / "model.safetensors").items():
+        assert weights.pop(name) == pytest.approx(values, abs=1e-4), name
+    assert not weights

@@ -319,7 +319,7 @@ SAMPLE = random.Random(0).sample(sorted(EDITS), 45)
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in sorted(EDITS)]
+    "name", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.rare) for name in sorted(EDITS)]
 )
 def test_an_edited_checkpoint_is_resumed_well_or_refused_in_one_line(root, unbroken, stopped, name, tmp_path, capfd):
     folder = shutil.copytree(stopped, tmp_path / "run")
@@ -419,7 +419,7 @@ def test_a_second_process_leaves_the_drafts_of_the_first_alone(root, unbroken, s
     assert not (folder / DRAFTS).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_a_second_run_beside_a_live_one_is_refused(root, tmp_path, capfd):
     folder = tmp_path / "run"
     words = command(root, folder, "--resume_from_checkpoint", "auto", steps=20)

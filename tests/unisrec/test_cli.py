@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModel, AutoProcessor, BertConfig, BertModel
+from transformers import BertConfig, BertModel
 
 from unisrec.cli import VERBS, OneLineParser, _write_json, build_parser, main
 from unisrec.data import Domain
@@ -208,29 +208,6 @@ def test_help_is_a_word_too(capsys, words):
         assert stop.value.code == 0
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1] != ""
-
-
-def test_checkpoint_loads_by_the_auto_classes_with_equal_scores(folders):
-    code = (
-        "import torch, unisrec\n"
-        "from transformers import AutoModel, AutoProcessor\n"
-        "torch.set_num_threads(1)\n"
-        "for setting in ('inductive', 'transductive'):\n"
-        "    model = AutoModel.from_pretrained(setting).eval()\n"
-        "    processor = AutoProcessor.from_pretrained(setting)\n"
-        "    batch = processor([['books-1', 'books-2'], [{'text': 'red pen'}, 'books-3']])\n"
-        "    with torch.no_grad(): output = model(**batch)\n"
-        "    torch.save(model.score(output.sequence_embeds, output.item_embeds), f'{setting}.pt')\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=folders)
-    for setting in ("inductive", "transductive"):
-        model = AutoModel.from_pretrained(folders / setting).eval()
-        processor = AutoProcessor.from_pretrained(folders / setting)
-        batch = processor([["books-1", "books-2"], [{"text": "red pen"}, "books-3"]])
-        with torch.no_grad():
-            output = model(**batch)
-        scores = torch.load(folders / f"{setting}.pt")
-        assert torch.equal(scores, model.score(output.sequence_embeds, output.item_embeds))
 
 
 def test_checkpoint_folder_holds_what_the_design_says(folders):

@@ -1,8 +1,7 @@
 """`unisrec recommend`, `items` and `index` on a tiny checkpoint: files in, files out, one line for bad input."""
 
+import io
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -279,14 +278,14 @@ def test_numbers_that_are_not_finite_are_one_line(shop, tmp_path, capsys):
     assert not (tmp_path / "onnx").exists()
 
 
-def test_titles_beyond_the_code_page_of_the_terminal(shop, tmp_path):
+def test_titles_beyond_the_code_page_of_the_terminal(shop, tmp_path, monkeypatch, capsys):
     output = tmp_path / "店"
     assert run("items", "add", shop, "--item", "t-1", "急須 red lamp", "--output", output) == 0
-    command = [sys.executable, "-m", "unisrec", "items", "list", str(output)]
-    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert rb"\u6025\u9808 red lamp" in done.stdout
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert run("items", "list", output) == 0
+    assert rb"\u6025\u9808 red lamp" in terminal.buffer.getvalue()
+    assert capsys.readouterr().err == ""
     assert UniSRecProcessor.from_pretrained(output).catalogue.texts[-1] == "急須 red lamp"
 
 

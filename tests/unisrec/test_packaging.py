@@ -77,18 +77,11 @@ def test_wheel_holds_the_package_and_each_checkpoint_once(wheel):
 
 
 @pytest.mark.slow
-def test_wheel_works_outside_the_tree(environment, tmp_path):
-    code = (
-        "import pathlib, unisrec, unisrec.reports.model_card as card\n"
-        "from transformers import AutoModel\n"
-        "from unisrec import Recommender, UniSRecConfig\n"
-        "assert card.TEMPLATE.is_file(), card.TEMPLATE\n"
-        "model = AutoModel.from_config(UniSRecConfig(text_embedding_size=8))\n"
-        "print(pathlib.Path(unisrec.__file__).parent, type(model).__name__)\n"
-    )
-    folder, kind = run(environment / "bin" / "python", "-c", code, cwd=tmp_path).split()
-    assert Path(folder).is_relative_to(environment)
-    assert kind == "UniSRecModel"
+def test_the_wheel_is_found_outside_the_tree(environment, tmp_path):
+    code = "import pathlib, unisrec; print(pathlib.Path(unisrec.__file__).parent)"
+    folder = Path(run(environment / "bin" / "python", "-c", code, cwd=tmp_path).strip())
+    assert folder.is_relative_to(environment)
+    assert (folder / "model_card.md").is_file()
 
 
 @pytest.mark.slow
