@@ -100,14 +100,8 @@ def endpoint_requirements(folder: str | os.PathLike) -> str:
         own = f"unisrec[serve] @ {commit}"
     else:
         own = "# unisrec itself came from a folder that an endpoint cannot reach: handler.py runs the code of this folder"
-    libraries = "torch|transformers|polars"
-    if (Path(folder) / "adapter_config.json").is_file():
-        libraries += "|peft"
-    needed = [
-        line.partition(";")[0].strip()
-        for line in package.requires or ()
-        if re.match(rf"({libraries})\b", line) and ("extra" not in line or 'extra == "peft"' in line)
-    ]
+    libraries = "torch|transformers|polars" + "|peft" * (Path(folder) / "adapter_config.json").is_file()
+    needed = [each.partition(";")[0] for each in package.requires or () if re.match(rf"({libraries})\b", each)]
     return "\n".join(["# Made by unisrec for Inference Endpoints", *needed, own]) + "\n"
 
 
