@@ -1,10 +1,5 @@
 """`pipeline("sequential-recommendation")`: forms of input, ranking, batching, and the pipeline of a folder's own code."""
 
-import json
-import os
-import subprocess
-import sys
-
 import polars as pl
 import pytest
 import torch
@@ -188,24 +183,6 @@ def test_ties_are_in_catalogue_order_and_seen_items_gone():
     assert [[row for row, _ in items] for items in ranked] == [[3, 0, 2], [0, 1, 2]]
 
 
-def test_the_pipeline_of_the_folder_itself(folder, recommend, tmp_path):
-    """The folder's own code, in a process that does not know the package, gives what the registered pipeline gives."""
-    program = (
-        "import json, sys\n"
-        "from transformers import pipeline\n"
-        "recommend = pipeline(model=sys.argv[1], trust_remote_code=True)\n"
-        "assert type(recommend).__module__.startswith('transformers_modules.'), type(recommend)\n"
-        "assert 'unisrec' not in sys.modules\n"
-        "print(json.dumps(recommend(['B', {'text': 'red lamp'}])))"
-    )
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program, folder], capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == recommend(["B", {"text": "red lamp"}])
-
-
 # What changes between two calls
 
 
@@ -359,41 +336,11 @@ def test_vectors_of_another_width_are_refused(inductive):
 # Saving
 
 
-LOAD_WITHOUT_THE_PACKAGE = """
-import json, sys
-from transformers import pipeline
-recommend = pipeline(model=sys.argv[1], trust_remote_code=True)
-assert "unisrec" not in sys.modules
-print(json.dumps(recommend(["B", {"text": "red lamp"}])))
-"""
-
-
 def test_saved_pipeline_is_the_folder_it_came_from(recommend, folder, tmp_path):
-    """That loads without the package: see test_the_pipeline_of_the_folder_itself."""
+    """That loads without the package: see test_hub.py."""
     recommend.save_pretrained(tmp_path / "saved")
     # tokenizer_config.json tells where it was read from.
     for file in (file for file in folder.rglob("*") if file.is_file() and file.name != "tokenizer_config.json"):
         assert (tmp_path / "saved" / file.relative_to(folder)).read_bytes() == file.read_bytes(), file.name
     again = pipeline("sequential-recommendation", model=str(tmp_path / "saved"))
     assert again(["B", {"text": "red lamp"}]) == recommend(["B", {"text": "red lamp"}])
-
-
-PUSH = """
-import json, sys
-import unisrec
-from transformers import pipeline
-recommend = pipeline("sequential-recommendation", model=sys.argv[1])
-recommend.push_to_hub("shop/saved")
-print(json.dumps(recommend(["B", {"text": "red lamp"}])))
-"""
-
-
-@pytest.mark.slow
-def test_pushed_pipeline_is_whole(folder, hub, tmp_path):
-    home = tmp_path / "home"
-    home.mkdir()
-    expected = hub.run(PUSH, folder, home=home, HF_TOKEN="hf_shop")
-    assert {"config.json", "processor_config.json", "tokenizer.json", "catalogue/items.parquet"} <= hub.files(
-        "shop/saved"
-    )
-    assert hub.run(LOAD_WITHOUT_THE_PACKAGE, "shop/saved", home=home, HF_TOKEN="hf_shop") == expected
