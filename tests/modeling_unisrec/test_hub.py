@@ -217,6 +217,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.slow
 def test_the_pipeline_of_the_repository_itself_and_of_a_folder(hub, pushed, office, tmp_path):
     recommend = pipeline("sequential-recommendation", model=str(office))
     assert hub.run(PIPELINE, office, home=tmp_path) == [recommend(["SKU-1002", {"text": "red lamp"}])] * 2
@@ -263,6 +264,7 @@ print(json.dumps([equal, find_text_pooling("shop/encoder"), find_text_pooling("s
 """
 
 
+@pytest.mark.slow
 def test_methods_push_a_whole_checkpoint_and_a_text_encoder_has_revisions(hub, office, text_encoder_dir, tmp_path):
     equal, pooling, pooling_of_branch, errors = hub.run(
         METHODS,
@@ -409,6 +411,7 @@ def test_offline_the_cache_is_enough(hub, home, online, office, tmp_path):
     assert_refused(no_dataset, keeps_off)
 
 
+@pytest.mark.slow
 def test_without_a_connection_the_cache_is_taken_and_nothing_tries_again(hub, home, online, office, tmp_path):
     local, again, missing, push, no_dataset = hub.verbs(
         recommend("shop/office"),

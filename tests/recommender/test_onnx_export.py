@@ -25,7 +25,10 @@ try:
     MISSING = None
 except ImportError as error:
     MISSING = str(error)
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch copies its own trees
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # torch copies its own trees
+]
 needs_onnx = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 DOC = Path(__file__).parents[2] / "docs" / "export.md"
