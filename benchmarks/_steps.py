@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from unisrec import (
     UniSRecPretrainArguments,
     UniSRecPretrainTrainer,
 )
-from unisrec.data import Split
+from unisrec.data import Domain, Split, leave_one_out
 from unisrec.trainer import PretrainCollator, WindowDataset
 from unisrec.trainer.batches.window_batches import StaticShapes
 
@@ -30,7 +30,8 @@ Step = Callable[[], torch.Tensor]
 
 @dataclass(frozen=True)
 class Workload:
-    """What a step is measured on; `length` is the longest history, `settings` are further fields of the configuration."""
+    """What a step is measured on; `length` is the longest history, `settings` are further fields of the configuration. With
+    `domain`, the folder of a prepared domain, histories and number of items are those of its training part."""
 
     histories: str = "short"
     num_items: int = 3500
@@ -40,9 +41,12 @@ class Workload:
     transductive: bool = True
     settings: tuple[tuple[str, object], ...] = ()
     device: str = "cpu"
+    domain: str | None = None
 
     def split(self) -> Split:
         """Random histories: lengths as in the domains above, items by popularity."""
+        if self.domain is not None:
+            return leave_one_out(Domain.load_from_disk(self.domain), "train")
         rng = np.random.default_rng(0)
         mean, spread = LENGTHS[self.histories]
         popularity = 1 / np.arange(20, self.num_items + 20)
@@ -75,6 +79,11 @@ def _batches(trainer: UniSRecFinetuneTrainer | UniSRecPretrainTrainer, number: i
     return list(itertools.islice(trainer.get_train_dataloader(), number))
 
 
+def _epochs(trainer: UniSRecFinetuneTrainer | UniSRecPretrainTrainer) -> Iterator[dict[str, torch.Tensor]]:
+    """The batches of one epoch after another, each collated when it is taken."""
+    return itertools.chain.from_iterable(itertools.repeat(trainer.get_train_dataloader()))
+
+
 def _prefixes(index: np.ndarray, places: np.ndarray) -> list[list[int]]:
     """The histories that end at places of a flattened (batch, length) matrix."""
     return [index[row, : column + 1].tolist() for row, column in zip(*np.divmod(places, index.shape[1]), strict=True)]
@@ -85,13 +94,13 @@ def _on(device: str, *tensors: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _steps_of(
-    trainer: UniSRecFinetuneTrainer | UniSRecPretrainTrainer, batches: list[dict[str, torch.Tensor]]
+    trainer: UniSRecFinetuneTrainer | UniSRecPretrainTrainer, turn: Iterator[dict[str, torch.Tensor]]
 ) -> Step:
     """A function that makes one step of a trainer without the rest of its loop, on the next of the batches each time."""
     wrapped = trainer.accelerator.prepare_model(
         trainer.model
     )  # autocast and compilation, where the arguments ask for them
-    optimizer, turn = trainer.create_optimizer(), itertools.cycle(batches)
+    optimizer = trainer.create_optimizer()
 
     def step() -> torch.Tensor:
         loss = trainer.training_step(wrapped, next(turn))
@@ -124,8 +133,9 @@ def _adam(model: torch.nn.Module) -> torch.optim.Adam:
 
 
 def finetune_steps(workload: Workload, path: str, **arguments) -> Step:
-    """A step of transfer, `path` "ours" (a step of [`UniSRecFinetuneTrainer`] with further `arguments`, without the rest of its
-    loop) or "reference", always over the whole catalogue, on the same windows."""
+    """A step of transfer on the same windows, `path` "ours" (a step of [`UniSRecFinetuneTrainer`] with further `arguments`,
+    without the rest of its loop), "ours, collated" (the same with the collation of its batch) or "reference", always over the
+    whole catalogue."""
     model, text_embeds = workload.model(), workload.text_embeds()
     with tempfile.TemporaryDirectory() as folder:
         args = UniSRecFinetuneArguments(
@@ -135,13 +145,15 @@ def finetune_steps(workload: Workload, path: str, **arguments) -> Step:
             eval_strategy="no",
             disable_tqdm=True,
             use_cpu=workload.device == "cpu",
-            **(arguments if path == "ours" else {"static_batches": False}),
+            **({"static_batches": False} if path == "reference" else arguments),
         )
         windows = WindowDataset([workload.split()], [workload.num_items], workload.length)
         trainer = UniSRecFinetuneTrainer(model, args, train_dataset=windows, text_embeds=text_embeds)
+    if path == "ours, collated":
+        return _steps_of(trainer, _epochs(trainer))
     batches = _batches(trainer, workload.num_batches)
     if path == "ours":
-        return _steps_of(trainer, batches)
+        return _steps_of(trainer, itertools.cycle(batches))
 
     official = OfficialUniSRec(model, torch.from_numpy(text_embeds)).to(workload.device)
     losses = []
@@ -162,7 +174,7 @@ def pretrain_steps(workload: Workload, path: str, **arguments) -> Step:
             eval_strategy="no",
             disable_tqdm=True,
             use_cpu=workload.device == "cpu",
-            **(arguments if path == "ours" else {"static_batches": False}),
+            **({"static_batches": False} if path == "reference" else arguments),
         )
         windows = WindowDataset([workload.split()], [workload.num_items], workload.length)
         if args.static_batches:
@@ -174,9 +186,11 @@ def pretrain_steps(workload: Workload, path: str, **arguments) -> Step:
         trainer = UniSRecPretrainTrainer(
             model, args, train_dataset=windows, data_collator=collator, text_vectors=vectors
         )
+    if path == "ours, collated":
+        return _steps_of(trainer, _epochs(trainer))
     batches = _batches(trainer, workload.num_batches)
     if path == "ours":
-        return _steps_of(trainer, batches)
+        return _steps_of(trainer, itertools.cycle(batches))
 
     official = OfficialUniSRec(model, torch.from_numpy(text_embeds)).to(workload.device)
     losses = []

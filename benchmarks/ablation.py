@@ -71,7 +71,7 @@ def measure(run: dict[str, Any], domains: Path, output: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ["office", *run.get("without", ())]:
         for split in ("valid", "test"):
-            metrics = evaluate(averaged, domains / name, split)
+            metrics = evaluate(averaged, domains / name, split, text_neighbours=0)  # the model alone
             found |= {f"{name} {split} {metric}": metrics[metric] for metric in ("ndcg@10", "ndcg@10_seen_masked")}
     log = [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     speeds = sorted(entry["targets_per_second"] for entry in log if "targets_per_second" in entry)

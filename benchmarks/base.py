@@ -85,7 +85,7 @@ def main() -> int:
     processor.save_pretrained(runs / "averaged")
     model.detach_text_encoder()
     model.save_pretrained(runs / "unisrec-base")
-    found = evaluate(runs / "averaged", unseen, "valid")
+    found = evaluate(runs / "averaged", unseen, "valid", text_neighbours=0)  # alone, as in training
     kept, masked = found["ndcg@10"], found["ndcg@10_seen_masked"]
     print(f"{runs / 'averaged'}: validation N@10 on {unseen.name} {kept:.4f}, with seen items masked {masked:.4f}")
     print(f"without text encoder: {runs / 'unisrec-base'}")

@@ -57,8 +57,8 @@ def run(options: argparse.Namespace, domain: Domain, share: float, seed: int, st
 
 
 def test_metrics(checkpoint: str, domain_dir: Path) -> dict[str, float]:
-    """Metrics of a checkpoint on the test items of all users."""
-    return evaluate(checkpoint, domain_dir, "test")
+    """Metrics of a checkpoint on the test items of all users, by the model alone."""
+    return evaluate(checkpoint, domain_dir, "test", text_neighbours=0)
 
 
 def cells(runs: list[dict[str, float]]) -> str:

@@ -43,7 +43,7 @@ def baseline(kind: str, domain_dir: Path, domain: Domain, pretrained: str) -> di
     if kind == "popularity":
         return popularity_metrics(train, test, domain.num_items)
     if kind == "zero-shot":
-        return evaluate(pretrained, domain_dir, "test")
+        return evaluate(pretrained, domain_dir, "test", text_neighbours=0)  # the model alone
     if kind != "text-neighbours":
         raise ValueError(f"baseline {kind!r}: expected random, popularity, text-neighbours or zero-shot.")
     model, processor = load_checkpoint(pretrained)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .own_code_config import OwnCodeConfig, lacks_code
+from .text_vectors import text_vector_size
 
 
 # `from __future__ import annotations` must stay out of this file: `@strict` would silently stop checking.
@@ -35,6 +36,8 @@ CODE_FILES = {
     "configuration_unisrec.py": "configuration",
     "modeling_unisrec.py": "modeling_unisrec",
     "text_pooling.py": "modeling_unisrec",
+    "text_neighbours.py": "modeling_unisrec",
+    "text_vectors.py": "configuration",
     "own_code_config.py": "configuration",
     "own_code.py": "modeling_unisrec",
     "catalogue_files.py": "modeling_unisrec",
@@ -43,17 +46,6 @@ CODE_FILES = {
     "processing_unisrec.py": "modeling_unisrec",
     "pipeline_unisrec.py": "modeling_unisrec",
 }
-# Poolings of token states into a text vector, by the names of sentence-transformers.
-TEXT_POOLINGS = ("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken")
-# Layers after the pooling and their settings; a layer without an output size keeps that of its input.
-TEXT_LAYERS = {
-    "dense": {"in_features", "out_features", "bias", "activation", "residual"},
-    "layer_norm": {"size"},
-    "dropout": {"p"},
-    "normalize": set(),
-    "truncate": {"size"},
-}
-TEXT_ACTIVATIONS = ("ELU", "GELU", "Identity", "LeakyReLU", "Mish", "ReLU", "Sigmoid", "SiLU", "Softplus", "Tanh")
 IS_REMOTE_CODE = __name__.startswith("transformers_modules.")
 
 
@@ -110,37 +102,6 @@ def endpoint_requirements() -> str:
         own = "# unisrec itself came from a folder that an endpoint cannot reach: handler.py runs the code of this folder"
     needed = [line for line in package.requires or () if re.fullmatch(r"(torch|transformers|polars)\b[^;]*", line)]
     return "\n".join(["# Made by unisrec for Inference Endpoints", *needed, own]) + "\n"
-
-
-def text_vector_size(hidden_size: int, pooling: str, layers: list[dict] | None = None) -> int:
-    r"""
-    Returns the width of the text vectors of an encoder.
-
-    Args:
-        hidden_size (`int`): Width of its token states.
-        pooling (`str`): One or more of `TEXT_POOLINGS`, joined by `+`.
-        layers (`list[dict]`, *optional*): The layers behind the pooling, see `text_layers` of [`UniSRecConfig`].
-
-    Raises:
-        ValueError: If a pooling or layer is unknown, or the input size of a layer differs from the size before it.
-    """
-    names = pooling.split("+")
-    if unknown := [name for name in names if name not in TEXT_POOLINGS]:
-        raise ValueError(
-            f"unknown text pooling {unknown[0]!r}; expected one of {', '.join(TEXT_POOLINGS)}, or several joined by '+'."
-        )
-    size = hidden_size * len(names)
-    for layer in layers or []:
-        kind = layer.get("type")
-        if kind not in TEXT_LAYERS or not TEXT_LAYERS[kind] >= layer.keys() - {"type"}:
-            raise ValueError(f"unknown text layer {layer!r}; expected a `type` of {', '.join(TEXT_LAYERS)}.")
-        if layer.get("activation", "Identity") not in TEXT_ACTIVATIONS:
-            raise ValueError(f"unknown activation {layer['activation']!r}; expected {', '.join(TEXT_ACTIVATIONS)}.")
-        takes = {"dense": layer.get("in_features"), "layer_norm": layer.get("size")}.get(kind, size)
-        if takes != size or (kind == "truncate" and layer["size"] > size):
-            raise ValueError(f"the text layer {layer!r} does not take vectors of {size} numbers.")
-        size = {"dense": layer.get("out_features"), "truncate": layer.get("size")}.get(kind, size)
-    return size
 
 
 @strict
@@ -213,6 +174,11 @@ class UniSRecConfig(PreTrainedConfig):
         item_text (`bool`, *optional*, defaults to `True`):
             Whether the text of an item is part of its vector. `False` uses the ID embedding alone, which with
             `similarity="dot"` is SASRec (arXiv 1808.09781).
+        text_neighbours (`float`, *optional*, defaults to 0.0):
+            Share, in [0, 1], of text neighbours in the score by which recommenders, pipeline and evaluation rank: of the
+            cosine between the text of an item and those of the latest items of the history ([`recent_texts`]). The cosine of
+            the model, and what the model itself computes, stay as they are. Needs `item_text` and the similarity
+            `"cosine"`. Pre-training saves 0.5, which helps in shops that a model was not trained on, fine-tuning 0.
         num_items (`int`, *optional*):
             Number of rows of the item-ID embedding (without padding) of a transductive model. `None` gives an
             inductive model, which uses text only.
@@ -268,6 +234,7 @@ class UniSRecConfig(PreTrainedConfig):
     similarity: Literal["cosine", "dot"] = "cosine"
     temperature: float | int = 0.07
     item_text: bool = True
+    text_neighbours: float | int = 0.0
     num_items: int | None = None
     item_ids_hash: str | None = None
     initializer_range: float = 0.02
@@ -311,6 +278,22 @@ class UniSRecConfig(PreTrainedConfig):
         """Divisor of the similarities in a score: `temperature` for the cosine, 1 for the dot product."""
         return 1.0 if self.similarity == "dot" else self.temperature
 
+    def text_neighbours_share(self, given: float | None = None) -> float:
+        """Returns the share of text neighbours to rank by: `text_neighbours`, unless another one is `given`. Raises
+        `ValueError` if it is not in [0, 1], or the model has no texts or compares by the dot product."""
+        share = self.text_neighbours if given is None else given
+        if not 0 <= share <= 1:
+            raise ValueError(f"the share of text neighbours is {share}, expected a number from 0 to 1.")
+        if share and not self.item_text:
+            raise ValueError(
+                "text neighbours need texts, and this model represents items by their ID alone: leave them out."
+            )
+        if share and self.similarity != "cosine":
+            raise ValueError(
+                "text neighbours are mixed with cosines, and this model scores by the plain product: leave them out."
+            )
+        return share
+
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """Writes `config.json` and the code that loads it without this package. Every way of saving or
         pushing a model comes through here."""
@@ -322,6 +305,10 @@ class UniSRecConfig(PreTrainedConfig):
         copy_code(folder)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+
+    def validate_text_neighbours(self):
+        """Checks that the model can be mixed with text neighbours."""
+        self.text_neighbours_share()
 
     def validate_sizes(self):
         """Checks that sizes are consistent with each other."""
@@ -387,10 +374,7 @@ class UniSRecConfig(PreTrainedConfig):
 
 __all__ = [
     "AUTO_MAP",
-    "TEXT_ACTIVATIONS",
-    "TEXT_POOLINGS",
     "UniSRecConfig",
     "copy_code",
     "copy_endpoint_files",
-    "text_vector_size",
 ]

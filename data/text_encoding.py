@@ -1,7 +1,7 @@
 """Encoding of texts into vectors: batches of similar length, precision, and several processes that share a catalogue."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..modeling_unisrec import TextHead
 from ..modeling_unisrec.text_encoders import text_max_length
+from .fetching import fetch_late
 
 
 TextDtype = Literal["auto", "float32", "bfloat16"]
@@ -204,23 +205,30 @@ def _encode(
     lengths = np.diff(offsets)
     if not lengths.all():
         raise ValueError(f"the tokenizer makes no token of the text {texts[lengths.argmin()]!r}; leave that item out")
-    order = np.argsort(-lengths, kind="stable")  # longest first: too large a batch fails at once
     features = np.empty((len(texts), head.vector_size(encoder.config.hidden_size)), dtype=np.float32)
-    start = 0
-    while start < len(order):
-        longest = lengths[order[start]]
-        rows = order[start : start + max(1, tokens_per_batch // longest)]
-        # Texts that are shorter by more than an eighth go into the next batch, unless this one is small.
-        rows = rows[: max((8 * lengths[rows] >= 7 * longest).sum(), -(-len(rows) // 8))]
-        mask = np.arange(longest) < lengths[rows, None]
-        input_ids = np.full(mask.shape, tokenizer.pad_token_id, dtype=np.int64)
-        input_ids[mask] = np.concatenate([tokens[offsets[row] : offsets[row + 1]] for row in rows])
-        batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask).long()}
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        states = encoder(**batch, return_dict=True)[0]
-        features[rows] = head(states, batch["attention_mask"]).float().cpu().numpy()
-        start += len(rows)
-        bar.update(len(rows))
+
+    def batches() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        order = np.argsort(-lengths, kind="stable")  # longest first: too large a batch fails at once
+        start = 0
+        while start < len(order):
+            longest = lengths[order[start]]
+            rows = order[start : start + max(1, tokens_per_batch // longest)]
+            # Texts that are shorter by more than an eighth go into the next batch, unless this one is small.
+            rows = rows[: max((8 * lengths[rows] >= 7 * longest).sum(), -(-len(rows) // 8))]
+            mask = np.arange(longest) < lengths[rows, None]
+            input_ids = np.full(mask.shape, tokenizer.pad_token_id, dtype=np.int64)
+            input_ids[mask] = np.concatenate([tokens[offsets[row] : offsets[row + 1]] for row in rows])
+            batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask).long()}
+            if device.type == "cuda":  # from other memory a copy waits
+                batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+            batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            states = encoder(**batch, return_dict=True)[0]
+            yield rows, head(states, batch["attention_mask"]).float()
+            start += len(rows)
+            bar.update(len(rows))
+
+    for rows, vectors in fetch_late(batches()):
+        features[rows] = vectors
     return features
 
 

@@ -150,6 +150,7 @@ def load_app(
     name: str | None = None,
     items: "Items | None" = None,
     customers: bool = False,
+    text_neighbours: float | None = None,
 ) -> gr.Blocks:
     r"""
     Builds the page of a checkpoint.
@@ -166,6 +167,7 @@ def load_app(
         items (*optional*): Items that an inductive model ranks, in a form that [`make_catalogue`] takes.
         customers (`bool`, *optional*, defaults to `False`):
             Whether visitors may open the history of any user of the domain whose id they know.
+        text_neighbours (`float`, *optional*): As for [`Recommender`], for both checkpoints.
 
     Raises:
         OSError: If a checkpoint or the domain cannot be loaded.
@@ -176,8 +178,8 @@ def load_app(
     domain = None if domain_dir is None else Domain.load_from_disk(domain_dir)
     catalogue = make_catalogue(domain if items is None else items)
     histories = dict(zip(*domain_histories(domain), strict=True)) if customers else None
-    explorer = Explorer(load_recommender(model, catalogue), histories)
-    other = None if compare is None else Explorer(load_recommender(compare, catalogue))
+    explorer = Explorer(load_recommender(model, catalogue, text_neighbours), histories)
+    other = None if compare is None else Explorer(load_recommender(compare, catalogue, text_neighbours))
     texts = dict(zip(explorer.catalogue.item_ids, explorer.catalogue.texts, strict=True))
     popularity, examples = None, []
     if domain is not None:

@@ -19,8 +19,11 @@ from ..recommender.rules import OWN_COLUMNS
 from .cards import MAX_ID, MAX_OWN, MAX_TEXT, Card, Entry, History, OwnProducts, Placement, clean, fold
 
 
-def load_recommender(model: str | os.PathLike, items: ItemCatalogue | None) -> Recommender:
-    """Loads a checkpoint with the given items if it is inductive, otherwise with its own catalogue."""
+def load_recommender(
+    model: str | os.PathLike, items: ItemCatalogue | None, text_neighbours: float | None = None
+) -> Recommender:
+    """Loads a checkpoint with the given items if it is inductive, otherwise with its own catalogue; `text_neighbours` is as
+    for [`Recommender`]."""
     network, processor = load_checkpoint(model)
     if items is not None and network.config.num_items is None:
         own = processor.catalogue  # the vectors of equal items are stored
@@ -28,7 +31,7 @@ def load_recommender(model: str | os.PathLike, items: ItemCatalogue | None) -> R
             processor.catalogue = items
         else:
             processor.catalogue = own.with_columns(own.columns if items.columns is None else items.columns)
-    return Recommender(network, processor)
+    return Recommender(network, processor, text_neighbours)
 
 
 class Explorer:

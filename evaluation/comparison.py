@@ -18,7 +18,6 @@ from ..modeling_unisrec import (
     ItemCatalogue,
     UniSRecModel,
     UniSRecProcessor,
-    check_text_neighbours,
 )
 from ..modeling_unisrec.checkpoint import load_checkpoint
 from ..modeling_unisrec.text_neighbours import RECENCY
@@ -71,7 +70,7 @@ def compare(
     split: str = "test",
     *,
     cutoffs: Sequence[int] = (10, 50),
-    text_neighbours: float = 0.0,
+    text_neighbours: float | None = None,
     text_encoder: str | None = None,
     text_dtype: TextDtype = "auto",
     allow_seen: bool = False,
@@ -96,8 +95,8 @@ def compare(
             `"valid"`, `"test"`, or a time split of [`cut_at`], `"time:0.1"`. Of a domain that is cut already, `"valid"` has
             the next item of each user before the cut, and `"test"` what comes after it.
         cutoffs (`Sequence[int]`, *optional*, defaults to `(10, 50)`): Cutoffs k.
-        text_neighbours (`float`, *optional*, defaults to 0.0): Share of text neighbours in the scores of checkpoints, as for
-            [`Recommender`].
+        text_neighbours (`float`, *optional*): Share of text neighbours in the scores of all checkpoints, as for
+            [`Recommender`]; by default each has that of its configuration. A row names its share if it is not 0.
         text_encoder (`str`, *optional*): Text encoder that the checkpoints were trained with, if they contain none.
         text_dtype (`str`, *optional*, defaults to `"auto"`):
             Precision in which texts are encoded, see [`resolve_text_dtype`].
@@ -135,9 +134,8 @@ def compare(
         if name in BASELINES:
             continue
         model, processor = load_checkpoint(name, text_encoder)
-        check_text_neighbours(text_neighbours, model.config)
-        if text_neighbours:
-            shown[name] = f"{name}, {text_neighbours:g} text neighbours"
+        if share := model.config.text_neighbours_share(text_neighbours):
+            shown[name] = f"{name}, {share:g} text neighbours"
         try:
             check_unseen(
                 name, model.config, domain, "take a model that holds out, or look all the same with --allow-seen"
@@ -174,7 +172,7 @@ def evaluate(
     split: str = "test",
     *,
     cutoffs: Sequence[int] = (10, 50),
-    text_neighbours: float = 0.0,
+    text_neighbours: float | None = None,
     text_encoder: str | None = None,
     text_dtype: TextDtype = "auto",
     allow_seen: bool = False,

@@ -2,7 +2,7 @@
 
 import os
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DataLoaderConfiguration
 from transformers.utils import logging
 
 
@@ -41,7 +41,8 @@ def check_launch(world_size: int) -> None:
 
 def make_accelerator(use_cpu: bool = False) -> Accelerator:
     """Returns the accelerator of this process. Raises `ValueError` as [`check_launch`] does."""
-    accelerator = Accelerator(cpu=use_cpu)
+    # Batches are copied to the device without waiting for what it still computes.
+    accelerator = Accelerator(cpu=use_cpu, dataloader_config=DataLoaderConfiguration(non_blocking=True))
     check_launch(accelerator.num_processes)
     return accelerator
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data import Split
-from ..modeling_unisrec import UniSRecModel, encode_items
+from ..modeling_unisrec import UniSRecModel, encode_items, mix, recent_texts
 from .launch import make_accelerator
 from .metrics import ranks_of_targets
 
@@ -102,13 +102,35 @@ class TargetRanker:
     Args:
         model ([`UniSRecModel`]): In evaluation mode.
         catalogue (`np.ndarray` of shape `(num_items, text_embedding_size)`): Text vectors of the catalogue.
+        text_neighbours (`float`, *optional*):
+            Share of text neighbours in the scores; by default that of the configuration.
+
+    Attributes:
+        candidates (`torch.FloatTensor`): Item vectors, as they are compared with those of [`~TargetRanker.queries`].
     """
 
     @torch.inference_mode()
-    def __init__(self, model: UniSRecModel, catalogue: np.ndarray):
-        self.model = model
-        self.item_embeds = encode_items(model, **catalogue_tensors(catalogue, torch.device("cpu")))
-        self._candidates = model.project_items(self.item_embeds)
+    def __init__(self, model: UniSRecModel, catalogue: np.ndarray, text_neighbours: float | None = None):
+        self.model, self._share = model, model.config.text_neighbours_share(text_neighbours)
+        inputs = catalogue_tensors(catalogue, torch.device("cpu"))
+        self.item_embeds = encode_items(model, **inputs)
+        self._texts = inputs["text_embeds"].to(self.item_embeds.device) if self._share else None
+        self.candidates = mix(model.project_items(self.item_embeds), self._texts, self._share)
+
+    @torch.inference_mode()
+    def queries(self, item_index: torch.Tensor) -> torch.Tensor:
+        r"""
+        Returns the vectors of histories.
+
+        Args:
+            item_index (`torch.LongTensor` of shape `(batch_size, length)`): As of [`RankingCollator`].
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, size)`: Their products with `candidates` are the scores, up to the
+            temperature, which changes no rank.
+        """
+        queries = self.model.project_sequences(self.model.get_sequence_features(item_index, self.item_embeds))
+        return mix(queries, recent_texts(item_index, self._texts), self._share) if self._share else queries
 
     @torch.inference_mode()
     def __call__(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -119,9 +141,21 @@ class TargetRanker:
             `torch.FloatTensor` of shape `(batch_size, 2)`: As of [`ranks_of_targets`]. A score matrix
             `(batch_size, num_items)` never exists as a whole.
         """
-        sequence_embeds = self.model.get_sequence_features(batch["item_index"], self.item_embeds)
-        queries = self.model.project_sequences(sequence_embeds)  # the temperature changes no rank
-        return ranks_of_targets(queries, self._candidates, batch["labels"], batch["seen"])
+        queries = self.queries(batch["item_index"])
+        return ranks_of_targets(queries, self.candidates, batch["labels"], batch["seen"])
+
+
+def user_batches(
+    users: Dataset,
+    collator: Callable[[Sequence[dict[str, Any]]], dict[str, torch.Tensor]],
+    batch_size: int,
+    accelerator: Accelerator,
+    progress: bool = False,
+) -> Iterable[dict[str, torch.Tensor]]:
+    """Returns this process's batches of users on the device of the accelerator, with a progress bar in the first process."""
+    pinned = accelerator.device.type == "cuda"  # the copies of other memory wait for the device
+    loader = DataLoader(users, batch_size, collate_fn=collator, pin_memory=pinned)
+    return tqdm(accelerator.prepare(loader), desc="Ranking", disable=not (progress and accelerator.is_main_process))
 
 
 def rank_targets(
@@ -133,7 +167,8 @@ def rank_targets(
     progress: bool = False,
 ) -> np.ndarray:
     r"""
-    Ranks the held-out items of a domain, each among the whole catalogue, in float32.
+    Ranks the held-out items of a domain, each among the whole catalogue, in float32, with the share of text neighbours in the
+    configuration of the model.
 
     Args:
         model ([`UniSRecModel`]): The model; moved to the device of the accelerator. Its mode is restored afterwards.
@@ -148,9 +183,8 @@ def rank_targets(
     """
     accelerator = make_accelerator() if accelerator is None else accelerator
     collator = RankingCollator(model.config.max_position_embeddings)
-    loader = accelerator.prepare(DataLoader(users, batch_size, collate_fn=collator))
-    shown = tqdm(loader, desc="Ranking", disable=not (progress and accelerator.is_main_process))
-    return rank_batches(model, users.catalogue, shown, accelerator)
+    batches = user_batches(users, collator, batch_size, accelerator, progress)
+    return rank_batches(model, users.catalogue, batches, accelerator)
 
 
 def rank_batches(
@@ -159,6 +193,7 @@ def rank_batches(
     batches: Iterable[Mapping[str, torch.Tensor]],
     accelerator: Accelerator,
     whole_weights: Callable[[UniSRecModel], AbstractContextManager] = nullcontext,
+    text_neighbours: float | None = None,
 ) -> np.ndarray:
     r"""
     The ranking loop: ranks of the targets of batches, each among the whole catalogue, in float32.
@@ -170,6 +205,7 @@ def rank_batches(
         accelerator (`Accelerator`): Device and processes.
         whole_weights (`Callable`, *optional*):
             Makes a context in which the weights of a sharded model are whole. By default the model is not sharded.
+        text_neighbours (`float`, *optional*): As for [`TargetRanker`].
 
     Returns:
         `np.ndarray` of shape `(num_users, 2)`: As [`rank_targets`].
@@ -178,15 +214,15 @@ def rank_batches(
     model.to(accelerator.device).eval()
     try:
         with whole_weights(model):
-            ranker = TargetRanker(model, catalogue)
+            ranker = TargetRanker(model, catalogue, text_neighbours)
         ranks = []
         for batch in batches:
             with whole_weights(model):  # a forward pass shards them again
                 own = ranker(batch)
-            ranks.append(accelerator.gather_for_metrics(own).cpu())
+            ranks.append(accelerator.gather_for_metrics(own))  # the device goes on meanwhile
     finally:
         model.train(training)
-    return torch.cat(ranks).numpy()
+    return torch.cat(ranks).numpy(force=True)
 
 
 __all__ = [
@@ -197,4 +233,5 @@ __all__ = [
     "pad_rows",
     "rank_batches",
     "rank_targets",
+    "user_batches",
 ]

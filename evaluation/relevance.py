@@ -1,18 +1,18 @@
 """Full ranking of users with one or several relevant items: the users, the ranks of these items, and the best items."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
+from torch.utils.data import Dataset
 
 from ..data import Domain, domain_split, time_test
+from ..data.fetching import fetch_late
 from ..data.splits import Split
 from .metrics import relevance_metrics, target_ranks
-from .ranking import NO_USER, pad_rows
+from .ranking import NO_USER, pad_rows, user_batches
 
 
 Scorer = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
@@ -172,6 +172,13 @@ def rank_batch(
     return ranks, torch.stack(lists, dim=2)
 
 
+def gather_padded(rows: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
+    """Gathers rows of users from all processes, padded with -1 where those of another process are longer."""
+    if accelerator.num_processes > 1:
+        rows = accelerator.pad_across_processes(rows, dim=1, pad_index=-1)
+    return accelerator.gather_for_metrics(rows)
+
+
 @torch.inference_mode()
 def rank_users(
     score: Scorer,
@@ -205,15 +212,13 @@ def rank_users(
     # On a CPU, scores that fit its cache are ranked there.
     rows = max(1, (2**20 if accelerator.device.type == "cpu" else 2**26) // num_items)
     collator = RelevanceCollator(users.longest if max_length is None else max_length)
-    loader = accelerator.prepare(DataLoader(users, min(batch_size, rows), collate_fn=collator))
-    shown = tqdm(loader, desc="Ranking", disable=not (progress and accelerator.is_main_process))
-    relevant, ranks, lists = [], [], []
-    for batch in shown:
-        of_batch = rank_batch(score(batch), batch["relevant"], batch["seen"], min(depth, num_items))
-        found = [batch["relevant"], *of_batch]
-        for name, value in zip((relevant, ranks, lists), found, strict=True):
-            padded = accelerator.pad_across_processes(value, dim=1, pad_index=-1)
-            name.append(accelerator.gather_for_metrics(padded).cpu().numpy())
+
+    def found() -> Iterator[tuple[torch.Tensor, ...]]:
+        for batch in user_batches(users, collator, min(batch_size, rows), accelerator, progress):
+            of_batch = rank_batch(score(batch), batch["relevant"], batch["seen"], min(depth, num_items))
+            yield tuple(gather_padded(value, accelerator) for value in (batch["relevant"], *of_batch))
+
+    relevant, ranks, lists = zip(*fetch_late(found()), strict=True)
     width = np.concatenate([(rows >= 0).sum(1) for rows in relevant])
     inside = [rows >= 0 for rows in relevant]
     return Ranking(
@@ -230,6 +235,7 @@ __all__ = [
     "RelevanceCollator",
     "RelevanceDataset",
     "Scorer",
+    "gather_padded",
     "rank_batch",
     "rank_users",
     "relevant_ranks",

@@ -3,7 +3,7 @@
 from .catalogue_files import lock_catalogue
 from .item_catalogue import ItemCatalogue, check_id_rows
 from .item_columns import Where, check_columns_known, item_mask
-from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel, unit_vectors
+from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel
 from .pipeline_unisrec import (
     SequentialRecommendationPipeline,
     best_columns,
@@ -15,7 +15,7 @@ from .pipeline_unisrec import (
     rank_items,
 )
 from .processing_unisrec import UniSRecProcessor
-from .text_neighbours import check_text_neighbours, mix, recent_texts
+from .text_neighbours import mix, recent_texts, unit_vectors
 from .text_pooling import TextHead, pool_tokens
 
 
@@ -33,7 +33,6 @@ __all__ = [
     "check_columns_known",
     "check_finite",
     "check_id_rows",
-    "check_text_neighbours",
     "encode_catalogue",
     "encode_items",
     "item_mask",

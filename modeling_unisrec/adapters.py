@@ -180,6 +180,7 @@ def load_adapted(name: str, revision: str, model: UniSRecModel) -> UniSRecModel:
         raise ValueError(f"{len(bad)} weights of base and adapters together are NaN or infinite, such as {bad[0]}")
     if (training_data := load_training_data(name, revision)) is not None:
         model.config.training_data = training_data
+    model.config.text_neighbours = 0.0  # as after any fine-tuning; the configuration is that of the base
     model.name_or_path = ""  # the merged model is saved nowhere
     return model
 

@@ -219,7 +219,8 @@ def untrained_model(model: UniSRecModel, num_items: int | None, changes: Mapping
     for a change of how texts become vectors, because the text vectors are those of the other model."""
     settings = model.config.to_dict()
     for name in changes:
-        if name.startswith("text_") and name != "text_scale" and changes[name] != settings[name]:
+        is_of_vectors = name.startswith("text_") and name not in ("text_scale", "text_neighbours")
+        if is_of_vectors and changes[name] != settings[name]:
             raise ValueError(
                 f"{name} belongs to the text vectors of the checkpoint and cannot be changed here: set it in `unisrec pretrain`."
             )

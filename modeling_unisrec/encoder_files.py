@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.utils import cached_file
 
-from ..configuration.configuration_unisrec import TEXT_ACTIVATIONS, TEXT_POOLINGS
+from ..configuration.text_vectors import TEXT_ACTIVATIONS, TEXT_POOLINGS
 
 
 SUPPORTED_MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Dropout", "Normalize")

@@ -24,11 +24,13 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ..configuration.configuration_unisrec import IS_REMOTE_CODE, UniSRecConfig, text_vector_size
+from ..configuration.configuration_unisrec import IS_REMOTE_CODE, UniSRecConfig
+from ..configuration.text_vectors import text_vector_size
 from .own_code import copy_own_code, download_options, new_text_encoder, record_own_code, with_own_code
 
 # Not used here: transformers copies what this file imports when it saves a model that was loaded with remote code.
 from .pipeline_unisrec import SequentialRecommendationPipeline  # noqa: F401
+from .text_neighbours import unit_vectors
 from .text_pooling import TextHead, TextWhitening, new_text_scale
 
 
@@ -66,13 +68,6 @@ class UniSRecTextFeatures(BaseModelOutputWithPooling):
 
     def __getitem__(self, key: str | int | slice) -> Any:
         return self.pooler_output[key] if isinstance(key, int) else super().__getitem__(key)
-
-
-def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
-    """Returns `vectors` `(..., hidden_size)` scaled to unit length. A zero vector stays zero, as in `F.normalize`, but its
-    gradient is that of the output instead of 1e12 times as large."""
-    norms = vectors.norm(dim=-1, keepdim=True)
-    return vectors / norms.clamp_min(1e-12).masked_fill(norms == 0, 1.0)
 
 
 def stop_constant_rows(hidden_states: torch.Tensor) -> torch.Tensor:
@@ -354,6 +349,8 @@ class UniSRecPreTrainedModel(PreTrainedModel):
                 output_loading_info=output_loading_info,
                 **kwargs,
             )
+            if on_adapters:  # which have no configuration; as after any fine-tuning
+                (loaded[0] if output_loading_info else loaded).config.text_neighbours = 0.0
             if output_loading_info and loaded[0].text_encoder is None:  # it was not asked for
                 keys = loaded[1]["unexpected_keys"]
                 loaded[1]["unexpected_keys"] = {key for key in keys if not key.startswith("text_encoder.")}
@@ -730,4 +727,4 @@ class UniSRecModel(UniSRecPreTrainedModel):
         return last_hidden_state[torch.arange(last.shape[0], device=last.device), last]
 
 
-__all__ = ["UniSRecModel", "UniSRecModelOutput", "UniSRecPreTrainedModel", "unit_vectors"]
+__all__ = ["UniSRecModel", "UniSRecModelOutput", "UniSRecPreTrainedModel"]

@@ -15,6 +15,7 @@ from transformers.pipelines.base import Pipeline  # not of `transformers`, whose
 from .item_catalogue import ItemCatalogue, check_id_rows
 from .item_columns import Where, check_columns_known, item_mask
 from .processing_unisrec import UniSRecProcessor
+from .text_neighbours import mix, recent_texts
 
 
 History = Sequence[str | Mapping[str, str]]
@@ -176,7 +177,8 @@ class _Ranked:
     source: ItemCatalogue  # as the processor has it
     state: tuple[Any, ...]
     catalogue: ItemCatalogue  # with text vectors
-    item_embeds: torch.Tensor  # on the device of the model
+    candidates: torch.Tensor  # as they are compared, on the device of the model
+    share: float  # of text neighbours
 
 
 class SequentialRecommendationPipeline(Pipeline):
@@ -185,7 +187,8 @@ class SequentialRecommendationPipeline(Pipeline):
 
     A history is a list, oldest item first, of item ids and of texts (see [`UniSRecProcessor.parse`]). One history
     gives one list of `{"item_id", "text", "score"}`, best first; a list of histories gives a list of them,
-    `batch_size` (default 64) at a time; an iterator gives an iterator. `score` is the cosine of history and item.
+    `batch_size` (default 64) at a time; an iterator gives an iterator. `score` is the cosine of history and item, or its
+    mean with that of their texts if the configuration has a share of `text_neighbours`.
 
     Model and processor may be replaced or changed between two calls: item vectors are recomputed if the model or the
     catalogue has changed.
@@ -273,9 +276,16 @@ class SequentialRecommendationPipeline(Pipeline):
         }
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        sequence_embeds = check_finite(self.model(**model_inputs["batch"]).sequence_embeds, "vectors of histories")
-        scores = self.model.similarity(sequence_embeds, model_inputs["ranked"].item_embeds)
-        return {"scores": scores.float(), "seen": model_inputs["seen"], "catalogue": model_inputs["ranked"].catalogue}
+        batch, ranked = dict(model_inputs["batch"]), model_inputs["ranked"]
+        if ranked.share and "input_ids" in batch:  # new texts are encoded once, for both parts of the score
+            new = self.model.get_text_features(batch.pop("input_ids"), batch.pop("attention_mask", None)).pooler_output
+            known = batch.get("text_embeds")  # their rows come first
+            batch["text_embeds"] = new.float() if known is None else torch.cat([known.float(), new.float()])
+        users = self.model.project_sequences(check_finite(self.model(**batch).sequence_embeds, "vectors of histories"))
+        if ranked.share:
+            users = mix(users.float(), recent_texts(batch["item_index"], batch["text_embeds"].float()), ranked.share)
+        scores = (users @ ranked.candidates.T).float()
+        return {"scores": scores, "seen": model_inputs["seen"], "catalogue": ranked.catalogue}
 
     def postprocess(
         self,
@@ -343,7 +353,8 @@ class SequentialRecommendationPipeline(Pipeline):
         source = self._catalogue()
         self.model.eval()
         reads_texts = source.item_embeddings is None
-        state = item_tower_state(self.model, source, reads_texts)
+        share = self.model.config.text_neighbours_share()
+        state = *item_tower_state(self.model, source, reads_texts), share
         if reads_texts:
             processor = self.processor
             state = *state, id(processor.tokenizer), processor.max_text_length, processor.text_prompt
@@ -352,8 +363,9 @@ class SequentialRecommendationPipeline(Pipeline):
             catalogue = source
             if source.item_embeddings is None:
                 catalogue = source.with_embeddings(self._encode_texts(source.texts))
-            item_embeds = check_finite(encode_catalogue(self.model, catalogue), "vectors of items")
-            self._ranked = _Ranked(source, state, catalogue, item_embeds)
+            items = self.model.project_items(check_finite(encode_catalogue(self.model, catalogue), "vectors of items"))
+            candidates = mix(items.float(), catalogue.item_embeddings, share) if share else items
+            self._ranked = _Ranked(source, state, catalogue, candidates, share)
         return self._ranked
 
     @torch.inference_mode()

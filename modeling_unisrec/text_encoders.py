@@ -26,7 +26,8 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 from transformers.utils import logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..configuration.configuration_unisrec import MAX_LAYERS, text_vector_size
+from ..configuration.configuration_unisrec import MAX_LAYERS
+from ..configuration.text_vectors import text_vector_size
 from .encoder_files import EncoderFiles, read_encoder_files
 from .hub import find_model
 from .own_code import UntrustedCode, file_of, is_trusted, own_class, own_code_files

@@ -3,9 +3,6 @@
 import torch
 from torch.nn import functional as F
 
-from ..configuration import UniSRecConfig
-from .modeling_unisrec import unit_vectors
-
 
 # Weight of an item of a history relative to the one after it, and share of text neighbours in the score. Both were chosen on
 # validation users of four shops that the model had never seen; docs/results.md has the figures.
@@ -13,27 +10,11 @@ RECENCY = 0.7
 SHARE = 0.5
 
 
-def check_text_neighbours(share: float, config: UniSRecConfig) -> None:
-    """
-    Checks that a model can be mixed with text neighbours.
-
-    Args:
-        share (`float`): Share of the text neighbours in the score.
-        config ([`UniSRecConfig`]): Configuration of the model.
-
-    Raises:
-        ValueError: If the share is outside of [0, 1], or the model has no texts or scores by the plain product.
-    """
-    if not 0 <= share <= 1:
-        raise ValueError(f"the share of text neighbours is {share}, expected a number from 0 to 1.")
-    if share and not config.item_text:
-        raise ValueError(
-            "text neighbours need texts, and this model represents items by their ID alone: leave them out."
-        )
-    if share and config.similarity != "cosine":
-        raise ValueError(
-            "text neighbours are mixed with cosines, and this model scores by the plain product: leave them out."
-        )
+def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
+    """Returns `vectors` `(..., hidden_size)` scaled to unit length. A zero vector stays zero, as in `F.normalize`, but its
+    gradient is that of the output instead of 1e12 times as large."""
+    norms = vectors.norm(dim=-1, keepdim=True)
+    return vectors / norms.clamp_min(1e-12).masked_fill(norms == 0, 1.0)
 
 
 def recent_texts(item_index: torch.Tensor, text_embeds: torch.Tensor, recency: float = RECENCY) -> torch.Tensor:
@@ -76,4 +57,4 @@ def mix(vectors: torch.Tensor, texts: torch.Tensor, share: float) -> torch.Tenso
     return torch.cat([(1 - share) ** 0.5 * vectors, share**0.5 * texts], dim=-1)
 
 
-__all__ = ["RECENCY", "SHARE", "check_text_neighbours", "mix", "recent_texts"]
+__all__ = ["RECENCY", "SHARE", "mix", "recent_texts", "unit_vectors"]

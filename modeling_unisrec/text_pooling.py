@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..configuration.configuration_unisrec import UniSRecConfig, text_vector_size
+from ..configuration.configuration_unisrec import UniSRecConfig
+from ..configuration.text_vectors import text_vector_size
 
 
 def pool_tokens(

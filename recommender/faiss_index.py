@@ -264,14 +264,15 @@ class FaissIndex:
                 f"{folder}: no index there; expected a folder that `unisrec index` wrote, or one of exact, {', '.join(KINDS)}."
             )
         facts = _read_facts(folder)
-        another = (
-            f"{folder}: the index of {facts['num_items']:,} items is not of this checkpoint and catalogue "
-            f"({len(exact):,} items); build it again with `unisrec index`."
-        )
         try:
             sample = load_file(folder / "sample.safetensors")["vectors"]
         except (OSError, SafetensorError, KeyError) as error:
             raise ValueError(f"{folder}: damaged, sample.safetensors cannot be read ({error}); {_AGAIN}") from error
+        share = ", or of another share of text neighbours" if sample.shape[1:] != exact.vectors.shape[1:] else ""
+        another = (
+            f"{folder}: the index of {facts['num_items']:,} items is not of this checkpoint and catalogue "
+            f"({len(exact):,} items){share}; build it again with `unisrec index`."
+        )
         is_same = facts["ids_sha256"] is None or item_ids is None or facts["ids_sha256"] == _hash_of_ids(item_ids)
         # Before the large file is read.
         if facts["num_items"] != len(exact) or not is_same or not _are_close(sample, _sample(exact.vectors)):

@@ -33,14 +33,14 @@ class LiveCatalogue:
     Args:
         model ([`UniSRecModel`]): The model; it is set to evaluation mode.
         processor ([`UniSRecProcessor`]): Processor with a catalogue; it is not changed.
-        text_neighbours (`float`, *optional*, defaults to 0.0): As for [`Recommender`].
+        text_neighbours (`float`, *optional*): As for [`Recommender`].
 
     Raises:
         ValueError: If the processor has no catalogue, a transductive model was trained on another one, or the model cannot
             be mixed with text neighbours.
     """
 
-    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor, text_neighbours: float = 0.0):
+    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor, text_neighbours: float | None = None):
         if processor.catalogue is None:
             raise ValueError(
                 "the checkpoint has no catalogue to recommend from; give the items to rank (items=... in Python, --items "
@@ -66,6 +66,11 @@ class LiveCatalogue:
     def processor(self) -> UniSRecProcessor:
         """The processor with the current catalogue; a later change of the items creates a new one."""
         return self._current().processor
+
+    @property
+    def catalogue(self) -> ItemCatalogue:
+        """The current catalogue. Unlike `processor`, it is read without checking whether the model has changed."""
+        return self._snapshot.catalogue
 
     @property
     def item_embeds(self) -> np.ndarray:

@@ -35,11 +35,11 @@ class Recommender(LiveCatalogue):
     Args:
         model ([`UniSRecModel`]): The model; it is set to evaluation mode.
         processor ([`UniSRecProcessor`]): Processor with a catalogue; it is not changed.
-        text_neighbours (`float`, *optional*, defaults to 0.0):
-            Share, from 0 to 1, of text neighbours in the score: it becomes a weighted mean of the model's cosine and of
-            the cosine between the text of an item and those of the latest items of the history ([`recent_texts`]). 0.5
-            helps a model that was not trained on the shop. Vectors then have `hidden_size + text_embedding_size` numbers.
-            The share is not saved.
+        text_neighbours (`float`, *optional*):
+            Share, from 0 to 1, of text neighbours in the score, instead of that in the configuration of the model, which
+            is saved with it. With any, the score is a weighted mean of the model's cosine and of the cosine between the
+            text of an item and those of the latest items of the history ([`recent_texts`]), and vectors have
+            `hidden_size + text_embedding_size` numbers.
 
     Raises:
         ValueError: If the processor has no catalogue, a transductive model was trained on another one, or the model cannot
@@ -67,7 +67,7 @@ class Recommender(LiveCatalogue):
         separator: str | None = None,
         encoding: str | None = None,
         text_encoder: str | None = None,
-        text_neighbours: float = 0.0,
+        text_neighbours: float | None = None,
     ) -> "Recommender":
         r"""
         Returns a recommender of a checkpoint.
@@ -81,7 +81,7 @@ class Recommender(LiveCatalogue):
             item_column, text_columns, separator, encoding (*optional*):
                 How a table of items is read, see [`read_products`]; by default as the checkpoint remembers it.
             text_encoder (`str`, *optional*): Where the checkpoint has no text encoder, the one it was trained with.
-            text_neighbours (`float`, *optional*, defaults to 0.0): As for the class.
+            text_neighbours (`float`, *optional*): As for the class.
         """
         # The items come first because their errors are found quickly.
         named = {
@@ -195,7 +195,8 @@ class Recommender(LiveCatalogue):
             top_k (`int`, *optional*, defaults to 10): Number of items, at most the size of the catalogue.
 
         Returns:
-            `list[Recommendation]`: Nearest first, without the item itself; `score` is the cosine of the item vectors.
+            `list[Recommendation]`: Nearest first, without the item itself; `score` is the cosine of the item vectors,
+            which with text neighbours hold the texts too.
 
         Raises:
             KeyError: For an unknown id.

@@ -22,8 +22,8 @@ class Recommendation:
         item_id (`str`): Id of the item.
         text (`str`): Text of the item.
         score (`float`):
-            Cosine of history and item, in [-1, 1], or their dot product for a model that compares by it. For an empty
-            history, the share of the item in all counts of `popularity`, in [0, 1].
+            Cosine of history and item, in [-1, 1], with text neighbours its mean with that of their texts; or their dot
+            product for a model that compares by it. For an empty history, the share of the item in all counts of `popularity`, in [0, 1].
         columns (`Mapping[str, Any]`, *optional*): Columns of the item that were asked for, such as its price.
     """
 

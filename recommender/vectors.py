@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from tqdm.auto import tqdm
@@ -14,7 +15,6 @@ from ..modeling_unisrec import (
     UniSRecModel,
     UniSRecProcessor,
     check_finite,
-    check_text_neighbours,
     encode_catalogue,
     encode_items,
     mix,
@@ -31,16 +31,16 @@ class VectorEncoder:
     Args:
         model ([`UniSRecModel`]): Model in evaluation mode.
         processor ([`UniSRecProcessor`]): Processor of the model; its tokenizer is copied.
-        text_neighbours (`float`, *optional*, defaults to 0.0):
-            Share of text neighbours in the similarity. With any, vectors have `hidden_size + text_embedding_size` numbers.
+        text_neighbours (`float`, *optional*):
+            Share of text neighbours in the similarity; by default that of the configuration. With any, vectors have
+            `hidden_size + text_embedding_size` numbers.
 
     Raises:
-        ValueError: As [`check_text_neighbours`].
+        ValueError: As [`UniSRecConfig.text_neighbours_share`].
     """
 
-    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor, text_neighbours: float = 0.0):
-        check_text_neighbours(text_neighbours, model.config)
-        self.model, self.text_neighbours = model, text_neighbours
+    def __init__(self, model: UniSRecModel, processor: UniSRecProcessor, text_neighbours: float | None = None):
+        self.model, self.text_neighbours = model, model.config.text_neighbours_share(text_neighbours)
         # A tokenizer is not thread-safe: each call may change its settings.
         self._tokenizer, self._lock = copy.deepcopy(processor.tokenizer), threading.Lock()
         self._max_text_length = processor.max_text_length
@@ -97,18 +97,34 @@ class VectorEncoder:
     def _user_vectors(
         self, item_index: torch.Tensor, text_embeds: torch.Tensor, id_rows: torch.Tensor
     ) -> torch.Tensor:
-        batch = {"item_index": item_index, "text_embeds": text_embeds, "id_rows": id_rows}
-        batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-        sequence_embeds = self.model(**batch).sequence_embeds
-        users = self.model.project_sequences(check_finite(sequence_embeds.float(), "vectors of histories"))
+        item_index, text_embeds, id_rows = (
+            tensor.to(self.model.device) for tensor in (item_index, text_embeds, id_rows)
+        )
+        item_embeds = self.model.get_item_features(text_embeds, id_rows=id_rows)
+        parts = [self.model.get_sequence_features(part, item_embeds) for part in _trim(item_index)]
+        users = self.model.project_sequences(check_finite(torch.cat(parts).float(), "vectors of histories"))
         if not self.text_neighbours:
             return users
-        return mix(users, recent_texts(batch["item_index"], batch["text_embeds"].float()), self.text_neighbours)
+        return mix(users, recent_texts(item_index, text_embeds.float()), self.text_neighbours)
 
     def _searchable_items(self, item_embeds: torch.Tensor, text_vectors: torch.Tensor) -> torch.Tensor:
         """Returns item vectors ready for search, in float32. Raises `ValueError` if not finite."""
         items = self.model.project_items(check_finite(item_embeds.float(), "vectors of items"))
         return mix(items, text_vectors, self.text_neighbours)
+
+
+def _trim(item_index: torch.Tensor) -> list[torch.Tensor]:
+    """Cuts a batch of histories of rising length into parts of similar length. On a CPU, whose time follows the number of
+    positions, each has at most a quarter of padding; on an accelerator a batch is one part, since its time follows the
+    number of launches."""
+    if item_index.device.type != "cpu":
+        return [item_index]
+    lengths = (item_index > 0).sum(1).tolist()
+    starts = [0]
+    for place, length in enumerate(lengths):
+        if length > 4 / 3 * lengths[starts[-1]] + 1:
+            starts.append(place)
+    return [item_index[start:end, : lengths[end - 1]] for start, end in pairwise([*starts, len(lengths)])]
 
 
 __all__ = ["VectorEncoder"]

@@ -192,7 +192,7 @@ def settings_table(args: TrainingArguments, config: UniSRecConfig) -> Table:
     for name in UniSRecConfig.__annotations__:
         value, default = getattr(config, name), getattr(defaults, name)
         used = config.item_text or name not in TEXT_FIELDS
-        if name not in ("text_config", "training_data") and used and value != default:
+        if name not in ("text_config", "training_data", "text_neighbours") and used and value != default:
             table.append([code(name), code(value), code(default)])
     return table
 

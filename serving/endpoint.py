@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ..modeling_unisrec import ItemCatalogue
 from ..recommender import Recommendation, Recommender
 from .schemas import (
     Entry,
@@ -102,11 +103,10 @@ class EndpointHandler:
             raise ValueError(
                 f"{where}history: {len(request.history):,} entries; expected at most {self.max_history:,}"
             )
-        for place, entry in enumerate(request.history):
-            self._check_id(entry, f"{where}history[{place}]")
-        for name in ("allowed", "blocked"):
-            for place, item_id in enumerate(getattr(request, name) or ()):
-                self._check_id(item_id, f"{where}{name}[{place}]")
+        catalogue = self.recommender.catalogue
+        for name in ("history", "allowed", "blocked"):
+            for place, entry in enumerate(getattr(request, name) or ()):
+                _check_id(entry, catalogue, f"{where}{name}[{place}]")
 
     def recommend(self, requests: Sequence[RecommendRequest]) -> list[Items | ValueError]:
         r"""
@@ -139,19 +139,19 @@ class EndpointHandler:
 
     def similar(self, request: SimilarRequest) -> Items:
         """Returns the items most similar to that of a `request`. Raises `ValueError` if it cannot be found."""
-        self._check_id(request.item, "item")
+        _check_id(request.item, self.recommender.catalogue, "item")
         return [_plain(item) for item in self.recommender.similar_items(request.item, request.top_k)]
 
-    def _check_id(self, entry: Entry, where: str) -> None:
-        """Raises `ValueError` for an unknown id. The nearest ids, which [`Recommender`] would name, take long to find in a
-        large catalogue."""
-        item_id = entry.get("item_id") if isinstance(entry, dict) else entry
-        catalogue = self.recommender.processor.catalogue
-        if item_id is not None and item_id not in catalogue:
-            raise ValueError(
-                f"{where}: item id {shown(item_id)} is not in the catalogue of {len(catalogue):,} items; an item that is "
-                'not in it can be given in a history as {"text": "..."}'
-            )
+
+def _check_id(entry: Entry, catalogue: ItemCatalogue, where: str) -> None:
+    """Raises `ValueError` for an unknown id. The nearest ids, which [`Recommender`] would name, take long to find in a
+    large catalogue."""
+    item_id = entry.get("item_id") if isinstance(entry, dict) else entry
+    if item_id is not None and item_id not in catalogue:
+        raise ValueError(
+            f"{where}: item id {shown(item_id)} is not in the catalogue of {len(catalogue):,} items; an item that is "
+            'not in it can be given in a history as {"text": "..."}'
+        )
 
 
 def _plain(item: Recommendation) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class UniSRecTrainer(CheckpointTrainer):
             raise ValueError("preprocess_logits_for_metrics has no effect: evaluations compute ranks. Leave it out.")
         kwargs.setdefault("compute_metrics", _ranking_metrics)
         super().__init__(model, copy.copy(args), *more, **kwargs)
+        self.accelerator.dataloader_config.non_blocking = self.args.dataloader_pin_memory  # copies do not wait
         if self.eval_dataset is not None and self.compute_metrics is _ranking_metrics:
             check_metric(self.args, self.eval_dataset if isinstance(self.eval_dataset, Mapping) else None)
         self.add_callback(BestModelCheck())
@@ -168,10 +169,9 @@ class UniSRecTrainer(CheckpointTrainer):
 
     def count_parameters(self) -> tuple[int, int]:
         """Returns the numbers of trained parameters and of all parameters of the checkpoint, including the text encoder."""
-        parameters = [*self.model.parameters()]
+        trained = sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
         frozen = [] if self._text_encoder is None else [*self._text_encoder.parameters()]
-        trained = sum(weight.numel() for weight in parameters if weight.requires_grad)
-        return trained, sum(weight.numel() for weight in [*parameters, *frozen])
+        return trained, sum(weight.numel() for weight in [*self.model.parameters(), *frozen])
 
     def encode_catalogue(self, texts: Sequence[str]) -> np.ndarray:
         """Encodes `texts` by the text encoder of the model. Returns vectors `(num_items, text_embedding_size)`."""
@@ -258,7 +258,9 @@ class UniSRecTrainer(CheckpointTrainer):
         if not isinstance(catalogue, np.ndarray):
             with whole_weights(model):
                 catalogue = self.encode_catalogue(catalogue)
-        ranks = rank_batches(model, catalogue, batches(), self.accelerator, whole_weights)
+        # Pre-training compares what is learnt, without the texts that the checkpoint adds to the score.
+        share = 0.0 if self._kind_of_run == "pretraining" else None
+        ranks = rank_batches(model, catalogue, batches(), self.accelerator, whole_weights, share)
         metrics = {}
         if self.compute_metrics is not None:
             metrics = denumpify_detensorize(self.compute_metrics(EvalPrediction(ranks, users.targets)))

@@ -90,6 +90,10 @@ def build_finetune_trainer(
         raise ValueError(f"the setting is {setting!r}, expected 'inductive' or 'transductive'.")
     if from_scratch and args.lora is not None:
         raise ValueError("--lora adapts trained weights, and `from_scratch` has none: leave one of them out.")
+    if args.lora is not None and args.text_neighbours:
+        raise ValueError(
+            "--text_neighbours is kept in config.json, which adapters do not have: leave one of them out."
+        )
     if from_scratch and args.interpolate is not None:
         raise ValueError("--interpolate keeps trained weights, and `from_scratch` has none: leave one of them out.")
     if text_encoder is not None and args.lora is not None:
@@ -152,11 +156,13 @@ def build_finetune_trainer(
     model.config.training_data = merge_records(learned, taught, [training_record(domain, args.trains_on_texts)])
     num_items = domain.num_items if setting == "transductive" else None
     if from_scratch:
-        model = untrained_model(model, num_items, model_config or {})
+        of_args = {"text_neighbours": args.text_neighbours}
+        model = untrained_model(model, num_items, of_args | dict(model_config or {}))
         encoder = encoder if model.config.item_text else None
         args.freeze_sequence_encoder, recipe = False, None
     else:
         model.reset_item_embedding(num_items)
+        model.config.text_neighbours = model.config.text_neighbours_share(args.text_neighbours)
         recipe = choose_recipe(model.config, args, domain)
     if args.dropout is not None:
         set_dropout(model, args.dropout)

@@ -121,7 +121,7 @@ def build_pretrain_trainer(
         of_text["text_whitening_size"] = text_whitening_size or of_text["text_embedding_size"]
     set_seed(args.seed)
     of_text["training_data"] = [training_record(domain, args.train_text_encoder) for domain in domains]
-    config = new_config(of_text | settings)
+    config = new_config({"text_neighbours": args.text_neighbours} | of_text | settings)
     check_similarity(config)
     model = UniSRecModel(config)
 
@@ -227,6 +227,8 @@ def pretrain(
     out, so that the checkpoint can be evaluated on any of the domains. Domains that hold nothing out (merged folders of
     the official code) are trained on in full and not evaluated. With `args.zero_shot_domain`, only the validation users
     of that domain, which is not trained on, are ranked, and the checkpoint with the best metric on them is saved.
+    Validation ranks by the model alone; the checkpoint itself ranks with a share of text neighbours,
+    `args.text_neighbours` or that of `model_config`.
 
     Args:
         text_encoder (`str` or `None`):

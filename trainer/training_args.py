@@ -8,9 +8,13 @@ from transformers import TrainingArguments
 
 from ..evaluation.launch import check_launch
 from ..modeling_unisrec.adapters import parse_lora_parts
+from ..modeling_unisrec.text_neighbours import SHARE
 from .argument_rules import check_arguments, check_metric, check_setup
 from .batches.samplers import parse_domain_sampling
 from .ensemble import SMALL_DOMAIN, SMALL_DOMAIN_SHARE, TRANSFER_DROPOUT, parse_interpolation
+
+
+RANKS = "Share of text neighbours (see UniSRecConfig) by which the checkpoint ranks; "
 
 
 @dataclass
@@ -79,6 +83,10 @@ class UniSRecTrainingArguments(TrainingArguments):
             "help": "Checkpoint to resume from: auto (the last complete one, or a new run if there is none), true (the "
             "last one, which must exist), or a checkpoint folder."
         },
+    )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True,
+        metadata={"help": "When a run is resumed, continue counting the evaluations without improvement."},
     )
     card_license: str | None = field(
         default=None, metadata={"help": "Licence of the checkpoint for its model card, such as mit."}
@@ -162,10 +170,6 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
             "Defaults to 10 with zero_shot_domain, and to 0 without."
         },
     )
-    restore_callback_states_from_checkpoint: bool = field(
-        default=True,
-        metadata={"help": "When a run is resumed, continue counting the evaluations without improvement."},
-    )
     sequence_loss_weight: float = field(
         default=1e-3,
         metadata={
@@ -189,13 +193,12 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
     )
     item_drop_ratio: float = field(default=0.2, metadata={"help": "Share of items dropped by item drop."})
     word_drop_ratio: float = field(default=0.15, metadata={"help": "Share of words dropped by word drop."})
-    word_drop_item_ratio: float = field(
-        default=0.2, metadata={"help": "Share of items with a text changed by word drop."}
-    )
+    word_drop_item_ratio: float = field(default=0.2, metadata={"help": "Share of items whose text word drop changes."})
     augmentation_draw: Literal["sequence", "batch"] = field(
         default="sequence",
         metadata={"help": "Draw the kind of view for each sequence, or for each batch as in the official code."},
     )
+    text_neighbours: float = field(default=SHARE, metadata={"help": f"{RANKS}validation ranks without."})
     cache_chunk_size: int | None = field(
         default=None,
         metadata={
@@ -308,6 +311,7 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
             f"{SMALL_DOMAIN_SHARE} for domains of fewer than {SMALL_DOMAIN:,} interactions if the sequence encoder is trained."
         },
     )
+    text_neighbours: float = field(default=0.0, metadata={"help": f"{RANKS}validation and test rank by it too."})
     lora: str | None = field(
         default=None,
         metadata={
@@ -323,10 +327,6 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Load the best model at the end."})
     metric_for_best_model: str | None = field(
         default="ndcg@10", metadata={"help": "Metric that selects the best model."}
-    )
-    restore_callback_states_from_checkpoint: bool = field(
-        default=True,
-        metadata={"help": "When a run is resumed, continue counting the evaluations without improvement."},
     )
 
     def __post_init__(self):

@@ -205,7 +205,7 @@ class Fitting:
         start = time.monotonic()
         (before,) = (each for each in self.attempts if each.name == recipe.name)
         self.attempts.remove(before)
-        budget.deadline, budget.is_over = budget.end, False
+        budget.go_on()
         trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
         self._note(recipe, trainer, before.seconds + time.monotonic() - start)
 
@@ -231,7 +231,13 @@ class Fitting:
         self, recipe: Recipe, model: Any, text_encoder: str | None, args: UniSRecFinetuneArguments
     ) -> UniSRecFinetuneTrainer:
         trainer = build_finetune_trainer(
-            model, self.domain, recipe.setting, args, text_encoder=text_encoder, from_scratch=recipe.from_scratch
+            model,
+            self.domain,
+            recipe.setting,
+            args,
+            text_encoder=text_encoder,
+            from_scratch=recipe.from_scratch,
+            model_config=recipe.model_config,
         )
         trainer.remove_callback(PrinterCallback)  # `say` tells less
         return trainer

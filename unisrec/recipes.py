@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,10 @@ from .data import Domain, domain_split
 CHOICE = "ndcg@10_seen_masked"
 LARGE_CATALOGUE = 20_000  # items from which the softmax of a step is sampled
 SMALL_SHOP = 2_000  # training targets below which an ID embedding is not tried
+LARGE_SHOP = 50_000  # training targets from which a new model learns more from the shop than pre-training brings
+# The settings of the row "text + ID, from scratch, tuned" of docs/results.md, but for the falling rate: see `Budget`.
+LARGE_SHOP_OPTIONS = {"per_device_train_batch_size": 768, "num_negatives": 1024, "learning_rate": 2e-3}
+LARGE_SHOP_CONFIG = {"hidden_dropout": 0.4, "attention_dropout": 0.0}
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,14 @@ class Recipe:
         setting (`str`): `"inductive"` or `"transductive"`.
         from_scratch (`bool`): Whether trained weights are left out.
         options (`dict`): Training arguments.
+        model_config (`dict`): Fields of [`UniSRecConfig`] that differ from those of the checkpoint; only from scratch.
     """
 
     name: str
     setting: Literal["inductive", "transductive"]
     from_scratch: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    model_config: dict[str, Any] = field(default_factory=dict)
 
 
 def recipes(domain: Domain, has_weights: bool) -> list[Recipe]:
@@ -44,8 +50,8 @@ def recipes(domain: Domain, has_weights: bool) -> list[Recipe]:
         has_weights (`bool`): Whether there are trained weights to start from.
 
     Returns:
-        `list[Recipe]`: All with the batch size that gives about 25 steps an epoch, from 64 to 2,048 targets, and with a
-        sampled softmax for large catalogues; none if no training history has two items.
+        `list[Recipe]`: With the batch size that gives about 25 steps an epoch, from 64 to 2,048 targets, and a sampled
+        softmax for large catalogues, or with the settings of large shops; none if no training history has two items.
     """
     train = domain_split(domain, "train")
     targets = int(np.maximum(np.diff(train.offsets) - 1, 0).sum())
@@ -55,6 +61,16 @@ def recipes(domain: Domain, has_weights: bool) -> list[Recipe]:
     common: dict[str, Any] = {"per_device_train_batch_size": batch}
     if domain.num_items > LARGE_CATALOGUE:
         common["num_negatives"] = 2048
+    if targets >= LARGE_SHOP:
+        text_and_id = Recipe("text and ID", "transductive", True, LARGE_SHOP_OPTIONS, LARGE_SHOP_CONFIG)
+        if not has_weights:
+            return [text_and_id, Recipe("text only", "inductive", True, LARGE_SHOP_OPTIONS, LARGE_SHOP_CONFIG)]
+        warm = LARGE_SHOP_OPTIONS | {"learning_rate": 1e-3, "interpolate": "1"}
+        return [
+            replace(text_and_id, name="text and ID, from scratch"),
+            Recipe("text and ID", "transductive", False, warm),
+            Recipe("text only", "inductive", False, warm),
+        ]
     # Epochs are compared by the fine-tuned weights, so these are what is kept.
     everything = common | {"interpolate": "1"}
     if not has_weights:
@@ -80,6 +96,19 @@ class Budget(TrainerCallback):
 
     def __init__(self, name: str, deadline: float, end: float, say: Callable[[str], None]):
         self.name, self.deadline, self.end, self.say, self.is_over = name, deadline, end, say, False
+        self._falls_from: float | None = None
+
+    def go_on(self) -> None:
+        """Lets a training that has stopped go on until the end, with a learning rate that falls to 0 by the clock."""
+        self.deadline, self.is_over, self._falls_from = self.end, False, time.monotonic()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._falls_from is not None:
+            left = (self.end - time.monotonic()) / max(self.end - self._falls_from, 1e-9)
+            for group in kwargs["optimizer"].param_groups:  # the scheduler of Trainer sets it anew after each step
+                group["lr"] *= min(max(left, 0.0), 1.0)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -108,11 +108,22 @@ def warm_start(
         trainer.add_callback(Budget("update", now + seconds, now + seconds, say))
         interpolator = WeightInterpolator(model, keep_ids=True)
         trainer.train()
-        values = interpolator.choose(
-            SHARES if valid is not None else [SHARE],
-            lambda: trainer.predict(trainer.eval_dataset, metric_key_prefix="eval").metrics[f"eval_{CHOICE}"],
-        )
+
+        def measure() -> float:
+            return trainer.predict(trainer.eval_dataset, metric_key_prefix="eval").metrics[f"eval_{CHOICE}"]
+
+        values = interpolator.choose(SHARES if valid is not None else [SHARE], measure)
         share = next(iter(values))
+        if valid is not None and (former := model.config.text_neighbours):
+            # They help a model that knows little of the shop; from some point on it ranks better alone.
+            model.config.text_neighbours = 0.0
+            if (alone := measure()) > values[share]:
+                values[share] = alone
+                say(
+                    "text neighbours are left out of the score from now on: without them the new interactions rank better"
+                )
+            else:
+                model.config.text_neighbours = former
     else:
         say("no history has two items, so the weights stay as they are")
     model.to("cpu").eval()

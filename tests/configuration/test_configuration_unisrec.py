@@ -32,6 +32,7 @@ def test_defaults_are_those_of_the_paper():
         "temperature": 0.07,
         "num_items": None,
         "initializer_range": 0.02,
+        "text_neighbours": 0.0,
     }
     assert {name: getattr(config, name) for name in expected} == expected
 
@@ -78,6 +79,10 @@ def test_wrong_types_are_refused_by_name(fields):
         ({"router_noise": -0.1}, r"`router_noise` \(-0.1\) must not be negative"),
         ({"layer_norm_eps": 0.0}, r"`layer_norm_eps` \(0.0\) must be in \(0, 1\)"),
         ({"initializer_range": 0.0}, r"`initializer_range` \(0.0\) must be positive"),
+        ({"text_neighbours": 1.5}, "the share of text neighbours is 1.5, expected a number from 0 to 1"),
+        ({"text_neighbours": float("nan")}, "the share of text neighbours is nan"),
+        ({"text_neighbours": 0.5, "similarity": "dot"}, "plain product"),
+        ({"text_neighbours": 0.5, "item_text": False, "num_items": 3}, "need texts"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(fields, message):

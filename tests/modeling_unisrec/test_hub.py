@@ -9,23 +9,13 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, pipeline
 
+from unisrec.configuration.configuration_unisrec import CODE_FILES
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
 from unisrec.modeling_unisrec.hub import split_revision
 from unisrec.modeling_unisrec.outgoing import shared_files
 
 
-CODE = {
-    "configuration_unisrec.py",
-    "modeling_unisrec.py",
-    "pipeline_unisrec.py",
-    "processing_unisrec.py",
-    "own_code.py",
-    "own_code_config.py",
-    "text_pooling.py",
-    "catalogue_files.py",
-    "item_catalogue.py",
-    "item_columns.py",
-}
+CODE = set(CODE_FILES)
 MODEL = {"config.json", "model.safetensors", *CODE}
 PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 CATALOGUE = {"catalogue/items.parquet", "catalogue/item_embeddings.safetensors", "handler.py", "requirements.txt"}

@@ -201,6 +201,9 @@ def test_folder_is_checked_for_what_it_says(vectors, tmp_path):
         lambda folder: (folder / "index.json").unlink(): "damaged, or of an earlier version",
         lambda folder: (folder / "sample.safetensors").unlink(): "sample.safetensors cannot be read",
         lambda folder: save_file({"vectors": sample}, folder / "sample.safetensors"): "not of this checkpoint",
+        lambda folder: save_file(
+            {"vectors": torch.ones(64, 24)}, folder / "sample.safetensors"
+        ): "of another share of text",
     }.items():
         shutil.rmtree(tmp_path / "copy", ignore_errors=True)
         shutil.copytree(tmp_path / "index", tmp_path / "copy")

@@ -111,7 +111,7 @@ def test_dropout_of_layers_that_are_trained_on(root, training_options, tmp_path,
 @pytest.mark.parametrize(
     ("setting", "least", "given", "share"),
     [
-        ("inductive", 1000, {}, "0.8"),
+        ("inductive", 1000, {"text_neighbours": 0.3}, "0.8"),
         ("inductive", 1000, {"interpolate": "1"}, "1"),
         ("inductive", 1000, {"freeze_sequence_encoder": True}, None),
         ("inductive", 1, {}, None),
@@ -125,6 +125,8 @@ def test_weights_are_interpolated_on_small_domains(
     args = UniSRecFinetuneArguments(str(tmp_path / "run"), load_best_model_at_end=False, **training_options, **given)
     trainer = build_finetune_trainer(root / "pretrained", root / "toys", setting, args)
     assert trainer.args.interpolate == share
+    assert load_checkpoint(root / "pretrained")[0].config.text_neighbours == 0.5
+    assert trainer.model.config.text_neighbours == given.get("text_neighbours", 0)  # a shop with data ranks without
 
 
 def test_dropout_is_given_once(root, training_options, tmp_path):

@@ -111,6 +111,7 @@ def test_peft_and_transformers_load_the_same_model(transfer, root, name):
     others = [PeftModel.from_pretrained(base, folder).eval()]
     if Version(transformers.__version__) >= Version("5.23"):  # before, it leaves out what is trained in full
         others.append(AutoModel.from_pretrained(folder, **fields).eval())
+        assert (others[-1].config.text_neighbours, base.config.text_neighbours) == (0, 0.5)  # as after any fine-tuning
     untouched = UniSRecModel.from_pretrained(root / "pretrained", **fields).eval()
     batch = processor([["toys-3", {"text": "red pen"}], ["toys-1", "toys-2", "toys-3"]])
     with torch.no_grad():

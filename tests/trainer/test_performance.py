@@ -7,12 +7,20 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from unisrec.evaluation import ranks_of_targets, target_ranks
+from unisrec.data import leave_one_out
+from unisrec.data.fetching import fetch_late
+from unisrec.data.text_encoding import encode_texts
+from unisrec.evaluation import RankingDataset, rank_targets, ranks_of_targets, target_ranks
+from unisrec.evaluation.relevance import RelevanceDataset, rank_users
+from unisrec.evaluation.scores import model_scores
 
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -21,6 +29,8 @@ SCRIPTS = [
     "finetune_step",
     "pretrain_step",
     "gpu_step",
+    "static_step",
+    "softmax",
     "kcore",
     "evaluation",
     "catalogue_encoding",
@@ -122,6 +132,36 @@ def test_waits_are_found():
         numbers = torch.arange(3)
         numbers.sum().item(), numbers[numbers > 1], numbers.unique(), numbers[torch.tensor([0, 2])]
     assert waits.found == ["_local_scalar_dense", "index", "_unique2"]
+    with Copies() as copies:
+        numbers.sum().item(), numbers.cpu(), numbers.to(torch.float64), numbers.numpy()
+    assert copies.found == ["item", "cpu", "numpy"]
+
+
+class Copies(TorchFunctionMode):
+    """Calls that make the processor wait for a device, by name: copies run no operation where all is on a CPU."""
+
+    names = {
+        "cpu",
+        "numpy",
+        "item",
+        "tolist",
+        "__bool__",
+        "__int__",
+        "__float__",
+        "nonzero",
+        "unique",
+        "masked_select",
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        if name in self.names or (name == "__getitem__" and getattr(args[1], "dtype", None) == torch.bool):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(
@@ -141,3 +181,40 @@ def test_a_step_does_not_make_a_gpu_wait(steps, kind, arguments, expected):
     with Waits() as waits:
         step()
     assert waits.found == expected
+
+
+def test_evaluations_and_encoding_do_not_wait_for_each_batch(make_model, make_domain, text_encoder, tokenizer):
+    model, domain = make_model().eval(), make_domain("toys", num_users=60)
+    table = np.random.default_rng(0).normal(size=(domain.num_items, 16)).astype(np.float32)
+    users, accelerator = RankingDataset(leave_one_out(domain, "test"), table), Accelerator(cpu=True)
+    score, relevant = model_scores(model, table), RelevanceDataset.of_domain(domain)
+    texts = domain.items["text"].to_list()
+    # A `DataLoader` draws a seed on the CPU.
+    for compute, expected in (
+        (lambda: rank_targets(model, users, batch_size=7, accelerator=accelerator), ["item", "numpy"]),
+        (
+            lambda: rank_users(score, relevant, 30, batch_size=7, accelerator=accelerator),
+            ["item"] + ["cpu", "numpy"] * 3 * 9,  # 9 batches, fetched together
+        ),
+        (
+            lambda: encode_texts(texts, text_encoder, tokenizer, pooling="mean", tokens_per_batch=40, progress=False),
+            ["__bool__"] * 6 + ["cpu", "numpy"] * 6,  # transformers looks for padding in each batch
+        ),
+    ):
+        with Copies() as copies:
+            compute()
+        assert copies.found == expected
+
+
+def test_results_are_fetched_many_batches_at_a_time():
+    computed, fetched = [], []
+
+    def batches():
+        for number in range(5):
+            computed.append(number)
+            yield number, torch.tensor([number])
+
+    for number, values in fetch_late(batches(), 3):
+        assert values.tolist() == [number]
+        fetched.append(len(computed))
+    assert fetched == [3, 3, 3, 5, 5]

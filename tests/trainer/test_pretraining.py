@@ -69,7 +69,9 @@ def test_the_checkpoint_is_the_best_on_the_unseen_domain(
     saved = UniSRecModel.from_pretrained(tmp_path / "run")
     for name, weight in of_best.named_parameters():
         assert torch.equal(saved.get_parameter(name), weight), name
-    metrics = evaluate(tmp_path / "run", root / "shop", "valid", use_cpu=True)
+    metrics = evaluate(tmp_path / "run", root / "shop", "valid", text_neighbours=0, use_cpu=True)
+    assert saved.config.text_neighbours == 0.5  # by which the checkpoint ranks, but not its training
+    assert metrics != evaluate(tmp_path / "run", root / "shop", "valid", use_cpu=True)
     assert result.model is trainer.model
     assert result.metrics["ndcg@10"] == values[best]
     assert result.metrics == pytest.approx({name: metrics[name] for name in result.metrics}, abs=1e-6)
@@ -87,7 +89,7 @@ def test_metrics_are_those_of_the_saved_weights(root, arguments, text_encoder_di
     settings = arguments(zero_shot_domain=None, num_train_epochs=2)
     metrics = pretrain_on(root, settings, text_encoder_dir).metrics
     for name in ("toys", "tools"):
-        again = evaluate(tmp_path / "run", root / name, "valid", use_cpu=True)
+        again = evaluate(tmp_path / "run", root / name, "valid", text_neighbours=0, use_cpu=True)
         logged = {key.removeprefix(f"{name}_"): value for key, value in metrics.items() if key.startswith(f"{name}_")}
         assert len(logged) == 8
         assert logged == pytest.approx({metric: again[metric] for metric in logged}, abs=1e-6)
@@ -113,6 +115,9 @@ def test_builder_returns_the_trainer_before_its_first_step(root, arguments, text
     assert trainer.state.global_step == 0
     assert trainer.args is not settings
     assert [*(tmp_path / "run").iterdir()] == []
+    changed = {"text_neighbours": 0}
+    trainer = build_pretrain_trainer(str(text_encoder_dir), domains, settings, model_config=changed)
+    assert (trainer.model.config.text_neighbours, changed) == (0, {"text_neighbours": 0})
     with pytest.raises(ValueError, match=r"domains is 'minilm', expected a list of domains\."):
         pretrain([root / "toys"], "minilm", settings)
 
@@ -158,5 +163,7 @@ def test_packaged_recipes(root, text_encoder_dir, tmp_path, name):
     lines = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
     rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
     assert rates == ([1e-3, 1e-3] if name == "paper" else [1e-3, pytest.approx(5e-4)])
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["text_neighbours"] == (0 if name == "paper" else 0.5)
     card = (tmp_path / "run" / "README.md").read_text()
     assert ("num_negatives" in card) == (name == "transfer")

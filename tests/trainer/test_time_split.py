@@ -40,7 +40,7 @@ def test_pretraining_ends_at_the_cut(shop, pretrained, capsys):
     words = ["evaluate", "--domain", str(shop), "--use-cpu", "--json", "--model", str(pretrained), "popularity"]
     assert main([*words, "--split", "time:60", "--k", "5"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["model"] for row in rows] == [str(pretrained), "popularity"]
+    assert [row["model"] for row in rows] == [f"{pretrained}, 0.5 text neighbours", "popularity"]
     assert rows[0]["users"] == rows[1]["users"] > 0
     assert rows[0]["cut"] == "60"
     assert main([*words, "--split", "time:50"]) == 2

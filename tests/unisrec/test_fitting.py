@@ -114,7 +114,7 @@ def test_the_report_tells_everything_on_one_page(fitted):
     assert page.count("<polyline") == sum(len(attempt.curve) > 1 for attempt in result.attempts)
 
 
-def test_recipes_depend_on_the_size_of_the_shop(make_domain):
+def test_recipes_depend_on_the_size_of_the_shop(make_domain, monkeypatch):
     small, large = make_domain(num_users=40), make_domain(num_users=900)
     assert [each.name for each in recipes(small, True)] == [
         "text only, sequence encoder frozen",
@@ -125,6 +125,9 @@ def test_recipes_depend_on_the_size_of_the_shop(make_domain):
     assert [each.from_scratch for each in recipes(large, False)] == [True, True]
     sizes = [recipes(domain, True)[0].options["per_device_train_batch_size"] for domain in (small, large)]
     assert sizes == [64, 64 if sizes[1] == 64 else 128]
+    monkeypatch.setattr("unisrec.recipes.LARGE_SHOP", 100)
+    assert [each.name for each in recipes(large, True)] == ["text and ID, from scratch", "text and ID", "text only"]
+    assert all(each.options["num_negatives"] == 1024 for each in recipes(large, True) + recipes(large, False))
 
 
 def test_a_start_that_no_training_beats_is_kept(fitted, shop, tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
-"""A training whose time is over goes on when it gets more."""
+"""A training whose time is over goes on when it gets more, at a rate that falls."""
 
 import time
+from types import SimpleNamespace
 
+import pytest
 from transformers.trainer_utils import get_last_checkpoint
 
 from unisrec.recipes import CHOICE, Budget
@@ -22,7 +24,24 @@ def test_a_training_that_ran_out_of_time_goes_on(make_domain, text_encoder_dir, 
     trainer.train()
     assert trainer.state.global_step == 1
     assert said[-1] == "text only: stopped, its time is over"
-    budget.deadline, budget.is_over = budget.end, False
+    budget.go_on()
     trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir))
     assert trainer.state.epoch == 4
     assert said[-1] == "text only: stopped, all 4 epochs are done"
+
+
+def test_the_rate_falls_by_the_clock_once_a_training_goes_on(monkeypatch):
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.4}, {"lr": 0.2}])
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    budget = Budget("text only", now + 10, now + 50, print)
+    budget.on_pre_optimizer_step(None, None, None, optimizer=optimizer)
+    assert optimizer.param_groups == [{"lr": 0.4}, {"lr": 0.2}]
+    now = 110.0
+    budget.go_on()
+    now = 140.0
+    budget.on_pre_optimizer_step(None, None, None, optimizer=optimizer)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.05])
+    now = 151.0
+    budget.on_pre_optimizer_step(None, None, None, optimizer=optimizer)
+    assert [group["lr"] for group in optimizer.param_groups] == [0, 0]

@@ -127,9 +127,13 @@ def test_new_interactions_alone(days, model, tmp_path):
     _, new, _ = days
     lines = []
     shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("domain"))
+    config = json.loads((model / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"text_neighbours": 0.5}))
     result = unisrec.update(tmp_path / "model", new, output=tmp_path / "next", use_cpu=True, report=lines.append)
     assert "the data of the training is not at hand: learning from the new interactions alone" in lines
     assert result.training.overlap is None
+    left_out = any(line.startswith("text neighbours are left out") for line in lines)  # by the validation users
+    assert result.recommender().model.config.text_neighbours == (0 if left_out else 0.5)
     assert not (tmp_path / "next" / "domain").exists()
     assert result.recommender().recommend([["007"]])
     assert (tmp_path / "model" / "test_results.json").exists()  # untouched

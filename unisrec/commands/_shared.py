@@ -65,10 +65,9 @@ def add_text_neighbours(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs="?",
         const=0.5,  # SHARE of modeling_unisrec.text_neighbours, which is not imported for a --help
-        default=0.0,
         metavar="SHARE",
-        help="share, from 0 to 1, that the texts of the latest items have in the score, which helps a model that was not "
-        "trained on the shop (0; 0.5 if no number is given)",
+        help="share, from 0 to 1, that the texts of the latest items have in the score (default: that of the checkpoint, which "
+        "is 0.5 for unisrec-base and 0 after fine-tuning; 0.5 if no number is given; 0 switches it off)",
     )
 
 
@@ -197,7 +196,7 @@ def load_recommender(
         check(processor)
     use_text_vectors_of(None if is_kept_domain(args) else args.domain, model, processor)
     start = time.perf_counter()
-    recommender = Recommender(model, processor, getattr(args, "text_neighbours", 0.0))
+    recommender = Recommender(model, processor, args.text_neighbours)
     if processor.catalogue.item_embeddings is None:
         seconds = time.perf_counter() - start
         print(f"{plural(len(processor.catalogue), 'item')} encoded in {seconds:.1f} s", file=sys.stderr)

@@ -5,7 +5,7 @@ import shlex
 import time
 from importlib.util import find_spec
 
-from ._shared import add_items_arguments, given_items
+from ._shared import add_items_arguments, add_text_neighbours, given_items
 
 
 EXAMPLE = """\
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id")
     add_items_arguments(parser, "domain folder: its items, example histories and popularity")
+    add_text_neighbours(parser)
     parser.add_argument(
         "--customers",
         action="store_true",
@@ -44,6 +45,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             "--customers: histories are those of --domain, and are not written into a Space; add --domain."
         )
+    if args.text_neighbours is not None and args.export_space is not None:
+        raise ValueError(
+            "--text-neighbours is for this server; a Space ranks as the configuration of the checkpoint says: set it there."
+        )
     items = given_items(args)
     if args.export_space is not None:
         from ..demo.space import export_space
@@ -57,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     bind_address(args.host, args.port)[0].close()
     from ..demo.app import launch, load_app
 
-    app = load_app(args.model, args.domain, args.compare, items=items, customers=args.customers)
+    options = {"items": items, "customers": args.customers, "text_neighbours": args.text_neighbours}
+    app = load_app(args.model, args.domain, args.compare, **options)
     launch(app, server_name=args.host, server_port=args.port, prevent_thread_lock=True)
     try:
         while app.is_running:

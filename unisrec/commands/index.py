@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from ._shared import Result, add_items_arguments, add_json, load_recommender
+from ._shared import Result, add_items_arguments, add_json, add_text_neighbours, load_recommender
 
 
 EXAMPLE = """\
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the index")
     parser.add_argument("--kind", default="auto", metavar="KIND", help="auto (default), ivf or hnsw")
     add_items_arguments(parser)
+    add_text_neighbours(parser)
     parser.add_argument(
         "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
     )

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ._rules import add_item_data, use_item_data
-from ._shared import add_items_arguments, load_recommender, plural
+from ._shared import add_items_arguments, add_text_neighbours, load_recommender, plural
 
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("model", metavar="NAME_OR_PATH", help="checkpoint: folder, unisrec-base or Hub id")
     add_items_arguments(parser)
+    add_text_neighbours(parser)
     add_item_data(parser)
     parser.add_argument(
         "--text-encoder", metavar="NAME_OR_PATH", help="text encoder to use if the checkpoint has none"
