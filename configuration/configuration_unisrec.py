@@ -78,14 +78,14 @@ def copy_endpoint_files(folder: str | os.PathLike) -> None:
     source = Path(__file__).parents[1] / "serving" / "handler.py"
     if IS_REMOTE_CODE or not source.is_file():
         return
-    contents = {"handler.py": source.read_text(encoding="utf-8"), "requirements.txt": endpoint_requirements()}
+    contents = {"handler.py": source.read_text(encoding="utf-8"), "requirements.txt": endpoint_requirements(folder)}
     for name, text in contents.items():
         file, ours = Path(folder) / name, text.partition("\n")[0].encode()
         if not file.is_file() or file.read_bytes().startswith(ours):
             file.write_text(text, encoding="utf-8")
 
 
-def endpoint_requirements() -> str:
+def endpoint_requirements(folder: str | os.PathLike) -> str:
     """Returns the `requirements.txt` of a checkpoint folder: what the code in the folder needs, and this package if pip can
     fetch it elsewhere from where it was installed here."""
     package = importlib.metadata.distribution("unisrec")
@@ -100,7 +100,8 @@ def endpoint_requirements() -> str:
         own = f"unisrec[serve] @ {commit}"
     else:
         own = "# unisrec itself came from a folder that an endpoint cannot reach: handler.py runs the code of this folder"
-    needed = [line for line in package.requires or () if re.fullmatch(r"(torch|transformers|polars)\b[^;]*", line)]
+    libraries = "torch|transformers|polars" + "|peft" * (Path(folder) / "adapter_config.json").is_file()
+    needed = [each.partition(";")[0] for each in package.requires or () if re.match(rf"({libraries})\b", each)]
     return "\n".join(["# Made by unisrec for Inference Endpoints", *needed, own]) + "\n"
 
 

@@ -24,7 +24,7 @@ def domain_features(
     device: torch.device | str | None = None,
     text_dtype: TextDtype = "auto",
     shared: bool = False,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> np.ndarray:
     r"""
     Returns the text vectors of a domain's catalogue for a model: computed by its text encoder or, without one, those

@@ -54,7 +54,7 @@ def encode_texts(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     shared: bool = False,
-    progress: bool = True,
+    progress: bool | None = None,
     desc: str = "Encoding texts",
 ) -> np.ndarray:
     r"""
@@ -80,8 +80,9 @@ def encode_texts(
         shared (`bool`, *optional*, defaults to `False`):
             Whether all processes of the default group of `torch.distributed` make this call. Each then encodes a share of
             the texts, and all return all vectors. Without a group of several processes it has no effect.
-        progress (`bool`, *optional*, defaults to `True`):
-            Whether to show a progress bar over the distinct texts; with several processes, over those of the first.
+        progress (`bool`, *optional*):
+            Whether to show a progress bar over the distinct texts; with several processes, over those of the first. By
+            default, only a terminal shows one.
         desc (`str`, *optional*): Label of the progress bar.
 
     Returns:
@@ -109,7 +110,12 @@ def encode_texts(
         with (
             torch.inference_mode(),
             torch.autocast(device.type, dtype, enabled=dtype is not None),
-            tqdm(total=len(own), desc=desc, unit="text", disable=not progress or rank > 0) as bar,
+            tqdm(
+                total=len(own),
+                desc=desc,
+                unit="text",
+                disable=rank > 0 or (None if progress is None else not progress),
+            ) as bar,
         ):
             features = _encode(distinct[own], encoder, head, tokenizer, max_length, tokens_per_batch, bar)
     finally:

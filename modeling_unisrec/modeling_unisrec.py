@@ -354,6 +354,7 @@ class UniSRecPreTrainedModel(PreTrainedModel):
             if output_loading_info and loaded[0].text_encoder is None:  # it was not asked for
                 keys = loaded[1]["unexpected_keys"]
                 loaded[1]["unexpected_keys"] = {key for key in keys if not key.startswith("text_encoder.")}
+            (loaded[0] if output_loading_info else loaded).adapters = on_adapters
             return loaded
         logger = logging.getLogger("transformers.modeling_utils")
         logger.addFilter(_is_no_load_report)

@@ -218,6 +218,10 @@ class SequentialRecommendationPipeline(Pipeline):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        # `pipeline("folder of adapters")` loads the processor, and so the catalogue, of their base.
+        if (adapters := getattr(self.model, "adapters", None)) is not None and self.processor.is_of_pipeline:
+            self.processor = type(self.processor).from_pretrained(adapters)
+            self.tokenizer = self.processor.tokenizer
         self._ranked: _Ranked | None = None
         check_catalogue(self.model, self._catalogue())
 

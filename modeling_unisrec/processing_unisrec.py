@@ -51,6 +51,8 @@ class UniSRecProcessor(ProcessorMixin):
     ```
     """
 
+    is_of_pipeline = False  # loaded by `pipeline` itself
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -324,7 +326,9 @@ class UniSRecProcessor(ProcessorMixin):
             catalogue = ItemCatalogue.load(lambda filename: find(filename, "catalogue"))
         except ImportError:  # where only the model runs: items can be given by their text
             logger.warning("The item catalogue of %s is left out: `pip install polars` to read it.", name)
-        return cls(tokenizer, catalogue, **{key: settings[key] for key in _SETTINGS if key in settings} | given)
+        processor = cls(tokenizer, catalogue, **{key: settings[key] for key in _SETTINGS if key in settings} | given)
+        processor.is_of_pipeline = is_pipeline
+        return processor
 
 
 _SETTINGS = ("max_history_length", "max_text_length", "text_prompt")

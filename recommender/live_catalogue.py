@@ -287,7 +287,7 @@ class LiveCatalogue:
         if old is not None and old.state[0] == id(catalogue):
             reads_texts = old.reads_texts and self._model.text_encoder is not None  # otherwise keep the loaded vectors
         if reads_texts:
-            catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=True))
+            catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=None))
         index = ExactIndex(self._writers_encoder.catalogue(catalogue))
         if old is not None:
             index = old.index.rebuild(index)

@@ -45,7 +45,7 @@ class VectorEncoder:
         self._tokenizer, self._lock = copy.deepcopy(processor.tokenizer), threading.Lock()
         self._max_text_length = processor.max_text_length
 
-    def texts(self, texts: Sequence[str], progress: bool = False) -> torch.Tensor:
+    def texts(self, texts: Sequence[str], progress: bool | None = False) -> torch.Tensor:
         """Returns text vectors `(num_texts, text_embedding_size)` on the CPU; zeros if the model represents items by
         their ID alone. Raises `ValueError` if a text has to be encoded and there is no text encoder."""
         config, encoder = self.model.config, self.model.text_encoder

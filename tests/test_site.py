@@ -20,6 +20,7 @@ def pages(tmp_path_factory):
     spec.loader.exec_module(site)
     site.PAGES = tmp_path_factory.mktemp("site") / "pages"
     site.copy_pages()
+    site.write_notebooks()
     site.write_reference()
     return site.PAGES
 

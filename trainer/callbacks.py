@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
@@ -106,19 +107,26 @@ def _line(entry: dict[str, float]) -> str:
 class TrainingProgress(ProgressCallback):
     """
     Progress bar of `transformers` that also shows losses, speed, memory and the last NDCG@10, and prints one line with
-    NDCG@10 and recall@10 per evaluation.
+    NDCG@10 and recall@10 per evaluation. Where standard error is no terminal, only these lines are printed.
     """
 
     def __init__(self):
         super().__init__()
+        self.current_step = 0
         self._shown: dict[str, str] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description("Training")
+        self.current_step = 0
+        if state.is_world_process_zero:  # `disable=None`: no bar where nobody watches
+            self.training_bar = tqdm(total=state.max_steps, desc="Training", dynamic_ncols=True, disable=None)
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if sys.stderr.isatty():
+            super().on_prediction_step(args, state, control, **kwargs)
 
     def on_log(
         self,

@@ -12,7 +12,7 @@ def encoding_options(args: UniSRecTrainingArguments) -> dict[str, Any]:
         "device": args.device,
         "text_dtype": "bfloat16" if args.bf16 and args.text_dtype == "auto" else args.text_dtype,
         "shared": True,
-        "progress": not args.disable_tqdm,
+        "progress": False if args.disable_tqdm else None,
     }
 
 

@@ -148,14 +148,15 @@ def build_parser() -> argparse.ArgumentParser:
         prog="unisrec",
         description="Sequential recommendation that transfers between shops: items are represented by their text.",
         epilog="unisrec VERB --help shows the options of a verb with an example.\n\nexample:\n  unisrec quickstart",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=16),
+        usage="unisrec [-h] [--version] VERB ...",
     )
     parser.add_argument("--version", action="version", version=f"unisrec {version('unisrec')}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
+    listed = "\n".join(f"{verb:12}{what}" for verb, what in VERBS.items())  # argparse would break lines in long verbs
+    shown = {"metavar": "VERB", "title": "verbs", "description": listed, "help": argparse.SUPPRESS}
+    verbs = parser.add_subparsers(dest="verb", required=True, prog="unisrec", **shown)
     for verb, what in VERBS.items():
         command = verbs.add_parser(
             verb,
-            help=what,
             description=f"{what[0].upper()}{what[1:]}.",
             conflict_handler="resolve" if verb in TRAINING else "error",  # these have a --help of their own
         )

@@ -133,7 +133,7 @@ def test_requirements_name_what_pip_can_fetch(monkeypatch, tmp_path):
                 return None if source is None else json.dumps(source)
 
         monkeypatch.setattr(configuration.importlib.metadata, "distribution", lambda name: Installed())
-        first, *needed, own = configuration.endpoint_requirements().splitlines()
+        first, *needed, own = configuration.endpoint_requirements(tmp_path).splitlines()
         assert first.startswith("#")
         assert [line.partition(">")[0] for line in needed] == ["torch", "transformers", "polars"]
         return own

@@ -1,6 +1,7 @@
 """What a long run shows: `log.jsonl` line by line, speed and memory in it, and the bar."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ def pretrain(tmp_path, domain_dir, text_encoder_dir):
     return run
 
 
-def test_log_file_is_the_log_with_losses_speed_memory_and_metrics(pretrain, tmp_path, capsys):
+def test_log_file_is_the_log_with_losses_speed_memory_and_metrics(pretrain, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     lines = pretrain("--num_train_epochs", 2)
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
     assert lines == state["log_history"]
@@ -47,13 +49,16 @@ def test_log_file_is_the_log_with_losses_speed_memory_and_metrics(pretrain, tmp_
         assert shown in bar
 
 
-def test_log_file_of_a_resumed_run_goes_on_at_the_checkpoint(pretrain, tmp_path):
-    silent = ("--disable_tqdm", "true")
-    before = pretrain("--num_train_epochs", 2, *silent)
+def test_log_file_of_a_resumed_run_goes_on_at_the_checkpoint(pretrain, tmp_path, capsys):
+    before = pretrain("--num_train_epochs", 2, "--disable_tqdm", "true")
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
     with open(tmp_path / "run" / "log.jsonl", "a") as stream:
         stream.write('{"loss": 1.0, "step": 99}\n{"lo')  # after the checkpoint, and killed in the middle of a line
-    after = pretrain("--num_train_epochs", 3, "--resume_from_checkpoint", "true", *silent)
+    capsys.readouterr()
+    after = pretrain("--num_train_epochs", 3, "--resume_from_checkpoint", "true")
+    output, errors = capsys.readouterr()
+    assert "N@10" in output
+    assert "%|" not in errors  # no bar where there is no terminal
     kept = json.loads((checkpoint.parent / "trainer_state.json").read_text())["log_history"]
     assert after == kept
     steps = [line["step"] for line in after if "loss" in line]
