@@ -1,4 +1,5 @@
-"""Writes the pages of the site to build/pages: copies of the Markdown files, and the reference from the docstrings.
+"""Writes the pages of the site to build/pages: copies of the Markdown files, the notebooks with their results, and the
+reference from the docstrings.
 
 The copies keep their places in the repository, so that links work as they are. `make site` runs this, then zensical.
 """
@@ -7,6 +8,7 @@ import argparse
 import dataclasses
 import importlib
 import inspect
+import json
 import re
 import shutil
 import textwrap
@@ -46,6 +48,8 @@ def copy_pages() -> None:
             file = (page.parent / (target or picture)).resolve()
             if file.is_dir():
                 text = text.replace(f"[{name}]({target})", name)
+            elif file.suffix == ".ipynb":
+                text = text.replace(f"]({target})", f"]({target.removesuffix('.ipynb')}.md)")
             elif file.is_file() and file not in pages:
                 copy = PAGES / file.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +58,32 @@ def copy_pages() -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(text, encoding="utf-8")
     shutil.copy(ROOT / "docs" / "site.css", PAGES / "docs")
+
+
+def result(output: dict) -> str:
+    """A result of a notebook cell: a table where it has one, otherwise its text."""
+    data = output.get("data", {"text/plain": output.get("text", "")})
+    if table := re.search(r"<table.*</table>", "".join(data.get("text/html", "")), flags=re.S):
+        rows = re.sub(
+            r"(</tr>)<tr>(?:<td>[^<]*</td>)*</tr></thead>", r"\1</thead>", table[0]
+        )  # without types of columns
+        return re.sub("<table[^>]*>", "<table>", rows).replace("&quot;", "") + "\n"
+    return f"```text\n{''.join(data['text/plain']).rstrip()}\n```\n"
+
+
+def write_notebooks() -> None:
+    """A page for each notebook, with a link to its file."""
+    folder = PAGES / "examples"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(ROOT.glob("examples/*.ipynb")):
+        shutil.copy(file, folder)
+        parts = []
+        for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+            source = "".join(cell["source"]) + "\n"
+            parts += [source] if cell["cell_type"] == "markdown" else [f"```python\n{source}```\n"]
+            parts += map(result, cell.get("outputs", []))
+        parts.append(f"[This page as a notebook]({file.name})\n")
+        (folder / f"{file.stem}.md").write_text("\n".join(parts), encoding="utf-8")
 
 
 def public_members(owner: type, public: set[type]) -> dict[str, tuple[str, object]]:
@@ -186,4 +216,5 @@ def write_reference() -> None:
 if __name__ == "__main__":
     shutil.rmtree(PAGES, ignore_errors=True)
     copy_pages()
+    write_notebooks()
     write_reference()

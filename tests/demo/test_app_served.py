@@ -1,4 +1,4 @@
-"""The web page as it is served: in headless Chromium, and to fifty visitors at once."""
+"""The web page as it is served: in headless Chromium, and to twenty visitors at once."""
 
 # ruff: noqa: E402
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 needs_chromium = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="apt-get install chromium chromium-driver")
 SCRIPT = "<script>window.ran = 1</script><img src=x onerror='window.ran = 1'> ${window.ran = 1} {{value}}"
-USERS = 50
+USERS = 20
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_visit(page, make_recommender):
     assert [entry for entry in page.browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
-def test_fifty_visitors_at_once_each_get_their_own_answers(address, make_recommender):
+def test_twenty_visitors_at_once_each_get_their_own_answers(address, make_recommender):
     texts = make_recommender().processor.catalogue.texts
 
     def own(user: int) -> dict[str, str]:

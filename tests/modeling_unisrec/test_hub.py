@@ -9,23 +9,13 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, pipeline
 
+from unisrec.configuration.configuration_unisrec import CODE_FILES
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
 from unisrec.modeling_unisrec.hub import split_revision
 from unisrec.modeling_unisrec.outgoing import shared_files
 
 
-CODE = {
-    "configuration_unisrec.py",
-    "modeling_unisrec.py",
-    "pipeline_unisrec.py",
-    "processing_unisrec.py",
-    "own_code.py",
-    "own_code_config.py",
-    "text_pooling.py",
-    "catalogue_files.py",
-    "item_catalogue.py",
-    "item_columns.py",
-}
+CODE = set(CODE_FILES)
 MODEL = {"config.json", "model.safetensors", *CODE}
 PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 CATALOGUE = {"catalogue/items.parquet", "catalogue/item_embeddings.safetensors", "handler.py", "requirements.txt"}
@@ -86,8 +76,32 @@ def sharded(tmp_path_factory, office) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pushed(hub, home, office, sharded, text_encoder_dir) -> list[list]:
-    """Answers to pushes of the checkpoint, each to a place of its own."""
+def refused(home, office, text_encoder_dir, tmp_path_factory) -> dict[str, list[object]]:
+    """Pushes that are refused, by what is said of each."""
+    root = tmp_path_factory.mktemp("refused")
+    (root / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(office)}))
+    (root / "adapter_model.safetensors").touch()
+    linked, told = (shutil.copytree(office, root / name) for name in ("linked", "told"))
+    (linked / "photo.png").symlink_to(root / "adapter_config.json")
+    (told / "README.md").write_text("trained on /home/alice/orders")
+    return {
+        f"its adapters are for the folder {office}, which nobody else has: push that": ["push", root, "shop/x"],
+        "linked/photo.png: a symbolic link, which is not followed": ["push", linked, "shop/refused"],
+        "told/README.md: it holds the path '/home/alice' of a machine (text)": ["push", told, "shop/refused"],
+        "no checkpoint; expected a folder with config.json": ["push", text_encoder_dir, "shop/x"],
+        "none: no checkpoint": ["push", home / "none", "shop/x"],
+        "'sh op/x' is not an id of the Hub, which is owner/name": ["push", office, "sh op/x"],
+        "the Hub wants a valid token for shop/x: log in by `hf auth login`": ["HF_TOKEN=", "push", office, "shop/x"],
+        "the Hub wants a valid token for shop/y": ["HF_TOKEN=hf_wrong", "push", office, "shop/y"],
+        "the Hub refuses rival/x (You don't have the rights": ["push", office, "rival/x"],
+        "shop/office is there already and public": ["push", office, "shop/office", "--private"],
+        "the Hub refuses shop/full-x (Storage limit reached)": ["push", office, "shop/full-x"],
+    }
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, home, office, sharded, refused) -> list[list]:
+    """Answers to pushes of the checkpoint, each to a place of its own, and to those that are refused."""
     return hub.verbs(
         ["push", office, "shop/office"],
         ["push", office, "shop/office", "--revision", "partners", "--no-catalogue", "--message", "For partners"],
@@ -95,6 +109,7 @@ def pushed(hub, home, office, sharded, text_encoder_dir) -> list[list]:
         ["push", office, "shop/gated-office"],
         ["push", office, "shop/again"],
         ["push", sharded, "shop/again"],
+        *refused.values(),
         home=home,
         PYTHONWARNINGS="error:It seems that you are about to commit a data file",
     )
@@ -133,33 +148,15 @@ def test_push_to_a_branch_without_catalogue_tells_nothing_of_the_items(hub, push
 
 
 def test_a_later_push_leaves_no_weights_and_no_catalogue_of_an_earlier_one(hub, pushed, sharded):
-    assert [status for status, *_ in pushed] == [0] * len(pushed)
+    assert [status for status, *_ in pushed[:6]] == [0] * 6
     files = hub.files("shop/again")
     assert files == set(shared_files(sharded)) | PROCESSOR | PAGE
     assert "model.safetensors" not in files
     assert "model.safetensors.index.json" in files
 
 
-def test_push_says_in_one_line_why_it_cannot(hub, home, office, pushed, text_encoder_dir, tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(office)}))
-    (tmp_path / "adapter_model.safetensors").touch()
-    linked, told = (shutil.copytree(office, tmp_path / name) for name in ("linked", "told"))
-    (linked / "photo.png").symlink_to(tmp_path / "adapter_config.json")
-    (told / "README.md").write_text("trained on /home/alice/orders")
-    refused = {
-        f"its adapters are for the folder {office}, which nobody else has: push that": ["push", tmp_path, "shop/x"],
-        "linked/photo.png: a symbolic link, which is not followed": ["push", linked, "shop/refused"],
-        "told/README.md: it holds the path '/home/alice' of a machine (text)": ["push", told, "shop/refused"],
-        "no checkpoint; expected a folder with config.json": ["push", text_encoder_dir, "shop/x"],
-        "none: no checkpoint": ["push", home / "none", "shop/x"],
-        "'sh op/x' is not an id of the Hub, which is owner/name": ["push", office, "sh op/x"],
-        "the Hub wants a valid token for shop/x: log in by `hf auth login`": ["HF_TOKEN=", "push", office, "shop/x"],
-        "the Hub wants a valid token for shop/y": ["HF_TOKEN=hf_wrong", "push", office, "shop/y"],
-        "the Hub refuses rival/x (You don't have the rights": ["push", office, "rival/x"],
-        "shop/office is there already and public": ["push", office, "shop/office", "--private"],
-        "the Hub refuses shop/full-x (Storage limit reached)": ["push", office, "shop/full-x"],
-    }
-    for answer, message in zip(hub.verbs(*refused.values(), home=home), refused, strict=True):
+def test_push_says_in_one_line_why_it_cannot(hub, pushed, refused):
+    for answer, message in zip(pushed[6:], refused, strict=True):
         assert_refused(answer, message)
         assert answer[2].startswith("unisrec push: error: ")
     with pytest.raises(HTTPError):  # nothing is made on the Hub for what does not pass
@@ -200,16 +197,20 @@ PIPELINE = """
 import json, sys
 from transformers import pipeline
 
-recommend = pipeline("sequential-recommendation", model="shop/office", trust_remote_code=True)
-assert type(recommend).__module__.startswith("transformers_modules."), type(recommend)
+answers = []
+for name in ("shop/office", sys.argv[1]):
+    recommend = pipeline(model=name, trust_remote_code=True)
+    assert type(recommend).__module__.startswith("transformers_modules."), type(recommend)
+    answers.append(recommend(["SKU-1002", {"text": "red lamp"}]))
 assert "unisrec" not in sys.modules
-print(json.dumps(recommend(["SKU-1002", {"text": "red lamp"}])))
+print(json.dumps(answers))
 """
 
 
-def test_the_pipeline_of_the_repository_itself(hub, pushed, office, tmp_path):
+@pytest.mark.slow
+def test_the_pipeline_of_the_repository_itself_and_of_a_folder(hub, pushed, office, tmp_path):
     recommend = pipeline("sequential-recommendation", model=str(office))
-    assert hub.run(PIPELINE, home=tmp_path) == recommend(["SKU-1002", {"text": "red lamp"}])
+    assert hub.run(PIPELINE, office, home=tmp_path) == [recommend(["SKU-1002", {"text": "red lamp"}])] * 2
 
 
 METHODS = """
@@ -217,7 +218,7 @@ import json, sys
 import unisrec
 import torch
 from huggingface_hub import HfApi
-from transformers import AutoModel, AutoProcessor, AutoTokenizer
+from transformers import AutoModel, AutoProcessor, AutoTokenizer, pipeline
 from unisrec.modeling_unisrec.text_encoders import find_text_pooling, load_text_encoder
 
 office, encoder = sys.argv[1:]
@@ -227,6 +228,7 @@ processor.push_to_hub("shop/methods")
 for part in (model, processor):
     part.save_pretrained("saved", push_to_hub=True, repo_id="shop/saved")
 model.config.push_to_hub("shop/config", revision="next")
+pipeline("sequential-recommendation", model=office).push_to_hub("shop/pipeline")
 
 model, tokenizer = AutoModel.from_pretrained(encoder), AutoTokenizer.from_pretrained(encoder)
 model.push_to_hub("shop/encoder")
@@ -252,6 +254,7 @@ print(json.dumps([equal, find_text_pooling("shop/encoder"), find_text_pooling("s
 """
 
 
+@pytest.mark.slow
 def test_methods_push_a_whole_checkpoint_and_a_text_encoder_has_revisions(hub, office, text_encoder_dir, tmp_path):
     equal, pooling, pooling_of_branch, errors = hub.run(
         METHODS,
@@ -261,7 +264,7 @@ def test_methods_push_a_whole_checkpoint_and_a_text_encoder_has_revisions(hub, o
         HF_TOKEN="hf_shop",
         PYTHONWARNINGS="error:It seems that you are about to commit a data file",
     )
-    for repo in ("shop/methods", "shop/saved"):
+    for repo in ("shop/methods", "shop/saved", "shop/pipeline"):
         assert hub.files(repo) - {"README.md"} == MODEL | PROCESSOR | CATALOGUE
         for file in hub.files(repo):
             content = hub.read(repo, file)
@@ -398,6 +401,7 @@ def test_offline_the_cache_is_enough(hub, home, online, office, tmp_path):
     assert_refused(no_dataset, keeps_off)
 
 
+@pytest.mark.slow
 def test_without_a_connection_the_cache_is_taken_and_nothing_tries_again(hub, home, online, office, tmp_path):
     local, again, missing, push, no_dataset = hub.verbs(
         recommend("shop/office"),

@@ -189,6 +189,7 @@ def test_ties_are_in_catalogue_order_and_seen_items_gone():
     assert [[row for row, _ in items] for items in ranked] == [[3, 0, 2], [0, 1, 2]]
 
 
+@pytest.mark.slow
 def test_the_pipeline_of_the_folder_itself(folder, tmp_path):
     """The folder's own code, in a process that does not know the package, gives what the registered pipeline and a
     recommender give, here for a model that is mixed with text neighbours."""
@@ -369,41 +370,11 @@ def test_vectors_of_another_width_are_refused(inductive):
 # Saving
 
 
-LOAD_WITHOUT_THE_PACKAGE = """
-import json, sys
-from transformers import pipeline
-recommend = pipeline(model=sys.argv[1], trust_remote_code=True)
-assert "unisrec" not in sys.modules
-print(json.dumps(recommend(["B", {"text": "red lamp"}])))
-"""
-
-
 def test_saved_pipeline_is_the_folder_it_came_from(recommend, folder, tmp_path):
-    """That loads without the package: see test_the_pipeline_of_the_folder_itself."""
+    """That loads without the package: see test_hub.py."""
     recommend.save_pretrained(tmp_path / "saved")
     # tokenizer_config.json tells where it was read from.
     for file in (file for file in folder.rglob("*") if file.is_file() and file.name != "tokenizer_config.json"):
         assert (tmp_path / "saved" / file.relative_to(folder)).read_bytes() == file.read_bytes(), file.name
     again = pipeline("sequential-recommendation", model=str(tmp_path / "saved"))
     assert again(["B", {"text": "red lamp"}]) == recommend(["B", {"text": "red lamp"}])
-
-
-PUSH = """
-import json, sys
-import unisrec
-from transformers import pipeline
-recommend = pipeline("sequential-recommendation", model=sys.argv[1])
-recommend.push_to_hub("shop/saved")
-print(json.dumps(recommend(["B", {"text": "red lamp"}])))
-"""
-
-
-@pytest.mark.slow
-def test_pushed_pipeline_is_whole(folder, hub, tmp_path):
-    home = tmp_path / "home"
-    home.mkdir()
-    expected = hub.run(PUSH, folder, home=home, HF_TOKEN="hf_shop")
-    assert {"config.json", "processor_config.json", "tokenizer.json", "catalogue/items.parquet"} <= hub.files(
-        "shop/saved"
-    )
-    assert hub.run(LOAD_WITHOUT_THE_PACKAGE, "shop/saved", home=home, HF_TOKEN="hf_shop") == expected

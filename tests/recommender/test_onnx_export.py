@@ -1,9 +1,9 @@
 """ONNX files: equal to the model at sizes they were not traced at, complete, portable; the verb and what it refuses."""
 
+import contextlib
+import io
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,7 +25,10 @@ try:
     MISSING = None
 except ImportError as error:
     MISSING = str(error)
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch copies its own trees
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # torch copies its own trees
+]
 needs_onnx = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 DOC = Path(__file__).parents[2] / "docs" / "export.md"
@@ -50,16 +53,13 @@ def shop(tmp_path_factory, make_model, text_encoder_dir) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported_by_verb(shop) -> subprocess.CompletedProcess:
-    """`onnx/office`, written by the first command of the docs."""
+def exported_by_verb(shop) -> tuple[int, str, str]:
+    """`onnx/office`, written by the first command of the docs: exit status, what it printed, what it said on stderr."""
     command = re.search(r"```bash\nunisrec (.*)\n", DOC.read_text()).group(1).split()
-    return subprocess.run(
-        [sys.executable, "-m", "unisrec", *command],
-        capture_output=True,
-        text=True,
-        cwd=shop,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(shop), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(command)
+    return status, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -209,9 +209,9 @@ def test_check_tells_the_model_from_another(shop, exports, capsys):
 
 @needs_onnx
 def test_verb(shop, exported_by_verb):
-    assert exported_by_verb.returncode == 0, exported_by_verb.stderr
-    assert exported_by_verb.stderr == ""
-    header, *rows, blank, last = exported_by_verb.stdout.splitlines()
+    status, out, err = exported_by_verb
+    assert (status, err) == (0, "")
+    header, *rows, blank, last = out.splitlines()
     assert "largest difference from torch" in header
     assert [row.split()[0] for row in rows] == ["text_encoder.onnx", "item_tower.onnx", "sequence_tower.onnx"]
     assert all(float(row.split()[2]) < 1e-5 for row in rows)

@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoModel
 
 from unisrec import Recommender
+from unisrec.configuration.configuration_unisrec import CODE_FILES
 from unisrec.modeling_unisrec.outgoing import shared_files
 
 
@@ -25,18 +26,7 @@ TRAINING = [
 ]
 PICKLES = {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
 STATE = {*PICKLES, "trainer_state.json", "files.json"}
-CODE = {
-    "configuration_unisrec.py",
-    "modeling_unisrec.py",
-    "pipeline_unisrec.py",
-    "processing_unisrec.py",
-    "own_code.py",
-    "own_code_config.py",
-    "text_pooling.py",
-    "catalogue_files.py",
-    "item_catalogue.py",
-    "item_columns.py",
-}
+CODE = set(CODE_FILES)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """How commands end: which exceptions are told in one line, output that is lost, Ctrl-C, terminals of other code pages."""
 
+import io
 import json
 import os
 import resource
@@ -166,33 +167,22 @@ def shop(tmp_path):
     return tmp_path
 
 
-PREPARE = [
-    *UNISREC,
-    "prepare",
-    "table",
-    "--interactions",
-    "clicks.csv",
-    "--items",
-    "items.csv",
-    "--user-k",
-    "1",
-    "--item-k",
-    "1",
-]
+PREPARE = "prepare table --interactions clicks.csv --items items.csv --user-k 1 --item-k 1".split()
 
 
-def test_names_that_a_terminal_cannot_show_are_escaped(shop):
-    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
-    done = subprocess.run([*PREPARE, "--output", "店"], capture_output=True, cwd=shop, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert b"written to \\u5e97" in done.stdout
+def test_names_that_a_terminal_cannot_show_are_escaped(shop, monkeypatch):
+    monkeypatch.chdir(shop)
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert cli.main([*PREPARE, "--output", "店"]) == 0
+    assert b"written to \\u5e97" in terminal.buffer.getvalue()
     assert (shop / "店" / "domain.json").is_file()
 
 
 def test_a_full_disk_leaves_no_half_domain(shop):
     """Where not one byte can be written; less full ones are in the tests of `prepare`."""
     done = subprocess.run(
-        [*PREPARE, "--output", "shop"], capture_output=True, text=True, cwd=shop,
+        [*UNISREC, *PREPARE, "--output", "shop"], capture_output=True, text=True, cwd=shop,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
     )  # fmt: skip
     assert done.returncode == 2
