@@ -13,8 +13,10 @@ class _Limits(NamedTuple):
 
 
 # On a CPU, a chunk has few enough logits to stay in the cache, and enough rows for fast matrix products. On a GPU, it has
-# enough for every kernel to fill the device.
+# enough for every kernel to fill the device. With many candidates, whose gradient each chunk reads and writes, it has four
+# times as many logits or _FEW_ROWS.
 _LIMITS = {"cpu": _Limits(2**22, 512), "cuda": _Limits(2**25, 8192)}
+_FEW_ROWS = 128
 
 
 # Subtracted from logits, it makes their exponentials 0 in every type, without the NaN of 0 * inf.
@@ -148,7 +150,8 @@ def chunked_cross_entropy(
     """
     if chunk_size is None:
         limits = _LIMITS.get(queries.device.type, _LIMITS["cuda"])
-        chunk_size = max(1, min(limits.rows, limits.logits // len(candidates)))
+        rows, few = limits.logits // len(candidates), min(4 * limits.logits // len(candidates), _FEW_ROWS)
+        chunk_size = max(1, min(limits.rows, max(rows, few)))
     return _ChunkedCrossEntropy.apply(queries, candidates, labels, adjust, soft_targets, weights, chunk_size)
 
 

@@ -296,6 +296,12 @@ def test_trainer_changes_nothing_in_its_arguments(make_trainer):
     )
     again.args.seed = 7
     assert trainer.args.to_dict() == given
+    assert not again.accelerator.non_blocking
+    trainer.args.dataloader_pin_memory = True  # as on a GPU
+    again = UniSRecFinetuneTrainer(
+        trainer.model, trainer.args, train_dataset=trainer.train_dataset, text_embeds=np.zeros((60, 16), np.float32)
+    )
+    assert again.accelerator.non_blocking  # batches are copied without waiting
     trainer.args.label_smoothing_factor = 0.5
     with pytest.raises(ValueError, match="--label_smoothing_factor"):
         UniSRecFinetuneTrainer(trainer.model, trainer.args)

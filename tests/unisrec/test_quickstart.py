@@ -1,25 +1,27 @@
-"""The whole story through the real command line: on a tiny checkpoint, and on the released one."""
+"""The whole story through the command line: on a tiny checkpoint, and on the released one."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 from unisrec import UniSRecProcessor
+from unisrec.cli import main
 
 
 TINY = ["--users", "30", "--finetune-epochs", "1", "--use-cpu", "--output", "out"]
 
 
-def quickstart(folder, *words: str) -> str:
-    command = [sys.executable, "-m", "unisrec", "quickstart", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # other tests want a core too
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def quickstart(tmp_path, monkeypatch, capsys):
+    """Runs it in a new folder: what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> str:
+        assert main(["quickstart", *words]) == 0
+        return capsys.readouterr().out
+
+    return run
 
 
 def rows_of(printed: str) -> dict[str, list[float]]:
@@ -28,12 +30,12 @@ def rows_of(printed: str) -> dict[str, list[float]]:
 
 
 @pytest.mark.slow
-def test_quickstart_on_another_checkpoint(tmp_path, make_model, text_encoder, tokenizer):
+def test_quickstart_on_another_checkpoint(quickstart, tmp_path, make_model, text_encoder, tokenizer):
     model = make_model(text_pooling="mean")
     model.attach_text_encoder(text_encoder)
     model.save_pretrained(tmp_path / "tiny")
     UniSRecProcessor(tokenizer, max_history_length=10, max_text_length=32).save_pretrained(tmp_path / "tiny")
-    printed = quickstart(tmp_path, "--model", "tiny", *TINY, "--json", "out.json")
+    printed = quickstart("--model", "tiny", *TINY, "--json", "out.json")
     rows = rows_of(printed)
     settings = [f"{setting}, {start}" for setting in ("inductive", "transductive") for start in STARTS]
     assert list(rows) == ["random", "popularity", "zero-shot", *settings]
@@ -48,8 +50,8 @@ STARTS = ("from scratch", "fine-tuned")
 
 
 @pytest.mark.slow
-def test_quickstart_tells_the_whole_story(tmp_path):
-    rows = rows_of(quickstart(tmp_path, "--output", "out", "--use-cpu", "--finetune-epochs", "8"))
+def test_quickstart_tells_the_whole_story(quickstart):
+    rows = rows_of(quickstart("--output", "out", "--use-cpu", "--users", "400", "--finetune-epochs", "8"))
     recall = {name: cells[0] for name, cells in rows.items()}
     assert recall["zero-shot"] > recall["popularity"] > 2 * recall["random"]
     for setting in ("inductive", "transductive"):
