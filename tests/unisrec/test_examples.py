@@ -1,4 +1,4 @@
-"""The scripts in `examples/` that bring their requirements along (PEP 723), and the notebook."""
+"""The scripts in `examples/` that bring their requirements along (PEP 723), and the notebooks."""
 
 import importlib.util
 import json
@@ -9,10 +9,12 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 
 
 ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted(file.stem for file in (ROOT / "examples").glob("*.ipynb"))
 JOBS = sorted(file.stem for file in (ROOT / "examples").glob("*_job.py"))
 BLOCK = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")  # as in the specification
 
@@ -72,22 +74,43 @@ def test_both_jobs_run(make_domain, make_model, text_encoder, tokenizer, tmp_pat
     assert output.is_file()
 
 
-def test_notebook_holds_no_results():
-    cells = json.loads((ROOT / "examples" / "shop.ipynb").read_text(encoding="utf-8"))["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert len(code) >= 5
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+def code_of(name: str) -> list[dict]:
+    cells = json.loads((ROOT / "examples" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != "shop"])  # which takes minutes to run
+def test_notebooks_hold_their_results(name):
+    cells = code_of(name)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, 1 + len(cells)))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert len(outputs) >= 3
+    assert not [output for output in outputs if output.get("name") == "stderr" or output["output_type"] == "error"]
 
 
 @pytest.mark.rare
-def test_notebook_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_run(name, tmp_path, monkeypatch):
     shutil.copy(ROOT / "examples" / "products.csv", tmp_path)
     monkeypatch.chdir(tmp_path)
-    cells = json.loads((ROOT / "examples" / "shop.ipynb").read_text(encoding="utf-8"))["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    assert "budget=5," in code
+    code = "\n".join("".join(cell["source"]) for cell in code_of(name))
+    # Less of everything that takes time.
+    for full, small in (
+        ("budget=5,", "budget=0.05, use_cpu=True,"),
+        ("num_train_epochs=6,", "num_train_epochs=1, use_cpu=True,"),
+        ("num_train_epochs=4,", "num_train_epochs=1, use_cpu=True,"),
+        ("num_target_users=400, num_target_items=300", "num_target_users=60, num_target_items=100"),
+        ("num_target_users=300, num_target_items=300", "num_target_users=60, num_target_items=100"),
+        ("num_target_users=300, num_target_items=500", "num_target_users=60, num_target_items=100"),
+    ):
+        code = code.replace(full, small)
     names: dict = {}
-    exec(compile(code.replace("budget=5,", "budget=0.05, use_cpu=True,"), "shop.ipynb", "exec"), names)
-    assert (tmp_path / "shop-model" / "report.html").is_file()
-    assert all(len(each) == 3 for each in names["lists"])
-    assert len(names["found"]) == 3
+    exec(compile(code, f"{name}.ipynb", "exec"), names)
+    if name == "shop":
+        assert (tmp_path / "shop-model" / "report.html").is_file()
+        assert all(len(each) == 3 for each in names["lists"])
+        assert len(names["found"]) == 3
+    if name == "own_encoder":
+        torch.testing.assert_close(names["vector"], names["expected"], rtol=0, atol=1e-5)
+    if name == "research_grid":
+        assert names["runs"].shape == (4, 4)
