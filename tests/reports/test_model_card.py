@@ -465,35 +465,51 @@ def test_odd_names_break_neither_table_nor_head(make_trainer, make_domain):
 # Its examples
 
 
-def run_examples(card: str, cwd: Path) -> list[str]:
-    """What the examples of a card print: those without the package first, in one process with those that import it."""
-    blocks = re.findall(r"```python\n(.*?)```", section(card, "Use"), flags=re.DOTALL)
-    remote = [block for block in blocks if "trust_remote_code" in block]
-    ours = [block for block in blocks if "import unisrec" in block or "from unisrec" in block]
-    assert len(remote) + len(ours) == len(blocks) >= 2
-    code = ["import sys", *remote, "assert 'unisrec' not in sys.modules", *ours]
+@pytest.fixture(scope="module")
+def documented() -> str:
+    return (DOCS / "example_model_card.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def documented_name(documented) -> str:
+    (name,) = set(re.findall(r'(?:from_pretrained\(|model=)"([^"]+)"', documented))
+    return name
+
+
+@pytest.fixture(scope="module")
+def printed(root, documented, documented_name, tmp_path_factory) -> list[list[str]]:
+    """What the examples of the documented card and those of a pre-training print: those without the package first, in one
+    process with those that import it."""
+    cwd = tmp_path_factory.mktemp("examples")
+    shutil.copytree(root / "adapted", cwd / documented_name)
+    shutil.copytree(root / "pretrained", cwd / "pretrained")
+    remote, ours = ["import sys"], ["assert 'unisrec' not in sys.modules"]
+    for card in (documented, card_of(root / "pretrained")):
+        blocks = re.findall(r"```python\n(.*?)```", section(card, "Use"), flags=re.DOTALL)
+        without = [block for block in blocks if "trust_remote_code" in block]
+        others = [block for block in blocks if "import unisrec" in block or "from unisrec" in block]
+        assert len(without) + len(others) == len(blocks) >= 2
+        remote += [*without, "print('---')"]
+        ours += [*others, "print('---')"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_MODULES_CACHE": str(cwd / ".modules")}
     environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, cwd=cwd, env=environment
-    )
+    code = "\n".join([*remote, *ours])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, env=environment)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    parts = [part.splitlines() for part in done.stdout.removesuffix("---\n").split("---\n")]
+    return [parts[0] + parts[2], parts[1] + parts[3]]
 
 
-def test_examples_of_a_transfer_run_as_printed(root, tmp_path):
-    documented = (DOCS / "example_model_card.md").read_text(encoding="utf-8")
-    (name,) = set(re.findall(r'(?:from_pretrained\(|model=)"([^"]+)"', documented))
-    assert section(card_of(root / "adapted"), "Use").replace('"adapted"', f'"{name}"') == section(documented, "Use")
-    shutil.copytree(root / "adapted", tmp_path / name)
-    without_package, *items, as_pipeline = run_examples(documented, tmp_path)
+def test_examples_of_a_transfer_run_as_printed(root, documented, documented_name, printed):
+    use = section(card_of(root / "adapted"), "Use")
+    assert use.replace('"adapted"', f'"{documented_name}"') == section(documented, "Use")
+    without_package, *items, as_pipeline = printed[0]
     assert [item.split()[1] for item in items] == re.findall(r"'item_id': '(books-\d+)'", as_pipeline)
     assert without_package == as_pipeline
     assert len(items) == 5
 
 
-def test_documented_card_is_complete(root):
-    documented = (DOCS / "example_model_card.md").read_text(encoding="utf-8")
+def test_documented_card_is_complete(root, documented):
     headings = re.findall(r"^## .*", card_of(root / "adapted"), flags=re.MULTILINE)
     assert re.findall(r"^## .*", documented, flags=re.MULTILINE) == headings
     assert len(ModelCard(documented).data.eval_results) == 8
@@ -502,10 +518,8 @@ def test_documented_card_is_complete(root):
     assert "/work" not in documented
 
 
-def test_examples_of_a_pretraining_run_as_printed(root, tmp_path):
-    shutil.copytree(root / "pretrained", tmp_path / "pretrained")
-    lines = run_examples(card_of(tmp_path / "pretrained"), tmp_path)
-    assert lines == 2 * ["torch.Size([1, 8]) torch.Size([2, 8])"]
+def test_examples_of_a_pretraining_run_as_printed(root, printed):
+    assert printed[1] == 2 * ["torch.Size([1, 8]) torch.Size([2, 8])"]
     assert "unisrec finetune --model pretrained --domain DOMAIN" in card_of(root / "pretrained")
 
 
