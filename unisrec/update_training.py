@@ -24,9 +24,9 @@ from .update_data import ShopHistory, training_histories
 
 
 REPLAY = 1.0  # targets of other users for each target of users with new interactions
-MOST_EPOCHS, PATIENCE = 20, 2
+MOST_EPOCHS, PATIENCE = 5, 1
 LEARNING_RATE = 1e-3
-SHARE = 0.6  # of the new weights, where nothing can be validated
+EPOCHS, SHARE = 2, 0.6  # and share of the new weights, where nothing can be validated
 COMPARED_USERS, TOP_K = 1000, 10
 
 
@@ -154,7 +154,7 @@ def _trainer(
     batch = min(max(64, 1 << max(targets // 25, 1).bit_length() - 1), 2048)
     args = UniSRecFinetuneArguments(
         str(work),
-        num_train_epochs=MOST_EPOCHS if valid is not None else PATIENCE,
+        num_train_epochs=MOST_EPOCHS if valid is not None else EPOCHS,
         learning_rate=LEARNING_RATE,
         per_device_train_batch_size=batch,
         num_negatives=2048 if len(vectors) > LARGE_CATALOGUE else None,

@@ -279,13 +279,16 @@ def test_arguments_from_a_file_give_way_to_the_command_line(folders, tmp_path, t
         f"domains: ['{folders / 'toys'}', '{folders / 'books'}']\ntext-encoder: '{text_encoder_dir}'\n"
         "num_train_epochs: 5\nuse_cpu: true\nlearning_rate: 0.002\ndisable_tqdm: true\n"
         "model_config: [hidden_size=8, num_experts=2]\nsave_strategy: 'no'\n"
+        "text_whitening: pca\ntext_whitening_size: 4\ntext_prompt: 'passage: '\n"
     )
     output = tmp_path / "out"
-    assert main(["pretrain", "--config", str(file), "--output_dir", str(output), "--num_train_epochs", "1"]) == 0
+    words = ["--output_dir", str(output), "--num_train_epochs", "1", "--text_prompt", ""]
+    assert main(["pretrain", "--config", str(file), *words]) == 0
     state = json.loads((output / "trainer_state.json").read_text())
     assert state["epoch"] == 1
     assert {entry["learning_rate"] for entry in state["log_history"] if "learning_rate" in entry} <= {0.002}
-    assert json.loads((output / "config.json").read_text())["hidden_size"] == 8
+    config = json.loads((output / "config.json").read_text())
+    assert (config["hidden_size"], config["text_whitening_size"], config["text_prompt"]) == (8, 4, "")
     assert any("eval_books_ndcg@10" in entry for entry in state["log_history"])
 
 
@@ -399,6 +402,10 @@ def test_bad_input_of_the_training_verbs(folders, tmp_path, text_encoder_dir, ca
     wide.save_pretrained(tmp_path / "wide")
     for file in text_encoder_dir.glob("tokenizer*"):
         (tmp_path / "wide" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "size.yaml").write_text("text_truncate_dim: four\n")
+    assert "size.yaml: text_truncate_dim is 'four', expected a whole number" in bad(
+        capsys, *pretrain, "--config", tmp_path / "size.yaml"
+    )
     (tmp_path / "setting.yaml").write_text("setting: both\n")
     assert "setting is 'both', expected one of inductive, transductive" in bad(
         capsys,

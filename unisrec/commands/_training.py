@@ -121,7 +121,7 @@ def parse_training_arguments(
             if value is None:  # not given
                 continue
             if name in own:
-                if not getattr(args, name):
+                if getattr(args, name) == own[name].default:  # not given on the command line
                     setattr(args, name, _own_value(file, own[name], value))
             elif isinstance(value, dict | list) and not _takes(hints[name], type(value)):
                 raise ValueError(f"{file}: {name} takes one value, got {json.dumps(value)}.")
@@ -265,6 +265,11 @@ def _own_value(file: str, option: argparse.Action, value: Any) -> Any:
             raise ValueError(f"{file}: {name} is {value!r}, expected true or false.") from error
     if option.choices is not None and value not in option.choices:
         raise ValueError(f"{file}: {name} is {value!r}, expected one of {', '.join(option.choices)}.")
+    if option.type is int:
+        try:
+            return int(value)
+        except ValueError:
+            raise ValueError(f"{file}: {name} is {value!r}, expected a whole number.") from None
     return value
 
 

@@ -49,7 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text_whitening",
         choices=["none", "pca"],
-        default="none",
         help="fixed linear map in front of the adaptor, fitted to the items of all domains (default: none)",
     )
     parser.add_argument(
@@ -85,7 +84,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int | Result:
             text_pooling=args.text_pooling,
             text_prompt=args.text_prompt,
             text_truncate_dim=args.text_truncate_dim,
-            text_whitening=args.text_whitening,
+            text_whitening=args.text_whitening or "none",
             text_whitening_size=args.text_whitening_size,
             model_config=parse_model_config(args.model_config),
             split=args.split,
