@@ -121,8 +121,10 @@ def build_pretrain_trainer(
         of_text["text_whitening_size"] = text_whitening_size or of_text["text_embedding_size"]
     set_seed(args.seed)
     of_text["training_data"] = [training_record(domain, args.train_text_encoder) for domain in domains]
-    config = new_config({"text_neighbours": args.text_neighbours} | of_text | settings)
+    config = new_config(of_text | settings)
     check_similarity(config)
+    if "text_neighbours" not in settings and config.item_text:
+        config.text_neighbours = config.text_neighbours_share(args.text_neighbours)
     model = UniSRecModel(config)
 
     processor = UniSRecProcessor(
