@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 
 from ..configuration import UniSRecConfig
@@ -18,6 +19,7 @@ from ..modeling_unisrec import (
     ItemCatalogue,
     UniSRecModel,
     UniSRecProcessor,
+    fit_text_space,
 )
 from ..modeling_unisrec.checkpoint import load_checkpoint
 from ..modeling_unisrec.text_neighbours import RECENCY
@@ -89,7 +91,8 @@ def compare(
         models (`Sequence` of `str` or `os.PathLike`):
             Folders, `"unisrec-base"` or Hub ids of checkpoints; `"popularity"` (by the interactions known),
             `"text-neighbours"` (by the cosine with the mean text vector of the history), `"recent-text-neighbours"` (the
-            same, the latest items counting most: [`recent_texts`]) and `"random"`.
+            latest items counting most, in the text space of the catalogue: [`recent_texts`], [`fit_text_space`]) and
+            `"random"`.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         split (`str`, *optional*, defaults to `"test"`):
             `"valid"`, `"test"`, or a time split of [`cut_at`], `"time:0.1"`. Of a domain that is cut already, `"valid"` has
@@ -261,7 +264,10 @@ class _Task:
             return popularity_scores(self.known, self.domain.num_items)
         if name == RANDOM:
             return random_scores(self.domain.num_items)
-        return text_neighbour_scores(text_embeds, RECENCY if name == RECENT_TEXT_NEIGHBOURS else 1.0)
+        if name == TEXT_NEIGHBOURS:
+            return text_neighbour_scores(text_embeds)
+        texts = torch.from_numpy(np.array(text_embeds))
+        return text_neighbour_scores(fit_text_space(texts).map(texts).numpy(), RECENCY)
 
     def metrics(self, score: Scorer, longest: int | None, text_embeds: np.ndarray) -> dict[str, float]:
         ranking = self._rank(score, self.users, longest)

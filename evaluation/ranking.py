@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data import Split
-from ..modeling_unisrec import UniSRecModel, encode_items, mix, recent_texts
+from ..modeling_unisrec import UniSRecModel, encode_items, fit_text_space, mix, recent_texts
 from .launch import make_accelerator
 from .metrics import ranks_of_targets
 
@@ -114,7 +114,10 @@ class TargetRanker:
         self.model, self._share = model, model.config.text_neighbours_share(text_neighbours)
         inputs = catalogue_tensors(catalogue, torch.device("cpu"))
         self.item_embeds = encode_items(model, **inputs)
-        self._texts = inputs["text_embeds"].to(self.item_embeds.device) if self._share else None
+        self._texts = None
+        if self._share:
+            texts = inputs["text_embeds"].to(self.item_embeds.device)
+            self._texts = fit_text_space(texts).map(texts)
         self.candidates = mix(model.project_items(self.item_embeds), self._texts, self._share)
 
     @torch.inference_mode()

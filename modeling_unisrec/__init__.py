@@ -15,7 +15,7 @@ from .pipeline_unisrec import (
     rank_items,
 )
 from .processing_unisrec import UniSRecProcessor
-from .text_neighbours import mix, recent_texts, unit_vectors
+from .text_neighbours import TextSpace, fit_text_space, mix, recent_texts, unit_vectors
 from .text_pooling import TextHead, pool_tokens
 
 
@@ -23,6 +23,7 @@ __all__ = [
     "ItemCatalogue",
     "SequentialRecommendationPipeline",
     "TextHead",
+    "TextSpace",
     "UniSRecModel",
     "UniSRecModelOutput",
     "UniSRecPreTrainedModel",
@@ -35,6 +36,7 @@ __all__ = [
     "check_id_rows",
     "encode_catalogue",
     "encode_items",
+    "fit_text_space",
     "item_mask",
     "item_tower_state",
     "lock_catalogue",

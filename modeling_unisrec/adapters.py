@@ -172,13 +172,13 @@ def load_adapted(name: str, revision: str, model: UniSRecModel) -> UniSRecModel:
     model.reset_item_embedding(rows[0] - 1 if rows else None)
     config = PeftConfig.from_pretrained(name, revision=revision)
     config.base_model_name_or_path = model.name_or_path  # no longer needed
-    trainable = {name: weight.requires_grad for name, weight in model.named_parameters()}
+    trainable = {weight_name: weight.requires_grad for weight_name, weight in model.named_parameters()}
     adapted = with_adapters(model, config)
     check_weights("adapter_model.safetensors", get_peft_model_state_dict(adapted), weights)
     set_peft_model_state_dict(adapted, weights)
     model = adapted.merge_and_unload()
-    for name, weight in model.named_parameters():  # peft leaves the whole model frozen
-        weight.requires_grad_(trainable[name])
+    for weight_name, weight in model.named_parameters():  # peft leaves the whole model frozen
+        weight.requires_grad_(trainable[weight_name])
     if bad := not_finite(model.state_dict()):  # by the factor in adapter_config.json
         raise ValueError(f"{len(bad)} weights of base and adapters together are NaN or infinite, such as {bad[0]}")
     if (training_data := load_training_data(name, revision)) is not None:

@@ -15,7 +15,7 @@ from transformers.pipelines.base import Pipeline  # not of `transformers`, whose
 from .item_catalogue import ItemCatalogue, check_id_rows
 from .item_columns import Where, check_columns_known, item_mask
 from .processing_unisrec import UniSRecProcessor
-from .text_neighbours import mix, recent_texts
+from .text_neighbours import TextSpace, fit_text_space, mix, recent_texts
 
 
 History = Sequence[str | Mapping[str, str]]
@@ -179,6 +179,7 @@ class _Ranked:
     catalogue: ItemCatalogue  # with text vectors
     candidates: torch.Tensor  # as they are compared, on the device of the model
     share: float  # of text neighbours
+    space: TextSpace | None  # in which texts are compared
 
 
 class SequentialRecommendationPipeline(Pipeline):
@@ -287,7 +288,8 @@ class SequentialRecommendationPipeline(Pipeline):
             batch["text_embeds"] = new.float() if known is None else torch.cat([known.float(), new.float()])
         users = self.model.project_sequences(check_finite(self.model(**batch).sequence_embeds, "vectors of histories"))
         if ranked.share:
-            users = mix(users.float(), recent_texts(batch["item_index"], batch["text_embeds"].float()), ranked.share)
+            texts = ranked.space.map(batch["text_embeds"])
+            users = mix(users.float(), recent_texts(batch["item_index"], texts), ranked.share)
         scores = (users @ ranked.candidates.T).float()
         return {"scores": scores, "seen": model_inputs["seen"], "catalogue": ranked.catalogue}
 
@@ -368,8 +370,11 @@ class SequentialRecommendationPipeline(Pipeline):
             if source.item_embeddings is None:
                 catalogue = source.with_embeddings(self._encode_texts(source.texts))
             items = self.model.project_items(check_finite(encode_catalogue(self.model, catalogue), "vectors of items"))
-            candidates = mix(items.float(), catalogue.item_embeddings, share) if share else items
-            self._ranked = _Ranked(source, state, catalogue, candidates, share)
+            space = None
+            if share:
+                space = fit_text_space(catalogue.item_embeddings)
+                items = mix(items.float(), space.map(catalogue.item_embeddings), share)
+            self._ranked = _Ranked(source, state, catalogue, items, share, space)
         return self._ranked
 
     @torch.inference_mode()

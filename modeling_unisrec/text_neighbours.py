@@ -1,13 +1,18 @@
-"""Text neighbours: items whose texts are like those of the latest items of a history, without anything learned from shops."""
+"""Text neighbours: items whose texts are like those of the latest items of a history, without anything learned from logs."""
+
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 
-# Weight of an item of a history relative to the one after it, and share of text neighbours in the score. Both were chosen on
-# validation users of four shops that the model had never seen; docs/results.md has the figures.
+# Weight of an item of a history relative to the one after it, share of text neighbours in the score, and power of the
+# covariance of the texts that is divided by (1/2 would whiten them). All were chosen on validation users of four shops that
+# the model had never seen; docs/results.md has the figures.
 RECENCY = 0.7
 SHARE = 0.5
+WHITENING_POWER = 0.375
+_FITTED_ITEMS = 100_000
 
 
 def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
@@ -15,6 +20,51 @@ def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
     gradient is that of the output instead of 1e12 times as large."""
     norms = vectors.norm(dim=-1, keepdim=True)
     return vectors / norms.clamp_min(1e-12).masked_fill(norms == 0, 1.0)
+
+
+class TextSpace(NamedTuple):
+    r"""
+    Map of text vectors in which those of a catalogue differ in what tells its products apart; see [`fit_text_space`].
+
+    Args:
+        mean (`torch.FloatTensor` of shape `(text_embedding_size,)`): Mean of the unit vectors of the catalogue.
+        weight (`torch.FloatTensor` of shape `(text_embedding_size, text_embedding_size)`): Symmetric map.
+    """
+
+    mean: torch.Tensor
+    weight: torch.Tensor
+
+    def map(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        """Returns unit vectors in this space for `text_embeds`; both `(num_items, text_embedding_size)`."""
+        mean, weight = self.mean.to(text_embeds.device), self.weight.to(text_embeds.device)
+        return unit_vectors((unit_vectors(text_embeds.float()) - mean) @ weight)
+
+
+def fit_text_space(text_embeds: torch.Tensor) -> TextSpace:
+    r"""
+    Fits the text space of a catalogue: its text vectors are centred and multiplied by the power -3/8 of their covariance;
+    -1/2 would be PCA whitening. The covariance is shrunk towards a multiple of the identity as if `text_embedding_size`
+    more items had it, so that small catalogues are little more than centred.
+
+    Args:
+        text_embeds (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`):
+            Text vectors of the catalogue. Of more than 100,000 items, as many, evenly spaced, are used.
+
+    Returns:
+        [`TextSpace`]: On the CPU. The identity, without centring, for a catalogue whose texts are all alike.
+    """
+    texts = text_embeds[:: -(-len(text_embeds) // _FITTED_ITEMS)].float().cpu()
+    texts, size = unit_vectors(texts), text_embeds.shape[1]
+    mean = texts.double().mean(0)
+    centred = texts - mean.float()
+    covariance = (centred.T @ centred).double()  # times the number of items
+    variance = covariance.trace() / size / len(texts)
+    if variance <= 1e-9:
+        return TextSpace(torch.zeros(size), torch.eye(size))
+    # The scale does not matter, because the results are scaled to unit length.
+    variances, components = torch.linalg.eigh(covariance + size * variance * torch.eye(size, dtype=torch.float64))
+    weight = components * variances**-WHITENING_POWER @ components.T
+    return TextSpace(mean.float(), weight.float())
 
 
 def recent_texts(item_index: torch.Tensor, text_embeds: torch.Tensor, recency: float = RECENCY) -> torch.Tensor:
@@ -57,4 +107,4 @@ def mix(vectors: torch.Tensor, texts: torch.Tensor, share: float) -> torch.Tenso
     return torch.cat([(1 - share) ** 0.5 * vectors, share**0.5 * texts], dim=-1)
 
 
-__all__ = ["RECENCY", "SHARE", "mix", "recent_texts", "unit_vectors"]
+__all__ = ["RECENCY", "SHARE", "TextSpace", "fit_text_space", "mix", "recent_texts", "unit_vectors"]

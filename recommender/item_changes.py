@@ -78,7 +78,7 @@ def change_items(
         keeps_gone (`bool`): Whether the removed items become former items, which histories may name.
 
     Returns:
-        `tuple[Snapshot, ItemChanges]`: The new state, whose `state` is still that of the old one, and the counts.
+        `tuple[Snapshot, ItemChanges]`: The new state, whose `state` and `space` are still those of the old one, and the counts.
 
     Raises:
         ValueError: If no item would be left, or there is a new text and no text encoder.
@@ -116,7 +116,7 @@ def change_items(
         former,
         old.tables if products.tables is None else products.tables,
     )
-    index = snapshot.index.update(kept, encoder.items(text_vectors, new_rows))
+    index = snapshot.index.update(kept, encoder.items(text_vectors, new_rows, snapshot.space))
     return replace(snapshot, processor=with_catalogue(snapshot.processor, catalogue), index=index), changes
 
 

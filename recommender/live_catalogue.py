@@ -96,7 +96,7 @@ class LiveCatalogue:
         snapshot = self._current()
         parsed = snapshot.processor.parse_histories(histories)
         vectors = np.empty((len(parsed), snapshot.index.vectors.shape[1]), dtype=np.float32)
-        for places, users in self._encoder.users(snapshot.processor, parsed, batch_size):
+        for places, users in self._encoder.users(snapshot.processor, parsed, batch_size, snapshot.space):
             vectors[places] = users.cpu().numpy()
         return vectors
 
@@ -114,8 +114,8 @@ class LiveCatalogue:
         Raises:
             ValueError: If there is no text encoder.
         """
-        vectors = self._encoder.texts(texts)
-        return self._encoder.items(vectors, torch.zeros(len(texts), dtype=torch.long)).cpu().numpy()
+        vectors, rows = self._encoder.texts(texts), torch.zeros(len(texts), dtype=torch.long)
+        return self._encoder.items(vectors, rows, self._current().space).cpu().numpy()
 
     def add_items(self, items: Mapping[str, str] | TableSource, **columns: Any) -> ItemChanges:
         r"""
@@ -263,7 +263,12 @@ class LiveCatalogue:
         return changes
 
     def _replace_snapshot(self, new: Snapshot) -> None:
-        """Sets the snapshot by one assignment."""
+        """Sets the snapshot by one assignment. With text neighbours all item vectors are computed anew, because each item
+        has a part in the text space."""
+        if new.space is not None:
+            space = self._writers_encoder.space(new.catalogue)
+            index = new.index.rebuild(ExactIndex(self._writers_encoder.catalogue(new.catalogue, space)))
+            new = dataclasses.replace(new, index=index, space=space)
         self._snapshot = dataclasses.replace(new, state=self._state(new.catalogue, new.reads_texts))
 
     def _current(self) -> Snapshot:
@@ -288,10 +293,12 @@ class LiveCatalogue:
             reads_texts = old.reads_texts and self._model.text_encoder is not None  # otherwise keep the loaded vectors
         if reads_texts:
             catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=None))
-        index = ExactIndex(self._writers_encoder.catalogue(catalogue))
+        space = self._writers_encoder.space(catalogue)
+        index = ExactIndex(self._writers_encoder.catalogue(catalogue, space))
         if old is not None:
             index = old.index.rebuild(index)
-        return Snapshot(with_catalogue(processor, catalogue), index, self._state(catalogue, reads_texts), reads_texts)
+        state = self._state(catalogue, reads_texts)
+        return Snapshot(with_catalogue(processor, catalogue), index, state, reads_texts, space)
 
     def _state(self, catalogue: ItemCatalogue, reads_texts: bool) -> tuple[Any, ...]:
         """Returns a state that changes whenever the vectors of the catalogue change."""

@@ -38,8 +38,8 @@ class Recommender(LiveCatalogue):
         text_neighbours (`float`, *optional*):
             Share, from 0 to 1, of text neighbours in the score, instead of that in the configuration of the model, which
             is saved with it. With any, the score is a weighted mean of the model's cosine and of the cosine between the
-            text of an item and those of the latest items of the history ([`recent_texts`]), and vectors have
-            `hidden_size + text_embedding_size` numbers.
+            text of an item and those of the latest items of the history ([`recent_texts`]), in the text space of the
+            catalogue ([`fit_text_space`]), and vectors have `hidden_size + text_embedding_size` numbers.
 
     Raises:
         ValueError: If the processor has no catalogue, a transductive model was trained on another one, or the model cannot
@@ -154,7 +154,7 @@ class Recommender(LiveCatalogue):
         candidates = snapshot.candidates(allowed, blocked, where)
         parsed = snapshot.processor.parse_histories(histories, allow_empty=popularity is not None)
         results: list[list[Recommendation]] = [[] for _ in parsed]
-        for places, users in self._encoder.users(snapshot.processor, parsed, batch_size, progress):
+        for places, users in self._encoder.users(snapshot.processor, parsed, batch_size, snapshot.space, progress):
             seen = [[row for row, _ in parsed[place] if row is not None and exclude_seen] for place in places]
             found = rules.search(snapshot.index, users, top_k, seen, candidates)
             for place, items in zip(places, snapshot.recommendations(*found, columns), strict=True):
@@ -206,7 +206,7 @@ class Recommender(LiveCatalogue):
         snapshot = self._current()
         row, text = snapshot.processor.parse(item)
         if row is None:
-            query = self._encoder.items(self._encoder.texts([text]), torch.tensor([0]))
+            query = self._encoder.items(self._encoder.texts([text]), torch.tensor([0]), snapshot.space)
         else:
             query = snapshot.index.vectors[row : row + 1].float()
         index = snapshot.index

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..modeling_unisrec import ItemCatalogue, UniSRecProcessor, Where, item_mask
+from ..modeling_unisrec import ItemCatalogue, TextSpace, UniSRecProcessor, Where, item_mask
 from .exact_index import ExactIndex
 from .faiss_index import FaissIndex
 
@@ -50,6 +50,7 @@ class Snapshot:
     index: ExactIndex | FaissIndex
     state: tuple[Any, ...]  # state of the weights and text vectors that the index was built from
     reads_texts: bool  # whether the text vectors were computed from the texts
+    space: TextSpace | None = None  # in which texts are compared; only with text neighbours
 
     @property
     def catalogue(self) -> ItemCatalogue:

@@ -12,11 +12,13 @@ from ..data.readers.values import check_count
 from ..data.text_encoding import encode_texts
 from ..modeling_unisrec import (
     ItemCatalogue,
+    TextSpace,
     UniSRecModel,
     UniSRecProcessor,
     check_finite,
     encode_catalogue,
     encode_items,
+    fit_text_space,
     mix,
     recent_texts,
 )
@@ -60,20 +62,25 @@ class VectorEncoder:
             vectors = encode_texts(texts, encoder, self._tokenizer, max_length=length, progress=progress)
         return torch.from_numpy(vectors)
 
-    def items(self, text_vectors: torch.Tensor, id_rows: torch.Tensor) -> torch.Tensor:
+    def space(self, catalogue: ItemCatalogue) -> TextSpace | None:
+        """Returns the text space of a catalogue with text vectors; `None` without text neighbours."""
+        return fit_text_space(catalogue.item_embeddings) if self.text_neighbours else None
+
+    def items(self, text_vectors: torch.Tensor, id_rows: torch.Tensor, space: TextSpace | None) -> torch.Tensor:
         """Returns item vectors `(num_items, hidden_size)` from text vectors and rows of the ID embedding. Raises
         `ValueError` if a number is not finite."""
-        return self._searchable_items(encode_items(self.model, text_vectors, id_rows), text_vectors)
+        return self._searchable_items(encode_items(self.model, text_vectors, id_rows), text_vectors, space)
 
-    def catalogue(self, catalogue: ItemCatalogue) -> torch.Tensor:
+    def catalogue(self, catalogue: ItemCatalogue, space: TextSpace | None) -> torch.Tensor:
         """Returns item vectors `(num_items, hidden_size)` of a catalogue with text vectors."""
-        return self._searchable_items(encode_catalogue(self.model, catalogue), catalogue.item_embeddings)
+        return self._searchable_items(encode_catalogue(self.model, catalogue), catalogue.item_embeddings, space)
 
     def users(
         self,
         processor: UniSRecProcessor,
         parsed: Sequence[Sequence[tuple[int | None, str]]],
         batch_size: int,
+        space: TextSpace | None,
         progress: bool = False,
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Yields positions of parsed histories and their vectors `(batch_size, hidden_size)`, batch by batch;
@@ -90,12 +97,12 @@ class VectorEncoder:
                 item_index, rows, new_texts = processor.distinct_items([parsed[place] for place in places])
                 known, new = rows[: len(rows) - len(new_texts)], [place_of_text[text] for text in new_texts]
                 text_embeds = torch.cat([catalogue.item_embeddings[known], text_vectors[new]])
-                yield places, self._user_vectors(item_index, text_embeds, catalogue.id_rows_of(rows))
+                yield places, self._user_vectors(item_index, text_embeds, catalogue.id_rows_of(rows), space)
                 bar.update(len(places))
 
     @torch.inference_mode()
     def _user_vectors(
-        self, item_index: torch.Tensor, text_embeds: torch.Tensor, id_rows: torch.Tensor
+        self, item_index: torch.Tensor, text_embeds: torch.Tensor, id_rows: torch.Tensor, space: TextSpace | None
     ) -> torch.Tensor:
         item_index, text_embeds, id_rows = (
             tensor.to(self.model.device) for tensor in (item_index, text_embeds, id_rows)
@@ -103,14 +110,16 @@ class VectorEncoder:
         item_embeds = self.model.get_item_features(text_embeds, id_rows=id_rows)
         parts = [self.model.get_sequence_features(part, item_embeds) for part in _trim(item_index)]
         users = self.model.project_sequences(check_finite(torch.cat(parts).float(), "vectors of histories"))
-        if not self.text_neighbours:
+        if space is None:
             return users
-        return mix(users, recent_texts(item_index, text_embeds.float()), self.text_neighbours)
+        return mix(users, recent_texts(item_index, space.map(text_embeds)), self.text_neighbours)
 
-    def _searchable_items(self, item_embeds: torch.Tensor, text_vectors: torch.Tensor) -> torch.Tensor:
+    def _searchable_items(
+        self, item_embeds: torch.Tensor, text_vectors: torch.Tensor, space: TextSpace | None
+    ) -> torch.Tensor:
         """Returns item vectors ready for search, in float32. Raises `ValueError` if not finite."""
         items = self.model.project_items(check_finite(item_embeds.float(), "vectors of items"))
-        return mix(items, text_vectors, self.text_neighbours)
+        return items if space is None else mix(items, space.map(text_vectors.to(items.device)), self.text_neighbours)
 
 
 def _trim(item_index: torch.Tensor) -> list[torch.Tensor]:

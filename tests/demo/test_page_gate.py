@@ -66,6 +66,11 @@ def recommender(make_model, text_encoder_dir) -> Recommender:
     return Recommender(model, processor)
 
 
+def heed_ctrl_c() -> None:
+    """Undoes that a shell lets the commands it runs in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def served(recommender, find_port, tmp_path_factory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("page")
@@ -75,7 +80,7 @@ def served(recommender, find_port, tmp_path_factory) -> Iterator[Served]:
     (root / "files").mkdir()
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(root / "files"), "TMPDIR": str(root / "files")}
     with open(root / "log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, preexec_fn=heed_ctrl_c)
     page = Served(port, root / "log", root / "files")
     while "public link" not in page.log.read_text():  # the last line it prints
         assert process.poll() is None, page.log.read_text()

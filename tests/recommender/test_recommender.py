@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
+from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor, fit_text_space
 from unisrec.recommender import Recommender
 from unisrec.recommender.snapshot import with_catalogue
 
@@ -325,8 +325,8 @@ def test_text_neighbours_are_mixed_by_their_share(make_recommender, num_items):
         assert (users @ recommender.item_embeds.T)[0] == pytest.approx([found[item_id] for item_id in IDS], abs=1e-5)
         return np.array([found[item_id] for item_id in IDS])
 
-    texts = F.normalize(plain.processor.catalogue.item_embeddings, dim=-1)
-    told = F.normalize(plain._encoder.texts(["red boat"]), dim=-1)
+    space = fit_text_space(plain.processor.catalogue.item_embeddings)
+    texts, told = space.map(plain.processor.catalogue.item_embeddings), space.map(plain._encoder.texts(["red boat"]))
     text = sum(0.7**age * row for age, row in enumerate([texts[0], told[0], texts[4], texts[1]]))
     cosines = (texts @ F.normalize(text, dim=0)).numpy()
     assert scores(1.0) == pytest.approx(cosines, abs=1e-5)
@@ -340,6 +340,8 @@ def test_an_added_item_has_its_text_in_the_mix(make_recommender):
     (items,) = recommender.recommend([["i3"]], 7, exclude_seen=False)
     assert {item.item_id for item in items[:2]} == {"new", "i3"}
     assert items[0].score == pytest.approx(1)
+    fresh = Recommender(recommender.model, recommender.processor, text_neighbours=1.0)
+    assert recommender.item_embeds == pytest.approx(fresh.item_embeds, abs=1e-6)  # in the text space of all items
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import copy
 import logging
 import re
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -492,7 +493,8 @@ def test_losses_that_are_not_finite_can_be_hidden(make_trainer, monkeypatch):
     assert logged(hidden, "loss") == [0.0] * 4  # the mean of those before, which are none
 
 
-def test_log_level(make_trainer, capsys):
+def test_log_level(make_trainer, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # elsewhere there are no bars
     logger = logging.getLogger("transformers")
     before = logger.level
     try:

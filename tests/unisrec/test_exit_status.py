@@ -218,7 +218,12 @@ def test_ctrl_c_ends_with_130_and_one_line(place, make_domain, text_encoder_dir,
         "true",
     ]
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background ignores Ctrl-C
     ) as process:
         maps, log = Path(f"/proc/{process.pid}/maps"), tmp_path / "out" / "log.jsonl"
         loads = place == "while it loads"
