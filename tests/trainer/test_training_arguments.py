@@ -349,7 +349,7 @@ SAME = {
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "spawned" else name for name in SAME]
+    "name", [pytest.param(name, marks=pytest.mark.rare) if name == "spawned" else name for name in SAME]
 )
 def test_settings_of_memory_and_loading_change_no_loss(make_trainer, name, domain, table):
     usual, other = make_trainer("usual", max_steps=10), make_trainer("other", max_steps=10, **SAME[name])
