@@ -10,6 +10,7 @@ import torch
 from ..modeling_unisrec import ItemCatalogue
 from ..modeling_unisrec.item_catalogue import FormerItem
 from .catalogue import check_items, read_products
+from .exact_index import ExactIndex
 from .snapshot import Snapshot, with_catalogue
 from .vectors import VectorEncoder
 
@@ -67,8 +68,8 @@ def change_items(
     snapshot: Snapshot, encoder: VectorEncoder, products: Products, gone: Collection[str], keeps_gone: bool
 ) -> tuple[Snapshot, ItemChanges]:
     r"""
-    Adds items, changes texts, and removes items. Only new texts are encoded; an item keeps its row in the ID embedding
-    when its text changes and when it comes back.
+    Adds items, changes texts, and removes items. Only new texts are encoded, but with text neighbours all item vectors are
+    computed anew; an item keeps its row in the ID embedding when its text changes and when it comes back.
 
     Args:
         snapshot ([`Snapshot`]): The state before; it is not changed.
@@ -78,7 +79,7 @@ def change_items(
         keeps_gone (`bool`): Whether the removed items become former items, which histories may name.
 
     Returns:
-        `tuple[Snapshot, ItemChanges]`: The new state, whose `state` and `space` are still those of the old one, and the counts.
+        `tuple[Snapshot, ItemChanges]`: The new state, whose `state` is still that of the old one, and the counts.
 
     Raises:
         ValueError: If no item would be left, or there is a new text and no text encoder.
@@ -116,8 +117,13 @@ def change_items(
         former,
         old.tables if products.tables is None else products.tables,
     )
-    index = snapshot.index.update(kept, encoder.items(text_vectors, new_rows, snapshot.space))
-    return replace(snapshot, processor=with_catalogue(snapshot.processor, catalogue), index=index), changes
+    space = encoder.space(catalogue)
+    if space is None:
+        index = snapshot.index.update(kept, encoder.items(text_vectors, new_rows, None))
+    else:  # every item has a part in it, so all vectors change
+        index = snapshot.index.rebuild(ExactIndex(encoder.catalogue(catalogue, space)))
+    processor = with_catalogue(snapshot.processor, catalogue)
+    return replace(snapshot, processor=processor, index=index, space=space), changes
 
 
 def _columns(old: ItemCatalogue, given: pl.DataFrame | None, item_ids: Sequence[str]) -> pl.DataFrame | None:

@@ -263,12 +263,7 @@ class LiveCatalogue:
         return changes
 
     def _replace_snapshot(self, new: Snapshot) -> None:
-        """Sets the snapshot by one assignment. With text neighbours all item vectors are computed anew, because each item
-        has a part in the text space."""
-        if new.space is not None:
-            space = self._writers_encoder.space(new.catalogue)
-            index = new.index.rebuild(ExactIndex(self._writers_encoder.catalogue(new.catalogue, space)))
-            new = dataclasses.replace(new, index=index, space=space)
+        """Sets the snapshot by one assignment."""
         self._snapshot = dataclasses.replace(new, state=self._state(new.catalogue, new.reads_texts))
 
     def _current(self) -> Snapshot:
