@@ -118,8 +118,7 @@ class UniSRecTrainingArguments(TrainingArguments):
         """Returns the option that makes the sizes of a step depend on its content."""
         if self.trains_on_texts:
             return "a text encoder in training"
-        found = [name for name in ("cache_chunk_size", "sparse_item_embedding") if getattr(self, name, None)]
-        return f"--{found[0]}" if found else None
+        return "--sparse_item_embedding" if getattr(self, "sparse_item_embedding", None) else None
 
 
 @dataclass
