@@ -28,6 +28,7 @@ TRANSFER_DROPOUT = 0.5
 # Below so many interactions, a model keeps a part of what it had learned before. Same place; Office has 22,447.
 SMALL_DOMAIN, SMALL_DOMAIN_SHARE = 50_000, "0.8"
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the fine-tuned weights that `--interpolate auto` compares
+TEXT_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # of text neighbours in the score
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,28 @@ def parse_interpolation(value: str) -> float | None:
     return share
 
 
+def choose_text_neighbours(config: UniSRecConfig, measure: Callable[[], float]) -> dict[float, float]:
+    r"""
+    Sets the share of text neighbours in the score to the best of several shares: from 0 on as long as it gets better.
+
+    Args:
+        config ([`UniSRecConfig`]): Configuration of a model with texts that compares by the cosine.
+        measure (`Callable`): Returns the metric with the current `text_neighbours` of `config`; higher is better.
+
+    Returns:
+        `dict[float, float]`: Metric of each share that was tried, the best share first. Ties go to the smaller share.
+    """
+    values: dict[float, float] = {}
+    for share in TEXT_SHARES:
+        config.text_neighbours = share
+        values[share] = measure()
+        if values[share] < max(values.values()):
+            break
+    ranked = sorted(values.items(), key=lambda pair: (-pair[1], pair[0]))
+    config.text_neighbours = ranked[0][0]
+    return dict(ranked)
+
+
 class WeightInterpolator:
     r"""
     Sets the trained weights of a model to `(1 - share) * start + share * end`.
@@ -206,6 +229,7 @@ __all__ = [
     "Ensemble",
     "WeightInterpolator",
     "choose_recipe",
+    "choose_text_neighbours",
     "parse_interpolation",
     "set_dropout",
 ]

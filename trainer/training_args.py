@@ -310,7 +310,9 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
             f"{SMALL_DOMAIN_SHARE} for domains of fewer than {SMALL_DOMAIN:,} interactions if the sequence encoder is trained."
         },
     )
-    text_neighbours: float = field(default=0.0, metadata={"help": f"{RANKS}validation and test rank by it too."})
+    text_neighbours: float | None = field(
+        default=None, metadata={"help": f"{RANKS}by default the one of six that validates best."}
+    )
     lora: str | None = field(
         default=None,
         metadata={

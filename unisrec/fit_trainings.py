@@ -112,8 +112,8 @@ class Fitting:
             if left <= 0:  # a new model
                 self.say(f"{recipe.name}: the budget is too small for a training, one step is made")
             trainer, budget = self._train(recipe, model, text_encoder, place, left / (len(todo) - place), end)
-            if trainer.state.best_metric > score:
-                best, score, best_budget = (recipe, trainer), trainer.state.best_metric, budget
+            if trainer.validated > score:
+                best, score, best_budget = (recipe, trainer), trainer.validated, budget
         if best is not None and best_budget.is_over and time.monotonic() < end:
             self._go_on(*best, best_budget)
         chosen = ZERO_SHOT if best is None else best[0].name
@@ -134,7 +134,8 @@ class Fitting:
             rows[chosen] = finish_finetuning(trainer, recipe.setting, recipe.from_scratch).metrics
             folder = Path(trainer.args.output_dir)
             if train_on_all:
-                folder = self._train_on_all(recipe, model, text_encoder)
+                share = trainer.model.config.text_neighbours
+                folder = self._train_on_all(recipe, model, text_encoder, share)
             for path in folder.iterdir():
                 if not path.name.startswith(("checkpoint-", ".")):
                     os.replace(path, draft / path.name)
@@ -213,15 +214,18 @@ class Fitting:
         state = trainer.state
         curve = [(line["epoch"], line[f"eval_{CHOICE}"]) for line in state.log_history if f"eval_{CHOICE}" in line]
         best_epoch = max(curve, key=lambda point: point[1])[0]
-        self.attempts.append(Attempt(recipe.name, state.best_metric, seconds, best_epoch, curve))
+        self.attempts.append(Attempt(recipe.name, trainer.validated, seconds, best_epoch, curve))
+        if share := trainer.model.config.text_neighbours:
+            self.say(
+                f"{recipe.name}: NDCG@10 {trainer.validated:.4f} with {share:g} of the score from text neighbours"
+            )
 
-    def _train_on_all(self, recipe: Recipe, model: Any, text_encoder: str | None) -> Path:
+    def _train_on_all(self, recipe: Recipe, model: Any, text_encoder: str | None, text_neighbours: float) -> Path:
         """Trains a recipe on all interactions, for as many epochs as were best."""
         attempt = next(each for each in self.attempts if each.name == recipe.name)
         self.say(f"{recipe.name}: once more on all interactions, {attempt.best_epoch:.3g} epochs")
-        args = self._arguments(
-            recipe, "all", hold_out=False, num_train_epochs=attempt.best_epoch, early_stopping_patience=0
-        )
+        options = {"num_train_epochs": attempt.best_epoch, "early_stopping_patience": 0}
+        args = self._arguments(recipe, "all", hold_out=False, text_neighbours=text_neighbours, **options)
         again = self._build(recipe, model, text_encoder, args)
         again.train()
         finish_finetuning(again, recipe.setting, recipe.from_scratch)

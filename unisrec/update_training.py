@@ -19,7 +19,7 @@ from .recommender import Recommender
 from .recommender.vectors import VectorEncoder
 from .trainer import UniSRecFinetuneArguments, UniSRecFinetuneTrainer
 from .trainer.batches.datasets import WindowDataset
-from .trainer.ensemble import SHARES, WeightInterpolator
+from .trainer.ensemble import SHARES, WeightInterpolator, choose_text_neighbours
 from .update_data import ShopHistory, training_histories
 
 
@@ -116,14 +116,10 @@ def warm_start(
         share = next(iter(values))
         if valid is not None and (former := model.config.text_neighbours):
             # They help a model that knows little of the shop; from some point on it ranks better alone.
-            model.config.text_neighbours = 0.0
-            if (alone := measure()) > values[share]:
-                values[share] = alone
-                say(
-                    "text neighbours are left out of the score from now on: without them the new interactions rank better"
-                )
-            else:
-                model.config.text_neighbours = former
+            chosen = choose_text_neighbours(model.config, measure)
+            values[share] = max(chosen.values())
+            if model.config.text_neighbours != former:
+                say(f"text neighbours have {model.config.text_neighbours:g} of the score from now on, not {former:g}")
     else:
         say("no history has two items, so the weights stay as they are")
     model.to("cpu").eval()
@@ -159,6 +155,7 @@ def _trainer(
         per_device_train_batch_size=batch,
         num_negatives=2048 if len(vectors) > LARGE_CATALOGUE else None,
         freeze_sequence_encoder=False,
+        text_neighbours=model.config.text_neighbours,
         early_stopping_patience=PATIENCE if valid is not None else 0,
         hold_out=valid is not None,
         metric_for_best_model=CHOICE,
