@@ -48,7 +48,11 @@ def command(run: dict[str, Any], seed: int, domains: Path, output: Path, rest: l
     for name in [*names, *unseen]:
         if not (domains / name).is_dir():
             raise ValueError(f"{domains / name} is missing: prepare the domains by `python benchmarks/base.py` first.")
-    settings = recipe["pretrain"] | {"save_total_limit": None, "load_best_model_at_end": False, "seed": seed}
+    settings = recipe["pretrain"] | {
+        "save_total_limit": NUM_CHECKPOINTS,
+        "load_best_model_at_end": False,
+        "seed": seed,
+    }
     targets = run.pop("targets")
     settings |= run
     steps = max(NUM_CHECKPOINTS, round(1e6 * targets / settings["per_device_train_batch_size"]))

@@ -1,4 +1,4 @@
-"""The trainings of a shop, and what is written about the one that is chosen."""
+"""Trains the candidate models of a shop and writes up the one that is chosen."""
 
 import os
 import time
@@ -74,7 +74,7 @@ class FitResult:
 
 
 class Fitting:
-    """The trainings of one shop, in a folder for what is thrown away afterwards."""
+    """Trains the candidate models of one shop in a temporary folder."""
 
     def __init__(
         self, domain: Domain, work: Path, name: str, seed: int, use_cpu: bool, say: Callable[[str], None]
@@ -91,7 +91,7 @@ class Fitting:
         train_on_all: bool,
         columns: Columns,
     ) -> FitResult:
-        """Trains, chooses, measures, and writes checkpoint and report into `draft`."""
+        """Trains all candidates, keeps the best, measures it, and writes checkpoint and report to `draft`."""
         is_new = model is None and text_encoder is not None
         if is_new:
             model, text_encoder = self._new_checkpoint(text_encoder), None
@@ -151,7 +151,7 @@ class Fitting:
         return FitResult(draft, chosen, rows[chosen], rows, self.attempts, self.domain, notes)
 
     def _measure(self, model: UniSRecModel, vectors: np.ndarray) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
-        """Test metrics of the baselines, those of the model by popularity of the item that came next, and its ranks."""
+        """Returns test metrics of the baselines, those of the model by popularity of the next item, and its ranks."""
         train, test = domain_split(self.domain, "train"), domain_split(self.domain, "test")
         accelerator, num_items = make_accelerator(self.use_cpu), self.domain.num_items
         asked = RelevanceDataset.of_domain(self.domain)
@@ -166,7 +166,7 @@ class Fitting:
         return rows, metrics_by_popularity(ranks, users.targets, train, num_items), ranks
 
     def _new_checkpoint(self, text_encoder: str) -> Path:
-        """Writes a model with random weights around a text encoder, from which recipes take the settings."""
+        """Writes an untrained model with a text encoder, whose settings the recipes use."""
         encoder, tokenizer = load_text_encoder(text_encoder)
         of_text = encoder.text_head.to_config(encoder.config.hidden_size)
         of_text["text_scale"] = new_text_scale(of_text["text_layers"], of_text["text_embedding_size"])
@@ -191,7 +191,7 @@ class Fitting:
     def _train(
         self, recipe: Recipe, model: Any, text_encoder: str | None, place: int, seconds: float, end: float
     ) -> tuple[UniSRecFinetuneTrainer, Budget]:
-        """Trains one recipe for at most so many seconds; its best epoch is loaded."""
+        """Trains one recipe for at most `seconds` and loads its best epoch."""
         args = self._arguments(recipe, f"{place}")
         trainer = self._build(recipe, model, text_encoder, args)
         start = time.monotonic()
@@ -201,7 +201,7 @@ class Fitting:
         return trainer, budget
 
     def _go_on(self, recipe: Recipe, trainer: UniSRecFinetuneTrainer, budget: Budget) -> None:
-        """Trains a recipe that ran out of its time for the rest of the budget."""
+        """Continues a recipe that ran out of time, for the rest of the budget."""
         self.say(f"{recipe.name}: best so far, goes on")
         start = time.monotonic()
         (before,) = (each for each in self.attempts if each.name == recipe.name)
@@ -221,7 +221,7 @@ class Fitting:
             )
 
     def _train_on_all(self, recipe: Recipe, model: Any, text_encoder: str | None, text_neighbours: float) -> Path:
-        """Trains a recipe on all interactions, for as many epochs as were best."""
+        """Trains a recipe on all interactions, for the number of epochs that validated best."""
         attempt = next(each for each in self.attempts if each.name == recipe.name)
         self.say(f"{recipe.name}: once more on all interactions, {attempt.best_epoch:.3g} epochs")
         options = {"num_train_epochs": attempt.best_epoch, "early_stopping_patience": 0}
@@ -256,7 +256,7 @@ class Fitting:
     def _save_zero_shot(
         self, name: str, model: UniSRecModel, processor: UniSRecProcessor, vectors: np.ndarray, folder: Path
     ) -> None:
-        """Saves the checkpoint that was started from, with the catalogue of the shop."""
+        """Saves the starting checkpoint unchanged, with the catalogue of the shop."""
         processor.catalogue = domain_catalogue(self.domain, vectors)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
