@@ -131,11 +131,10 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             )
         if self._chooses_text_neighbours:
             values = choose_text_neighbours(self.model.config, self._validate)
-            self.validated = max(values.values())
-            self.log(
-                {"text_neighbours": self.model.config.text_neighbours}
-                | {f"text_neighbours_{each:g}": value for each, value in sorted(values.items())}
-            )
+            share = self.model.config.text_neighbours
+            self.validated = values[share]
+            tried = {f"text_neighbours_{each:g}": value for each, value in values.items()}
+            self.log({"text_neighbours": share} | tried)
         return output
 
     def _validate(self) -> float:

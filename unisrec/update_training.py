@@ -116,8 +116,7 @@ def warm_start(
         share = next(iter(values))
         if valid is not None and (former := model.config.text_neighbours):
             # They help a model that knows little of the shop; from some point on it ranks better alone.
-            chosen = choose_text_neighbours(model.config, measure)
-            values[share] = max(chosen.values())
+            values[share] = choose_text_neighbours(model.config, measure)[model.config.text_neighbours]
             if model.config.text_neighbours != former:
                 say(f"text neighbours have {model.config.text_neighbours:g} of the score from now on, not {former:g}")
     else:
