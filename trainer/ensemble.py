@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from ..configuration import UniSRecConfig
 from ..data import Domain
-from ..modeling_unisrec import UniSRecModel, encode_catalogue
+from ..modeling_unisrec import UniSRecModel
 from ..modeling_unisrec.checkpoint import load_checkpoint
+from ..modeling_unisrec.pipeline_unisrec import encode_catalogue
 
 
 if TYPE_CHECKING:
