@@ -103,16 +103,14 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         self.validated: float | None = None
 
     def _can_choose_text_neighbours(self) -> bool:
-        """Returns whether their share is chosen after training: unless it is given, adapters could not keep it, or texts would
-        be encoded anew for each share."""
+        """Returns whether their share is chosen after training: unless it is given, nothing is validated, adapters could not keep
+        it, or texts would be encoded anew for each share."""
         config, args = self.model.config, self.args
-        has_texts = config.item_text and config.similarity == "cosine"
-        is_open = (
-            args.text_neighbours is None and not config.text_neighbours and args.metric_for_best_model is not None
-        )
-        return (
-            is_open and has_texts and self.eval_dataset is not None and not args.trains_on_texts and args.lora is None
-        )
+        if args.text_neighbours is not None or config.text_neighbours:
+            return False
+        if not config.item_text or config.similarity != "cosine" or args.trains_on_texts or args.lora is not None:
+            return False
+        return self.eval_dataset is not None and args.eval_strategy != "no" and args.metric_for_best_model is not None
 
     def train(self, *args, **kwargs) -> TrainOutput:
         """Trains like the parent class, and afterwards interpolates the weights and chooses the share of text neighbours, as

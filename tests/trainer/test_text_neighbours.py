@@ -29,7 +29,11 @@ def run(root, training_options, tmp_path):
     """Fine-tunes for an epoch: the result, and the shares of text neighbours with their metrics in the log."""
 
     def tune(name: str, **arguments):
-        options = training_options | {"load_best_model_at_end": False, "metric_for_best_model": METRIC}
+        options = training_options | {
+            "load_best_model_at_end": False,
+            "eval_strategy": "epoch",
+            "metric_for_best_model": METRIC,
+        }
         args = UniSRecFinetuneArguments(str(tmp_path / name), **(options | {"num_train_epochs": 1} | arguments))
         result = finetune(root / "pretrained", root / "toys", "inductive", args)
         lines = [line for line in result.trainer.state.log_history if "text_neighbours" in line]
@@ -85,6 +89,7 @@ def test_the_best_share_is_chosen_and_kept(root, run, tmp_path, monkeypatch):
         ({"text_neighbours": 0.25}, 0.25),
         ({"text_neighbours": 0.0}, 0.0),
         ({"hold_out": False}, 0.0),
+        ({"eval_strategy": "no"}, 0.0),
         ({"train_text_encoder": True}, 0.0),
         ({"lora": "sequence"}, 0.0),
     ],
