@@ -4,8 +4,8 @@
         [--targets 0.8] [--seeds 1 2 3] [--bf16 true --static_batches true ...]
 
 `--domains` is the folder that `base.py` prepares. Each run saves twenty checkpoints. The mean of the weights of the last ten is
-ranked zero-shot, alone and with half of the score from text neighbours, for the validation and test users of Office and of the
-domains that no run trains on. So is the mean of the second quarter, which has seen half of the targets if the rate is constant.
+ranked zero-shot, alone and with half of the score from text neighbours, for test users of Office and of the domains that no run
+trains on, on Office also for the validation users, and by the mean of the second quarter, which has seen half of the targets.
 Further arguments are those of `unisrec pretrain`, for all runs. `OUTPUT/results.jsonl` holds a line for each run; runs that are
 there are not repeated, so the command can be stopped and started again.
 """
@@ -93,9 +93,9 @@ def measure(domains: Path, names: list[str], output: Path) -> dict[str, Any]:
     for name in names:
         domain = Domain.load(domains / name)
         vectors = domain_features(domain, encoder, processor.tokenizer, model.config, device=accelerator.device)
-        for split in ("valid", "test"):
+        for split in ("valid", "test") if name == names[0] else ("test",):
             users = RankingDataset(some_users(domain, split), vectors)
-            for which, checkpoints in means.items():
+            for which, checkpoints in means.items() if name == names[0] else [("", steps[-NUM_AVERAGED:])]:
                 model.load_state_dict(mean_weights(checkpoints), strict=False)  # checkpoints have no text encoder
                 for share in (0, SHARE):
                     model.config.text_neighbours = share
