@@ -132,7 +132,9 @@ def parse_interpolation(value: str) -> float | None:
     return share
 
 
-def choose_text_neighbours(config: UniSRecConfig, measure: Callable[[], float]) -> dict[float, float]:
+def choose_text_neighbours(
+    config: UniSRecConfig, measure: Callable[[], float], shares: Sequence[float] | None = None
+) -> dict[float, float]:
     r"""
     Sets the share of text neighbours in the score to the largest of several shares, from 0 on, up to which the metric is never
     more than 1 % below its best value.
@@ -140,13 +142,14 @@ def choose_text_neighbours(config: UniSRecConfig, measure: Callable[[], float]) 
     Args:
         config ([`UniSRecConfig`]): Configuration of a model with texts that compares by the cosine.
         measure (`Callable`): Returns the metric with the current `text_neighbours` of `config`; higher is better.
+        shares (`Sequence[float]`, *optional*): Shares from 0 on. Defaults to 0, .1, .2, .3, .4 and .5.
 
     Returns:
         `dict[float, float]`: Metric of each share that was tried. The one that was chosen is in `config`.
     """
     values: dict[float, float] = {}
     chosen = 0.0
-    for share in TEXT_SHARES:
+    for share in TEXT_SHARES if shares is None else shares:
         config.text_neighbours = share
         values[share] = measure()
         best = max(values.values())

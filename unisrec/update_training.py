@@ -116,9 +116,12 @@ def warm_start(
         share = next(iter(values))
         if valid is not None and (former := model.config.text_neighbours):
             # They help a model that knows little of the shop; from some point on it ranks better alone.
-            values[share] = choose_text_neighbours(model.config, measure)[model.config.text_neighbours]
-            if model.config.text_neighbours != former:
-                say(f"text neighbours have {model.config.text_neighbours:g} of the score from now on, not {former:g}")
+            tried = choose_text_neighbours(model.config, measure, (0.0, former))
+            values[share] = tried[model.config.text_neighbours]
+            if not model.config.text_neighbours:
+                say(
+                    "text neighbours are left out of the score from now on: without them the new interactions rank better"
+                )
     else:
         say("no history has two items, so the weights stay as they are")
     model.to("cpu").eval()
