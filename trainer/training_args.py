@@ -311,7 +311,7 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
         },
     )
     text_neighbours: float | None = field(
-        default=None, metadata={"help": f"{RANKS}by default the one of six that validates best."}
+        default=None, metadata={"help": f"{RANKS}by default it is chosen on the validation users."}
     )
     lora: str | None = field(
         default=None,
