@@ -1,4 +1,4 @@
-"""Options of `unisrec recommend` for the rules of a shop, and what they are in Python."""
+"""Options of `unisrec recommend` for the rules of a shop, and their counterparts in Python."""
 
 import argparse
 from collections.abc import Sequence
