@@ -17,9 +17,11 @@ from .data.splits import MIN_INTERACTIONS
 from .fit_trainings import BASE_MODEL, REPORT, FitResult, Fitting
 from .modeling_unisrec.checkpoint import load_checkpoint
 from .modeling_unisrec.text_encoders import load_text_encoder
+from .quiet import without_bars
 from .shop_tables import DOMAIN, read_shop
 
 
+@without_bars()
 def fit(
     interactions: TableSource,
     items: TableSource | None = None,

@@ -16,6 +16,7 @@ import polars as pl
 from .data import Domain
 from .data.atomic import replace_folder
 from .data.domain import check_output_folder, new_folder, writing
+from .data.interactions import RawData
 from .data.readers.columns import named_by
 from .data.readers.files import suffix_of
 from .data.readers.frames import TableSource, is_path
@@ -24,10 +25,11 @@ from .data.readers.table import SEPARATORS, check_csv_options, load_table, read_
 from .data.training_data import merge_records, training_record
 from .modeling_unisrec import lock_catalogue
 from .modeling_unisrec.checkpoint import load_checkpoint
+from .quiet import without_bars
 from .recommender import Recommender
 from .recommender.item_changes import ItemChanges
 from .shop_tables import DOMAIN
-from .update_data import merge_histories
+from .update_data import counted, merge_histories
 from .update_training import WarmStart, warm_start
 
 
@@ -65,12 +67,13 @@ class UpdateResult:
         return Recommender.from_pretrained(self.output)
 
     def __str__(self) -> str:
-        parts = [f"{self.num_interactions:,} new interactions of {self.num_users:,} users"]
+        parts = [f"{counted(self.num_interactions, 'new interaction')} of {counted(self.num_users, 'user')}"]
         if self.items is not None:
             parts.append(f"items: {self.items}")
         return "; ".join([*parts, *self.training.sentences(), f"{self.seconds:.0f} s"])
 
 
+@without_bars()
 def update(
     model: str | os.PathLike,
     interactions: TableSource,
@@ -160,12 +163,15 @@ def update(
         old = None if old is None else Domain.load(old)
         tables = processor.catalogue.tables | {name: value for name, value in given.items() if value is not None}
         new, texts = _read_new(interactions, items, tables, {name: given[name] for name in ("separator", "encoding")})
+        for note in new.info.get("notes", ()):
+            say(note)
         recommender = Recommender(start_model, processor)
         changes = _change_items(recommender, items, texts, tables)
-        history = merge_histories(new, old, recommender.processor.catalogue, Path(output or model).absolute().name)
+        name = Path(output or model).absolute().name
+        history = merge_histories(new.interactions, old, recommender.processor.catalogue, name)
         for note in history.notes:
             say(note)
-        say(f"{int(history.is_new.sum()):,} new interactions of {int(history.is_touched.sum()):,} users")
+        say(f"{counted(history.is_new.sum(), 'new interaction')} of {counted(history.is_touched.sum(), 'user')}")
         if old is None:
             say("the data of the training is not at hand: learning from the new interactions alone")
         with _folder(folder, output) as draft:
@@ -197,7 +203,7 @@ def update(
 
 def _read_new(
     interactions: TableSource, items: TableSource | None, tables: dict[str, Any], csv: dict[str, str | None]
-) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+) -> tuple[RawData, pl.DataFrame | None]:
     """Reads the new interactions and, where they hold them, the texts of their items."""
     check_csv_options([interactions, items], **csv)
     clicks = load_table(interactions, name="interactions", **_csv(interactions, tables))
@@ -218,7 +224,7 @@ def _read_new(
             event_column=tables.get("event_column"),
             events=tables.get("events") or (),
         )
-    return raw.interactions, raw.items if has_texts else None
+    return raw, raw.items if has_texts else None
 
 
 def _csv(source: TableSource, tables: dict[str, Any]) -> dict[str, str | None]:

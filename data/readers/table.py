@@ -22,7 +22,12 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}  # what goes without sayi
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 ENDINGS = (*SEPARATORS, *JSON_LINES, ".parquet", ".xlsx")
 # User ids that shops give to visitors without an account.
-ANONYMOUS = ("0", "-1", "-", "anonymous", "guest", "unknown", "undefined", "none", "null", "n/a", "na")
+ANONYMOUS = (
+    *("0", "-1", "-", "anonymous", "guest", "visitor", "unknown", "undefined", "none", "null", "n/a", "na"),
+    *("anonym", "gast", "besucher", "unbekannt", "anonyme", "invité", "visiteur", "inconnu", "anónimo", "invitado"),
+    *("anonimo", "ospite"),
+)
+MANY = 5  # times as many rows as others have make a number among these suspicious
 DATASET = re.compile(
     r"(?P<path>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?(:(?P<config>[\w.-]+))?(\[(?P<split>[^\[\]]+)\])?"
 )
@@ -161,6 +166,8 @@ def read_table(
     if drop_anonymous:
         rows, step = _drop_anonymous(rows)
         steps.append(step)
+    elif visitors := _visitors(rows):
+        notes = [*notes, f"{Path(source).name}: {visitors}"]
     sources = [source] if items is None else [source, catalogue_table.source]
     info = {
         "files": sources,
@@ -269,10 +276,28 @@ def _only_events(
     return left, count_step(f"{kinds.name} is not {' or '.join(events)}", rows.height, left.height)
 
 
+def _visitors(rows: pl.DataFrame) -> str | None:
+    """Returns a sentence on the user ids that seem to stand for visitors without an account, if there are any."""
+    found = rows["user_id"].filter(_is_anonymous(rows["user_id"])).value_counts(sort=True)
+    if not found.is_empty():
+        usual = rows.height / rows["user_id"].n_unique()
+        found = found.filter(~pl.col("user_id").str.contains(r"^-?\d+$") | (pl.col("count") > MANY * usual))
+    if found.is_empty():
+        return None
+    names = ", ".join(map(repr, found["user_id"].head(3)))
+    return (
+        f"{found['count'].sum():,} rows are of users such as {names}, who look like visitors without an account; "
+        "`drop_anonymous` leaves them out"
+    )
+
+
+def _is_anonymous(user_ids: pl.Series) -> pl.Series:
+    return user_ids.str.to_lowercase().is_in(ANONYMOUS).fill_null(False)
+
+
 def _drop_anonymous(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict]:
     """Drops the rows whose user id is missing or stands for a visitor without an account."""
-    anonymous = pl.col("user_id").is_null() | pl.col("user_id").str.to_lowercase().is_in(ANONYMOUS)
-    known = rows.filter(~anonymous)
+    known = rows.filter(rows["user_id"].is_not_null() & ~_is_anonymous(rows["user_id"]))
     if known.is_empty():
         raise ValueError("no interaction has a user id: `drop_anonymous` leaves nothing")
     return known, count_step("anonymous user", rows.height, known.height)
