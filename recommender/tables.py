@@ -170,8 +170,10 @@ def _group_interactions(table: Table, tables: Mapping[str, Any]) -> tuple[list[s
         [_complete_ids(table, user, "in every row"), _complete_ids(table, item, "in every row").alias("item_id")]
     )
     if time is not None:
-        date_format = tables.get("date_format") if time == tables.get("time_column") else None
-        times = to_times(table.frame[time], table.source, first_line=table.first_line, date_format=date_format)
+        times = table.frame[time]
+        is_remembered = time == tables.get("time_column") and not times.dtype.is_temporal()
+        date_format = tables.get("date_format") if is_remembered else None
+        times = to_times(times, table.source, first_line=table.first_line, date_format=date_format)
         if times.null_count():
             where = place(table.source, int(times.is_null().arg_max()), table.first_line)
             raise ValueError(f"{where}: {time!r} is empty, expected a time in every row, or no such column.")

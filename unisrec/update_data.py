@@ -37,7 +37,7 @@ class ShopHistory:
 
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun: `1 user`, `2,000 users`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def merge_histories(new: pl.DataFrame, old: Domain | None, catalogue: ItemCatalogue, name: str) -> ShopHistory:

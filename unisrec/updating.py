@@ -162,7 +162,7 @@ def update(
         old = kept if domain is None and kept.is_dir() else domain
         old = None if old is None else Domain.load(old)
         tables = processor.catalogue.tables | {name: value for name, value in given.items() if value is not None}
-        new, texts = _read_new(interactions, items, tables, {name: given[name] for name in ("separator", "encoding")})
+        new, texts = _read_new(interactions, items, tables, given)
         for note in new.info.get("notes", ()):
             say(note)
         recommender = Recommender(start_model, processor)
@@ -202,16 +202,17 @@ def update(
 
 
 def _read_new(
-    interactions: TableSource, items: TableSource | None, tables: dict[str, Any], csv: dict[str, str | None]
+    interactions: TableSource, items: TableSource | None, tables: dict[str, Any], given: dict[str, Any]
 ) -> tuple[RawData, pl.DataFrame | None]:
     """Reads the new interactions and, where they hold them, the texts of their items."""
-    check_csv_options([interactions, items], **csv)
+    check_csv_options([interactions, items], given["separator"], given["encoding"])
     clicks = load_table(interactions, name="interactions", **_csv(interactions, tables))
     columns = {name: tables.get(name) for name in ("user_column", "item_column", "time_column")}
     texts = tables.get("text_columns") or []
     has_texts = items is None and bool(texts) and set(texts) <= set(clicks.frame.columns)
     # Without texts, any column stands in for them.
     found = guess_columns(clicks, None, **columns, text_columns=texts if has_texts else clicks.frame.columns[:1])
+    holds_dates = clicks.frame.schema.get(found.time, pl.String).is_temporal()  # which no remembered format is for
     with named_by({found.user: "user_column", found.item: "item_column", found.time: "time_column"}):
         raw = read_table(
             clicks,
@@ -219,7 +220,7 @@ def _read_new(
             item_column=found.item,
             time_column=found.time,
             text_columns=texts if has_texts else [found.item],
-            date_format=tables.get("date_format"),
+            date_format=given["date_format"] if holds_dates else tables.get("date_format"),
             drop_anonymous=bool(tables.get("drop_anonymous")),
             event_column=tables.get("event_column"),
             events=tables.get("events") or (),

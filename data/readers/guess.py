@@ -32,7 +32,7 @@ _NAMES = {
     "zeitstempel zeitpunkt bestelldatum kaufdatum datum zeit unixtime invoicedate "
     "horodatage datedecommande datecommande datedachat dateachat dateheure fechapedido fechadepedido fechacompra fechahora "
     "fecha dataordine datadellordine dataacquisto datapedido datadopedido datacompra datahora "
-    "tijdstip orderdatum aankoopdatum tijd datazamowienia datazakupu tidpunkt kopdatum",
+    "tijdstip besteldatum orderdatum aankoopdatum tijd datazamowienia datazakupu tidpunkt kopdatum",
     "title": "title name productname itemname producttitle itemtitle titel bezeichnung produktname artikelname text "
     "description beschreibung label "
     "titre nomproduit nomduproduit libelle designation intitule nom titulo nombreproducto nombredelproducto nombre "

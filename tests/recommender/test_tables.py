@@ -139,6 +139,8 @@ def test_columns_that_a_checkpoint_remembers(tmp_path):
     pl.DataFrame(rows).write_csv(tmp_path / "h.csv")
     tables = {"user_column": "Wer", "item_column": "Was", "time_column": "Wann", "date_format": "%d/%m/%Y"}
     assert read_histories(tmp_path / "h.csv", tables) == (["bob"], [["2", "1"]])
+    dates = pl.DataFrame(rows).with_columns(pl.col("Wann").str.to_date("%d/%m/%Y"))
+    assert read_histories(dates, tables) == (["bob"], [["2", "1"]])
     assert read_ids(tmp_path / "h.csv", "user", tables) == ["bob"]
     assert read_ids(tmp_path / "h.csv", "user", {"user_column": "Client"}) == ["x", "y"]
     pl.DataFrame(rows).select(Kunde="Wer", Artikel="Was", Zeit=pl.lit("2024-01-01")).write_csv(tmp_path / "h.csv")

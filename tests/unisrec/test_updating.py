@@ -129,6 +129,10 @@ def test_new_interactions_alone(days, model, tmp_path):
     shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("domain"))
     config = json.loads((model / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"text_neighbours": 0.5}))
+    tables = tmp_path / "model" / "catalogue" / "tables.json"
+    tables.write_text(json.dumps(json.loads(tables.read_text()) | {"date_format": "%d/%m/%Y"}))
+    # The format of the files of `fit` is not for a frame of dates.
+    new = new.assign(Zeitpunkt=pd.to_datetime(new["Zeitpunkt"], format="%d.%m.%Y %H:%M"))
     result = unisrec.update(tmp_path / "model", new, output=tmp_path / "next", use_cpu=True, report=lines.append)
     assert "the data of the training is not at hand: learning from the new interactions alone" in lines
     assert result.training.overlap is None
