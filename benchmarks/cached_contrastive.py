@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from _timing import flop_counter
 
 from unisrec import UniSRecConfig, UniSRecModel, UniSRecPretrainArguments, UniSRecPretrainTrainer
 from unisrec.data import Split
@@ -122,7 +122,7 @@ def time_ratios(num_targets: int, chunk_size: int, rounds: int) -> list[float]:
 def gflops(num_targets: int, chunk_size: int | None) -> float:
     """Work of a step, counted from its products."""
     work = Workload(num_targets)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         work.step(work.batch, chunk_size)
     return counter.get_total_flops() / 1e9
 

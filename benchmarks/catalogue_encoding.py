@@ -12,7 +12,7 @@ from _steps import Workload
 from _timing import compare, count, describe, header, measure_machine, parser
 from reference import OfficialUniSRec
 
-from unisrec.modeling_unisrec import encode_items
+from unisrec.modeling_unisrec.pipeline_unisrec import encode_items
 
 
 def vectors(num_items: int, path: str) -> Callable[[], torch.Tensor]:

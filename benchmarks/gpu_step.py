@@ -16,8 +16,7 @@ from dataclasses import replace
 
 import torch
 from _steps import Step, Workload, finetune_steps, pretrain_steps
-from _timing import header, parser, seconds
-from torch.utils.flop_counter import FlopCounterMode
+from _timing import flop_counter, header, parser, seconds
 
 
 COLUMNS = ["what", "way", "step", "quartiles", "targets/s", "GFLOP", "share of GEMM", "peak MB", "waits"]
@@ -89,7 +88,7 @@ def row(
     median = statistics.median(found)
     gflop = share = ""
     if "replayed" not in way:  # the counter does not see into what is recorded
-        with FlopCounterMode(display=False) as flops:
+        with flop_counter() as flops:
             step()
         gflop = f"{flops.get_total_flops() / 1e9:,.1f}"
         share = f"{flops.get_total_flops() / 1e9 / median / ceiling:.0%}"

@@ -58,7 +58,9 @@ def transfer(row: Mapping[str, Any], seed: int, domain_dir: Path, pretrained: st
     if results.is_file():
         return json.loads(results.read_text(encoding="utf-8"))
     shutil.rmtree(folder, ignore_errors=True)
-    arguments = dict(row.get("arguments", {}))
+    arguments = {"text_neighbours": 0.0} | dict(
+        row.get("arguments", {})
+    )  # the model alone, unless a row says otherwise
     if row.get("config"):
         arguments = yaml.safe_load((CONFIGS / f"{row['config']}-finetune.yaml").read_text()) | arguments
     start = time.perf_counter()

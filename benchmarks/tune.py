@@ -39,7 +39,13 @@ def run(settings: Mapping[str, Any], seed: int, domain: Path, pretrained: str, f
     shutil.rmtree(folder, ignore_errors=True)
     arguments = {"metric_for_best_model": METRIC, **settings["arguments"]}
     # No checkpoints: what counts is the best epoch's metric, not its weights.
-    arguments |= {"save_strategy": "no", "load_best_model_at_end": False, "report_to": "none", "seed": seed}
+    arguments |= {
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "report_to": "none",
+        "seed": seed,
+        "text_neighbours": 0.0,
+    }
     trainer = build_finetune_trainer(
         settings.get("model", pretrained),
         domain,

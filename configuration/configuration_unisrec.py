@@ -180,7 +180,7 @@ class UniSRecConfig(PreTrainedConfig):
             cosine between the text of an item and those of the latest items of the history ([`recent_texts`]), in the text
             space of the catalogue ([`fit_text_space`]). The cosine of the model, and what the model itself computes, stay as
             they are. Needs `item_text` and the similarity `"cosine"`. Pre-training saves 0.5, which helps in shops that a
-            model was not trained on, fine-tuning 0.
+            model was not trained on, fine-tuning the share that validates best.
         num_items (`int`, *optional*):
             Number of rows of the item-ID embedding (without padding) of a transductive model. `None` gives an
             inductive model, which uses text only.

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..data.splits import Split
-from ..modeling_unisrec import recent_texts, unit_vectors
+from ..modeling_unisrec.text_neighbours import recent_texts, unit_vectors
 from .metrics import ranking_metrics, target_ranks
 from .ranking import RankingCollator, RankingDataset
 from .relevance import Scorer

@@ -15,14 +15,9 @@ from ..data.readers.values import check_count
 from ..data.text_encoding import TextDtype
 from ..data.time_splits import is_time_split
 from ..data.training_data import SeenInTraining, check_unseen
-from ..modeling_unisrec import (
-    ItemCatalogue,
-    UniSRecModel,
-    UniSRecProcessor,
-    fit_text_space,
-)
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.checkpoint import load_checkpoint
-from ..modeling_unisrec.text_neighbours import RECENCY
+from ..modeling_unisrec.text_neighbours import RECENCY, fit_text_space
 from .baselines import popularity_scores, random_scores, text_neighbour_scores
 from .launch import make_accelerator
 from .lists import item_novelty, list_metrics

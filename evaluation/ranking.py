@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data import Split
-from ..modeling_unisrec import UniSRecModel, encode_items, fit_text_space, mix, recent_texts
+from ..modeling_unisrec import UniSRecModel
+from ..modeling_unisrec.pipeline_unisrec import encode_items
+from ..modeling_unisrec.text_neighbours import fit_text_space, mix, recent_texts
 from .launch import make_accelerator
 from .metrics import ranks_of_targets
 

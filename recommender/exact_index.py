@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..modeling_unisrec import best_columns
+from ..modeling_unisrec.pipeline_unisrec import best_columns
 
 
 SCORES_AT_A_TIME = 1 << 24  # 64 MB

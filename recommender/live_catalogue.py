@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ..data.readers.frames import TableSource
-from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_catalogue, item_tower_state
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.pipeline_unisrec import check_catalogue, item_tower_state
 from .catalogue import columns_by_id
 from .exact_index import ExactIndex
 from .faiss_index import KINDS, FaissIndex, choose_kind
@@ -23,22 +24,8 @@ History = Sequence[str | Mapping[str, str]]
 
 
 class LiveCatalogue:
-    r"""
-    Keeps the item vectors of a catalogue and the index over them, for the model and the items of now.
-
-    Thread-safe: while one thread adds or removes items, calls from other threads see the catalogue either before or
-    after the change. If the weights were trained, moved or cast, or `processor.catalogue` was replaced, the next call
-    recomputes the item vectors.
-
-    Args:
-        model ([`UniSRecModel`]): The model; it is set to evaluation mode.
-        processor ([`UniSRecProcessor`]): Processor with a catalogue; it is not changed.
-        text_neighbours (`float`, *optional*): As for [`Recommender`].
-
-    Raises:
-        ValueError: If the processor has no catalogue, a transductive model was trained on another one, or the model cannot
-            be mixed with text neighbours.
-    """
+    """The part of [`Recommender`] that keeps the item vectors and the index up to date; arguments, errors and what holds
+    between threads are documented there."""
 
     def __init__(self, model: UniSRecModel, processor: UniSRecProcessor, text_neighbours: float | None = None):
         if processor.catalogue is None:

@@ -10,7 +10,8 @@ from packaging.version import Version
 from torch import nn
 
 from ..data.domain import new_folder, writing
-from ..modeling_unisrec import UniSRecModel, UniSRecProcessor, check_finite
+from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.pipeline_unisrec import check_finite
 
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

@@ -11,7 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from ..data import Domain
-from ..modeling_unisrec import ItemCatalogue, best_columns, check_columns_known
+from ..modeling_unisrec import ItemCatalogue
+from ..modeling_unisrec.item_columns import check_columns_known
+from ..modeling_unisrec.pipeline_unisrec import best_columns
 from .exact_index import ExactIndex
 from .faiss_index import FaissIndex
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from ..modeling_unisrec import ItemCatalogue, TextSpace, UniSRecProcessor, Where, item_mask
+from ..modeling_unisrec import ItemCatalogue, UniSRecProcessor, Where
+from ..modeling_unisrec.item_columns import item_mask
+from ..modeling_unisrec.text_neighbours import TextSpace
 from .exact_index import ExactIndex
 from .faiss_index import FaissIndex
 

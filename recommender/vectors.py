@@ -10,19 +10,10 @@ from tqdm.auto import tqdm
 
 from ..data.readers.values import check_count
 from ..data.text_encoding import encode_texts
-from ..modeling_unisrec import (
-    ItemCatalogue,
-    TextSpace,
-    UniSRecModel,
-    UniSRecProcessor,
-    check_finite,
-    encode_catalogue,
-    encode_items,
-    fit_text_space,
-    mix,
-    recent_texts,
-)
+from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
+from ..modeling_unisrec.pipeline_unisrec import check_finite, encode_catalogue, encode_items
 from ..modeling_unisrec.text_encoders import text_max_length
+from ..modeling_unisrec.text_neighbours import TextSpace, fit_text_space, mix, recent_texts
 
 
 class VectorEncoder:

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from ..configuration import UniSRecConfig
 from ..data import Domain
-from ..modeling_unisrec import UniSRecModel, encode_catalogue
+from ..modeling_unisrec import UniSRecModel
 from ..modeling_unisrec.checkpoint import load_checkpoint
+from ..modeling_unisrec.pipeline_unisrec import encode_catalogue
 
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ TRANSFER_DROPOUT = 0.5
 # Below so many interactions, a model keeps a part of what it had learned before. Same place; Office has 22,447.
 SMALL_DOMAIN, SMALL_DOMAIN_SHARE = 50_000, "0.8"
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the fine-tuned weights that `--interpolate auto` compares
+TEXT_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # of text neighbours in the score
+# The validation users have chosen the best epoch, which makes the model look better on them than on others, but not the texts,
+# which nothing is trained on. So the largest share is taken that costs them little; docs/results.md, same place.
+TEXT_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,31 @@ def parse_interpolation(value: str) -> float | None:
     return share
 
 
+def choose_text_neighbours(config: UniSRecConfig, measure: Callable[[], float]) -> dict[float, float]:
+    r"""
+    Sets the share of text neighbours in the score to the largest of several shares, from 0 on, up to which the metric is never
+    more than 1 % below its best value.
+
+    Args:
+        config ([`UniSRecConfig`]): Configuration of a model with texts that compares by the cosine.
+        measure (`Callable`): Returns the metric with the current `text_neighbours` of `config`; higher is better.
+
+    Returns:
+        `dict[float, float]`: Metric of each share that was tried. The one that was chosen is in `config`.
+    """
+    values: dict[float, float] = {}
+    chosen = 0.0
+    for share in TEXT_SHARES:
+        config.text_neighbours = share
+        values[share] = measure()
+        best = max(values.values())
+        if values[share] < best - TEXT_TOLERANCE * abs(best):
+            break
+        chosen = share
+    config.text_neighbours = chosen
+    return values
+
+
 class WeightInterpolator:
     r"""
     Sets the trained weights of a model to `(1 - share) * start + share * end`.
@@ -206,6 +236,7 @@ __all__ = [
     "Ensemble",
     "WeightInterpolator",
     "choose_recipe",
+    "choose_text_neighbours",
     "parse_interpolation",
     "set_dropout",
 ]

@@ -23,7 +23,7 @@ from .candidates import (
     StepItems,
 )
 from .distributed import RowGatherer
-from .ensemble import SHARES, Ensemble, WeightInterpolator, parse_interpolation
+from .ensemble import SHARES, Ensemble, WeightInterpolator, choose_text_neighbours, parse_interpolation
 from .losses import SoftTargets
 from .sparse_adam import SparseRowsAdamW, exchange_rows
 from .training_args import UniSRecFinetuneArguments
@@ -43,7 +43,8 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
     With `min_id_interactions`, items with fewer training interactions have no ID embedding; their rows of it are fixed at 0.
 
     With `interpolate`, the final weights are interpolated between those before and after training
-    ([`WeightInterpolator`]).
+    ([`WeightInterpolator`]). Without `text_neighbours`, the share of text neighbours in the score of the final model is chosen
+    on the validation users ([`choose_text_neighbours`]).
 
     The setting depends on the model: transductive with an ID embedding ([`UniSRecModel.reset_item_embedding`]), inductive
     without.
@@ -58,6 +59,10 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         data_collator (`Callable`, *optional*): Defaults to the collator of the candidates.
         eval_dataset ([`RankingDataset`], *optional*): Validation users.
         teachers ([`Ensemble`], *optional*): Models of the same catalogue for distillation.
+
+    Attributes:
+        validated (`float`, *optional*):
+            After training, `metric_for_best_model` of the final model on the validation users, if anything was chosen by it.
     """
 
     args: UniSRecFinetuneArguments
@@ -94,10 +99,28 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         if self.args.early_stopping_patience and self.eval_dataset is not None and self.args.eval_strategy != "no":
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
         self._interpolator = None if self.args.interpolate is None else WeightInterpolator(self.model)
+        self._chooses_text_neighbours = self._can_choose_text_neighbours()
+        self.validated: float | None = None
+
+    def _can_choose_text_neighbours(self) -> bool:
+        """Returns whether their share is chosen after training: unless it is given, adapters could not keep it, or texts would
+        be encoded anew for each share."""
+        config, args = self.model.config, self.args
+        has_texts = config.item_text and config.similarity == "cosine"
+        is_open = (
+            args.text_neighbours is None and not config.text_neighbours and args.metric_for_best_model is not None
+        )
+        return (
+            is_open and has_texts and self.eval_dataset is not None and not args.trains_on_texts and args.lora is None
+        )
 
     def train(self, *args, **kwargs) -> TrainOutput:
-        """Trains like the parent class, and afterwards interpolates the weights if `args.interpolate` is set."""
+        """Trains like the parent class, and afterwards interpolates the weights and chooses the share of text neighbours, as
+        the arguments say."""
+        if self._chooses_text_neighbours:
+            self.model.config.text_neighbours = 0.0  # a training that goes on has chosen before
         output = super().train(*args, **kwargs)
+        self.validated = self.state.best_metric
         if self._interpolator is not None:
             share = parse_interpolation(self.args.interpolate)
             values = self._interpolator.choose(SHARES if share is None else [share], self._validate)
@@ -106,6 +129,12 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
                 {"interpolation_share": share}
                 | {f"interpolation_{each:g}": value for each, value in sorted(values.items()) if len(values) > 1}
             )
+        if self._chooses_text_neighbours:
+            values = choose_text_neighbours(self.model.config, self._validate)
+            share = self.model.config.text_neighbours
+            self.validated = values[share]
+            tried = {f"text_neighbours_{each:g}": value for each, value in values.items()}
+            self.log({"text_neighbours": share} | tried)
         return output
 
     def _validate(self) -> float:

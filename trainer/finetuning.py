@@ -153,13 +153,13 @@ def build_finetune_trainer(
     model.config.training_data = merge_records(learned, taught, [training_record(domain, args.trains_on_texts)])
     num_items = domain.num_items if setting == "transductive" else None
     if from_scratch:
-        of_args = {"text_neighbours": args.text_neighbours}
+        of_args = {"text_neighbours": args.text_neighbours or 0.0}
         model = untrained_model(model, num_items, of_args | dict(model_config or {}))
         encoder = encoder if model.config.item_text else None
         args.freeze_sequence_encoder, recipe = False, None
     else:
         model.reset_item_embedding(num_items)
-        model.config.text_neighbours = model.config.text_neighbours_share(args.text_neighbours)
+        model.config.text_neighbours = model.config.text_neighbours_share(args.text_neighbours or 0.0)
         recipe = choose_recipe(model.config, args, domain)
     if args.dropout is not None:
         set_dropout(model, args.dropout)
@@ -276,6 +276,8 @@ def finish_finetuning(
         facts = run_facts(domain, setting, from_scratch, args.seed)
         if trainer.card_data.interpolation_share is not None:
             facts["interpolation_share"] = trainer.card_data.interpolation_share
+        if share := trainer.accelerator.unwrap_model(trainer.model).config.text_neighbours:
+            facts["text_neighbours"] = share
         trainer.save_metrics("test", measured | facts, combined=False)
         metrics = {name.removeprefix("test_"): value for name, value in measured.items() if "@" in name}
         trainer.card_data.test_metrics, trainer.card_data.num_test_users = metrics, num_users

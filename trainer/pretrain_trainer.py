@@ -254,49 +254,57 @@ class RandomState:
 
 def split_targets(batch: dict[str, torch.Tensor], chunk_size: int) -> list[tuple[slice, slice]]:
     r"""
-    Splits a batch of [`PretrainCollator`] into runs of consecutive windows.
+    Splits a batch of [`PretrainCollator`] into runs of consecutive rows, each with one window or with several packed ones.
 
     Args:
         batch (`dict[str, torch.Tensor]`): The batch.
-        chunk_size (`int`): Maximum number of targets per run. A window with more targets is a run of its own.
+        chunk_size (`int`): Maximum number of targets per run. A row with more targets is a run of its own.
 
     Returns:
-        `list[tuple[slice, slice]]`: Windows and targets of each run.
+        `list[tuple[slice, slice]]`: Rows and targets of each run; padding is in the last one.
     """
     length = batch["item_index"].shape[1]
-    num_windows = len(batch["item_index"]) // _num_parts(batch)
-    counts = torch.bincount(batch["query_index"] // length, minlength=num_windows).tolist()
-    runs, window, target, stop = [], 0, 0, 0
+    num_rows = len(batch["item_index"]) // _num_parts(batch)
+    queries = batch["query_index"][: batch["num_targets"]]
+    counts = torch.bincount(queries // length, minlength=num_rows).tolist()
+    runs, row, target, stop = [], 0, 0, 0
     for place, count in enumerate(counts):
-        if place > window and stop + count - target > chunk_size:
-            runs.append((slice(window, place), slice(target, stop)))
-            window, target = place, stop
+        if place > row and stop + count - target > chunk_size:
+            runs.append((slice(row, place), slice(target, stop)))
+            row, target = place, stop
         stop += count
-    return [*runs, (slice(window, num_windows), slice(target, stop))]
+    return [*runs, (slice(row, num_rows), slice(target, len(batch["query_index"])))]
 
 
-def take_run(batch: dict[str, torch.Tensor], windows: slice, targets: slice) -> dict[str, torch.Tensor]:
+def take_run(batch: dict[str, torch.Tensor], rows: slice, targets: slice) -> dict[str, torch.Tensor]:
     r"""
-    Selects consecutive windows of a batch, with their distinct items only.
+    Selects consecutive rows of a batch, with their distinct items only.
 
     Args:
         batch (`dict[str, torch.Tensor]`): Batch of [`PretrainCollator`].
-        windows (`slice`): Windows to select.
+        rows (`slice`): Rows to select.
         targets (`slice`): Their targets.
 
     Returns:
-        `dict[str, torch.Tensor]`: `item_index`, `query_index`, `view_index` (with views), `target_rows`, and text vectors
-        or tokens of the items.
+        `dict[str, torch.Tensor]`: `item_index`, `query_index`, `view_index` (with views), `position_ids` (of packed rows),
+        `target_rows`, and text vectors, tokens or numbers of the items.
     """
-    index = torch.cat([part[windows] for part in batch["item_index"].chunk(_num_parts(batch))])
+
+    def of_rows(name: str) -> torch.Tensor:
+        return torch.cat([part[rows] for part in batch[name].chunk(_num_parts(batch))])
+
+    index = of_rows("item_index")
     # Padding, 0, is always among the distinct numbers and remains 0.
     places = torch.cat([index.new_zeros(1), index.flatten(), batch["target_rows"][targets] + 1])
     distinct, places = torch.unique(places, return_inverse=True)
     items = distinct[1:] - 1
-    first = windows.start * index.shape[1]
-    texts = ("text_embeds", "input_ids", "attention_mask")
+    first = rows.start * index.shape[1]
+    texts = ("text_embeds", "input_ids", "attention_mask", "items")
     run = {name: batch[name][items] for name in texts if name in batch}
-    run |= {name: batch[name][targets] - first for name in ("query_index", "view_index") if name in batch}
+    places_of = ("query_index", "view_index")  # padding is at place 0 of the batch
+    run |= {name: (batch[name][targets] - first).clamp(min=0) for name in places_of if name in batch}
+    if "position_ids" in batch:
+        run["position_ids"] = of_rows("position_ids")
     return run | {
         "item_index": places[1 : 1 + index.numel()].view_as(index),
         "target_rows": places[1 + index.numel() :] - 1,

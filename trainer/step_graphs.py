@@ -24,6 +24,7 @@ def can_replay(args: UniSRecTrainingArguments) -> bool:
         and args.device.type == "cuda"
         and args.world_size == 1
         and not (args.fp16 or args.torch_compile or args.gradient_checkpointing)
+        and getattr(args, "cache_chunk_size", None) is None  # sizes of chunks differ
     )
 
 

@@ -118,8 +118,7 @@ class UniSRecTrainingArguments(TrainingArguments):
         """Returns the option that makes the sizes of a step depend on its content."""
         if self.trains_on_texts:
             return "a text encoder in training"
-        found = [name for name in ("cache_chunk_size", "sparse_item_embedding") if getattr(self, name, None)]
-        return f"--{found[0]}" if found else None
+        return "--sparse_item_embedding" if getattr(self, "sparse_item_embedding", None) else None
 
 
 @dataclass
@@ -311,7 +310,9 @@ class UniSRecFinetuneArguments(UniSRecTrainingArguments):
             f"{SMALL_DOMAIN_SHARE} for domains of fewer than {SMALL_DOMAIN:,} interactions if the sequence encoder is trained."
         },
     )
-    text_neighbours: float = field(default=0.0, metadata={"help": f"{RANKS}validation and test rank by it too."})
+    text_neighbours: float | None = field(
+        default=None, metadata={"help": f"{RANKS}by default the one of six that validates best."}
+    )
     lora: str | None = field(
         default=None,
         metadata={

@@ -1,4 +1,4 @@
-"""Sentences about the metrics of a fit that the bare numbers do not say."""
+"""Sentences on what the metrics of a fit do not show."""
 
 from collections.abc import Mapping
 
@@ -29,7 +29,7 @@ def notes_on_metrics(
     test: Split, ranks: np.ndarray, rows: Mapping[str, Mapping[str, float]], chosen: str, train_on_all: bool
 ) -> list[str]:
     """
-    Describes what the metrics of a fit leave open.
+    Describes what the metrics of a fit do not show.
 
     Args:
         test ([`Split`]): Test users.

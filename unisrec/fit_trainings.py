@@ -1,4 +1,4 @@
-"""The trainings of a shop, and what is written about the one that is chosen."""
+"""Trains the candidate models of a shop and writes up the one that is chosen."""
 
 import os
 import time
@@ -74,7 +74,7 @@ class FitResult:
 
 
 class Fitting:
-    """The trainings of one shop, in a folder for what is thrown away afterwards."""
+    """Trains the candidate models of one shop in a temporary folder."""
 
     def __init__(
         self, domain: Domain, work: Path, name: str, seed: int, use_cpu: bool, say: Callable[[str], None]
@@ -91,7 +91,7 @@ class Fitting:
         train_on_all: bool,
         columns: Columns,
     ) -> FitResult:
-        """Trains, chooses, measures, and writes checkpoint and report into `draft`."""
+        """Trains all candidates, keeps the best, measures it, and writes checkpoint and report to `draft`."""
         is_new = model is None and text_encoder is not None
         if is_new:
             model, text_encoder = self._new_checkpoint(text_encoder), None
@@ -112,8 +112,8 @@ class Fitting:
             if left <= 0:  # a new model
                 self.say(f"{recipe.name}: the budget is too small for a training, one step is made")
             trainer, budget = self._train(recipe, model, text_encoder, place, left / (len(todo) - place), end)
-            if trainer.state.best_metric > score:
-                best, score, best_budget = (recipe, trainer), trainer.state.best_metric, budget
+            if trainer.validated > score:
+                best, score, best_budget = (recipe, trainer), trainer.validated, budget
         if best is not None and best_budget.is_over and time.monotonic() < end:
             self._go_on(*best, best_budget)
         chosen = ZERO_SHOT if best is None else best[0].name
@@ -134,7 +134,8 @@ class Fitting:
             rows[chosen] = finish_finetuning(trainer, recipe.setting, recipe.from_scratch).metrics
             folder = Path(trainer.args.output_dir)
             if train_on_all:
-                folder = self._train_on_all(recipe, model, text_encoder)
+                share = trainer.model.config.text_neighbours
+                folder = self._train_on_all(recipe, model, text_encoder, share)
             for path in folder.iterdir():
                 if not path.name.startswith(("checkpoint-", ".")):
                     os.replace(path, draft / path.name)
@@ -150,7 +151,7 @@ class Fitting:
         return FitResult(draft, chosen, rows[chosen], rows, self.attempts, self.domain, notes)
 
     def _measure(self, model: UniSRecModel, vectors: np.ndarray) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
-        """Test metrics of the baselines, those of the model by popularity of the item that came next, and its ranks."""
+        """Returns test metrics of the baselines, those of the model by popularity of the next item, and its ranks."""
         train, test = domain_split(self.domain, "train"), domain_split(self.domain, "test")
         accelerator, num_items = make_accelerator(self.use_cpu), self.domain.num_items
         asked = RelevanceDataset.of_domain(self.domain)
@@ -165,7 +166,7 @@ class Fitting:
         return rows, metrics_by_popularity(ranks, users.targets, train, num_items), ranks
 
     def _new_checkpoint(self, text_encoder: str) -> Path:
-        """Writes a model with random weights around a text encoder, from which recipes take the settings."""
+        """Writes an untrained model with a text encoder, whose settings the recipes use."""
         encoder, tokenizer = load_text_encoder(text_encoder)
         of_text = encoder.text_head.to_config(encoder.config.hidden_size)
         of_text["text_scale"] = new_text_scale(of_text["text_layers"], of_text["text_embedding_size"])
@@ -190,7 +191,7 @@ class Fitting:
     def _train(
         self, recipe: Recipe, model: Any, text_encoder: str | None, place: int, seconds: float, end: float
     ) -> tuple[UniSRecFinetuneTrainer, Budget]:
-        """Trains one recipe for at most so many seconds; its best epoch is loaded."""
+        """Trains one recipe for at most `seconds` and loads its best epoch."""
         args = self._arguments(recipe, f"{place}")
         trainer = self._build(recipe, model, text_encoder, args)
         start = time.monotonic()
@@ -200,7 +201,7 @@ class Fitting:
         return trainer, budget
 
     def _go_on(self, recipe: Recipe, trainer: UniSRecFinetuneTrainer, budget: Budget) -> None:
-        """Trains a recipe that ran out of its time for the rest of the budget."""
+        """Continues a recipe that ran out of time, for the rest of the budget."""
         self.say(f"{recipe.name}: best so far, goes on")
         start = time.monotonic()
         (before,) = (each for each in self.attempts if each.name == recipe.name)
@@ -213,15 +214,18 @@ class Fitting:
         state = trainer.state
         curve = [(line["epoch"], line[f"eval_{CHOICE}"]) for line in state.log_history if f"eval_{CHOICE}" in line]
         best_epoch = max(curve, key=lambda point: point[1])[0]
-        self.attempts.append(Attempt(recipe.name, state.best_metric, seconds, best_epoch, curve))
+        self.attempts.append(Attempt(recipe.name, trainer.validated, seconds, best_epoch, curve))
+        if share := trainer.model.config.text_neighbours:
+            self.say(
+                f"{recipe.name}: NDCG@10 {trainer.validated:.4f} with {share:g} of the score from text neighbours"
+            )
 
-    def _train_on_all(self, recipe: Recipe, model: Any, text_encoder: str | None) -> Path:
-        """Trains a recipe on all interactions, for as many epochs as were best."""
+    def _train_on_all(self, recipe: Recipe, model: Any, text_encoder: str | None, text_neighbours: float) -> Path:
+        """Trains a recipe on all interactions, for the number of epochs that validated best."""
         attempt = next(each for each in self.attempts if each.name == recipe.name)
         self.say(f"{recipe.name}: once more on all interactions, {attempt.best_epoch:.3g} epochs")
-        args = self._arguments(
-            recipe, "all", hold_out=False, num_train_epochs=attempt.best_epoch, early_stopping_patience=0
-        )
+        options = {"num_train_epochs": attempt.best_epoch, "early_stopping_patience": 0}
+        args = self._arguments(recipe, "all", hold_out=False, text_neighbours=text_neighbours, **options)
         again = self._build(recipe, model, text_encoder, args)
         again.train()
         finish_finetuning(again, recipe.setting, recipe.from_scratch)
@@ -256,7 +260,7 @@ class Fitting:
     def _save_zero_shot(
         self, name: str, model: UniSRecModel, processor: UniSRecProcessor, vectors: np.ndarray, folder: Path
     ) -> None:
-        """Saves the checkpoint that was started from, with the catalogue of the shop."""
+        """Saves the starting checkpoint unchanged, with the catalogue of the shop."""
         processor.catalogue = domain_catalogue(self.domain, vectors)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""From two tables of a shop to a checkpoint that recommends there: the work of `unisrec fit`."""
+"""The work of `unisrec fit`: from the two tables of a shop to a checkpoint that recommends there."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Ways to train a model for a shop, and the time that each of them gets."""
+"""Training recipes for a shop, and their time budget."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ LARGE_SHOP_CONFIG = {"hidden_dropout": 0.4, "attention_dropout": 0.0}
 @dataclass(frozen=True)
 class Recipe:
     """
-    A way to train.
+    A training recipe.
 
     Args:
         name (`str`): Name in the report.
@@ -43,7 +43,7 @@ class Recipe:
 
 def recipes(domain: Domain, has_weights: bool) -> list[Recipe]:
     """
-    Ways to train on a shop, those that are worth most first.
+    Returns the recipes to try on a shop, the most promising first.
 
     Args:
         domain ([`Domain`]): The shop.
@@ -92,14 +92,14 @@ def recipes(domain: Domain, has_weights: bool) -> list[Recipe]:
 
 
 class Budget(TrainerCallback):
-    """Ends a training when its time is over, after one last evaluation, and tells how it goes."""
+    """Stops a training when its time is up, after a last evaluation, and reports its progress."""
 
     def __init__(self, name: str, deadline: float, end: float, say: Callable[[str], None]):
         self.name, self.deadline, self.end, self.say, self.is_over = name, deadline, end, say, False
         self._falls_from: float | None = None
 
     def go_on(self) -> None:
-        """Lets a training that has stopped go on until the end, with a learning rate that falls to 0 by the clock."""
+        """Lets a stopped training continue until the end, with a learning rate that falls to 0 by the clock."""
         self.deadline, self.is_over, self._falls_from = self.end, False, time.monotonic()
 
     def on_pre_optimizer_step(

@@ -1,4 +1,4 @@
-"""The tables of a shop, read for `fit` and `update`."""
+"""Reads the tables of a shop for `fit` and `update`."""
 
 from collections.abc import Mapping
 from typing import Any

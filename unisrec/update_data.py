@@ -1,4 +1,4 @@
-"""The interactions of a shop before and since a training, and what an update learns from."""
+"""The interactions of a shop before and after a training, and those that an update learns from."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ OTHER_UNIT = 300  # ratio of two times beyond which they cannot be in one unit
 @dataclass(frozen=True)
 class ShopHistory:
     """
-    Histories of all users that are known.
+    Histories of all known users.
 
     Args:
         domain ([`Domain`]): Items, those sold no more behind the others, and whole histories.
@@ -97,7 +97,7 @@ def training_histories(
     history: ShopHistory, max_length: int, replay: float, generator: np.random.Generator
 ) -> tuple[Split, Split | None]:
     r"""
-    Chooses what an update is trained and validated on.
+    Selects the histories that an update is trained and validated on.
 
     Users with new interactions are trained on, with up to `max_length` of their older items. A fifth of them, at most 2,000,
     keep their last item apart for validation. So that nothing is forgotten, other users are trained on as well, chosen at

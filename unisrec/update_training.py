@@ -1,4 +1,4 @@
-"""The warm start of an update: a short training that begins at the weights of a checkpoint and stays near them."""
+"""The training of an update: it starts from the weights of a checkpoint and stays close to them."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from .recommender import Recommender
 from .recommender.vectors import VectorEncoder
 from .trainer import UniSRecFinetuneArguments, UniSRecFinetuneTrainer
 from .trainer.batches.datasets import WindowDataset
-from .trainer.ensemble import SHARES, WeightInterpolator
+from .trainer.ensemble import SHARES, WeightInterpolator, choose_text_neighbours
 from .update_data import ShopHistory, counted, training_histories
 
 
@@ -33,7 +33,7 @@ COMPARED_USERS, TOP_K = 1000, 10
 @dataclass(frozen=True)
 class WarmStart:
     """
-    What a short training changed.
+    Effects of the training of an update.
 
     Args:
         share (`float`): Share of the new weights in the average with the old ones; 0 if nothing was learnt.
@@ -53,7 +53,7 @@ class WarmStart:
     num_compared: int
 
     def sentences(self) -> list[str]:
-        """Returns what it says in a report."""
+        """Returns the sentences for a report."""
         found = [f"share of the new weights {self.share:g}" if self.share else "weights unchanged"]
         if self.before is not None:
             found.append(
@@ -76,12 +76,12 @@ def warm_start(
     say: Callable[[str], None],
 ) -> tuple[WarmStart, Recommender]:
     r"""
-    Trains the model of a recommender for a short time.
+    Trains the model of a recommender briefly.
 
     Args:
         recommender ([`Recommender`]): The checkpoint, with the catalogue of now. Its model is trained in place.
         history ([`ShopHistory`]): Histories of this catalogue.
-        work (`Path`): Folder for what is thrown away afterwards.
+        work (`Path`): Temporary folder.
         seconds (`float`): Most seconds for the training.
         seed (`int`): Random seed.
         use_cpu (`bool`): Do not use an accelerator.
@@ -116,14 +116,9 @@ def warm_start(
         share = next(iter(values))
         if valid is not None and (former := model.config.text_neighbours):
             # They help a model that knows little of the shop; from some point on it ranks better alone.
-            model.config.text_neighbours = 0.0
-            if (alone := measure()) > values[share]:
-                values[share] = alone
-                say(
-                    "text neighbours are left out of the score from now on: without them the new interactions rank better"
-                )
-            else:
-                model.config.text_neighbours = former
+            values[share] = choose_text_neighbours(model.config, measure)[model.config.text_neighbours]
+            if model.config.text_neighbours != former:
+                say(f"text neighbours have {model.config.text_neighbours:g} of the score from now on, not {former:g}")
     else:
         say("no history has two items, so the weights stay as they are")
     model.to("cpu").eval()
@@ -159,6 +154,7 @@ def _trainer(
         per_device_train_batch_size=batch,
         num_negatives=2048 if len(vectors) > LARGE_CATALOGUE else None,
         freeze_sequence_encoder=False,
+        text_neighbours=model.config.text_neighbours,
         early_stopping_patience=PATIENCE if valid is not None else 0,
         hold_out=valid is not None,
         metric_for_best_model=CHOICE,
@@ -178,7 +174,7 @@ def _trainer(
 
 
 def _with_all_rows(model: UniSRecModel, catalogue: ItemCatalogue, history: ShopHistory) -> ItemCatalogue:
-    """Gives every item, also those sold no more, its own row in the ID embedding of a transductive model, and returns the
+    """Gives every item, including those no longer sold, its own row in the ID embedding of a transductive model, and returns the
     catalogue with these rows. Trained rows keep their values; new ones are zero, as they were ranked until now."""
     if model.config.num_items is None:
         return catalogue
@@ -214,7 +210,7 @@ def _with_all_rows(model: UniSRecModel, catalogue: ItemCatalogue, history: ShopH
 
 
 def _text_vectors(recommender: Recommender) -> np.ndarray:
-    """Text vectors of all items; only those of items sold no more are encoded."""
+    """Returns the text vectors of all items; only those of items no longer sold are encoded."""
     catalogue = recommender.processor.catalogue
     if not recommender.model.config.item_text:
         return np.empty((len(catalogue) + len(catalogue.former), 0), dtype=np.float32)
@@ -224,7 +220,7 @@ def _text_vectors(recommender: Recommender) -> np.ndarray:
 
 
 def _compared_users(history: ShopHistory, seed: int) -> list[list[str]]:
-    """Histories of users without new interactions, chosen at random."""
+    """Returns the histories of randomly chosen users without new interactions."""
     users = np.flatnonzero(~history.is_touched)
     users = np.random.default_rng(seed).permutation(users)[:COMPARED_USERS]
     ids, domain = history.domain.items["item_id"], history.domain

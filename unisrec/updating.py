@@ -1,4 +1,4 @@
-"""From a checkpoint and the interactions since its training to an updated one: the work of `unisrec update`."""
+"""The work of `unisrec update`: from a checkpoint and new interactions to an updated checkpoint."""
 
 import os
 import shutil
@@ -97,7 +97,7 @@ def update(
     report: Callable[[str], None] | None = None,
 ) -> UpdateResult:
     r"""
-    Teaches a checkpoint the interactions since its training, without training it again from its start.
+    Teaches a checkpoint the interactions since its training without repeating that training.
 
     The training begins at the current weights. It sees the histories of users with new interactions and, so that nothing is
     forgotten, as many targets of other users, chosen at random. A fifth of the users with new interactions keep their last
@@ -204,7 +204,7 @@ def update(
 def _read_new(
     interactions: TableSource, items: TableSource | None, tables: dict[str, Any], given: dict[str, Any]
 ) -> tuple[RawData, pl.DataFrame | None]:
-    """Reads the new interactions and, where they hold them, the texts of their items."""
+    """Reads the new interactions and, if they contain them, the texts of their items."""
     check_csv_options([interactions, items], given["separator"], given["encoding"])
     clicks = load_table(interactions, name="interactions", **_csv(interactions, tables))
     columns = {name: tables.get(name) for name in ("user_column", "item_column", "time_column")}
@@ -236,7 +236,7 @@ def _csv(source: TableSource, tables: dict[str, Any]) -> dict[str, str | None]:
 def _change_items(
     recommender: Recommender, items: TableSource | None, texts: pl.DataFrame | None, tables: dict[str, Any]
 ) -> ItemChanges | None:
-    """Makes the catalogue that of the products, or adds those that the interactions describe."""
+    """Replaces the catalogue by the given products, or adds the products that the interactions describe."""
     if items is not None:
         columns = {"item_column": tables.get("items_id_column") or tables.get("item_column")}
         columns |= {"text_columns": tables.get("text_columns"), **_csv(items, tables)}
@@ -268,7 +268,7 @@ def _folder(folder: Path, output: str | os.PathLike | None) -> Iterator[Path]:
 
 
 def _copy_rest(folder: Path, draft: Path, result: UpdateResult) -> None:
-    """Copies what else is in the folder, such as the report of the training, and adds a line to the card."""
+    """Copies the other files of the folder, such as the report of the training, and adds a line to the card."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
@@ -289,7 +289,7 @@ def _copy_rest(folder: Path, draft: Path, result: UpdateResult) -> None:
 
 
 def _link(source: str | os.PathLike, target: str | os.PathLike) -> None:
-    """Gives a file a second name, or copies it where that cannot be."""
+    """Hard-links a file, or copies it where that is impossible."""
     try:
         os.link(source, target)
     except OSError:

@@ -146,8 +146,8 @@ def test_few_shot_trains_on_a_share_of_the_users_and_ranks_all(start, tmp_path):
     done = start("few_shot.py", "--shares", "0.4", "1", "--seeds", "1", "2")
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "report.md").read_text()
-    assert report.count("| 12 | ") == report.count("| 30 | ") == 2
-    assert report.count("from scratch") == report.count("pre-trained") == 2
+    assert report.count("| 12 | ") == report.count("| 30 | ") == 4
+    assert report.count("from scratch") == report.count("pre-trained") == 4
     few = [Domain.load_from_disk(tmp_path / "runs" / f"0.4-seed-{seed}" / "domain") for seed in (1, 2)]
     whole = Domain.load_from_disk(tmp_path / "toys")
     assert [domain.num_users for domain in few] == [12, 12]

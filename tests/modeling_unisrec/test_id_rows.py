@@ -14,8 +14,9 @@ from transformers import pipeline
 from unisrec.cli import main
 from unisrec.data import Domain
 from unisrec.evaluation import evaluate
-from unisrec.modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor, check_id_rows
+from unisrec.modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
+from unisrec.modeling_unisrec.item_catalogue import check_id_rows
 from unisrec.recommender import Recommender
 from unisrec.trainer import UniSRecFinetuneArguments, finetune
 

@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 import torch
 
-from unisrec.modeling_unisrec import ItemCatalogue, item_mask
+from unisrec.modeling_unisrec import ItemCatalogue
+from unisrec.modeling_unisrec.item_columns import item_mask
 
 
 COLUMNS = pl.DataFrame(

@@ -6,8 +6,9 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModel, BertConfig, BertModel
 
-from unisrec.modeling_unisrec import UniSRecModel, pool_tokens
+from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.modeling_unisrec.modeling_unisrec import UniSRecAdaptor
+from unisrec.modeling_unisrec.text_pooling import pool_tokens
 
 
 HISTORIES = torch.tensor([[1, 2, 3, 4, 5, 6], [3, 3, 6, 0, 0, 0], [5, 0, 0, 0, 0, 0], [6, 1, 2, 5, 0, 0]])

@@ -3,7 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from unisrec.modeling_unisrec import UniSRecModel, unit_vectors
+from unisrec.modeling_unisrec import UniSRecModel
+from unisrec.modeling_unisrec.text_neighbours import unit_vectors
 
 
 def test_unit_vectors_are_those_of_normalize_with_a_finite_gradient_at_zero():

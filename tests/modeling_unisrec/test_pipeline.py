@@ -10,13 +10,8 @@ import pytest
 import torch
 from transformers import pipeline
 
-from unisrec.modeling_unisrec import (
-    ItemCatalogue,
-    SequentialRecommendationPipeline,
-    UniSRecProcessor,
-    encode_items,
-    rank_items,
-)
+from unisrec.modeling_unisrec import ItemCatalogue, SequentialRecommendationPipeline, UniSRecProcessor
+from unisrec.modeling_unisrec.pipeline_unisrec import encode_items, rank_items
 from unisrec.recommender import Recommender
 
 

@@ -33,10 +33,10 @@ from transformers import (
 from unisrec.configuration import UniSRecConfig
 from unisrec.data import text_encoding
 from unisrec.data.text_encoding import encode_texts
-from unisrec.modeling_unisrec import UniSRecModel, UniSRecProcessor, pool_tokens, text_encoders
+from unisrec.modeling_unisrec import UniSRecModel, UniSRecProcessor, text_encoders
 from unisrec.modeling_unisrec import checkpoint as checkpoints
 from unisrec.modeling_unisrec.text_encoders import find_text_pooling, load_text_encoder, text_max_length
-from unisrec.modeling_unisrec.text_pooling import new_text_scale
+from unisrec.modeling_unisrec.text_pooling import new_text_scale, pool_tokens
 
 
 sentence_transformers = pytest.importorskip("sentence_transformers")

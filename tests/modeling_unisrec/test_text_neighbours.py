@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from unisrec.modeling_unisrec import fit_text_space
+from unisrec.modeling_unisrec.text_neighbours import fit_text_space
 
 
 def normalized(vectors: np.ndarray) -> np.ndarray:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor, fit_text_space
+from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
+from unisrec.modeling_unisrec.text_neighbours import fit_text_space
 from unisrec.recommender import Recommender
 from unisrec.recommender.snapshot import with_catalogue
 

@@ -29,6 +29,7 @@ def run(root, training_options, tmp_path):
 
     def tune(name: str, setting: str = "transductive", **arguments):
         options = training_options | {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 2}
+        options |= {"text_neighbours": 0.0}
         args = UniSRecFinetuneArguments(str(tmp_path / name), **(options | {"learning_rate": 0.02} | arguments))
         result = finetune(root / "pretrained", root / "toys", setting, args)
         return result.trainer, result.metrics

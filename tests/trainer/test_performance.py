@@ -71,6 +71,9 @@ def test_work_of_a_product_is_counted(monkeypatch):
     assert cost.gflop == pytest.approx(2 * 1500**3 / 1e9)
     assert cost.gbyte == pytest.approx(3 * 4 * 1500**2 / 1e9)
     assert 4 * 1500**2 / 2**20 - 1 < cost.peak_mb < 200
+    with _timing.flop_counter() as counter:
+        torch.zeros(4, 6).addmm_(torch.ones(4, 5), torch.ones(5, 6))
+    assert counter.get_total_flops() == 2 * 4 * 5 * 6
 
 
 @pytest.mark.slow

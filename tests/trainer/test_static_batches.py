@@ -76,9 +76,11 @@ def loss_and_gradients(trainer, batch):
     if getattr(trainer, "_text_vectors", None) is not None:
         trainer._text_vectors = trainer._text_vectors.double()
     loss = trainer.compute_loss(model, batch)
-    names = [name for name, weight in model.named_parameters() if weight.requires_grad]
-    gradients = torch.autograd.grad(loss, [model.get_parameter(name) for name in names])
-    return {"loss": loss.detach()} | dict(zip(names, gradients, strict=True))
+    loss.backward()  # of all chunks but the last, it was done with the loss
+    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    gradients = {name: weight.grad for name, weight in weights.items()}
+    model.zero_grad()
+    return {"loss": loss.detach()} | gradients
 
 
 def assert_same(found, expected):
@@ -96,6 +98,8 @@ def assert_same(found, expected):
         {"duplicate_mask": "official", "sequence_negatives": "original"},
         {"sequence_loss_weight": 0.0},
         {"prefix_rows": True},
+        {"cache_chunk_size": 17, "duplicate_mask": "official"},
+        {"cache_chunk_size": 17, "prefix_rows": True},
         {"batch_domains": "one", "num_negatives": 30, "duplicate_mask": "official"},
         {"batch_domains": "one", "num_negatives": 100},  # more than the catalogue
     ],
@@ -200,12 +204,12 @@ def test_draws_are_uniform_and_depend_on_nothing_but_their_place():
 
 
 def test_packing_is_refused_where_sizes_depend_on_content(tmp_path):
-    for arguments, name in (
-        ({"train_text_encoder": True}, "a text encoder"),
-        ({"cache_chunk_size": 8}, "--cache_chunk"),
+    for kind, arguments, name in (
+        (UniSRecPretrainArguments, {"train_text_encoder": True}, "a text encoder"),
+        (UniSRecFinetuneArguments, {"sparse_item_embedding": True}, "--sparse_item"),
     ):
         with pytest.raises(ValueError, match=f"--static_batches cannot be combined with {name}"):
-            UniSRecPretrainArguments(str(tmp_path), static_batches=True, use_cpu=True, **arguments)
+            kind(str(tmp_path), static_batches=True, use_cpu=True, **arguments)
 
 
 @pytest.mark.rare

@@ -16,6 +16,7 @@ from unisrec.modeling_unisrec import ItemCatalogue
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 from unisrec.modeling_unisrec.item_catalogue import FormerItem
 from unisrec.recommender import Recommender
+from unisrec.trainer.ensemble import TEXT_SHARES
 from unisrec.update_data import merge_histories, training_histories
 
 
@@ -136,8 +137,10 @@ def test_new_interactions_alone(days, model, tmp_path):
     result = unisrec.update(tmp_path / "model", new, output=tmp_path / "next", use_cpu=True, report=lines.append)
     assert "the data of the training is not at hand: learning from the new interactions alone" in lines
     assert result.training.overlap is None
-    left_out = any(line.startswith("text neighbours are left out") for line in lines)  # by the validation users
-    assert result.recommender().model.config.text_neighbours == (0 if left_out else 0.5)
+    share = result.recommender().model.config.text_neighbours  # chosen by the validation users
+    assert share in TEXT_SHARES
+    said = f"text neighbours have {share:g} of the score from now on, not 0.5"
+    assert (said in lines) == (share != 0.5)
     assert not (tmp_path / "next" / "domain").exists()
     assert result.recommender().recommend([["007"]])
     assert (tmp_path / "model" / "test_results.json").exists()  # untouched

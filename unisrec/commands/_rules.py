@@ -1,4 +1,4 @@
-"""Options of `unisrec recommend` for the rules of a shop, and what they are in Python."""
+"""Options of `unisrec recommend` for the rules of a shop, and their counterparts in Python."""
 
 import argparse
 from collections.abc import Sequence
@@ -89,7 +89,7 @@ class ShopRules:
     def check(self, processor: "UniSRecProcessor") -> None:
         """Reads `--item-data` into the catalogue, and raises `ValueError` for a rule that does not fit it."""
         from ..data import Domain
-        from ..modeling_unisrec import item_mask
+        from ..modeling_unisrec.item_columns import item_mask
         from ..recommender.rules import check_result_columns, make_rules
 
         args = self.args

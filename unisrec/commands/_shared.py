@@ -38,7 +38,7 @@ class Result(NamedTuple):
 
 
 class _Ended(BaseException):
-    """Raised on SIGTERM; no `Exception`, because those are caught and explained where files are loaded."""
+    """Raised on SIGTERM; not an `Exception`, because those are caught and explained where files are loaded."""
 
 
 @contextmanager
