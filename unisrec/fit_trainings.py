@@ -243,11 +243,8 @@ class Fitting:
             from_scratch=recipe.from_scratch,
             model_config=recipe.model_config,
         )
-        for unasked in (
-            PrinterCallback,
-            SayAtStart,
-        ):  # the first tells too much, the other names options that `fit` lacks
-            trainer.remove_callback(unasked)
+        for callback in (PrinterCallback, SayAtStart):  # `say` tells less, and names no options that `fit` lacks
+            trainer.remove_callback(callback)
         return trainer
 
     def _arguments(self, recipe: Recipe, folder: str, **options: Any) -> UniSRecFinetuneArguments:
