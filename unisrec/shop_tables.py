@@ -5,6 +5,7 @@ from typing import Any
 
 from .data import read_table
 from .data.interactions import RawData
+from .data.readers.columns import names_of
 from .data.readers.frames import TableSource
 from .data.readers.guess import Columns, guess_columns
 from .data.readers.table import Table, check_csv_options, load_table
@@ -53,7 +54,7 @@ def read_shop(
         **reading,
     )
     used = {found.user, found.item, found.time, found.items_id, *found.texts, reading.get("event_column")}
-    used |= set(reading.get("keep_columns", ()))
+    used |= set(names_of(reading.get("keep_columns", ())))
     rest = [f"{', '.join(names)} of {table.source}" for table in (clicks, products) if (names := _unused(table, used))]
     if rest:
         found.reasons.append(f"not used: {'; '.join(rest)}")

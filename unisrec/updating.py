@@ -17,7 +17,7 @@ from .data import Domain
 from .data.atomic import replace_folder
 from .data.domain import check_output_folder, new_folder, writing
 from .data.interactions import RawData
-from .data.readers.columns import named_by
+from .data.readers.columns import named_by, names_of
 from .data.readers.files import suffix_of
 from .data.readers.frames import TableSource, is_path
 from .data.readers.guess import guess_columns
@@ -86,7 +86,7 @@ def update(
     user_column: str | None = None,
     item_column: str | None = None,
     time_column: str | None = None,
-    text_columns: Sequence[str] | None = None,
+    text_columns: str | Sequence[str] | None = None,
     items_id_column: str | None = None,
     separator: str | None = None,
     encoding: str | None = None,
@@ -145,7 +145,7 @@ def update(
         "user_column": user_column,
         "item_column": item_column,
         "time_column": time_column,
-        "text_columns": None if text_columns is None else list(text_columns),
+        "text_columns": None if text_columns is None else names_of(text_columns),
         "items_id_column": items_id_column,
         "separator": separator,
         "encoding": encoding,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from .columns import to_times
+from .columns import names_of, to_times
 from .table import Table
 from .values import to_ids, to_texts
 
@@ -77,7 +77,7 @@ def guess_columns(
     item_column: str | None = None,
     time_column: str | None = None,
     items_id_column: str | None = None,
-    text_columns: Sequence[str] | None = None,
+    text_columns: str | Sequence[str] | None = None,
 ) -> Columns:
     """
     Find the columns of users, items, times and item texts.
@@ -132,7 +132,7 @@ def guess_columns(
             items_id = find("item", items, items_id_column, iter(()), "items_id_column")
         texts_of, taken = items, [items_id]
     if text_columns is not None:
-        texts, reason = list(text_columns), "as given"
+        texts, reason = names_of(text_columns), "as given"
     else:
         texts = [_by_name(texts_of, role, taken) for role in ("title", "category", "brand")]
         texts, reason = [name for name in texts if name is not None], "by their names"

@@ -9,7 +9,7 @@ import polars as pl
 
 from ...modeling_unisrec.hub import pin_revision
 from ..interactions import RawData, count_step
-from .columns import check_columns, named_by, to_interactions
+from .columns import check_columns, named_by, names_of, to_interactions
 from .files import check_file, open_csv, parse_csv, read_parquet, read_workbook, suffix_of
 from .frames import TableSource, is_path, to_polars
 from .item_texts import join_texts
@@ -57,15 +57,15 @@ def read_table(
     user_column: str = "user_id",
     item_column: str = "item_id",
     time_column: str = "timestamp",
-    text_columns: Sequence[str] = ("title",),
+    text_columns: str | Sequence[str] = ("title",),
     items_id_column: str | None = None,
     separator: str | None = None,
     encoding: str | None = None,
     date_format: str | None = None,
     drop_anonymous: bool = False,
-    keep_columns: Sequence[str] = (),
+    keep_columns: str | Sequence[str] = (),
     event_column: str | None = None,
-    events: Sequence[str] = (),
+    events: str | Sequence[str] = (),
 ) -> RawData:
     """
     Read a table of interactions and the texts of its items.
@@ -82,7 +82,7 @@ def read_table(
         user_column (`str`, *optional*, defaults to `"user_id"`): Column of the user ids.
         item_column (`str`, *optional*, defaults to `"item_id"`): Column of the item ids, in both tables.
         time_column (`str`, *optional*, defaults to `"timestamp"`): Column of numbers (any unit) or dates.
-        text_columns (`Sequence[str]`, *optional*, defaults to `("title",)`):
+        text_columns (`str` or `Sequence[str]`, *optional*, defaults to `("title",)`):
             Columns that form the item text, in order; see [`to_texts`] for the supported types.
         items_id_column (`str`, *optional*): Column of the item ids in `items`. Defaults to `item_column`.
         separator (`str`, *optional*): Separator of the CSV files, see [`open_csv`]. By default it is found.
@@ -91,11 +91,11 @@ def read_table(
         drop_anonymous (`bool`, *optional*, defaults to `False`):
             Whether to drop, besides the rows without a user id, those with a word for it ([`ANONYMOUS`], in any
             case), which would make one long history of many visitors.
-        keep_columns (`Sequence[str]`, *optional*):
+        keep_columns (`str` or `Sequence[str]`, *optional*):
             Columns of the items, such as price and stock, that stay with them, converted by [`shop_columns`]. The first
             row of an item counts.
         event_column (`str`, *optional*): Column of the kind of each interaction, such as view, cart or purchase.
-        events (`Sequence[str]`, *optional*): Kinds that count; the others are dropped. Both arguments are given, or none.
+        events (`str` or `Sequence[str]`, *optional*): Kinds that count; the others are dropped. Both arguments are given, or none.
 
     Returns:
         `RawData`: Interactions, items and facts about the source, among them these arguments (`info["tables"]`).
@@ -106,8 +106,8 @@ def read_table(
         ValueError: If a table cannot be read or lacks a column, a column has a wrong type, or a time is invalid.
     """
     columns = {"user_id": user_column, "item_id": item_column, "time": time_column}
-    text_columns, id_column = list(text_columns), items_id_column or item_column
-    keep_columns = list(dict.fromkeys(keep_columns))
+    text_columns, id_column = names_of(text_columns), items_id_column or item_column
+    keep_columns, events = list(dict.fromkeys(names_of(keep_columns))), names_of(events)
     tables = {
         "user_column": user_column,
         "item_column": item_column,
@@ -120,7 +120,7 @@ def read_table(
         "drop_anonymous": drop_anonymous or None,
         "keep_columns": keep_columns or None,
         "event_column": event_column,
-        "events": list(events) or None,
+        "events": events or None,
     }
     if twice := next((name for name in text_columns if text_columns.count(name) > 1), None):
         raise ValueError(f"text column {twice!r} is named twice, expected each once")

@@ -89,7 +89,7 @@ def test_ids_decide_which_column_of_the_items_is_meant():
 
 def test_what_is_given_is_taken():
     clicks = CLICKS | {"session": ["s1", "s2"] * 6, "shipped": ["2024-02-01"] * 12}
-    found = guess(clicks, PRODUCTS, user_column="session", time_column="shipped", text_columns=["brand"])
+    found = guess(clicks, PRODUCTS, user_column="session", time_column="shipped", text_columns="brand")
     assert (found.user, found.item, found.time, found.texts) == ("session", "sku", "shipped", ["brand"])
     assert found.reasons[0] == "time: 'shipped' of clicks (as given)"
 

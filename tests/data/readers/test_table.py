@@ -321,6 +321,16 @@ def test_user_ids_that_look_like_visitors_are_pointed_out(tmp_path):
     assert notes(["0"] * 20 + others)[0].startswith("clicks.csv: 20 rows are of users such as '0',")
 
 
+def test_one_name_is_a_list_of_one():
+    columns = COLUMNS | {"event_column": "name", "events": "Mug"}
+    one = read_table(CLICKS, PRODUCTS, text_columns="name", keep_columns="maker", **columns)
+    columns["events"] = ["Mug"]
+    several = read_table(CLICKS, PRODUCTS, text_columns=["name"], keep_columns=["maker"], **columns)
+    assert one.info["tables"] == several.info["tables"]
+    assert one.items.equals(several.items)
+    assert one.interactions["user_id"].to_list() == ["bob"]
+
+
 def test_columns_without_a_name_are_left_out(tmp_path):
     (tmp_path / "clicks.csv").write_text("user_id;;item_id;timestamp;title;;\nann;1;a;1;mug;;\n")
     assert load_table(tmp_path / "clicks.csv").frame.columns == ["user_id", "item_id", "timestamp", "title"]
