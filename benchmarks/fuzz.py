@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from _fuzz_arguments import argument_cases
@@ -46,6 +46,7 @@ from _fuzz_world import build_world, run
 
 
 LONGEST = 300  # seconds a case may take, also on a busy machine
+MANY = 200  # cases that repay 20 s of imports
 MEMORY = 16 << 30  # bytes of address space; PyTorch alone takes a few
 NOBODY = 65534
 DRAFT = re.compile(r"\.tmp$|^\.saving|\.\d+\.|^\.[0-9a-z_]{8}|^\.old|\.incomplete$|\.lock$")
@@ -292,13 +293,19 @@ def misses_of(case: Case, answer: Answer) -> list[str]:
     return found
 
 
-def load_libraries(names: list[str], world: Path) -> None:
-    """Imports what the verbs import and loads a model, so that forked processes have what transformers works out then."""
+def load_libraries(names: Sequence[str]) -> None:
+    """Imports what the verbs import, so that forked processes need not."""
     for name in names:
         try:
             importlib.import_module(name)
         except Exception:  # a module that another one made
             continue
+    gc.collect()
+    gc.freeze()
+
+
+def load_model(world: Path) -> None:
+    """Loads a model, so that forked processes have what transformers works out then."""
     from unisrec.modeling_unisrec import UniSRecModel
 
     UniSRecModel.from_pretrained(world / "ind")
@@ -306,10 +313,17 @@ def load_libraries(names: list[str], world: Path) -> None:
     gc.freeze()
 
 
-def warm_up(world: Path, names: Path) -> int:
-    """Builds the world, uses it once, and notes the modules that were loaded."""
+def warm_up(world: Path, names: Path, num_cases: int) -> int:
+    """Builds the world and notes the modules that were loaded; where many cases follow, also those of the other verbs."""
     build_world(world)
-    out = world.parent / "warm"
+    if num_cases >= MANY:
+        use_world(world, world.parent / "warm")
+    names.write_text(json.dumps([name for name in sys.modules if not name.startswith(("_fuzz", "__"))]))
+    return 0
+
+
+def use_world(world: Path, out: Path) -> None:
+    """Runs the verbs that build no part of the world, for their imports."""
     run("demo", world / "ind", "--export-space", out / "space")
     run("export", world / "ind", "--output", out / "onnx")
     run("plot", "gates", world / "ind", "--domains", world / "shop", "--use-cpu", "--output", out / "gates.png")
@@ -329,8 +343,6 @@ def warm_up(world: Path, names: Path) -> int:
         "--output",
         out / "retail",
     )
-    names.write_text(json.dumps([name for name in sys.modules if not name.startswith(("_fuzz", "__"))]))
-    return 0
 
 
 def main() -> int:
@@ -366,10 +378,12 @@ def main() -> int:
         store = Path(args.world or root).absolute()
         world, names = store / "world", store / "modules.json"
         if not names.is_file():
-            built = in_fork(lambda: warm_up(world, names), 600)
+            load_libraries(["unisrec.trainer", "unisrec.recommender", "unisrec.fitting", "peft"])
+            built = in_fork(lambda: warm_up(world, names, len(cases)), 600)
             if built.status:
                 raise RuntimeError(f"the world cannot be built:\n{built.err}")
-        load_libraries(json.loads(names.read_text()), world)
+        load_libraries(json.loads(names.read_text()))
+        load_model(world)
         sound = {path: value for path, value in files_of(world).items() if "text_features" not in path}
         anew = (
             {

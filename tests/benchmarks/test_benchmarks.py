@@ -6,6 +6,7 @@ import runpy
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+import unisrec.trainer
 from unisrec.data import Domain
-from unisrec.trainer import UniSRecPretrainArguments, pretrain
+from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, pretrain
 
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -141,8 +143,9 @@ def test_mean_of_models_ranks_by_the_mean_score(run, start, tmp_path):
     assert "mean_of_models: error: pretrained: its catalogue is not that of toys" in done.stderr
 
 
-@pytest.mark.slow
-def test_few_shot_trains_on_a_share_of_the_users_and_ranks_all(start, tmp_path):
+def test_few_shot_trains_on_a_share_of_the_users_and_ranks_all(start, tmp_path, monkeypatch):
+    short = partial(UniSRecFinetuneArguments, num_train_epochs=1)  # the script trains until nothing improves
+    monkeypatch.setattr(unisrec.trainer, "UniSRecFinetuneArguments", short)
     done = start("few_shot.py", "--shares", "0.4", "1", "--seeds", "1", "2")
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "report.md").read_text()

@@ -78,10 +78,7 @@ print(json.dumps([url, private, again.content_hash, str(again.folder), numbered.
 def test_to_the_hub_and_back(domain, hub, tmp_path):
     folder = tmp_path / "domain"
     domain.save_to_disk(folder)
-    (tmp_path / "home").mkdir()
-    url, private, content_hash, loaded_from, user, errors = hub.run(
-        PROGRAM, folder, home=tmp_path / "home", HF_TOKEN="hf_shop"
-    )
+    url, private, content_hash, loaded_from, user, errors = hub.run(PROGRAM, folder, HF_TOKEN="hf_shop")
     assert url.startswith(f"{hub.url}/")
     assert "shop/toys-of-customers" in private
     assert (content_hash, loaded_from, user) == (domain.content_hash, "None", "1")

@@ -2,13 +2,9 @@
 
 import http.client
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,29 +62,19 @@ def recommender(make_model, text_encoder_dir) -> Recommender:
     return Recommender(model, processor)
 
 
-def heed_ctrl_c() -> None:
-    """Undoes that a shell lets the commands it runs in the background ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.fixture(scope="module")
-def served(recommender, find_port, tmp_path_factory) -> Iterator[Served]:
+def served(recommender, find_port, fork, tmp_path_factory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("page")
     recommender.save_pretrained(root / "shop")
     port = find_port()
-    command = [sys.executable, "-m", "unisrec", "demo", str(root / "shop"), "--port", str(port)]
     (root / "files").mkdir()
-    environment = {**os.environ, "GRADIO_TEMP_DIR": str(root / "files"), "TMPDIR": str(root / "files")}
-    with open(root / "log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, preexec_fn=heed_ctrl_c)
+    variables = dict.fromkeys(["GRADIO_TEMP_DIR", "TMPDIR"], root / "files")
     page = Served(port, root / "log", root / "files")
-    while "public link" not in page.log.read_text():  # the last line it prints
-        assert process.poll() is None, page.log.read_text()
-        time.sleep(0.05)
+    process = fork("demo", root / "shop", "--port", port, log=page.log, **variables)
+    process.wait_for("public link", page.log)  # the last line it prints
     assert page.ask("GET", "/")[0] == 200
     yield page
-    process.send_signal(signal.SIGINT)
-    assert process.wait(600) == 130
+    assert process.end(signal.SIGINT) == 130
     said = page.log.read_text()
     assert said.splitlines()[-1] == "unisrec demo: interrupted"
     assert "Traceback" not in said

@@ -21,8 +21,7 @@ from unisrec.recommender import Recommender
 
 IDS, TEXTS = ["a", "b", "c"], ["red pen", "blue pen", "lamp"]
 CHANGES = ("os.remove", "os.rmdir", "os.rename", "os.mkdir", "open")
-processes = multiprocessing.get_context("forkserver")  # a fork of this one would inherit the locks of its threads
-processes.set_forkserver_preload(["unisrec.cli", "unisrec.recommender"])
+processes = multiprocessing.get_context("forkserver")  # see conftest.py
 
 
 def catalogue_of(number: int, size: int = 3) -> ItemCatalogue:

@@ -13,6 +13,7 @@ from unisrec.configuration.configuration_unisrec import CODE_FILES
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
 from unisrec.modeling_unisrec.hub import split_revision
 from unisrec.modeling_unisrec.outgoing import shared_files
+from unisrec.recommender import Recommender
 
 
 CODE = set(CODE_FILES)
@@ -63,9 +64,9 @@ def office(tmp_path_factory, make_model, text_encoder_dir) -> Path:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    """The cache of one machine."""
-    return tmp_path_factory.mktemp("machine")
+def home(hub) -> Path:
+    """The cache of the machine on which all runs that name none."""
+    return hub.home
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def refused(home, office, text_encoder_dir, tmp_path_factory) -> dict[str, list[
 
 
 @pytest.fixture(scope="module")
-def pushed(hub, home, office, sharded, refused) -> list[list]:
+def pushed(hub, office, sharded, refused) -> list[list]:
     """Answers to pushes of the checkpoint, each to a place of its own, and to those that are refused."""
     return hub.verbs(
         ["push", office, "shop/office"],
@@ -110,8 +111,6 @@ def pushed(hub, home, office, sharded, refused) -> list[list]:
         ["push", office, "shop/again"],
         ["push", sharded, "shop/again"],
         *refused.values(),
-        home=home,
-        PYTHONWARNINGS="error:It seems that you are about to commit a data file",
     )
 
 
@@ -209,8 +208,19 @@ print(json.dumps(answers))
 
 @pytest.mark.slow
 def test_the_pipeline_of_the_repository_itself_and_of_a_folder(hub, pushed, office, tmp_path):
-    recommend = pipeline("sequential-recommendation", model=str(office))
-    assert hub.run(PIPELINE, office, home=tmp_path) == [recommend(["SKU-1002", {"text": "red lamp"}])] * 2
+    """The code of either, in a process that does not know the package, gives what the registered pipeline and a recommender
+    give; the model of the folder is mixed with text neighbours."""
+    folder = shutil.copytree(office, tmp_path / "mixed")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"text_neighbours": 0.5}))
+    found = hub.run(PIPELINE, folder, home=tmp_path)
+    history = ["SKU-1002", {"text": "red lamp"}]
+    assert found == [pipeline("sequential-recommendation", model=str(each))(history) for each in (office, folder)]
+    (expected,) = Recommender.from_pretrained(folder).recommend([history])
+    assert [item["item_id"] for item in found[1]] == [item.item_id for item in expected]
+    assert [item["score"] for item in found[1]] == pytest.approx([item.score for item in expected], abs=1e-5)
+    (alone,) = Recommender.from_pretrained(folder, text_neighbours=0).recommend([history])
+    assert {item.score for item in alone}.isdisjoint(item.score for item in expected)
 
 
 METHODS = """
@@ -255,20 +265,18 @@ print(json.dumps([equal, find_text_pooling("shop/encoder"), find_text_pooling("s
 
 
 @pytest.mark.slow
-def test_methods_push_a_whole_checkpoint_and_a_text_encoder_has_revisions(hub, office, text_encoder_dir, tmp_path):
+def test_methods_push_a_whole_checkpoint_and_a_text_encoder_has_revisions(hub, office, text_encoder_dir):
     equal, pooling, pooling_of_branch, errors = hub.run(
         METHODS,
         office,
         text_encoder_dir,
-        home=tmp_path,
         HF_TOKEN="hf_shop",
-        PYTHONWARNINGS="error:It seems that you are about to commit a data file",
     )
     for repo in ("shop/methods", "shop/saved", "shop/pipeline"):
         assert hub.files(repo) - {"README.md"} == MODEL | PROCESSOR | CATALOGUE
         for file in hub.files(repo):
             content = hub.read(repo, file)
-            assert not any(str(path).encode() in content for path in (office, text_encoder_dir, tmp_path)), (
+            assert not any(str(path).encode() in content for path in (office, text_encoder_dir, hub.home)), (
                 repo,
                 file,
             )
@@ -326,9 +334,9 @@ def assert_refused(answer: list, message: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def online(hub, home, pushed, office, tmp_path_factory) -> list[list]:
+def online(hub, pushed, office, tmp_path_factory) -> list[list]:
     """Answers of a machine that reaches the Hub; after them its cache holds a checkpoint and a dataset."""
-    hub.run(CLICKS, home=home)
+    hub.run(CLICKS)
     first, partners = (hub.commits("shop/office", branch)[0]["id"] for branch in ("main", "partners"))
     domains = tmp_path_factory.mktemp("domains")
     return hub.verbs(
@@ -347,7 +355,6 @@ def online(hub, home, pushed, office, tmp_path_factory) -> list[list]:
         prepare("shop/clicks", domains / "may"),
         prepare("shop/clicks@june", domains / "june"),
         prepare("shop/clicks@v9", domains / "none"),
-        home=home,
     )
 
 

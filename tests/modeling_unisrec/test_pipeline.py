@@ -1,10 +1,5 @@
 """`pipeline("sequential-recommendation")`: forms of input, ranking, batching, and the pipeline of a folder's own code."""
 
-import json
-import os
-import subprocess
-import sys
-
 import polars as pl
 import pytest
 import torch
@@ -12,7 +7,6 @@ from transformers import pipeline
 
 from unisrec.modeling_unisrec import ItemCatalogue, SequentialRecommendationPipeline, UniSRecProcessor
 from unisrec.modeling_unisrec.pipeline_unisrec import encode_items, rank_items
-from unisrec.recommender import Recommender
 
 
 TEXTS = ["red pen", "blue pen", "steel kettle", "garden lamp", "travel case", "kids chair"]
@@ -182,34 +176,6 @@ def test_ties_are_in_catalogue_order_and_seen_items_gone():
     scores = torch.tensor([[0.5, 0.9, 0.5, 0.9], [0.1, 0.1, 0.1, 0.1]])
     ranked = rank_items(scores, [[1], []], top_k=3)
     assert [[row for row, _ in items] for items in ranked] == [[3, 0, 2], [0, 1, 2]]
-
-
-@pytest.mark.slow
-def test_the_pipeline_of_the_folder_itself(folder, tmp_path):
-    """The folder's own code, in a process that does not know the package, gives what the registered pipeline and a
-    recommender give, here for a model that is mixed with text neighbours."""
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"text_neighbours": 0.5}))
-    program = (
-        "import json, sys\n"
-        "from transformers import pipeline\n"
-        "recommend = pipeline(model=sys.argv[1], trust_remote_code=True)\n"
-        "assert type(recommend).__module__.startswith('transformers_modules.'), type(recommend)\n"
-        "assert 'unisrec' not in sys.modules\n"
-        "print(json.dumps(recommend(['B', {'text': 'red lamp'}])))"
-    )
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program, folder], capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    items = pipeline("sequential-recommendation", model=str(folder))(["B", {"text": "red lamp"}])
-    assert json.loads(done.stdout.splitlines()[-1]) == items
-    (expected,) = Recommender.from_pretrained(folder).recommend([["B", {"text": "red lamp"}]])
-    assert [item["item_id"] for item in items] == [item.item_id for item in expected]
-    assert [item["score"] for item in items] == pytest.approx([item.score for item in expected], abs=1e-5)
-    (alone,) = Recommender.from_pretrained(folder, text_neighbours=0).recommend([["B", {"text": "red lamp"}]])
-    assert {item.score for item in alone}.isdisjoint(item.score for item in expected)
 
 
 # What changes between two calls

@@ -59,7 +59,6 @@ def runs(hub, make_domain, text_encoder_dir, tmp_path_factory) -> tuple[Path, li
         [*recommend, root / "adapters"],
         [*recommend, "shop/adapters"],
         [*adapt_here, *into("adapters-here")],
-        home=tmp_path_factory.mktemp("machine"),
     )
     return root, answers
 

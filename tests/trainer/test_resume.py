@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -374,15 +375,15 @@ time.sleep(3600)
 
 
 @pytest.fixture
-def hold() -> Iterator[Callable[[Path], subprocess.Popen]]:
+def hold(fork) -> Iterator[Callable[[Path], BaseProcess]]:
     """Starts a process that holds the lock of a folder of drafts, and has a child of its own as a data loader has."""
     processes = []
 
-    def start(drafts: Path) -> subprocess.Popen:
-        words = [sys.executable, "-c", HOLD, drafts]
-        holder = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        processes.extend([holder.pid, int(holder.stdout.readline())])
-        return holder
+    def start(drafts: Path) -> BaseProcess:
+        holder = fork(drafts, program=HOLD)
+        holder.wait_for("\n", holder.out)
+        processes.append(int(holder.out.read_text()))
+        return holder.process
 
     yield start
     for process in processes:
@@ -395,7 +396,7 @@ def test_a_lock_dies_with_its_process_though_its_children_live(hold, tmp_path):
     with pytest.raises(BlockingIOError, match=rf"another run is writing .* \(process {holder.pid} on"):
         lock_run(tmp_path)
     holder.kill()
-    holder.wait()
+    holder.join()
     lock_run(tmp_path)
     lock_run(tmp_path)  # this process has it already
     unlock_run(tmp_path)
@@ -413,7 +414,7 @@ def test_a_second_process_leaves_the_drafts_of_the_first_alone(root, unbroken, s
         assert f"another run is writing into this output folder (process {holder.pid} on " in line
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
     holder.kill()
-    holder.wait()
+    holder.join()
     assert main(command(root, folder, "--resume_from_checkpoint", "auto")) == 0
     assert_same(folder, unbroken)
     assert not (folder / DRAFTS).exists()

@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -279,18 +277,13 @@ def test_an_existing_folder_is_not_touched(shop, tmp_path):
 
 
 @pytest.mark.parametrize("line", [pytest.param("text: ", marks=pytest.mark.rare), "epoch"])
-def test_sigterm_leaves_nothing(shop, text_encoder_dir, tmp_path, line):
+def test_sigterm_leaves_nothing(shop, text_encoder_dir, fork, tmp_path, line):
     clicks, products = shop
     clicks.to_csv(tmp_path / "clicks.csv", index=False)
     products.to_csv(tmp_path / "products.csv", index=False)
     words = ["fit", "clicks.csv", "--items", "products.csv", "--output", "model", "--use-cpu"]
-    command = [sys.executable, "-m", "unisrec", *words, "--text-encoder", str(text_encoder_dir)]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        said = []
-        while not said or line not in said[-1]:
-            said.append(process.stderr.readline())
-        process.send_signal(signal.SIGTERM)
-        rest = process.stderr.read().splitlines()
-    assert process.returncode == 143
-    assert rest[-1] == "unisrec fit: ended by SIGTERM; nothing was written"
+    run = fork(*words, "--text-encoder", text_encoder_dir, cwd=tmp_path)
+    run.wait_for(line, run.err)
+    assert run.end(signal.SIGTERM) == 143
+    assert run.err.read_text().splitlines()[-1] == "unisrec fit: ended by SIGTERM; nothing was written"
     assert {path.name for path in tmp_path.iterdir()} == {"clicks.csv", "products.csv"}

@@ -4,8 +4,6 @@ import collections
 import importlib
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from unisrec.cli import VERBS
 
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+FUZZ = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import fuzz; sys.exit(fuzz.main())"
 
 
 @pytest.fixture
@@ -24,13 +23,14 @@ def fuzz(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each input runs in a fork")
-def test_a_sample_of_bad_inputs_and_no_miss():
+def test_a_sample_of_bad_inputs_and_no_miss(fork):
     """A sample; all of them are run by `python benchmarks/fuzz.py`."""
-    command = [sys.executable, BENCHMARKS / "fuzz.py", "--seed", "0", "--cases", "40", "--interpreters", "1"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "MISS" not in done.stdout
-    verb, inputs, *_, misses = re.findall(r"^all .*$", done.stdout, re.MULTILINE)[0].split()
+    words = ["--seed", 0, "--cases", 40, "--interpreters", 1]
+    done = fork(*words, program=FUZZ)
+    assert done.status() == 0, done.out.read_text() + done.err.read_text()
+    printed = done.out.read_text()
+    assert "MISS" not in printed
+    verb, inputs, *_, misses = re.findall(r"^all .*$", printed, re.MULTILINE)[0].split()
     assert (verb, inputs, misses) == ("all", "40", "0")
 
 

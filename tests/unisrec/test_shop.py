@@ -4,8 +4,8 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -47,7 +47,7 @@ def files(make_domain, tmp_path, monkeypatch):
     Path("new.csv").write_text(f"{header}\n0017;00003;03.03.2025 12:00\n0018;00004;03.03.2025 12:00\n", "cp1252")
 
 
-def test_commands(files, text_encoder_dir, capsys):
+def test_commands(files, text_encoder_dir, fork, capsys):
     commands, endpoint, tomorrow = blocks("bash")
     fit, *others = (shlex.split(line)[1:] for line in commands.splitlines())
     assert main([*fit, "--text-encoder", str(text_encoder_dir), "--budget", "0.05", "--use-cpu"]) == 0
@@ -64,7 +64,7 @@ def test_commands(files, text_encoder_dir, capsys):
     assert tonight["user_id"].unique().to_list() == ["0017"]
     assert not {"00042", "00007"} & set(tonight["item_id"])
     if shutil.which("curl"):
-        check_endpoint(endpoint)
+        check_endpoint(endpoint, fork)
     sync, update, recommend = (shlex.split(line, comments=True)[1:] for line in tomorrow.splitlines())
     assert main(sync) == 0
     assert main([*update, "--budget", "0.05", "--use-cpu"]) == 0
@@ -72,30 +72,27 @@ def test_commands(files, text_encoder_dir, capsys):
     assert {"0017", "0018"} <= set(pl.read_parquet("tonight.parquet")["user_id"])
 
 
-def check_endpoint(commands):
+def check_endpoint(commands, fork):
     """Serves the model as both pages do, and sends the requests of both."""
     serve, curl = commands.splitlines()
     assert blocks("bash", SERVING)[0] == f"{serve} --port 8000\n"
-    command = [sys.executable, "-m", *shlex.split(serve), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            line = server.stdout.readline()
-            (address,) = re.findall(r"http://\S+", line)
-            assert line == blocks("text", SERVING)[0].replace("http://127.0.0.1:8000", address)
-            requests = blocks("bash", SERVING)[1].replace("\\\n", " ").splitlines()
-            answers = blocks("json", SERVING)[0].splitlines()
-            five, *found = (ask(request, address) for request in [curl, *requests])
-            assert len(five["items"]) == 5
-            for answer, shown in zip(found, map(json.loads, answers), strict=True):
-                assert answer.keys() == shown.keys()
-                assert len(answer.get("items", ())) == len(shown.get("items", ()))
-                assert [item.keys() for item in answer.get("items", ())] == [
-                    item.keys() for item in shown.get("items", ())
-                ]
-            assert found[2:] == [json.loads(shown) for shown in answers[2:]]
-        finally:
-            server.terminate()
-            assert server.wait(60) == 0
+    module, *words = shlex.split(serve)
+    assert module == "unisrec"
+    server = fork(*words, "--port", "0")
+    server.wait_for("\n", server.out)
+    (line,) = server.out.read_text().splitlines(keepends=True)
+    (address,) = re.findall(r"http://\S+", line)
+    assert line == blocks("text", SERVING)[0].replace("http://127.0.0.1:8000", address)
+    requests = blocks("bash", SERVING)[1].replace("\\\n", " ").splitlines()
+    answers = blocks("json", SERVING)[0].splitlines()
+    five, *found = (ask(request, address) for request in [curl, *requests])
+    assert len(five["items"]) == 5
+    for answer, shown in zip(found, map(json.loads, answers), strict=True):
+        assert answer.keys() == shown.keys()
+        assert len(answer.get("items", ())) == len(shown.get("items", ()))
+        assert [item.keys() for item in answer.get("items", ())] == [item.keys() for item in shown.get("items", ())]
+    assert found[2:] == [json.loads(shown) for shown in answers[2:]]
+    assert server.end(signal.SIGTERM) == 0
 
 
 def ask(command, address):
