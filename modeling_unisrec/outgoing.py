@@ -105,7 +105,8 @@ def check_adapter_base(folder: Path, adapter_config: Mapping[str, Any]) -> None:
     Checks that others can load the base of adapters.
 
     A name such as `runs/pretrained` may be a folder here and a stranger's repository on the Hub. The base is one of
-    the Hub if it comes with a revision: training on a base from the Hub records the commit.
+    the Hub if it comes with a revision: training on a base from the Hub records the commit. A released checkpoint comes
+    with the package, so others have it under the same name.
 
     Args:
         folder (`Path`): Folder of the adapters, for the message.
@@ -116,7 +117,11 @@ def check_adapter_base(folder: Path, adapter_config: Mapping[str, Any]) -> None:
     """
     if not isinstance(adapter_config, Mapping):
         raise ValueError(f"{folder}: adapter_config.json is no JSON object; save the adapters again.")
+    from .hub import RELEASED  # which imports this file
+
     base = str(adapter_config.get("base_model_name_or_path"))
+    if base in RELEASED and not Path(base).exists():
+        return
     if Path(base).is_dir() or base.startswith((".", "~", "/")) or ABSOLUTE_PATH.fullmatch(base):
         raise ValueError(
             f"{folder}: its adapters are for the folder {base}, which nobody else has: push that, and write its owner/name "

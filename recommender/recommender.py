@@ -182,8 +182,8 @@ class Recommender(LiveCatalogue):
         Raises:
             KeyError, ValueError: As for `recommend` and [`find_histories`].
         """
-        user_ids, histories = find_histories(histories, user_ids)
-        catalogue = self._current().catalogue  # for the types of the columns
+        catalogue = self._current().catalogue
+        user_ids, histories = find_histories(histories, user_ids, catalogue.tables)
         return to_dataset(user_ids, self.recommend(histories, **options), catalogue, options.get("columns", ()))
 
     def similar_items(self, item: str | Mapping[str, str], top_k: int = 10) -> list[Recommendation]:

@@ -1,5 +1,6 @@
 """Reading of histories from files; atomic writing of recommendations, catalogues and vectors."""
 
+import difflib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +17,11 @@ from ..data import Domain
 from ..data.atomic import whole_file
 from ..data.domain import writing
 from ..data.readers.columns import check_columns, to_times
+from ..data.readers.files import suffix_of
 from ..data.readers.frames import TableSource, is_path
 from ..data.readers.guess import column_by_name
-from ..data.readers.table import Table, load_table
+from ..data.readers.json_lines import json_records
+from ..data.readers.table import JSON_LINES, Table, load_table
 from ..data.readers.values import place, to_id, to_ids
 from ..modeling_unisrec import ItemCatalogue
 from .snapshot import Recommendation
@@ -32,7 +35,9 @@ FORMATS = (".parquet", ".csv", ".jsonl")
 VECTOR_FORMATS = (".parquet", ".safetensors")
 
 
-def read_histories(source: TableSource) -> tuple[list[str], list[list[str | dict[str, str]]]]:
+def read_histories(
+    source: TableSource, tables: Mapping[str, Any] | None = None
+) -> tuple[list[str], list[list[str | dict[str, str]]]]:
     r"""
     Reads histories from a table with one row for each user, or one for each interaction.
 
@@ -41,7 +46,10 @@ def read_histories(source: TableSource) -> tuple[list[str], list[list[str | dict
             File or frame, as for [`read_table`], with the columns `user_id` and `history`, a list of ids and texts,
             oldest first (in CSV a JSON list, or ids separated by spaces); numbers are ids, converted by [`to_ids`],
             strings are used unchanged. Without a column `history`: a column of user ids, one of item ids and, unless the
-            rows are in the order of time, one of times, as for [`read_table`]; they are recognised by their names.
+            rows are in the order of time, one of times, as for [`read_table`].
+        tables (`Mapping[str, Any]`, *optional*):
+            Arguments of [`read_table`] that a checkpoint remembers. Its `user_column`, `item_column` and `time_column` are
+            taken where the table has them, its `date_format` with the latter; other columns are recognised by their names.
 
     Returns:
         `tuple[list[str], list[list]]`: User ids, in the order of their first rows, and histories.
@@ -53,9 +61,9 @@ def read_histories(source: TableSource) -> tuple[list[str], list[list[str | dict
     """
     table = load_table(source, name="histories", hub=False)
     if "history" not in table.frame.columns:
-        return _group_interactions(table)
-    check_columns(table.frame.columns, ["user_id"], table.source)
-    user_ids = _complete_ids(table, "user_id", "for every history")
+        return _group_interactions(table, tables or {})
+    user = _find_column(table.frame.columns, table.source, "user", tables)
+    user_ids = _complete_ids(table, user, "for every history")
     histories = []
     for row, cell in enumerate(table.frame["history"].to_list()):
         try:
@@ -67,7 +75,9 @@ def read_histories(source: TableSource) -> tuple[list[str], list[list[str | dict
 
 
 def find_histories(
-    histories: Sequence[Sequence[Any]] | TableSource | Domain, user_ids: Sequence[str] | None = None
+    histories: Sequence[Sequence[Any]] | TableSource | Domain,
+    user_ids: Sequence[str] | None = None,
+    tables: Mapping[str, Any] | None = None,
 ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
     """
     Returns the histories of whatever holds them, with an id for each.
@@ -78,6 +88,7 @@ def find_histories(
         user_ids (`Sequence[str]`, *optional*):
             User id of each history, by default its number from 0. Of a domain: users to choose, by default all. Not for
             a table, which has user ids of its own.
+        tables (`Mapping[str, Any]`, *optional*): As for [`read_histories`].
 
     Returns:
         `tuple`: User ids and histories.
@@ -92,7 +103,7 @@ def find_histories(
     if is_path(histories) or not isinstance(histories, Sequence):
         if user_ids is not None:
             raise ValueError("the table has user ids of its own; leave `user_ids` out.")
-        return read_histories(histories)
+        return read_histories(histories, tables)
     user_ids = list(map(str, range(len(histories)))) if user_ids is None else user_ids
     if len(user_ids) != len(histories):
         raise ValueError(f"{len(user_ids)} user ids but {len(histories)} histories: give one id for each history.")
@@ -121,18 +132,34 @@ def domain_histories(domain: Domain, user_ids: Sequence[str] | None = None) -> t
             raise ValueError(f"user ids are strings, not {wrong[0]!r}: write a number as '12'.")
         wanted = pl.DataFrame({"user_id": user_ids}, schema={"user_id": pl.String})
         if len(unknown := wanted.join(sequences, on="user_id", how="anti", maintain_order="left")):
-            raise KeyError(
-                f"user id {unknown['user_id'][0]!r} is not among the {domain.num_users:,} of {domain.name!r}."
-            )
+            wrong, known = unknown["user_id"][0], sequences["user_id"]
+            # Those that end or begin alike first: leading zeros are the first thing to be lost.
+            likely = known.filter(known.str.ends_with(wrong) | known.str.starts_with(wrong[:3])).head(1000).to_list()
+            nearest = difflib.get_close_matches(wrong, likely, n=3, cutoff=0.0)
+            hint = f"; nearest ids: {', '.join(nearest)}" if nearest else ""
+            raise KeyError(f"user id {wrong!r} is not among the {domain.num_users:,} of {domain.name!r}{hint}.")
         sequences = wanted.join(sequences, on="user_id", how="left", maintain_order="left")
     histories = [ids.gather(rows).to_list() for rows in sequences["item_index"]]
     return sequences["user_id"].to_list(), histories
 
 
-def _group_interactions(table: Table) -> tuple[list[str], list[list[str]]]:
+def _find_column(columns: Sequence[str], source: str, role: str, tables: Mapping[str, Any] | None) -> str:
+    """Returns the column of user or item ids: the remembered one, otherwise the one with such a name."""
+    found = _remembered(columns, role, tables or {})
+    if found is None:
+        check_columns(columns, [f"{role}_id"], source)
+    return found
+
+
+def _remembered(columns: Sequence[str], role: str, tables: Mapping[str, Any]) -> str | None:
+    name = tables.get(f"{role}_column")
+    return name if name in columns else column_by_name(columns, role)
+
+
+def _group_interactions(table: Table, tables: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Histories of a table with a row for each interaction."""
     columns = table.frame.columns
-    user, item, time = (column_by_name(columns, role) for role in ("user", "item", "time"))
+    user, item, time = (_remembered(columns, role, tables) for role in ("user", "item", "time"))
     if user is None or item is None:
         missing = "users" if user is None else "items"
         raise ValueError(
@@ -143,7 +170,10 @@ def _group_interactions(table: Table) -> tuple[list[str], list[list[str]]]:
         [_complete_ids(table, user, "in every row"), _complete_ids(table, item, "in every row").alias("item_id")]
     )
     if time is not None:
-        times = to_times(table.frame[time], table.source, first_line=table.first_line)
+        times = table.frame[time]
+        is_remembered = time == tables.get("time_column") and not times.dtype.is_temporal()
+        date_format = tables.get("date_format") if is_remembered else None
+        times = to_times(times, table.source, first_line=table.first_line, date_format=date_format)
         if times.null_count():
             where = place(table.source, int(times.is_null().arg_max()), table.first_line)
             raise ValueError(f"{where}: {time!r} is empty, expected a time in every row, or no such column.")
@@ -163,16 +193,27 @@ def _complete_ids(table: Table, column: str, expected: str) -> pl.Series:
     return ids
 
 
-def read_item_ids(path: str | os.PathLike) -> list[str]:
-    """Reads the column `item_id` of a CSV, JSON-lines or parquet file. Raises the same errors as [`read_histories`]."""
-    table = load_table(path, ["item_id"], hub=False)
-    return _complete_ids(table, "item_id", "in every row").to_list()
+def read_ids(path: str | os.PathLike, role: str, tables: Mapping[str, Any] | None = None) -> list[str]:
+    r"""
+    Reads the distinct ids of a table.
 
+    Args:
+        path (`str` or `os.PathLike`): File, as for [`read_histories`].
+        role (`str`): `"user"` or `"item"`.
+        tables (`Mapping[str, Any]`, *optional*): As for [`read_histories`].
 
-def read_user_ids(path: str | os.PathLike) -> list[str]:
-    """Reads the column `user_id` of a table. Raises the same errors as [`read_histories`]."""
-    table = load_table(path, ["user_id"], hub=False)
-    return _complete_ids(table, "user_id", "in every row").to_list()
+    Returns:
+        `list[str]`: The ids, each once, in the order of their first rows.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: As for [`read_histories`].
+    """
+    columns = []
+    if suffix_of(path) in JSON_LINES:  # of which only named columns are read
+        columns = [_find_column(list(next(json_records(path), {})), str(path), role, tables)]
+    table = load_table(path, columns, hub=False)
+    column = _find_column(table.frame.columns, table.source, role, tables)
+    return _complete_ids(table, column, "in every row").unique(maintain_order=True).to_list()
 
 
 def to_dataset(
@@ -298,8 +339,7 @@ __all__ = [
     "export_vectors",
     "find_histories",
     "read_histories",
-    "read_item_ids",
-    "read_user_ids",
+    "read_ids",
     "to_dataset",
     "write_table",
 ]

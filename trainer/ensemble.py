@@ -215,12 +215,12 @@ def choose_recipe(config: UniSRecConfig, args: "UniSRecFinetuneArguments", domai
     if args.dropout is None and 0 not in before and before != {TRANSFER_DROPOUT}:  # none is deliberate
         args.dropout = TRANSFER_DROPOUT
         shown = " and ".join(f"{each:g}" for each in sorted(before))
-        chosen.append(f"a dropout of {TRANSFER_DROPOUT:g} instead of {shown} (--dropout)")
+        chosen.append(f"with a dropout of {TRANSFER_DROPOUT:g} instead of {shown} (`dropout`)")
     is_small = domain.num_interactions < SMALL_DOMAIN
     if args.interpolate is None and is_small and not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         args.interpolate = SMALL_DOMAIN_SHARE
-        chosen.append(f"{SMALL_DOMAIN_SHARE} of the change kept at the end, as the domain is small (--interpolate)")
-    return f"all layers are trained, with {' and '.join(chosen)}." if chosen else None
+        chosen.append(f"and {SMALL_DOMAIN_SHARE} of the change is kept, as the domain is small (`interpolate`)")
+    return f"all layers are trained, {', '.join(chosen)}" if chosen else None
 
 
 def set_dropout(model: UniSRecModel, dropout: float) -> None:

@@ -1,7 +1,6 @@
 """Fine-tuning on one domain: a checkpoint and a domain folder in, an adapted checkpoint and its test metrics out."""
 
 import copy
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 from transformers import TrainerCallback, set_seed
 
 from ..data import Domain, cut_at, domain_split
@@ -32,9 +32,6 @@ from .ensemble import Ensemble, choose_recipe, set_dropout
 from .finetune_trainer import UniSRecFinetuneTrainer
 from .training_args import UniSRecFinetuneArguments, check_kind
 from .training_result import TrainingResult
-
-
-logger = logging.getLogger(__name__)
 
 
 def build_finetune_trainer(
@@ -189,21 +186,21 @@ def build_finetune_trainer(
         card_data=card_data,
     )
     if recipe is not None:
-        trainer.add_callback(_LogAtStart(recipe))
+        trainer.add_callback(SayAtStart(recipe))
     for callback in callbacks:
         trainer.add_callback(callback)
     return trainer
 
 
-class _LogAtStart(TrainerCallback):
-    """Logs a line when training begins, after all that can be refused."""
+class SayAtStart(TrainerCallback):
+    """Prints a line when training begins, after all that can be refused."""
 
     def __init__(self, line: str):
         self.line = line
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero:
-            logger.warning(self.line)
+            tqdm.write(self.line)  # as the lines of the evaluations
 
 
 def finetune(
@@ -315,4 +312,4 @@ def _measure_after_cut(trainer: UniSRecFinetuneTrainer, domain: Domain) -> tuple
     return {f"test_{name}": value for name, value in ranking.metrics((10, 50)).items()}, len(users)
 
 
-__all__ = ["build_finetune_trainer", "finetune", "finish_finetuning"]
+__all__ = ["SayAtStart", "build_finetune_trainer", "finetune", "finish_finetuning"]

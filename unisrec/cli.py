@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TextIO
 
 
 VERBS = {
-    "fit": "turn two tables of a shop into a checkpoint that recommends there, with a report",
+    "fit": "turn the two tables of a shop into a recommender for it, with a report",
     "update": "teach a checkpoint the interactions since its training, in minutes",
     "prepare": "turn raw files into a domain folder",
     "pretrain": "pre-train a model on several domains",

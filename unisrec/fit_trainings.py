@@ -29,7 +29,7 @@ from .modeling_unisrec.text_pooling import new_text_scale
 from .recipes import CHOICE, Budget, Recipe, recipes
 from .reports.fit_report import Attempt, FitFacts, write_fit_report
 from .trainer import UniSRecFinetuneArguments, UniSRecFinetuneTrainer
-from .trainer.finetuning import build_finetune_trainer, finish_finetuning
+from .trainer.finetuning import SayAtStart, build_finetune_trainer, finish_finetuning
 
 
 if TYPE_CHECKING:
@@ -243,7 +243,8 @@ class Fitting:
             from_scratch=recipe.from_scratch,
             model_config=recipe.model_config,
         )
-        trainer.remove_callback(PrinterCallback)  # `say` tells less
+        for callback in (PrinterCallback, SayAtStart):  # `say` tells less, and names no options that `fit` lacks
+            trainer.remove_callback(callback)
         return trainer
 
     def _arguments(self, recipe: Recipe, folder: str, **options: Any) -> UniSRecFinetuneArguments:

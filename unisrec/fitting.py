@@ -17,9 +17,11 @@ from .data.splits import MIN_INTERACTIONS
 from .fit_trainings import BASE_MODEL, REPORT, FitResult, Fitting
 from .modeling_unisrec.checkpoint import load_checkpoint
 from .modeling_unisrec.text_encoders import load_text_encoder
+from .quiet import without_bars
 from .shop_tables import DOMAIN, read_shop
 
 
+@without_bars()
 def fit(
     interactions: TableSource,
     items: TableSource | None = None,
@@ -34,15 +36,15 @@ def fit(
     user_column: str | None = None,
     item_column: str | None = None,
     time_column: str | None = None,
-    text_columns: Sequence[str] | None = None,
+    text_columns: str | Sequence[str] | None = None,
     items_id_column: str | None = None,
     separator: str | None = None,
     encoding: str | None = None,
     date_format: str | None = None,
     drop_anonymous: bool = False,
-    keep_columns: Sequence[str] = (),
+    keep_columns: str | Sequence[str] = (),
     event_column: str | None = None,
-    events: Sequence[str] = (),
+    events: str | Sequence[str] = (),
     keep_unsold: bool = True,
     missing_text: Literal["error", "drop", "keep"] = "drop",
     seed: int = 0,

@@ -130,10 +130,12 @@ class Budget(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict, **kwargs: Any
     ) -> None:
-        left = max(self.end - time.monotonic(), 0) / 60
+        left = max(self.end - time.monotonic(), 0)
+        shown = f"{left / 60:.1f} minutes" if left > 90 else f"{left:.0f} seconds"
+        # The last evaluation is in the middle of an epoch.
         self.say(
-            f"{self.name}: epoch {state.epoch:.0f}, validation NDCG@10 {metrics[f'eval_{CHOICE}']:.4f}, at most "
-            f"{left:.1f} minutes left"
+            f"{self.name}: epoch {round(state.epoch, 1):g}, validation NDCG@10 {metrics[f'eval_{CHOICE}']:.4f}, "
+            f"at most {shown} left"
         )
 
     def on_train_end(

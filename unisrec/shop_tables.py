@@ -5,12 +5,14 @@ from typing import Any
 
 from .data import read_table
 from .data.interactions import RawData
+from .data.readers.columns import names_of
 from .data.readers.frames import TableSource
 from .data.readers.guess import Columns, guess_columns
-from .data.readers.table import check_csv_options, load_table
+from .data.readers.table import Table, check_csv_options, load_table
 
 
 DOMAIN = "domain"  # folder of the prepared data in that of the checkpoint
+MOST_NAMES = 10  # of columns in one line
 
 
 def read_shop(
@@ -51,8 +53,19 @@ def read_shop(
         items_id_column=found.items_id,
         **reading,
     )
+    used = {found.user, found.item, found.time, found.items_id, *found.texts, reading.get("event_column")}
+    used |= set(names_of(reading.get("keep_columns", ())))
+    rest = [f"{', '.join(names)} of {table.source}" for table in (clicks, products) if (names := _unused(table, used))]
+    if rest:
+        found.reasons.append(f"not used: {'; '.join(rest)}")
     raw.info["tables"] |= {name: value for name, value in csv.items() if value is not None}
     return raw, found
+
+
+def _unused(table: Table | None, used: set[str | None]) -> list[str]:
+    """Returns the columns of a table that are not used, in quotes, the first ten of them."""
+    names = [] if table is None else [repr(name) for name in table.frame.columns if name not in used]
+    return names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], f"{len(names) - MOST_NAMES} more"]
 
 
 __all__ = ["DOMAIN", "read_shop"]

@@ -20,7 +20,7 @@ from .recommender.vectors import VectorEncoder
 from .trainer import UniSRecFinetuneArguments, UniSRecFinetuneTrainer
 from .trainer.batches.datasets import WindowDataset
 from .trainer.ensemble import SHARES, WeightInterpolator, choose_text_neighbours
-from .update_data import ShopHistory, training_histories
+from .update_data import ShopHistory, counted, training_histories
 
 
 REPLAY = 1.0  # targets of other users for each target of users with new interactions
@@ -38,7 +38,7 @@ class WarmStart:
     Args:
         share (`float`): Share of the new weights in the average with the old ones; 0 if nothing was learnt.
         before, after (`float`, *optional*): NDCG@10, seen items masked, of the validation users; `None` without any.
-        num_validated (`int`): Validation users: their last new interaction was kept apart.
+        num_validated (`int`): Validation users: their last new interaction was set aside.
         overlap (`float`, *optional*):
             Mean share of the ten recommendations before that are among those after, of users without new interactions;
             `None` if there are none.
@@ -54,14 +54,14 @@ class WarmStart:
 
     def sentences(self) -> list[str]:
         """Returns the sentences for a report."""
-        found = [f"share of the new weights {self.share:g}"]
+        found = [f"share of the new weights {self.share:g}" if self.share else "weights unchanged"]
         if self.before is not None:
             found.append(
-                f"NDCG@10 of {self.num_validated:,} new interactions kept apart {self.before:.4f} -> {self.after:.4f}"
+                f"NDCG@10 on {counted(self.num_validated, 'new interaction')} set aside {self.before:.4f} -> {self.after:.4f}"
             )
         if self.overlap is not None:
             found.append(
-                f"answers of {self.num_compared:,} users without new interactions: overlap@10 {self.overlap:.2f}"
+                f"{self.overlap:.0%} of the ten recommendations stay for {counted(self.num_compared, 'user')} without new interactions"
             )
         return found
 

@@ -16,7 +16,8 @@ import polars as pl
 from .data import Domain
 from .data.atomic import replace_folder
 from .data.domain import check_output_folder, new_folder, writing
-from .data.readers.columns import named_by
+from .data.interactions import RawData
+from .data.readers.columns import named_by, names_of
 from .data.readers.files import suffix_of
 from .data.readers.frames import TableSource, is_path
 from .data.readers.guess import guess_columns
@@ -24,10 +25,11 @@ from .data.readers.table import SEPARATORS, check_csv_options, load_table, read_
 from .data.training_data import merge_records, training_record
 from .modeling_unisrec import lock_catalogue
 from .modeling_unisrec.checkpoint import load_checkpoint
+from .quiet import without_bars
 from .recommender import Recommender
 from .recommender.item_changes import ItemChanges
 from .shop_tables import DOMAIN
-from .update_data import merge_histories
+from .update_data import counted, merge_histories
 from .update_training import WarmStart, warm_start
 
 
@@ -65,12 +67,13 @@ class UpdateResult:
         return Recommender.from_pretrained(self.output)
 
     def __str__(self) -> str:
-        parts = [f"{self.num_interactions:,} new interactions of {self.num_users:,} users"]
+        parts = [f"{counted(self.num_interactions, 'new interaction')} of {counted(self.num_users, 'user')}"]
         if self.items is not None:
             parts.append(f"items: {self.items}")
         return "; ".join([*parts, *self.training.sentences(), f"{self.seconds:.0f} s"])
 
 
+@without_bars()
 def update(
     model: str | os.PathLike,
     interactions: TableSource,
@@ -83,7 +86,7 @@ def update(
     user_column: str | None = None,
     item_column: str | None = None,
     time_column: str | None = None,
-    text_columns: Sequence[str] | None = None,
+    text_columns: str | Sequence[str] | None = None,
     items_id_column: str | None = None,
     separator: str | None = None,
     encoding: str | None = None,
@@ -142,7 +145,7 @@ def update(
         "user_column": user_column,
         "item_column": item_column,
         "time_column": time_column,
-        "text_columns": None if text_columns is None else list(text_columns),
+        "text_columns": None if text_columns is None else names_of(text_columns),
         "items_id_column": items_id_column,
         "separator": separator,
         "encoding": encoding,
@@ -159,13 +162,16 @@ def update(
         old = kept if domain is None and kept.is_dir() else domain
         old = None if old is None else Domain.load(old)
         tables = processor.catalogue.tables | {name: value for name, value in given.items() if value is not None}
-        new, texts = _read_new(interactions, items, tables, {name: given[name] for name in ("separator", "encoding")})
+        new, texts = _read_new(interactions, items, tables, given)
+        for note in new.info.get("notes", ()):
+            say(note)
         recommender = Recommender(start_model, processor)
         changes = _change_items(recommender, items, texts, tables)
-        history = merge_histories(new, old, recommender.processor.catalogue, Path(output or model).absolute().name)
+        name = Path(output or model).absolute().name
+        history = merge_histories(new.interactions, old, recommender.processor.catalogue, name)
         for note in history.notes:
             say(note)
-        say(f"{int(history.is_new.sum()):,} new interactions of {int(history.is_touched.sum()):,} users")
+        say(f"{counted(history.is_new.sum(), 'new interaction')} of {counted(history.is_touched.sum(), 'user')}")
         if old is None:
             say("the data of the training is not at hand: learning from the new interactions alone")
         with _folder(folder, output) as draft:
@@ -196,16 +202,17 @@ def update(
 
 
 def _read_new(
-    interactions: TableSource, items: TableSource | None, tables: dict[str, Any], csv: dict[str, str | None]
-) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    interactions: TableSource, items: TableSource | None, tables: dict[str, Any], given: dict[str, Any]
+) -> tuple[RawData, pl.DataFrame | None]:
     """Reads the new interactions and, if they contain them, the texts of their items."""
-    check_csv_options([interactions, items], **csv)
+    check_csv_options([interactions, items], given["separator"], given["encoding"])
     clicks = load_table(interactions, name="interactions", **_csv(interactions, tables))
     columns = {name: tables.get(name) for name in ("user_column", "item_column", "time_column")}
     texts = tables.get("text_columns") or []
     has_texts = items is None and bool(texts) and set(texts) <= set(clicks.frame.columns)
     # Without texts, any column stands in for them.
     found = guess_columns(clicks, None, **columns, text_columns=texts if has_texts else clicks.frame.columns[:1])
+    holds_dates = clicks.frame.schema.get(found.time, pl.String).is_temporal()  # which no remembered format is for
     with named_by({found.user: "user_column", found.item: "item_column", found.time: "time_column"}):
         raw = read_table(
             clicks,
@@ -213,12 +220,12 @@ def _read_new(
             item_column=found.item,
             time_column=found.time,
             text_columns=texts if has_texts else [found.item],
-            date_format=tables.get("date_format"),
+            date_format=given["date_format"] if holds_dates else tables.get("date_format"),
             drop_anonymous=bool(tables.get("drop_anonymous")),
             event_column=tables.get("event_column"),
             events=tables.get("events") or (),
         )
-    return raw.interactions, raw.items if has_texts else None
+    return raw, raw.items if has_texts else None
 
 
 def _csv(source: TableSource, tables: dict[str, Any]) -> dict[str, str | None]:

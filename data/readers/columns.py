@@ -50,6 +50,11 @@ def named_by(arguments: Mapping[str, str]) -> Iterator[None]:
         raise ValueError(f"{error}; name the column by `{arguments[error.column]}`") from error
 
 
+def names_of(columns: str | Sequence[str]) -> list[str]:
+    """Returns names as a list; one name may be given as it is."""
+    return [columns] if isinstance(columns, str) else list(columns)
+
+
 def check_columns(found: Sequence[str], wanted: Sequence[str], source: str) -> None:
     """
     Check that a table has all required columns.
@@ -229,4 +234,4 @@ def _parse_dates(times: pl.Series, date_format: str) -> pl.Series:
     return texts.str.to_datetime(date_format, time_unit="us", strict=False).to_physical()
 
 
-__all__ = ["MissingColumnError", "check_columns", "named_by", "to_interactions", "to_times"]
+__all__ = ["MissingColumnError", "check_columns", "named_by", "names_of", "to_interactions", "to_times"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import polars as pl
+import polars.selectors as cs
 
 
 BLOCK_BYTES = 1 << 26
@@ -218,7 +219,7 @@ def parse_csv(path: str | os.PathLike, text: CsvText, columns: Sequence[str] | N
             Names for a file without header line; by default the first line has them.
 
     Returns:
-        `pl.DataFrame`: Columns of `str`, null where a field is empty.
+        `pl.DataFrame`: Columns of `str`, null where a field is empty; none for a column without a name.
 
     Raises:
         ValueError: If the file is empty or damaged, names a column twice, or a line has another number of fields than
@@ -246,7 +247,7 @@ def parse_csv(path: str | os.PathLike, text: CsvText, columns: Sequence[str] | N
     if columns is None:
         if twice := [name for name in frame.columns if name and f"{name}_duplicated_0" in frame.columns]:
             raise ValueError(f"{path}, line 1: column {twice[0]!r} comes twice, expected each name once; rename one")
-        return frame
+        return frame.select(cs.exclude(cs.matches(r"^(_duplicated_\d+)?$")))  # without those that have no name
     if frame.width != len(columns):
         raise ValueError(
             f"{path}, line 1: {frame.width} fields, expected {len(columns)} ({','.join(columns)}) and no header line"

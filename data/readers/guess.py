@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
 
-from .columns import to_times
+from .columns import names_of, to_times
 from .table import Table
 from .values import to_ids, to_texts
 
 
-# Names without case, blanks and underscores; the first ones are the surest. English and German.
+# Names without case, accents and all that is no letter or digit; the first ones are the surest. English, German, French,
+# Spanish, Italian, Portuguese, Dutch, Polish, Swedish.
 _NAMES = {
     "user": "userid user customerid customer kundennummer kundennr kundenid kunde clientid client visitorid visitor "
-    "memberid member accountid account buyerid buyer shopperid sessionid session reviewerid personid uid",
+    "memberid member accountid account buyerid buyer shopperid sessionid session reviewerid personid uid "
+    "idclient codeclient numclient numeroclient nclient idutilisateur utilisateur acheteur "
+    "idcliente clienteid codigocliente codicecliente numerocliente cliente idusuario usuario comprador idutente utente "
+    "klantid klantnummer klantnr klant gebruikerid gebruiker idklienta klientid klient uzytkownik kundid kund",
     "item": "itemid item sku productid product artikelnummer artikelnr artikelid artikel articleid article asin "
-    "stockcode variantid variant ean gtin isbn produktid produkt movieid bookid trackid",
+    "stockcode variantid variant ean gtin isbn produktid produkt movieid bookid trackid "
+    "idproduit produitid codeproduit produit idarticle codearticle refarticle refproduit reference ref "
+    "idproducto productoid codigoproducto producto idarticulo articulo referencia "
+    "idprodotto codiceprodotto prodotto idarticolo codicearticolo articolo idproduto codigoproduto produto artigo "
+    "productnummer artikelcode idproduktu idtowaru towar",
     "time": "timestamp datetime time eventtime createdat clickedat orderedat purchasedat orderdate purchasedate date ts "
-    "zeitstempel zeitpunkt bestelldatum kaufdatum datum zeit unixtime invoicedate",
+    "zeitstempel zeitpunkt bestelldatum kaufdatum datum zeit unixtime invoicedate "
+    "horodatage datedecommande datecommande datedachat dateachat dateheure fechapedido fechadepedido fechacompra fechahora "
+    "fecha dataordine datadellordine dataacquisto datapedido datadopedido datacompra datahora "
+    "tijdstip besteldatum orderdatum aankoopdatum tijd datazamowienia datazakupu tidpunkt kopdatum",
     "title": "title name productname itemname producttitle itemtitle titel bezeichnung produktname artikelname text "
-    "description beschreibung label",
-    "category": "category categories kategorie kategorien warengruppe genre genres producttype type",
-    "brand": "brand marke manufacturer hersteller maker",
+    "description beschreibung label "
+    "titre nomproduit nomduproduit libelle designation intitule nom titulo nombreproducto nombredelproducto nombre "
+    "titolo nomeprodotto denominazione nomeproduto nomedoproduto nome titel productnaam omschrijving naam "
+    "nazwaproduktu nazwa tytul produktnamn benamning namn descripcion descrizione descricao opis beskrivning",
+    "category": "category categories kategorie kategorien warengruppe genre genres producttype type "
+    "categorie rayon categoria kategoria kategori",
+    "brand": "brand marke manufacturer hersteller maker "
+    "marque fabricant marca fabricante produttore merk fabrikant marka producent varumarke",
 }
 NAMES = {role: words.split() for role, words in _NAMES.items()}
 _SAMPLE = 2000
@@ -41,7 +58,7 @@ class Columns:
         user, item, time (`str`): Columns of the interactions.
         items_id (`str`, *optional*): Column of the item ids in the items; `None` without a table of items.
         texts (`list[str]`): Columns of the item text, in order.
-        reasons (`list[str]`): A line for each column: what it holds, and how that was found.
+        reasons (`list[str]`): A line for each column: what it holds, and how that was found; and one for those not used.
     """
 
     user: str
@@ -60,7 +77,7 @@ def guess_columns(
     item_column: str | None = None,
     time_column: str | None = None,
     items_id_column: str | None = None,
-    text_columns: Sequence[str] | None = None,
+    text_columns: str | Sequence[str] | None = None,
 ) -> Columns:
     """
     Find the columns of users, items, times and item texts.
@@ -115,7 +132,7 @@ def guess_columns(
             items_id = find("item", items, items_id_column, iter(()), "items_id_column")
         texts_of, taken = items, [items_id]
     if text_columns is not None:
-        texts, reason = list(text_columns), "as given"
+        texts, reason = names_of(text_columns), "as given"
     else:
         texts = [_by_name(texts_of, role, taken) for role in ("title", "category", "brand")]
         texts, reason = [name for name in texts if name is not None], "by their names"
@@ -132,7 +149,7 @@ def guess_columns(
 
 def column_by_name(columns: Sequence[str], role: str) -> str | None:
     """Returns the column whose name is one of those of a role in [`NAMES`], the surest first."""
-    plain = {re.sub(r"[\W_]", "", name.lower()): name for name in reversed(columns)}
+    plain = {re.sub(r"[\W_]", "", unicodedata.normalize("NFKD", name.lower())): name for name in reversed(columns)}
     return next((plain[word] for word in NAMES[role] if word in plain), None)
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from ...modeling_unisrec.hub import pin_revision
 from ..interactions import RawData, count_step
-from .columns import check_columns, named_by, to_interactions
+from .columns import check_columns, named_by, names_of, to_interactions
 from .files import check_file, open_csv, parse_csv, read_parquet, read_workbook, suffix_of
 from .frames import TableSource, is_path, to_polars
 from .item_texts import join_texts
@@ -22,7 +22,12 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}  # what goes without sayi
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 ENDINGS = (*SEPARATORS, *JSON_LINES, ".parquet", ".xlsx")
 # User ids that shops give to visitors without an account.
-ANONYMOUS = ("0", "-1", "-", "anonymous", "guest", "unknown", "undefined", "none", "null", "n/a", "na")
+ANONYMOUS = (
+    *("0", "-1", "-", "anonymous", "guest", "visitor", "unknown", "undefined", "none", "null", "n/a", "na"),
+    *("anonym", "gast", "besucher", "unbekannt", "anonyme", "invité", "visiteur", "inconnu", "anónimo", "invitado"),
+    *("anonimo", "ospite"),
+)
+MANY = 5  # times as many rows as others have make a number among these suspicious
 DATASET = re.compile(
     r"(?P<path>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?(:(?P<config>[\w.-]+))?(\[(?P<split>[^\[\]]+)\])?"
 )
@@ -52,15 +57,15 @@ def read_table(
     user_column: str = "user_id",
     item_column: str = "item_id",
     time_column: str = "timestamp",
-    text_columns: Sequence[str] = ("title",),
+    text_columns: str | Sequence[str] = ("title",),
     items_id_column: str | None = None,
     separator: str | None = None,
     encoding: str | None = None,
     date_format: str | None = None,
     drop_anonymous: bool = False,
-    keep_columns: Sequence[str] = (),
+    keep_columns: str | Sequence[str] = (),
     event_column: str | None = None,
-    events: Sequence[str] = (),
+    events: str | Sequence[str] = (),
 ) -> RawData:
     """
     Read a table of interactions and the texts of its items.
@@ -77,7 +82,7 @@ def read_table(
         user_column (`str`, *optional*, defaults to `"user_id"`): Column of the user ids.
         item_column (`str`, *optional*, defaults to `"item_id"`): Column of the item ids, in both tables.
         time_column (`str`, *optional*, defaults to `"timestamp"`): Column of numbers (any unit) or dates.
-        text_columns (`Sequence[str]`, *optional*, defaults to `("title",)`):
+        text_columns (`str` or `Sequence[str]`, *optional*, defaults to `("title",)`):
             Columns that form the item text, in order; see [`to_texts`] for the supported types.
         items_id_column (`str`, *optional*): Column of the item ids in `items`. Defaults to `item_column`.
         separator (`str`, *optional*): Separator of the CSV files, see [`open_csv`]. By default it is found.
@@ -86,11 +91,11 @@ def read_table(
         drop_anonymous (`bool`, *optional*, defaults to `False`):
             Whether to drop, besides the rows without a user id, those with a word for it ([`ANONYMOUS`], in any
             case), which would make one long history of many visitors.
-        keep_columns (`Sequence[str]`, *optional*):
+        keep_columns (`str` or `Sequence[str]`, *optional*):
             Columns of the items, such as price and stock, that stay with them, converted by [`shop_columns`]. The first
             row of an item counts.
         event_column (`str`, *optional*): Column of the kind of each interaction, such as view, cart or purchase.
-        events (`Sequence[str]`, *optional*): Kinds that count; the others are dropped. Both arguments are given, or none.
+        events (`str` or `Sequence[str]`, *optional*): Kinds that count; the others are dropped. Both arguments are given, or none.
 
     Returns:
         `RawData`: Interactions, items and facts about the source, among them these arguments (`info["tables"]`).
@@ -101,8 +106,8 @@ def read_table(
         ValueError: If a table cannot be read or lacks a column, a column has a wrong type, or a time is invalid.
     """
     columns = {"user_id": user_column, "item_id": item_column, "time": time_column}
-    text_columns, id_column = list(text_columns), items_id_column or item_column
-    keep_columns = list(dict.fromkeys(keep_columns))
+    text_columns, id_column = names_of(text_columns), items_id_column or item_column
+    keep_columns, events = list(dict.fromkeys(names_of(keep_columns))), names_of(events)
     tables = {
         "user_column": user_column,
         "item_column": item_column,
@@ -115,7 +120,7 @@ def read_table(
         "drop_anonymous": drop_anonymous or None,
         "keep_columns": keep_columns or None,
         "event_column": event_column,
-        "events": list(events) or None,
+        "events": events or None,
     }
     if twice := next((name for name in text_columns if text_columns.count(name) > 1), None):
         raise ValueError(f"text column {twice!r} is named twice, expected each once")
@@ -161,6 +166,8 @@ def read_table(
     if drop_anonymous:
         rows, step = _drop_anonymous(rows)
         steps.append(step)
+    elif visitors := _visitors(rows):
+        notes = [*notes, f"{Path(source).name}: {visitors}"]
     sources = [source] if items is None else [source, catalogue_table.source]
     info = {
         "files": sources,
@@ -269,10 +276,28 @@ def _only_events(
     return left, count_step(f"{kinds.name} is not {' or '.join(events)}", rows.height, left.height)
 
 
+def _visitors(rows: pl.DataFrame) -> str | None:
+    """Returns a sentence on the user ids that seem to stand for visitors without an account, if there are any."""
+    found = rows["user_id"].filter(_is_anonymous(rows["user_id"])).value_counts(sort=True)
+    if not found.is_empty():
+        usual = rows.height / rows["user_id"].n_unique()
+        found = found.filter(~pl.col("user_id").str.contains(r"^-?\d+$") | (pl.col("count") > MANY * usual))
+    if found.is_empty():
+        return None
+    names = ", ".join(map(repr, found["user_id"].head(3)))
+    return (
+        f"{found['count'].sum():,} rows are of users such as {names}, who look like visitors without an account; "
+        "`drop_anonymous` leaves them out"
+    )
+
+
+def _is_anonymous(user_ids: pl.Series) -> pl.Series:
+    return user_ids.str.to_lowercase().is_in(ANONYMOUS).fill_null(False)
+
+
 def _drop_anonymous(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict]:
     """Drops the rows whose user id is missing or stands for a visitor without an account."""
-    anonymous = pl.col("user_id").is_null() | pl.col("user_id").str.to_lowercase().is_in(ANONYMOUS)
-    known = rows.filter(~anonymous)
+    known = rows.filter(rows["user_id"].is_not_null() & ~_is_anonymous(rows["user_id"]))
     if known.is_empty():
         raise ValueError("no interaction has a user id: `drop_anonymous` leaves nothing")
     return known, count_step("anonymous user", rows.height, known.height)

@@ -141,6 +141,7 @@ def test_the_text_that_goes_up_in_place_of_a_file_is_what_is_checked(office):
         (None, None, "a stranger's repository"),
         ("shop/pretrained", "main", None),
         ("shop/pretrained", "1" * 40, None),
+        ("unisrec-base", None, None),  # which comes with the package
     ],
 )
 def test_base_of_adapters(tmp_path, monkeypatch, base, revision, line):

@@ -1,6 +1,7 @@
 """Vectors for databases, and a catalogue that is replaced whole or not at all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from unisrec.recommender.tables import (
     domain_histories,
     export_vectors,
     read_histories,
-    read_item_ids,
+    read_ids,
 )
 
 
@@ -78,7 +79,7 @@ def test_bad_histories(tmp_path, record, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [read_histories, read_item_ids])
+@pytest.mark.parametrize("read", [read_histories, lambda name: read_ids(name, "item")])
 def test_what_is_no_file(tmp_path, monkeypatch, read):
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
@@ -94,10 +95,10 @@ def test_what_is_no_file(tmp_path, monkeypatch, read):
 
 def test_ids_of_files(tmp_path):
     (tmp_path / "i.jsonl").write_text('{"item_id": 1.0, "text": ["red", "pen"]}\n{"item_id": "b", "text": 5}\n')
-    assert read_item_ids(tmp_path / "i.jsonl") == ["1", "b"]
+    assert read_ids(tmp_path / "i.jsonl", "item") == ["1", "b"]
     (tmp_path / "i.jsonl").write_text('{"item_id": "a", "text": "pen"}\n{"item_id": NaN, "text": "x"}\n')
     with pytest.raises(ValueError, match=r"i.jsonl, line 2: .*empty"):
-        read_item_ids(tmp_path / "i.jsonl")
+        read_ids(tmp_path / "i.jsonl", "item")
 
 
 def test_tables_that_cannot_be_written_leave_nothing(tmp_path):
@@ -133,6 +134,22 @@ def test_histories_of_interactions_are_in_the_order_of_time(tmp_path, kind):
     assert read_histories(frame) == (["bob", "ann"], [["007", "9"], ["8", "007"]])
 
 
+def test_columns_that_a_checkpoint_remembers(tmp_path):
+    rows = {"Wer": ["bob", "bob"], "Was": ["1", "2"], "Wann": ["03/02/2024", "04/01/2024"], "user_id": ["x", "y"]}
+    pl.DataFrame(rows).write_csv(tmp_path / "h.csv")
+    tables = {"user_column": "Wer", "item_column": "Was", "time_column": "Wann", "date_format": "%d/%m/%Y"}
+    assert read_histories(tmp_path / "h.csv", tables) == (["bob"], [["2", "1"]])
+    dates = pl.DataFrame(rows).with_columns(pl.col("Wann").str.to_date("%d/%m/%Y"))
+    assert read_histories(dates, tables) == (["bob"], [["2", "1"]])
+    assert read_ids(tmp_path / "h.csv", "user", tables) == ["bob"]
+    assert read_ids(tmp_path / "h.csv", "user", {"user_column": "Client"}) == ["x", "y"]
+    pl.DataFrame(rows).select(Kunde="Wer", Artikel="Was", Zeit=pl.lit("2024-01-01")).write_csv(tmp_path / "h.csv")
+    assert read_histories(tmp_path / "h.csv", tables) == (["bob"], [["1", "2"]])  # its dates are of another format
+    pl.DataFrame({"Nr": ["x"]}).write_csv(tmp_path / "h.csv")
+    with pytest.raises(ValueError, match=r"h.csv: no column 'user_id', the columns are Nr"):
+        read_ids(tmp_path / "h.csv", "user", tables)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -160,3 +177,7 @@ def test_histories_of_a_domain(make_domain):
     )
     with pytest.raises(KeyError, match=r"user id 'eve' is not among the 40 of 'toys'"):
         domain_histories(domain, ["u1", "eve"])
+    padded = pl.format("00{}", pl.col("user_id").str.slice(1)).alias("user_id")
+    numbered = replace(domain, sequences=domain.sequences.with_columns(padded))
+    with pytest.raises(KeyError, match=r"'12' is not among the 40 of 'toys'; nearest ids: 0012"):
+        domain_histories(numbered, ["12"])

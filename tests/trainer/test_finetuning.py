@@ -20,6 +20,7 @@ from unisrec.trainer import (
     finetune,
     pretrain,
 )
+from unisrec.trainer.finetuning import SayAtStart
 
 
 MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 2, "hidden_dropout": 0.2, "attention_dropout": 0.2}
@@ -91,7 +92,7 @@ def test_by_default_the_last_two_interactions_are_held_out(root, domain, trainin
         ({"freeze_sequence_encoder": True, "dropout": 0.3}, 0.3, False),
     ],
 )
-def test_dropout_of_layers_that_are_trained_on(root, training_options, tmp_path, caplog, given, expected, said):
+def test_dropout_of_layers_that_are_trained_on(root, training_options, tmp_path, capsys, given, expected, said):
     options = training_options | {"load_best_model_at_end": False, "max_steps": 1} | given
     args = UniSRecFinetuneArguments(str(tmp_path / "run"), **options)
     trainer = build_finetune_trainer(root / "pretrained", root / "toys", "transductive", args)
@@ -101,10 +102,11 @@ def test_dropout_of_layers_that_are_trained_on(root, training_options, tmp_path,
     expected = before.hidden_dropout if expected is None else expected
     dropouts = {module.p for module in trainer.model.sequence_encoder.modules() if isinstance(module, nn.Dropout)}
     assert dropouts == {expected} == {trainer.model.config.hidden_dropout, trainer.model.config.attention_dropout}
-    assert "dropout" not in caplog.text  # said when nothing can be refused any more
+    assert "dropout" not in capsys.readouterr().out  # said when nothing can be refused any more
     trainer.train()
-    lines = [record.getMessage() for record in caplog.records if "--dropout" in record.getMessage()]
-    assert len(lines) == said
+    told = capsys.readouterr()
+    assert told.out.count("with a dropout of 0.5 instead of 0.2 (`dropout`)") == said
+    assert "dropout" not in told.err
     assert args.dropout is given.get("dropout")  # the caller's stay as they are
 
 
@@ -144,11 +146,11 @@ def test_dropout_is_given_once(root, training_options, tmp_path):
         )
 
 
-def test_a_baseline_trains_its_layers_without_a_word(root, training_options, tmp_path, caplog):
+def test_a_baseline_trains_its_layers_without_a_word(root, training_options, tmp_path):
     args = UniSRecFinetuneArguments(str(tmp_path / "run"), load_best_model_at_end=False, **training_options)
     trainer = build_finetune_trainer(root / "pretrained", root / "toys", "inductive", args, from_scratch=True)
     assert all(parameter.requires_grad for parameter in trainer.model.sequence_encoder.layers.parameters())
-    assert "--dropout" not in caplog.text
+    assert not any(isinstance(callback, SayAtStart) for callback in trainer.callback_handler.callbacks)
 
 
 def test_it_needs_a_number_of_epochs(tmp_path):

@@ -1,6 +1,10 @@
 """Adapters (LoRA) wherever a checkpoint is named."""
 
+import json
 import shutil
+import subprocess
+import sys
+from urllib.request import Request, urlopen
 
 import pytest
 from transformers import AutoModel, AutoTokenizer, pipeline
@@ -83,6 +87,51 @@ def test_verbs_take_adapters(words, root, tmp_path, monkeypatch, capsys):
     assert main([word.replace("OUT", str(tmp_path / "out")) for word in words.split()]) == 0, capsys.readouterr().err
     if (tmp_path / "out" / "model.safetensors").is_file():  # a whole checkpoint, which needs no peft
         load_checkpoint(tmp_path / "out")
+
+
+@pytest.fixture
+def shared(root, tmp_path):
+    """Copy of the adapters whose base is on the Hub."""
+    folder = shutil.copytree(root / "adapters", tmp_path / "shared")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": "shop/lora-base", "revision": "main"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.slow
+def test_pushed_adapters_recommend_the_same_elsewhere(root, shared, hub, tmp_path):
+    recommend = ["recommend", "--model", "shop/lora", "--history", "toys-1", "--top-k", 5, "--json"]
+    base, adapters, found = hub.verbs(
+        ["push", root / "base", "shop/lora-base"], ["push", shared, "shop/lora"], recommend, home=tmp_path
+    )
+    assert (base[0], adapters[:3]) == (0, [0, f"{hub.url}/shop/lora\n", ""])
+    files = hub.files("shop/lora")
+    assert {"adapter_config.json", "adapter_model.safetensors", "catalogue/items.parquet", "handler.py"} <= files
+    assert files.isdisjoint({"config.json", "model.safetensors", "log.jsonl", "test_results.json"})
+    (expected,) = Recommender.from_pretrained(root / "adapters").recommend([["toys-1"]], top_k=5)
+    items = [(item["item_id"], item["score"]) for item in map(json.loads, found[1].splitlines())]
+    assert items == [(item.item_id, pytest.approx(item.score, abs=1e-5)) for item in expected]
+
+
+@pytest.mark.rare
+def test_adapters_are_served_over_http(root):
+    command = [sys.executable, "-m", "unisrec", "serve", str(root / "adapters"), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = server.stdout.readline().split(" on ")[1].split()[0]
+            assert json.load(urlopen(f"{address}/health")) == {"status": "ok"}
+            body = json.dumps({"history": ["toys-1", {"text": "pen"}], "top_k": 5}).encode()
+            request = Request(f"{address}/recommend", body, {"Content-Type": "application/json"})
+            items = json.load(urlopen(request))["items"]
+        finally:
+            server.terminate()
+    recommender = Recommender.from_pretrained(root / "adapters")
+    (expected,) = recommender.recommend([["toys-1", {"text": "pen"}]], top_k=5)
+    assert [(item["item_id"], item["score"]) for item in items] == [
+        (item.item_id, pytest.approx(item.score, abs=1e-5)) for item in expected
+    ]
+    assert server.returncode == 0
 
 
 @pytest.mark.slow

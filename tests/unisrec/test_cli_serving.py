@@ -359,10 +359,13 @@ def test_users_need_a_domain_that_knows_them(shop, domain, tmp_path, capsys):
     assert "or --users and --output" in bad(capsys, *options, "--domain", domain, "--users", "all")
     line = bad(capsys, *options, "--domain", domain, "--user", "eve")
     assert "user id 'eve' is not among the 3 of 'shop'" in line
-    (tmp_path / "users.csv").write_text("user\nann\n")
+    (tmp_path / "users.csv").write_text("who\nann\n")
     words = ["--domain", domain, "--users", tmp_path / "users.csv", "--output", tmp_path / "out.csv"]
-    assert "no column 'user_id', the columns are user" in bad(capsys, *options, *words)
+    assert "no column 'user_id', the columns are who" in bad(capsys, *options, *words)
     assert not (tmp_path / "out.csv").exists()
+    (tmp_path / "users.csv").write_text("Kunde\nann\n")
+    assert run(*options, *words) == 0
+    assert set(pl.read_csv(tmp_path / "out.csv")["user_id"]) == {"ann"}
 
 
 def test_no_output_replaces_what_is_read_or_another_output(shop, domain, tmp_path, capsys, monkeypatch):

@@ -79,7 +79,7 @@ def code_of(name: str) -> list[dict]:
     return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
-@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != "shop"])  # which takes minutes to run
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebooks_hold_their_results(name):
     cells = code_of(name)
     assert [cell["execution_count"] for cell in cells] == list(range(1, 1 + len(cells)))

@@ -7,10 +7,12 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
+from transformers.utils import logging
 
 import unisrec
 from unisrec import fit_trainings
 from unisrec.cli import main
+from unisrec.configuration import UniSRecConfig
 from unisrec.data import build_domain, read_table
 from unisrec.data.splits import Split
 from unisrec.data.training_data import has_seen
@@ -18,6 +20,7 @@ from unisrec.evaluation import compare, evaluate
 from unisrec.fit_notes import is_repeat, notes_on_metrics
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 from unisrec.recipes import CHOICE, recipes
+from unisrec.trainer.ensemble import TRANSFER_DROPOUT
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,7 @@ def shop(make_domain):
     clicks = pd.DataFrame(rows, columns=["Kunde", "Artikel", "Zeitpunkt"]).sample(frac=1, random_state=0)
     products = pd.DataFrame({"SKU": [f"{row:03}" for row in range(31)], "Titel": [*domain.items["text"], "red tent"]})
     products["Lager"] = [row % 3 for row in range(31)]
+    products["Einkauf"] = 1.5
     return clicks, products
 
 
@@ -79,14 +83,15 @@ def test_the_best_validation_metric_is_chosen(fitted):
 
 def test_what_was_recognised_is_told(fitted):
     result, lines = fitted
-    assert lines[:5] == [
+    assert lines[:6] == [
         "time: 'Zeitpunkt' of interactions (by its name)",
         "item: 'Artikel' of interactions (by its name)",
         "user: 'Kunde' of interactions (by its name)",
         "item of the items: 'SKU' of items (by its content: 100% of the ids are in the other table)",
         "text: 'Titel' of items (by their names)",
+        "not used: 'Einkauf' of items",
     ]
-    assert any(re.search(r"epoch \d+, validation NDCG@10 0\.\d+, at most 0\.\d minutes left", line) for line in lines)
+    assert any(re.search(r"epoch [\d.]+, validation NDCG@10 0\.\d+, at most \d+ seconds left", line) for line in lines)
     stops = [line for line in lines if ": stopped, " in line]
     assert len(stops) >= len([each for each in result.attempts if each.curve])
     assert all(re.search(r"(its time is over|no improvement for 10 epochs)$", line) for line in stops)
@@ -154,12 +159,31 @@ def test_histories_of_three_leave_nothing_to_train_on(fitted, shop, text_encoder
 
 
 def test_a_new_model_gets_one_step_whatever_the_budget(shop, text_encoder_dir, tmp_path):
-    lines = []
-    options = {"text_encoder": str(text_encoder_dir), "budget": 1e-6, "use_cpu": True, "report": lines.append}
+    lines, bars = [], []
+
+    def report(line):
+        lines.append(line)
+        bars.append(logging.is_progress_bar_enabled())
+
+    options = {"text_encoder": str(text_encoder_dir), "budget": 1e-6, "use_cpu": True, "report": report}
+    logging.enable_progress_bar()
     result = unisrec.fit(*shop, output=tmp_path / "model", **options)
+    assert logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    assert not any(bars)  # of the many weight files on the way
     assert result.chosen == "text only"
     assert "text only: the budget is too small for a training, one step is made" in lines
     assert np.isfinite(result.metrics["ndcg@10"])
+
+
+def test_a_start_is_trained_on_without_a_word_on_options_of_finetune(fitted, shop, tmp_path, capsys):
+    options = {"model": fitted[0].output, "budget": 0.05, "use_cpu": True}
+    start = UniSRecConfig.from_pretrained(fitted[0].output)
+    assert start.hidden_dropout not in (0, TRANSFER_DROPOUT)  # which `finetune` tells
+    unisrec.fit(*shop, output=tmp_path / "model", **options)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "dropout" not in told.err
 
 
 def test_once_more_on_all_interactions(shop, text_encoder_dir, tmp_path):

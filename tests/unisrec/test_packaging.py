@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import venv
 import zipfile
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,20 @@ from unisrec.modeling_unisrec.hub import RELEASED
 ROOT = Path(__file__).parents[2]
 PRODUCTS = ROOT / "examples" / "products.csv"
 COLUMNS = ["title", "brand"]
+
+
+def test_the_image_gets_what_is_installed_and_nothing_else():
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    folders = setup["options"]["package_dir"].split("\n")[1:]
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert lines[1] == "*"
+    allowed = {line[1:] for line in lines if line.startswith("!")}
+    assert allowed == {folder.split(" = ")[1].split("/")[0] for folder in folders} | {
+        *("LICENSE", "README.md", "pyproject.toml", "setup.cfg")
+    }
+    (extras,) = re.findall(r'"/source\[(.*)\]"', (ROOT / "Dockerfile").read_text())
+    assert set(extras.split(",")) <= set(setup["options.extras_require"])
 
 
 def run(*command: str | Path, **options) -> str:

@@ -82,8 +82,8 @@ def test_a_day_is_learnt_and_the_folder_replaced(days, model, tmp_path, capsys, 
     assert main(words) == 0
     captured = capsys.readouterr()
     assert "26 new interactions of 13 users; items: 1 added, 0 changed, 1 removed, 29 unchanged; share" in captured.out
-    assert "1 interactions with unknown products left out" in captured.err
-    assert "3 interactions were known already" in captured.err
+    assert "1 interaction with unknown products left out" in captured.err
+    assert "3 interactions already known" in captured.err
     found = json.loads((tmp_path / "out.json").read_text())
     training = found["training"]
     assert training["num_validated"] == 3
@@ -96,7 +96,7 @@ def test_a_day_is_learnt_and_the_folder_replaced(days, model, tmp_path, capsys, 
     assert {name for name in names if name.startswith((".", "checkpoint-", "test_results"))} == {".git"}
     assert (tmp_path / "model" / ".git" / "notes").read_text() == "mine"
     assert (
-        f"NDCG@10 of 3 new interactions kept apart {training['before']:.4f}"
+        f"NDCG@10 on 3 new interactions set aside {training['before']:.4f}"
         in (tmp_path / "model/README.md").read_text()
     )
     domain = Domain.load_from_disk("model/domain")
@@ -129,6 +129,10 @@ def test_new_interactions_alone(days, model, tmp_path):
     shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("domain"))
     config = json.loads((model / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"text_neighbours": 0.5}))
+    tables = tmp_path / "model" / "catalogue" / "tables.json"
+    tables.write_text(json.dumps(json.loads(tables.read_text()) | {"date_format": "%d/%m/%Y"}))
+    # The format of the files of `fit` is not for a frame of dates.
+    new = new.assign(Zeitpunkt=pd.to_datetime(new["Zeitpunkt"], format="%d.%m.%Y %H:%M"))
     result = unisrec.update(tmp_path / "model", new, output=tmp_path / "next", use_cpu=True, report=lines.append)
     assert "the data of the training is not at hand: learning from the new interactions alone" in lines
     assert result.training.overlap is None
@@ -157,8 +161,8 @@ def test_histories_are_merged(make_domain):
     assert history.domain.sequences["item_index"].to_list() == [[3, 0, 0], [1], [0]]
     assert history.is_new.tolist() == [False, False, True, True, False]
     assert history.notes == [
-        "1 interactions without user, item or time left out",
-        "1 interactions with unknown products left out; `items` adds products",
+        "1 interaction without user, item or time left out",
+        "1 interaction with unknown products left out; `items` adds products",
     ]
     train, valid = training_histories(history, 2, 1.0, np.random.default_rng(0))
     assert (valid.users.tolist(), valid.targets.tolist(), valid.flat.tolist()) == ([0], [0], [3, 0])

@@ -223,6 +223,13 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}"
 
 
+def progress_of(args: argparse.Namespace) -> Callable[[str], None]:
+    """Returns a function that prints lines on the progress of a verb, in which arguments in backticks become its options."""
+    from ..cli import as_flags
+
+    return lambda line: print(as_flags(line, [args.verb]), file=sys.stderr, flush=True)
+
+
 def shows_progress() -> bool:
     """Returns whether to show progress bars: only if somebody watches them."""
     return sys.stderr.isatty()

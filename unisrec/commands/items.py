@@ -25,7 +25,7 @@ example:
   unisrec items remove runs/office --id 77 1024
   unisrec items list runs/office --json
 
-A file is a table of products, as for unisrec fit --items; to remove items, a column item_id is enough. A checkpoint of
+A file is a table of products, as for unisrec fit --items; to remove items, a column of ids is enough. A checkpoint of
 unisrec fit, or of prepare table and finetune, remembers its columns, separator and encoding. sync takes a complete list:
 items that are not in it are not recommended any more, but histories may still name them. remove forgets items. To a
 checkpoint without a catalogue, such as unisrec-base, the first items give one. Without --output, the catalogue in the
@@ -71,9 +71,9 @@ def run(args: argparse.Namespace) -> Result:
         return list_items(args.model)
     from ..data.domain import check_output_folder, new_folder, writing
     from ..modeling_unisrec import lock_catalogue
-    from ..modeling_unisrec.checkpoint import load_checkpoint
+    from ..modeling_unisrec.checkpoint import load_checkpoint, load_checkpoint_tables
     from ..modeling_unisrec.hub import released_folder
-    from ..recommender.tables import read_item_ids
+    from ..recommender.tables import read_ids
 
     if args.output is None and not Path(args.model).is_dir():
         raise ValueError(
@@ -83,7 +83,9 @@ def run(args: argparse.Namespace) -> Result:
         check_output_folder(args.output)
     columns = {}
     if args.action == "remove":
-        given = read_item_ids(args.input) if args.input else args.id
+        tables = load_checkpoint_tables(args.model)
+        tables["item_column"] = tables.get("items_id_column", tables.get("item_column"))
+        given = read_ids(args.input, "item", tables) if args.input else args.id
     else:
         columns = product_columns(args, "--input", args.input is not None)
         given = args.input or dict(args.item)

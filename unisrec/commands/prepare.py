@@ -119,24 +119,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_table_options(parser: argparse.ArgumentParser, keeps: bool = True) -> None:
-    """Adds the options of [`read_table`] on how files are read, and with `keeps` on the columns that stay with items."""
+    """Adds the options of [`read_table`] on how files are read, and with `keeps` on the columns that stay with items; without,
+    for a checkpoint that remembers them."""
+    remembered = "" if keeps else "as remembered, otherwise "
     parser.add_argument(
         "--items-id-column",
         metavar="COLUMN",
-        help="column of the item id in --items, if it differs from --item-column",
+        help="column of the item ids in --items, if it differs from --item-column",
     )
-    parser.add_argument("--separator", metavar="CHAR", help="separator of CSV files: , ; | or tab (default: detected)")
-    parser.add_argument("--encoding", metavar="NAME", help="encoding of CSV files (default: UTF-8, otherwise cp1252)")
+    parser.add_argument(
+        "--separator", metavar="CHAR", help=f"separator of CSV files: , ; | or tab (default: {remembered}detected)"
+    )
+    parser.add_argument(
+        "--encoding", metavar="NAME", help=f"encoding of CSV files (default: {remembered}UTF-8 or cp1252)"
+    )
     parser.add_argument(
         "--date-format",
         metavar="FORMAT",
-        help="format of the times, such as %%d/%%m/%%Y (default: numbers, ISO 8601, or 31.12.2024 18:05)",
+        help=f"format of the times, such as %%d/%%m/%%Y (default: {remembered}numbers, ISO 8601, or 31.12.2024 18:05)",
     )
     parser.add_argument(
         "--drop-anonymous",
         action="store_true",
-        help="drop rows whose user id is a word for visitors without an account (0, -1, guest, anonymous, null, ...); "
-        "rows with no user id at all are dropped anyway",
+        help="drop rows whose user id stands for visitors without an account (0, -1, guest, anonymous, null, ...); rows "
+        "without any user id are always dropped",
     )
     if not keeps:
         return
@@ -145,17 +151,17 @@ def add_table_options(parser: argparse.ArgumentParser, keeps: bool = True) -> No
         nargs="+",
         default=(),
         metavar="COLUMN",
-        help="columns of the items that stay with them, to filter and show recommendations by: price stock url",
+        help="product columns to keep, to filter recommendations by and to show beside them: price stock url",
     )
     parser.add_argument(
-        "--event-column", metavar="COLUMN", help="column of the kind of each interaction, such as view or purchase"
+        "--event-column", metavar="COLUMN", help="column with the kind of each interaction, such as view or purchase"
     )
     parser.add_argument(
         "--events",
         nargs="+",
         default=(),
         metavar="EVENT",
-        help="kinds of --event-column that count: purchase cart (default: all interactions count)",
+        help="kinds of interactions that count, such as: purchase cart (default: all)",
     )
 
 
@@ -196,7 +202,7 @@ def run(args: argparse.Namespace) -> Result:
         info=info,
     )
     domain.save_to_disk(output)
-    return _result([domain], [output], f"written to {output}")
+    return _result(args, [domain], [output], f"written to {output}")
 
 
 def _run_official(args: argparse.Namespace, output: Path) -> Result:
@@ -216,24 +222,27 @@ def _run_official(args: argparse.Namespace, output: Path) -> Result:
     if len(domains) == 1:
         domains = [replace(domains[0], name=args.name or output.absolute().name)]
         domains[0].save_to_disk(output)
-        return _result(domains, [output], f"written to {output}")
+        return _result(args, domains, [output], f"written to {output}")
     if args.name is not None:
         raise ValueError(f"--name {args.name}: {args.input} holds {len(domains)} domains, which have names already.")
     with new_folder(output) as draft:
         for domain in domains:
             domain.save_to_disk(draft / domain.name)
     names = [domain.name for domain in domains]
-    return _result(domains, [output / name for name in names], f"written to {output}: {' '.join(names)}")
+    return _result(args, domains, [output / name for name in names], f"written to {output}: {' '.join(names)}")
 
 
-def _result(domains: "Sequence[Domain]", folders: Sequence[Path], last_line: str) -> Result:
+def _result(args: argparse.Namespace, domains: "Sequence[Domain]", folders: Sequence[Path], last_line: str) -> Result:
     """Reports the number of rows dropped by each step."""
+    from ..cli import as_flags
+
     counts = ("name", "num_users", "num_items", "num_interactions", "info")
     found = [
         {name: getattr(domain, name) for name in counts} | {"output": str(folder)}
         for domain, folder in zip(domains, folders, strict=True)
     ]
-    return Result("\n\n".join([*(domain.report() for domain in domains), last_line]), {"domains": found})
+    reports = [as_flags(domain.report(), [args.verb, args.source]) for domain in domains]
+    return Result("\n\n".join([*reports, last_line]), {"domains": found})
 
 
 def _read(args: argparse.Namespace) -> "RawData":

@@ -38,7 +38,8 @@ example:
 An entry of a history is an id of the catalogue, or text: followed by the text of an item. If an id itself begins with
 text: or id:, put id: in front of it. A file has the columns user_id and history, a list of entries; in CSV it is a JSON
 list, or ids separated by spaces. In JSON, an entry may also be {"text": "..."} or {"item_id": "..."}. Or it has a row for
-each interaction: user_id, item_id and, unless the rows are in the order of time, timestamp.
+each interaction: user_id, item_id and, unless the rows are in the order of time, timestamp. The columns may also have the
+names that the checkpoint remembers, or others that unisrec fit recognises.
 """
 
 
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     histories.add_argument(
         "--users",
         metavar="all|FILE",
-        help="all users of --domain (default: what unisrec fit kept with the checkpoint), or those in the column user_id; "
+        help="all users of --domain (default: what unisrec fit kept with the checkpoint), or those in a file; "
         "needs --output",
     )
     histories.add_argument("--user", metavar="ID", help="one user of --domain, likewise")
@@ -115,11 +116,14 @@ def run(args: argparse.Namespace) -> Result:
 
 def run_file(args: argparse.Namespace) -> Result:
     """Writes recommendations for a file of histories."""
+    from ..modeling_unisrec.checkpoint import load_checkpoint_tables
     from ..recommender.tables import check_suffix, read_histories, write_table
 
     check_suffix(args.output)
-    user_ids, histories = read_users(args) if args.input is None else read_histories(args.input)
-    if args.input is not None:
+    if args.input is None:
+        user_ids, histories = read_users(args)
+    else:
+        user_ids, histories = read_histories(args.input, load_checkpoint_tables(args.model))
         histories = [
             [parse_entry(entry) if isinstance(entry, str) else entry for entry in items] for items in histories
         ]
@@ -187,9 +191,12 @@ class Asked:
 def read_users(args: argparse.Namespace) -> tuple[list[str], list[list]]:
     """Returns the users of `--domain` that are asked for, and their histories."""
     from ..data import Domain
-    from ..recommender.tables import domain_histories, read_user_ids
+    from ..modeling_unisrec.checkpoint import load_checkpoint_tables
+    from ..recommender.tables import domain_histories, read_ids
 
-    users = [args.user] if args.user is not None else None if args.users == "all" else read_user_ids(args.users)
+    users = None if args.user is None else [args.user]
+    if args.users not in (None, "all"):
+        users = read_ids(args.users, "user", load_checkpoint_tables(args.model))
     user_ids, histories = domain_histories(Domain.load_from_disk(args.domain), users)
     return user_ids, [[{"item_id": item_id} for item_id in history] for history in histories]
 

@@ -1,10 +1,9 @@
 """`unisrec update`: the interactions since a training -> an updated checkpoint."""
 
 import argparse
-import sys
 from dataclasses import asdict
 
-from ._shared import Result, add_json, ended_by_sigterm
+from ._shared import Result, add_json, ended_by_sigterm, progress_of
 from .prepare import add_table_options, table_options
 
 
@@ -13,43 +12,47 @@ example:
   unisrec update model --interactions new.csv
   unisrec update model --interactions new.csv --items products.csv --output model-today
 
-A short training that begins at the weights of the checkpoint. It learns from the users with new interactions and, so that
-nothing is forgotten, from a sample of the others, which unisrec fit left in the folder. Columns, separator and encoding
-are those that the checkpoint remembers. The last line tells the quality before and after, on new interactions that were
-kept apart, and how much the answers for users without new interactions changed. Without --output, the folder is replaced
-at once when everything is done.
+A short training that starts from the weights of the checkpoint. It learns from the users with new interactions and, so that
+it does not forget, from a sample of the others, whose data unisrec fit keeps in the folder. Columns, separator and encoding
+are those that the checkpoint remembers. The last line shows the quality before and after, on new interactions that were set
+aside, and how much the recommendations for users without new interactions changed. Without --output, the folder is replaced
+in one step when everything is done.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument(
-        "model", metavar="NAME_OR_PATH", help="checkpoint with a catalogue, for example of unisrec fit"
+        "model", metavar="NAME_OR_PATH", help="checkpoint with a catalogue, such as one of unisrec fit"
     )
     parser.add_argument(
         "--interactions",
         required=True,
         metavar="SOURCE",
-        help="file or dataset of the new interactions, or of all of them: those that are known count once",
+        help="table of the new interactions, or of all interactions: those already known count once",
     )
     parser.add_argument(
         "--items",
         metavar="SOURCE",
-        help="file or dataset of all products; the catalogue becomes that, as by unisrec items sync",
+        help="table of all products, which the catalogue is brought in line with, as by unisrec items sync",
     )
-    parser.add_argument("--output", metavar="DIR", help="new folder (default: the folder itself is replaced)")
     parser.add_argument(
-        "--domain", metavar="DIR", help="prepared data of the training (default: what unisrec fit left in the folder)"
+        "--output", metavar="DIR", help="new folder for the result (default: replace the folder of the checkpoint)"
     )
-    parser.add_argument("--budget", type=float, default=5.0, metavar="MINUTES", help="most minutes for training (5)")
+    parser.add_argument(
+        "--domain", metavar="DIR", help="prepared data of the training (default: what unisrec fit keeps in the folder)"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=5.0, metavar="MINUTES", help="time limit of the training, in minutes (5)"
+    )
     for name in ("user", "item", "time"):
-        help = f"column of the {name} (default: as the checkpoint remembers, otherwise recognised)"
+        help = f"column of the {name}s (default: as the checkpoint remembers, otherwise recognised)"
         parser.add_argument(f"--{name}-column", metavar="COLUMN", help=help)
     parser.add_argument(
         "--text-columns",
         nargs="+",
         metavar="COLUMN",
-        help="columns of the item text, in order (default: as the checkpoint remembers)",
+        help="columns that form the item text, in order (default: as the checkpoint remembers)",
     )
     add_table_options(parser, keeps=False)
     parser.add_argument(
@@ -80,7 +83,7 @@ def run(args: argparse.Namespace) -> Result:
             text_columns=args.text_columns,
             seed=args.seed,
             use_cpu=args.use_cpu,
-            report=lambda line: print(line, file=sys.stderr, flush=True),
+            report=progress_of(args),
             **options,
         )
     return Result(f"{result}: {result.output}", asdict(result) | {"output": str(result.output)})

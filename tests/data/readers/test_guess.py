@@ -45,6 +45,25 @@ def test_names(clicks, products, expected):
     assert all("name" in reason or "other table" in reason or "as in" in reason for reason in found.reasons)
 
 
+@pytest.mark.parametrize(
+    ("user", "item", "time", "title", "brand"),
+    [
+        ("N° client", "Réf. produit", "Date de commande", "Libellé", "Marque"),
+        ("ID cliente", "Código producto", "Fecha de pedido", "Título", "Marca"),
+        ("Codice cliente", "Articolo", "Data ordine", "Nome prodotto", "Marca"),
+        ("Cliente", "Código produto", "Data do pedido", "Título", "Marca"),
+        ("Klantnummer", "Artikelcode", "Besteldatum", "Omschrijving", "Merk"),
+        ("ID klienta", "ID produktu", "Data zamówienia", "Nazwa", "Marka"),
+        ("Kundnummer", "Artikelnummer", "Orderdatum", "Benämning", "Varumärke"),
+    ],
+)
+def test_names_in_other_languages(user, item, time, title, brand):
+    clicks = {"Nr": range(12)} | renamed(CLICKS, customer=user, sku=item, ordered_at=time)
+    clicks[time] = ["31/12/2024"] * 12  # says nothing
+    found = guess(clicks, renamed(PRODUCTS, sku=item, title=title, brand=brand))
+    assert (found.user, found.item, found.time, found.texts) == (user, item, time, [title, brand])
+
+
 def test_content_where_names_say_nothing():
     times = [1_700_000_000 + 60 * row for row in range(40)]
     users, skus = [row % 9 for row in range(40)], [f"x{row % 7:03}" for row in range(40)]
@@ -70,7 +89,7 @@ def test_ids_decide_which_column_of_the_items_is_meant():
 
 def test_what_is_given_is_taken():
     clicks = CLICKS | {"session": ["s1", "s2"] * 6, "shipped": ["2024-02-01"] * 12}
-    found = guess(clicks, PRODUCTS, user_column="session", time_column="shipped", text_columns=["brand"])
+    found = guess(clicks, PRODUCTS, user_column="session", time_column="shipped", text_columns="brand")
     assert (found.user, found.item, found.time, found.texts) == ("session", "sku", "shipped", ["brand"])
     assert found.reasons[0] == "time: 'shipped' of clicks (as given)"
 

@@ -11,6 +11,7 @@ import pytest
 
 from unisrec.cli import main
 from unisrec.data import Domain, read_table
+from unisrec.data.readers.table import load_table
 
 
 CLICKS = pl.DataFrame(
@@ -304,6 +305,35 @@ def test_anonymous_users(tmp_path):
     assert raw.info["steps"][-1] == {"step": "anonymous user", "dropped": 4, "left": 2}
     with pytest.raises(ValueError, match=r"no interaction has a user id: `drop_anonymous` leaves nothing"):
         read_table(rows[1:3], drop_anonymous=True)
+
+
+def test_user_ids_that_look_like_visitors_are_pointed_out(tmp_path):
+    def notes(users):
+        rows = pl.DataFrame({"user_id": users, "item_id": "a", "timestamp": range(len(users)), "title": "mug"})
+        rows.write_csv(tmp_path / "clicks.csv")
+        return read_table(tmp_path / "clicks.csv").info.get("notes", [])
+
+    others = [str(number) for number in range(1, 30)]
+    (note,) = notes(["Gast", *others, "Gast", "guest"])
+    expected = "clicks.csv: 3 rows are of users such as 'Gast', 'guest', who look like visitors without an account; "
+    assert note == f"{expected}`drop_anonymous` leaves them out"
+    assert notes(["0", *others]) == []  # numbers from 0 are usual
+    assert notes(["0"] * 20 + others)[0].startswith("clicks.csv: 20 rows are of users such as '0',")
+
+
+def test_one_name_is_a_list_of_one():
+    columns = COLUMNS | {"event_column": "name", "events": "Mug"}
+    one = read_table(CLICKS, PRODUCTS, text_columns="name", keep_columns="maker", **columns)
+    columns["events"] = ["Mug"]
+    several = read_table(CLICKS, PRODUCTS, text_columns=["name"], keep_columns=["maker"], **columns)
+    assert one.info["tables"] == several.info["tables"]
+    assert one.items.equals(several.items)
+    assert one.interactions["user_id"].to_list() == ["bob"]
+
+
+def test_columns_without_a_name_are_left_out(tmp_path):
+    (tmp_path / "clicks.csv").write_text("user_id;;item_id;timestamp;title;;\nann;1;a;1;mug;;\n")
+    assert load_table(tmp_path / "clicks.csv").frame.columns == ["user_id", "item_id", "timestamp", "title"]
 
 
 def test_another_name_of_the_id_in_the_items():
