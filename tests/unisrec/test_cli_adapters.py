@@ -126,12 +126,12 @@ def test_adapters_are_served_over_http(root):
             items = json.load(urlopen(request))["items"]
         finally:
             server.terminate()
+            assert server.wait(60) == 0
     recommender = Recommender.from_pretrained(root / "adapters")
     (expected,) = recommender.recommend([["toys-1", {"text": "pen"}]], top_k=5)
     assert [(item["item_id"], item["score"]) for item in items] == [
         (item.item_id, pytest.approx(item.score, abs=1e-5)) for item in expected
     ]
-    assert server.returncode == 0
 
 
 @pytest.mark.slow
