@@ -511,6 +511,7 @@ def test_invalid_given_features(make_domain):
 @pytest.fixture
 def run():
     parser = argparse.ArgumentParser()
+    parser.set_defaults(verb="prepare")
     prepare.add_arguments(parser)
     return lambda *words: prepare.run(parser.parse_args(["recbole", *map(str, words)]))
 

@@ -19,6 +19,7 @@ from unisrec.data import Domain, domain
 def run():
     """Parse a command line and run it."""
     parser = argparse.ArgumentParser()
+    parser.set_defaults(verb="prepare")
     prepare.add_arguments(parser)
     return lambda *words: prepare.run(parser.parse_args([str(word) for word in words]))
 
