@@ -30,8 +30,10 @@ def test_the_image_gets_what_is_installed_and_nothing_else():
     assert lines[1] == "*"
     allowed = {line[1:] for line in lines if line.startswith("!")}
     assert allowed == {folder.split(" = ")[1].split("/")[0] for folder in folders} | {
-        *("LICENSE", "README.md", "pyproject.toml", "setup.cfg")
+        *("LICENSE", "README.md", "model_card.md", "pyproject.toml", "setup.cfg")
     }
+    links = [path for name in allowed for path in (ROOT / name).rglob("*") if path.is_symlink()]
+    assert {path.resolve().relative_to(ROOT).parts[0] for path in links} <= allowed
     (extras,) = re.findall(r'"/source\[(.*)\]"', (ROOT / "Dockerfile").read_text())
     assert set(extras.split(",")) <= set(setup["options.extras_require"])
 
