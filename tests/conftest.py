@@ -88,6 +88,19 @@ def _with_requirements(names: Sequence[str]) -> set[str]:
 
 
 @pytest.fixture(scope="session")
+def transfer_root(tmp_path_factory, make_domain, text_encoder_dir, training_options) -> Path:
+    """A folder with the domain `toys`, and a small checkpoint `pretrained` on it."""
+    from unisrec.trainer import UniSRecPretrainArguments, pretrain
+
+    root = tmp_path_factory.mktemp("transfer")
+    make_domain("toys").save_to_disk(root / "toys")
+    args = UniSRecPretrainArguments(str(root / "pretrained"), num_train_epochs=1, **training_options)
+    config = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 2}
+    pretrain(str(text_encoder_dir), [root / "toys"], args, model_config=config)
+    return root
+
+
+@pytest.fixture(scope="session")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Python of a virtual environment with transformers, torch, safetensors, what they need, and nothing else."""
     folder = tmp_path_factory.mktemp("bare") / "venv"

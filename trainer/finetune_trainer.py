@@ -62,7 +62,8 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
 
     Attributes:
         validated (`float`, *optional*):
-            After training, `metric_for_best_model` of the final model on the validation users, if anything was chosen by it.
+            After training, `metric_for_best_model` on the validation users: of the final model if the share of text neighbours
+            was chosen, otherwise of the best evaluation.
     """
 
     args: UniSRecFinetuneArguments

@@ -8,6 +8,7 @@ import polars as pl
 from .data import Domain, Split
 from .data.interactions import drop_incomplete
 from .modeling_unisrec import ItemCatalogue
+from .words import plural
 
 
 VALIDATION_SHARE, MOST_VALIDATION = 0.2, 2000  # of the users with new interactions
@@ -35,11 +36,6 @@ class ShopHistory:
         return np.add.reduceat(self.is_new, self.domain.offsets[:-1]) > 0
 
 
-def counted(number: int, noun: str) -> str:
-    """Returns a number with its noun: `1 user`, `2,000 users`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def merge_histories(new: pl.DataFrame, old: Domain | None, catalogue: ItemCatalogue, name: str) -> ShopHistory:
     r"""
     Appends new interactions to the histories of a domain.
@@ -58,7 +54,7 @@ def merge_histories(new: pl.DataFrame, old: Domain | None, catalogue: ItemCatalo
     """
     notes, (new, incomplete) = [], drop_incomplete(new)
     if incomplete:
-        notes.append(f"{counted(incomplete[0]['dropped'], 'interaction')} without user, item or time left out")
+        notes.append(f"{plural(incomplete[0]['dropped'], 'interaction')} without user, item or time left out")
     items = pl.DataFrame(
         {
             "item_id": [*catalogue.item_ids, *catalogue.former],
@@ -67,7 +63,7 @@ def merge_histories(new: pl.DataFrame, old: Domain | None, catalogue: ItemCatalo
     )
     known = new.filter(pl.col("item_id").is_in(items["item_id"].implode()))
     if unknown := new.height - known.height:
-        notes.append(f"{counted(unknown, 'interaction')} with unknown products left out; `items` adds products")
+        notes.append(f"{plural(unknown, 'interaction')} with unknown products left out; `items` adds products")
     rows = known.with_columns(is_new=pl.lit(True))
     if old is not None:
         before = _interactions(old, None if known.is_empty() else rows["time"].min())
@@ -79,7 +75,7 @@ def merge_histories(new: pl.DataFrame, old: Domain | None, catalogue: ItemCatalo
     rows = rows.unique(["user_id", "item_id", "time"], keep="first", maintain_order=True)
     num_new = int(rows["is_new"].sum())
     if repeated := known.height - num_new:
-        notes.append(f"{counted(repeated, 'interaction')} already known")
+        notes.append(f"{plural(repeated, 'interaction')} already known")
     if num_new == 0:
         raise ValueError(
             "there is no new interaction with a product of the catalogue: " + ("; ".join(notes) or "none")
@@ -170,4 +166,4 @@ def _check_units(old: pl.Series, new: pl.Series, has_times: bool) -> None:
         )
 
 
-__all__ = ["ShopHistory", "counted", "merge_histories", "training_histories"]
+__all__ = ["ShopHistory", "merge_histories", "training_histories"]

@@ -20,7 +20,8 @@ from .recommender.vectors import VectorEncoder
 from .trainer import UniSRecFinetuneArguments, UniSRecFinetuneTrainer
 from .trainer.batches.datasets import WindowDataset
 from .trainer.ensemble import SHARES, WeightInterpolator, choose_text_neighbours
-from .update_data import ShopHistory, counted, training_histories
+from .update_data import ShopHistory, training_histories
+from .words import plural
 
 
 REPLAY = 1.0  # targets of other users for each target of users with new interactions
@@ -57,11 +58,11 @@ class WarmStart:
         found = [f"share of the new weights {self.share:g}" if self.share else "weights unchanged"]
         if self.before is not None:
             found.append(
-                f"NDCG@10 on {counted(self.num_validated, 'new interaction')} set aside {self.before:.4f} -> {self.after:.4f}"
+                f"NDCG@10 on {plural(self.num_validated, 'new interaction')} set aside {self.before:.4f} -> {self.after:.4f}"
             )
         if self.overlap is not None:
             found.append(
-                f"{self.overlap:.0%} of the ten recommendations stay for {counted(self.num_compared, 'user')} without new interactions"
+                f"{self.overlap:.0%} of the ten recommendations stay for {plural(self.num_compared, 'user')} without new interactions"
             )
         return found
 

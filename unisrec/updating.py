@@ -29,8 +29,9 @@ from .quiet import without_bars
 from .recommender import Recommender
 from .recommender.item_changes import ItemChanges
 from .shop_tables import DOMAIN
-from .update_data import counted, merge_histories
+from .update_data import merge_histories
 from .update_training import WarmStart, warm_start
+from .words import plural
 
 
 # Files of the checkpoint before and of its run, which are not those of the updated one.
@@ -67,7 +68,7 @@ class UpdateResult:
         return Recommender.from_pretrained(self.output)
 
     def __str__(self) -> str:
-        parts = [f"{counted(self.num_interactions, 'new interaction')} of {counted(self.num_users, 'user')}"]
+        parts = [f"{plural(self.num_interactions, 'new interaction')} of {plural(self.num_users, 'user')}"]
         if self.items is not None:
             parts.append(f"items: {self.items}")
         return "; ".join([*parts, *self.training.sentences(), f"{self.seconds:.0f} s"])
@@ -171,7 +172,7 @@ def update(
         history = merge_histories(new.interactions, old, recommender.processor.catalogue, name)
         for note in history.notes:
             say(note)
-        say(f"{counted(history.is_new.sum(), 'new interaction')} of {counted(history.is_touched.sum(), 'user')}")
+        say(f"{plural(history.is_new.sum(), 'new interaction')} of {plural(history.is_touched.sum(), 'user')}")
         if old is None:
             say("the data of the training is not at hand: learning from the new interactions alone")
         with _folder(folder, output) as draft:

@@ -7,31 +7,19 @@ import torch
 
 from unisrec.cli import main
 from unisrec.modeling_unisrec import UniSRecModel
-from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune, pretrain
+from unisrec.trainer import UniSRecFinetuneArguments, finetune
 from unisrec.trainer.ensemble import SHARES, WeightInterpolator, parse_interpolation
 
 
-MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 2}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory, make_domain, text_encoder_dir, training_options):
-    root = tmp_path_factory.mktemp("interpolation")
-    make_domain("toys").save_to_disk(root / "toys")
-    args = UniSRecPretrainArguments(str(root / "pretrained"), num_train_epochs=1, **training_options)
-    pretrain(str(text_encoder_dir), [root / "toys"], args, model_config=MODEL)
-    return root
-
-
 @pytest.fixture
-def run(root, training_options, tmp_path):
+def run(transfer_root, training_options, tmp_path):
     """Fine-tunes for two epochs: trainer and test metrics."""
 
     def tune(name: str, setting: str = "transductive", **arguments):
         options = training_options | {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 2}
         options |= {"text_neighbours": 0.0}
         args = UniSRecFinetuneArguments(str(tmp_path / name), **(options | {"learning_rate": 0.02} | arguments))
-        result = finetune(root / "pretrained", root / "toys", setting, args)
+        result = finetune(transfer_root / "pretrained", transfer_root / "toys", setting, args)
         return result.trainer, result.metrics
 
     return tune
@@ -55,10 +43,12 @@ def test_other_values_are_refused_with_one_line(value, tmp_path):
 
 @pytest.mark.parametrize("setting", ["inductive", "transductive"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_a_share_gives_the_weights_in_between_and_scales_ids(root, run, tmp_path, setting, share):
+def test_a_share_gives_the_weights_in_between_and_scales_ids(transfer_root, run, tmp_path, setting, share):
     run("tuned", setting, interpolate="1")
     trainer, _ = run("between", setting, interpolate=str(share))
-    start, end, found = (weights(folder) for folder in (root / "pretrained", tmp_path / "tuned", tmp_path / "between"))
+    start, end, found = (
+        weights(folder) for folder in (transfer_root / "pretrained", tmp_path / "tuned", tmp_path / "between")
+    )
     assert any(not torch.equal(end[name], start[name]) for name in start)
     for name, weight in found.items():
         expected = end[name] * share
@@ -71,7 +61,7 @@ def test_a_share_gives_the_weights_in_between_and_scales_ids(root, run, tmp_path
         assert trainer.predict(trainer.eval_dataset).metrics["test_ndcg@10"] == trainer.state.best_metric
 
 
-def test_auto_takes_the_best_share_on_validation_users(root, run, tmp_path):
+def test_auto_takes_the_best_share_on_validation_users(transfer_root, run, tmp_path):
     trainer, metrics = run("auto", interpolate="auto", metric_for_best_model="ndcg@10_seen_masked")
     (line,) = [line for line in trainer.state.log_history if "interpolation_share" in line]
     values = {share: line[f"interpolation_{share:g}"] for share in SHARES}
@@ -122,9 +112,18 @@ def test_frozen_weights_stay(make_model):
         (["--hold_out", "false", "--num_train_epochs", "1"], "auto needs validation users: give a share"),
     ],
 )
-def test_refused_with_one_line(root, tmp_path, capsys, words, message):
-    command = ["finetune", "--model", root / "pretrained", "--domain", root / "toys", "--setting", "inductive"]
-    command += ["--output_dir", tmp_path / "run", "--use_cpu", "--interpolate", "auto", *words]
+def test_refused_with_one_line(transfer_root, tmp_path, capsys, words, message):
+    command = ["finetune", "--model", transfer_root / "pretrained", "--domain", transfer_root / "toys"]
+    command += [
+        "--setting",
+        "inductive",
+        "--output_dir",
+        tmp_path / "run",
+        "--use_cpu",
+        "--interpolate",
+        "auto",
+        *words,
+    ]
     assert main([str(word) for word in command]) == 2
     error = capsys.readouterr().err
     assert message in error

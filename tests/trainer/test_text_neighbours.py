@@ -7,25 +7,15 @@ import pytest
 from unisrec.configuration import UniSRecConfig
 from unisrec.evaluation import evaluate
 from unisrec.recommender import Recommender
-from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune, pretrain
+from unisrec.trainer import UniSRecFinetuneArguments, finetune
 from unisrec.trainer.ensemble import TEXT_SHARES, choose_text_neighbours
 
 
-MODEL = {"hidden_size": 8, "intermediate_size": 12, "num_experts": 2}
 METRIC = "ndcg@10_seen_masked"
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory, make_domain, text_encoder_dir, training_options):
-    root = tmp_path_factory.mktemp("neighbours")
-    make_domain("toys").save_to_disk(root / "toys")
-    args = UniSRecPretrainArguments(str(root / "pretrained"), num_train_epochs=1, **training_options)
-    pretrain(str(text_encoder_dir), [root / "toys"], args, model_config=MODEL)
-    return root
-
-
 @pytest.fixture
-def run(root, training_options, tmp_path):
+def run(transfer_root, training_options, tmp_path):
     """Fine-tunes for an epoch: the result, and the shares of text neighbours with their metrics in the log."""
 
     def tune(name: str, **arguments):
@@ -35,7 +25,7 @@ def run(root, training_options, tmp_path):
             "metric_for_best_model": METRIC,
         }
         args = UniSRecFinetuneArguments(str(tmp_path / name), **(options | {"num_train_epochs": 1} | arguments))
-        result = finetune(root / "pretrained", root / "toys", "inductive", args)
+        result = finetune(transfer_root / "pretrained", transfer_root / "toys", "inductive", args)
         lines = [line for line in result.trainer.state.log_history if "text_neighbours" in line]
         return result, lines
 
@@ -65,7 +55,7 @@ def test_the_largest_share_that_costs_little_is_chosen(metrics, tried, best):
     assert values == dict(zip(TEXT_SHARES, metrics, strict=False))
 
 
-def test_the_best_share_is_chosen_and_kept(root, run, tmp_path, monkeypatch):
+def test_the_best_share_is_chosen_and_kept(transfer_root, run, tmp_path, monkeypatch):
     monkeypatch.setattr("unisrec.trainer.ensemble.TEXT_SHARES", (0.0, 1.0))
     # Nothing is learned, so that the texts alone rank better than the model or worse, but not alike.
     result, (line,) = run("chosen", learning_rate=1e-9, interpolate="1")
@@ -75,10 +65,12 @@ def test_the_best_share_is_chosen_and_kept(root, run, tmp_path, monkeypatch):
     best = 1.0 if texts > alone else 0.0
     assert (line["text_neighbours"], result.trainer.validated) == (best, max(alone, texts))
     for share, expected in ((0.0, alone), (1.0, texts), (None, max(alone, texts))):
-        found = evaluate(tmp_path / "chosen", root / "toys", "valid", text_neighbours=share, use_cpu=True)
+        found = evaluate(tmp_path / "chosen", transfer_root / "toys", "valid", text_neighbours=share, use_cpu=True)
         assert found[METRIC] == pytest.approx(expected, abs=1e-9)
     assert Recommender.from_pretrained(tmp_path / "chosen").model.config.text_neighbours == best
-    assert evaluate(tmp_path / "chosen", root / "toys", use_cpu=True)[METRIC] == pytest.approx(result.metrics[METRIC])
+    assert evaluate(tmp_path / "chosen", transfer_root / "toys", use_cpu=True)[METRIC] == pytest.approx(
+        result.metrics[METRIC]
+    )
     assert json.loads((tmp_path / "chosen" / "test_results.json").read_text()).get("text_neighbours", 0.0) == best
     assert ("the share was chosen on validation" in (tmp_path / "chosen" / "README.md").read_text()) == (best > 0)
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._shared import plural
+from ..words import plural
 
 
 if TYPE_CHECKING:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..words import plural
+
 
 if TYPE_CHECKING:
     from ..modeling_unisrec import ItemCatalogue, UniSRecProcessor
@@ -214,13 +216,6 @@ def parse_entry(entry: str) -> str | dict[str, str]:
     if colon and kind in ("text", "id"):
         return {"text": value} if kind == "text" else {"item_id": value}
     return entry
-
-
-def plural(number: int, noun: str) -> str:
-    """Formats a number with its noun: `1 item`, `2,000 items`, `0 histories`."""
-    if number != 1:
-        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number:,} {noun}"
 
 
 def progress_of(args: argparse.Namespace) -> Callable[[str], None]:

@@ -3,7 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from ._shared import Result, add_json, plural, table
+from ..words import plural
+from ._shared import Result, add_json, table
 
 
 if TYPE_CHECKING:

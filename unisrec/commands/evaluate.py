@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._shared import Result, add_json, add_text_neighbours, plural, shows_progress, table
+from ..words import plural
+from ._shared import Result, add_json, add_text_neighbours, shows_progress, table
 
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._shared import Result, add_json, add_product_columns, plural, product_columns, table
+from ..words import plural
+from ._shared import Result, add_json, add_product_columns, product_columns, table
 
 
 if TYPE_CHECKING:

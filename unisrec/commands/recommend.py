@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from ..words import plural
 from ._rules import ShopRules, add_rules_arguments
 from ._shared import (
     Result,
@@ -13,7 +14,6 @@ from ._shared import (
     kept_domain,
     load_recommender,
     parse_entry,
-    plural,
     shows_progress,
     table,
 )

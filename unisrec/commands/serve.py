@@ -7,8 +7,9 @@ from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ..words import plural
 from ._rules import add_item_data, use_item_data
-from ._shared import add_items_arguments, add_text_neighbours, load_recommender, plural
+from ._shared import add_items_arguments, add_text_neighbours, load_recommender
 
 
 if TYPE_CHECKING:
