@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 
 from ..data import Domain
 from ..recommender.catalogue import Items, make_catalogue
-from ..recommender.tables import domain_histories
+from ..recommender.histories import domain_histories
 from . import page_html
 from .explorer import Explorer, load_recommender
 from .page_events import PageEvents

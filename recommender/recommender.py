@@ -14,10 +14,11 @@ from ..modeling_unisrec import Where
 from ..modeling_unisrec.checkpoint import load_checkpoint, load_checkpoint_tables
 from .catalogue import Items, make_catalogue, use_text_vectors_of
 from .exact_index import ExactIndex
+from .histories import drop_unknown, find_histories
 from .live_catalogue import History, LiveCatalogue
 from .rules import Popularity, check_result_columns, make_rules
 from .snapshot import Recommendation
-from .tables import find_histories, to_dataset
+from .tables import to_dataset
 
 
 if TYPE_CHECKING:
@@ -166,13 +167,20 @@ class Recommender(LiveCatalogue):
         return results
 
     def recommend_dataset(
-        self, histories: Sequence[History] | TableSource | Domain, user_ids: Sequence[str] | None = None, **options
+        self,
+        histories: Sequence[History] | TableSource | Domain,
+        user_ids: Sequence[str] | None = None,
+        *,
+        skip_unknown: bool = False,
+        **options,
     ) -> "Dataset":
         r"""
         Returns the result of [`~Recommender.recommend`] as a table (`to_pandas`, `to_polars`, `to_parquet`).
 
         Args:
             histories, user_ids (*optional*): As for [`find_histories`]: also a file, a data frame or a [`Domain`].
+            skip_unknown (`bool`, *optional*, defaults to `False`):
+                Whether ids that are not in the catalogue are left out, and users who have no others.
             options: As for `recommend`.
 
         Returns:
@@ -182,8 +190,12 @@ class Recommender(LiveCatalogue):
         Raises:
             KeyError, ValueError: As for `recommend` and [`find_histories`].
         """
-        catalogue = self._current().catalogue
+        processor = self._current().processor
+        catalogue = processor.catalogue
         user_ids, histories = find_histories(histories, user_ids, catalogue.tables)
+        if skip_unknown:
+            keep_empty = options.get("popularity") is not None
+            user_ids, histories = drop_unknown(processor, user_ids, histories, keep_empty)
         return to_dataset(user_ids, self.recommend(histories, **options), catalogue, options.get("columns", ()))
 
     def similar_items(self, item: str | Mapping[str, str], top_k: int = 10) -> list[Recommendation]:

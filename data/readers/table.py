@@ -278,7 +278,7 @@ def _only_events(
 
 def _visitors(rows: pl.DataFrame) -> str | None:
     """Returns a sentence on the user ids that seem to stand for visitors without an account, if there are any."""
-    found = rows["user_id"].filter(_is_anonymous(rows["user_id"])).value_counts(sort=True)
+    found = rows["user_id"].filter(is_anonymous(rows["user_id"])).value_counts(sort=True)
     if not found.is_empty():
         usual = rows.height / rows["user_id"].n_unique()
         found = found.filter(~pl.col("user_id").str.contains(r"^-?\d+$") | (pl.col("count") > MANY * usual))
@@ -291,13 +291,14 @@ def _visitors(rows: pl.DataFrame) -> str | None:
     )
 
 
-def _is_anonymous(user_ids: pl.Series) -> pl.Series:
+def is_anonymous(user_ids: pl.Series) -> pl.Series:
+    """Mask of the user ids that stand for visitors without an account, such as "guest"."""
     return user_ids.str.to_lowercase().is_in(ANONYMOUS).fill_null(False)
 
 
 def _drop_anonymous(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict]:
     """Drops the rows whose user id is missing or stands for a visitor without an account."""
-    known = rows.filter(rows["user_id"].is_not_null() & ~_is_anonymous(rows["user_id"]))
+    known = rows.filter(rows["user_id"].is_not_null() & ~is_anonymous(rows["user_id"]))
     if known.is_empty():
         raise ValueError("no interaction has a user id: `drop_anonymous` leaves nothing")
     return known, count_step("anonymous user", rows.height, known.height)
@@ -356,6 +357,7 @@ __all__ = [
     "SEPARATORS",
     "Table",
     "check_csv_options",
+    "is_anonymous",
     "load_table",
     "read_table",
 ]

@@ -166,6 +166,10 @@ def test_table_of_recommendations_goes_to_parquet(make_recommender, tmp_path):
     assert recommender.recommend_dataset(histories)["user_id"][0] == "0"
     with pytest.raises(ValueError, match="1 user ids but 2 histories"):
         recommender.recommend_dataset(histories, ["ann"])
+    with pytest.raises(KeyError, match="'gone'"):
+        recommender.recommend_dataset([["gone"], ["gone", "i0"]], top_k=3)
+    left = recommender.recommend_dataset([["gone"], ["gone", "i0"]], ["ann", "bob"], top_k=3, skip_unknown=True)
+    assert left.to_dict() == recommender.recommend_dataset([["i0"]], ["bob"], top_k=3).to_dict()
 
 
 def test_bad_input(make_recommender, make_model):

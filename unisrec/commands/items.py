@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> Result:
     from ..modeling_unisrec import lock_catalogue
     from ..modeling_unisrec.checkpoint import load_checkpoint, load_checkpoint_tables
     from ..modeling_unisrec.hub import released_folder
-    from ..recommender.tables import read_ids
+    from ..recommender.histories import read_ids
 
     if args.output is None and not Path(args.model).is_dir():
         raise ValueError(

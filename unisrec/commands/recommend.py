@@ -117,7 +117,8 @@ def run(args: argparse.Namespace) -> Result:
 def run_file(args: argparse.Namespace) -> Result:
     """Writes recommendations for a file of histories."""
     from ..modeling_unisrec.checkpoint import load_checkpoint_tables
-    from ..recommender.tables import check_suffix, read_histories, write_table
+    from ..recommender.histories import read_histories
+    from ..recommender.tables import check_suffix, write_table
 
     check_suffix(args.output)
     if args.input is None:
@@ -176,38 +177,25 @@ class Asked:
             print(note, file=sys.stderr)
 
     def _skip_unknown(self, processor: "UniSRecProcessor") -> None:
-        before = sum(map(len, self.histories))
-        histories = [known_entries(processor, history) for history in self.histories]
+        from ..recommender.histories import drop_unknown
+
+        entries, users = sum(map(len, self.histories)), len(self.histories)
         keeps_empty = self.args.popularity is not None
-        left = [row for row, history in enumerate(histories) if history or keeps_empty]
-        unknown, users = plural(before - sum(map(len, histories)), "unknown id"), len(histories) - len(left)
-        if before and not left:
-            raise ValueError(f"nothing is left of the histories: no id is in the catalogue ({unknown} left out)")
-        and_users = "" if self.args.output is None else f", {plural(users, 'user')} with nothing else"
-        print(f"left out: {unknown}{and_users}", file=sys.stderr)
-        self.user_ids, self.histories = [self.user_ids[row] for row in left], [histories[row] for row in left]
+        self.user_ids, self.histories = drop_unknown(processor, self.user_ids, self.histories, keeps_empty)
+        left_out = plural(entries - sum(map(len, self.histories)), "unknown id")
+        if self.args.output is not None:
+            left_out += f", {plural(users - len(self.histories), 'user')} with nothing else"
+        print(f"left out: {left_out}", file=sys.stderr)
 
 
 def read_users(args: argparse.Namespace) -> tuple[list[str], list[list]]:
     """Returns the users of `--domain` that are asked for, and their histories."""
     from ..data import Domain
     from ..modeling_unisrec.checkpoint import load_checkpoint_tables
-    from ..recommender.tables import domain_histories, read_ids
+    from ..recommender.histories import domain_histories, read_ids
 
     users = None if args.user is None else [args.user]
     if args.users not in (None, "all"):
         users = read_ids(args.users, "user", load_checkpoint_tables(args.model))
     user_ids, histories = domain_histories(Domain.load_from_disk(args.domain), users)
     return user_ids, [[{"item_id": item_id} for item_id in history] for history in histories]
-
-
-def known_entries(processor: "UniSRecProcessor", history: list) -> list:
-    """Removes ids that are not in the catalogue from a history."""
-    known = []
-    for entry in history:
-        try:
-            processor.parse(entry)
-        except KeyError:
-            continue
-        known.append(entry)
-    return known
