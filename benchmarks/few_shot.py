@@ -24,7 +24,7 @@ from unisrec.trainer import UniSRecFinetuneArguments, finetune
 
 SCRATCH, PRETRAINED = "from scratch", "pre-trained"
 ALONE, CHOSEN = "alone", "with text neighbours"
-# The best settings of docs/results.md for a model that is not pre-trained.
+# The best settings of docs/results_office.md for a model that is not pre-trained.
 SCRATCH_CONFIG = {"hidden_size": 300, "hidden_dropout": 0.5, "attention_dropout": 0.5}
 METRICS = ("recall@10", "ndcg@10", "recall@10_seen_masked", "ndcg@10_seen_masked")
 FULL_BATCH, LEAST_BATCH = 512, 64

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 # Weight of an item of a history relative to the one after it, share of text neighbours in the score, and power of the
 # covariance of the texts that is divided by (1/2 would whiten them). All were chosen on validation users of four shops that
-# the model had never seen; docs/results.md has the figures.
+# the model had never seen; docs/results_base.md has the figures.
 RECENCY = 0.7
 SHARE = 0.5
 WHITENING_POWER = 0.375

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 # Dropout of the sequence encoder where it is trained on from trained weights. A checkpoint for many shops is trained with less,
-# with which it overfits a single one; docs/results.md, "Office, fine-tuned from the base checkpoint".
+# with which it overfits a single one; docs/results_base.md, "Office, fine-tuned from the base checkpoint".
 TRANSFER_DROPOUT = 0.5
 # Below so many interactions, a model keeps a part of what it had learned before. Same place; Office has 22,447.
 SMALL_DOMAIN, SMALL_DOMAIN_SHARE = 50_000, "0.8"
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the fine-tuned weights that `--interpolate auto` compares
 TEXT_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # of text neighbours in the score
 # The validation users have chosen the best epoch, which makes the model look better on them than on others, but not the texts,
-# which nothing is trained on. So the largest share is taken that costs them little; docs/results.md, same place.
+# which nothing is trained on. So the largest share is taken that costs them little; docs/results_base.md, same place.
 TEXT_TOLERANCE = 0.01
 
 

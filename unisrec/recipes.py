@@ -16,7 +16,7 @@ CHOICE = "ndcg@10_seen_masked"
 LARGE_CATALOGUE = 20_000  # items from which the softmax of a step is sampled
 SMALL_SHOP = 2_000  # training targets below which an ID embedding is not tried
 LARGE_SHOP = 50_000  # training targets from which a new model learns more from the shop than pre-training brings
-# The settings of the row "text + ID, from scratch, tuned" of docs/results.md, but for the falling rate: see `Budget`.
+# The settings of the row "text + ID, from scratch, tuned" of docs/results_beauty_toys.md, but for the falling rate: see `Budget`.
 LARGE_SHOP_OPTIONS = {"per_device_train_batch_size": 768, "num_negatives": 1024, "learning_rate": 2e-3}
 LARGE_SHOP_CONFIG = {"hidden_dropout": 0.4, "attention_dropout": 0.0}
 

@@ -82,7 +82,7 @@ def update(
     *,
     output: str | os.PathLike | None = None,
     domain: Domain | str | os.PathLike | None = None,
-    budget: float = 5.0,
+    budget: float = 3.0,
     text_encoder: str | None = None,
     user_column: str | None = None,
     item_column: str | None = None,
@@ -115,7 +115,7 @@ def update(
         domain ([`Domain`], `str` or `os.PathLike`, *optional*):
             Prepared data of the training, to choose earlier interactions from. Defaults to what [`fit`] left in the folder;
             if there is nothing, the new interactions alone are learnt from.
-        budget (`float`, *optional*, defaults to 5): Most minutes for the training.
+        budget (`float`, *optional*, defaults to 3): Most minutes for the training, by default a tenth of those of [`fit`].
         text_encoder (`str`, *optional*): Text encoder to use if the checkpoint has none.
         user_column, item_column, time_column, text_columns, items_id_column (*optional*):
             Columns, as for [`read_table`]. By default as the checkpoint remembers, otherwise they are recognised.

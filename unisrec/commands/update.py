@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--domain", metavar="DIR", help="prepared data of the training (default: what unisrec fit keeps in the folder)"
     )
     parser.add_argument(
-        "--budget", type=float, default=5.0, metavar="MINUTES", help="time limit of the training, in minutes (5)"
+        "--budget", type=float, default=3.0, metavar="MINUTES", help="time limit of the training, in minutes (3)"
     )
     for name in ("user", "item", "time"):
         help = f"column of the {name}s (default: as the checkpoint remembers, otherwise recognised)"
