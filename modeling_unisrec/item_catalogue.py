@@ -156,7 +156,9 @@ class ItemCatalogue:
             name = item_id if len(item_id) <= 80 else item_id[:77] + "..."  # longer than any id of a shop
             shared = [len(os.path.commonprefix([known, name])) for known in self.item_ids]  # noqa: RUF071 (characters)
             likely = [self.item_ids[row] for row in heapq.nlargest(1000, range(len(self)), key=shared.__getitem__)]
-            nearest = difflib.get_close_matches(name, likely, n=3, cutoff=0.0)
+            # Those that differ by leading zeros, which are easily lost, are the first.
+            alike = [known for known in self.item_ids if known.lstrip("0") == name.lstrip("0")][:3]
+            nearest = list(dict.fromkeys([*alike, *difflib.get_close_matches(name, likely, n=3, cutoff=0.0)]))[:3]
             raise KeyError(
                 f"item id {name!r} is not in the catalogue of {len(self)} items; nearest ids: {', '.join(nearest)}. "
                 f"An item that is not in it can be given by its text: {{'text': '...'}} in Python, 'text:...' on the "

@@ -18,6 +18,19 @@ from .item_catalogue import ItemCatalogue
 logger = logging.get_logger(__name__)
 
 
+def check_histories(histories: Sequence[Sequence[str | Mapping[str, str]]], allow_empty: bool = False) -> None:
+    """Raises `ValueError` if histories are no lists, or one is empty unless that is allowed."""
+    if isinstance(histories, str):
+        raise ValueError(
+            f"the histories are the string {histories!r}: expected a list of histories, [[{histories!r}]] for one of one item."
+        )
+    for position, history in enumerate(histories):
+        if isinstance(history, str):
+            raise ValueError(f"history {position} is the string {history!r}: a history is a list, also of one item.")
+        if len(history) == 0 and not allow_empty:
+            raise ValueError(f"history {position} is empty: give at least one item.")
+
+
 class UniSRecProcessor(ProcessorMixin):
     r"""
     Converts histories of item ids and raw texts to a batch of *distinct items + index matrix*.
@@ -133,18 +146,7 @@ class UniSRecProcessor(ProcessorMixin):
             KeyError: For an unknown id.
             ValueError: For an empty history unless it is allowed, one that is no list, and as `parse`.
         """
-        if isinstance(histories, str):
-            raise ValueError(
-                f"the histories are the string {histories!r}: expected a list of histories, [[{histories!r}]] for one of "
-                "one item."
-            )
-        for position, history in enumerate(histories):
-            if isinstance(history, str):
-                raise ValueError(
-                    f"history {position} is the string {history!r}: a history is a list, also of one item."
-                )
-            if len(history) == 0 and not allow_empty:
-                raise ValueError(f"history {position} is empty: give at least one item.")
+        check_histories(histories, allow_empty)
         return [[self.parse(entry) for entry in history] for history in histories]
 
     def __call__(self, histories: Sequence[Sequence[str | Mapping[str, str]]], **kwargs) -> BatchFeature:

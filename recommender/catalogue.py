@@ -18,9 +18,9 @@ from ..data.readers.files import suffix_of
 from ..data.readers.frames import TableSource, is_path
 from ..data.readers.guess import column_by_name
 from ..data.readers.item_texts import join_texts
-from ..data.readers.json_lines import json_records
+from ..data.readers.json_lines import json_fields
 from ..data.readers.shop_columns import shop_columns
-from ..data.readers.table import JSON_LINES, SEPARATORS, check_csv_options, load_table
+from ..data.readers.table import JSON_LINES, check_csv_options, csv_options, load_table
 from ..data.readers.values import flatten_text, to_id, to_ids, to_texts
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 
@@ -99,7 +99,7 @@ def columns_by_id(table: TableSource, item_ids: Sequence[str], item_column: str 
     """
     columns = [] if item_column is None else [item_column]
     if is_path(table) and suffix_of(table) in JSON_LINES:  # of which only named ones are read
-        columns += [name for name in next(json_records(table), {}) if name != item_column]
+        columns += [name for name in json_fields(table) if name != item_column]
     frame, source, first_line, notes = load_table(table, columns, name="table", hub=False)
     for note in notes:
         logger.warning(note)
@@ -173,7 +173,7 @@ def read_products(
 
     Returns:
         `tuple[pl.DataFrame, dict[str, Any]]`: Columns `item_id` (`str`) and `text` (`str`), and the others as
-        [`shop_columns`] returns them, in the order of the rows; and `tables`, completed by what was not in it.
+        [`shop_columns`] returns them, or only the `keep_columns` of `tables`, in the order of the rows; and `tables`, completed by what was not in it.
 
     Raises:
         OSError: If there is no such file or dataset, or it cannot be read.
@@ -181,15 +181,14 @@ def read_products(
     """
     known, csv = dict(tables or {}), {"separator": separator, "encoding": encoding}
     check_csv_options([items], **csv)
-    if is_path(items) and suffix_of(items) in SEPARATORS:
-        csv = {name: known.get(name) if value is None else value for name, value in csv.items()}
+    csv = csv_options(items, known) | {name: value for name, value in csv.items() if value is not None}
     item_column = item_column or known.get("items_id_column") or known.get("item_column") or "item_id"
     text_columns = known.get("text_columns") if text_columns is None else text_columns
     if isinstance(text_columns, str):
         text_columns = [text_columns]
     columns = [item_column, *(text_columns or ())]
     if is_path(items) and suffix_of(items) in JSON_LINES:  # of which only named ones are read
-        found_columns = next(json_records(items), {})
+        found_columns = json_fields(items)
         columns += _default_columns(found_columns, str(items)) if text_columns is None else ()
         columns += [name for name in found_columns if name not in columns]
     with named_by({item_column: "item_column"} | dict.fromkeys(text_columns or (), "text_columns")):
@@ -199,7 +198,10 @@ def read_products(
     text_columns = _default_columns(table.columns, source) if text_columns is None else list(text_columns)
     ids = to_ids(table[item_column], source, first_line=first_line).alias("item_id")
     texts = join_columns(table, text_columns, source, first_line)
-    rows = pl.DataFrame([ids, texts, *shop_columns(table, [item_column])])
+    others = shop_columns(table, [item_column])
+    if kept := known.get("keep_columns"):  # those that `fit` or `prepare table` named
+        others = others.select([name for name in kept if name in others.columns])
+    rows = pl.DataFrame([ids, texts, *others])
     with_id = rows.drop_nulls("item_id")
     if known.get("missing_text") == "keep":  # as the shop was prepared
         with_id = with_id.with_columns(pl.coalesce("text", "item_id").alias("text"))

@@ -4,27 +4,31 @@ import difflib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from ..data import Domain
 from ..data.readers.columns import check_columns, to_times
+from ..data.readers.events import event_kinds, frequent_kinds
 from ..data.readers.files import suffix_of
 from ..data.readers.frames import TableSource, is_path
 from ..data.readers.guess import column_by_name
-from ..data.readers.json_lines import json_records
-from ..data.readers.table import JSON_LINES, Table, is_anonymous, load_table
+from ..data.readers.json_lines import json_fields
+from ..data.readers.table import JSON_LINES, Table, csv_options, is_anonymous, load_table
 from ..data.readers.values import place, to_id, to_ids
 from ..modeling_unisrec import UniSRecProcessor
+from ..modeling_unisrec.processing_unisrec import check_histories
 
 
 logger = logging.getLogger(__name__)
 
 
 def read_histories(
-    source: TableSource, tables: Mapping[str, Any] | None = None
+    source: TableSource,
+    tables: Mapping[str, Any] | None = None,
+    parse: Callable[[str], str | dict[str, str]] = str,
 ) -> tuple[list[str], list[list[str | dict[str, str]]]]:
     r"""
     Reads histories from a table with one row for each user, or one for each interaction.
@@ -39,7 +43,8 @@ def read_histories(
             Arguments of [`read_table`] that a checkpoint remembers. Its `user_column`, `item_column` and `time_column` are
             taken where the table has them, its `date_format` with the latter; other columns are recognised by their names.
             Of a table of interactions, rows of other `events` and, with `drop_anonymous`, those without a user are left
-            out, as in the training; a warning says how many.
+            out, as in the training; a warning says how many. Separator and encoding are those of a CSV file.
+        parse (`Callable`, *optional*): Makes an entry of each string in a column `history`. By default they are ids.
 
     Returns:
         `tuple[list[str], list[list]]`: User ids, in the order of their first rows, and histories.
@@ -47,9 +52,10 @@ def read_histories(
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If it cannot be read, see [`check_file`].
-        ValueError: If a column or an id is missing, or a history is not a list of ids and texts; names the row.
+        ValueError: If a column or an id is missing, a history is not a list of ids and texts (names the row), or no row
+            counts.
     """
-    table = load_table(source, name="histories", hub=False)
+    table = load_table(source, name="histories", hub=False, **csv_options(source, tables or {}))
     if "history" not in table.frame.columns:
         return _group_interactions(table, tables or {})
     user = _find_column(table.frame.columns, table.source, "user", tables)
@@ -57,7 +63,8 @@ def read_histories(
     histories = []
     for row, cell in enumerate(table.frame["history"].to_list()):
         try:
-            histories.append(_parse_history(cell))
+            entries = _parse_history(cell)
+            histories.append([parse(entry) if isinstance(entry, str) else entry for entry in entries])
         except (TypeError, ValueError, RecursionError) as error:
             where = place(table.source, row, table.first_line)
             raise ValueError(f"{where}: the history cannot be read ({error}).") from error
@@ -88,6 +95,8 @@ def find_histories(
         ValueError: If the numbers of user ids and histories differ, a user id is not a string, or a table cannot be
             read.
     """
+    if isinstance(user_ids, str):
+        raise ValueError(f"`user_ids` is the string {user_ids!r}, expected a list of ids: [{user_ids!r}] for one")
     if isinstance(histories, Domain):
         return domain_histories(histories, user_ids)
     if is_path(histories) or not isinstance(histories, Sequence):
@@ -97,6 +106,7 @@ def find_histories(
     user_ids = list(map(str, range(len(histories)))) if user_ids is None else user_ids
     if len(user_ids) != len(histories):
         raise ValueError(f"{len(user_ids)} user ids but {len(histories)} histories: give one id for each history.")
+    _check_user_ids(user_ids)
     return user_ids, histories
 
 
@@ -118,14 +128,14 @@ def domain_histories(domain: Domain, user_ids: Sequence[str] | None = None) -> t
     sequences, ids = domain.sequences, domain.items["item_id"]
     if user_ids is not None:
         user_ids = list(user_ids)
-        if wrong := [each for each in user_ids if not isinstance(each, str)]:
-            raise ValueError(f"user ids are strings, not {wrong[0]!r}: write a number as '12'.")
+        _check_user_ids(user_ids)
         wanted = pl.DataFrame({"user_id": user_ids}, schema={"user_id": pl.String})
         if len(unknown := wanted.join(sequences, on="user_id", how="anti", maintain_order="left")):
             wrong, known = unknown["user_id"][0], sequences["user_id"]
-            # Those that end or begin alike first: leading zeros are the first thing to be lost.
+            # Those that differ by leading zeros, which are easily lost, are the first.
+            alike = known.filter(known.str.strip_chars_start("0") == wrong.lstrip("0")).head(3).to_list()
             likely = known.filter(known.str.ends_with(wrong) | known.str.starts_with(wrong[:3])).head(1000).to_list()
-            nearest = difflib.get_close_matches(wrong, likely, n=3, cutoff=0.0)
+            nearest = list(dict.fromkeys([*alike, *difflib.get_close_matches(wrong, likely, n=3, cutoff=0.0)]))[:3]
             hint = f"; nearest ids: {', '.join(nearest)}" if nearest else ""
             raise KeyError(f"user id {wrong!r} is not among the {domain.num_users:,} of {domain.name!r}{hint}.")
         sequences = wanted.join(sequences, on="user_id", how="left", maintain_order="left")
@@ -151,6 +161,7 @@ def drop_unknown(
     Raises:
         ValueError: If nothing is left of histories that were not empty, or an entry cannot be read.
     """
+    check_histories(histories, allow_empty=True)
     known = [[entry for entry in history if _is_known(processor, entry)] for history in histories]
     left = [row for row, history in enumerate(known) if history or keep_empty]
     if (entries := sum(map(len, histories))) and not left:
@@ -175,8 +186,8 @@ def read_ids(path: str | os.PathLike, role: str, tables: Mapping[str, Any] | Non
     """
     columns = []
     if suffix_of(path) in JSON_LINES:  # of which only named columns are read
-        columns = [_find_column(list(next(json_records(path), {})), str(path), role, tables)]
-    table = load_table(path, columns, hub=False)
+        columns = [_find_column(json_fields(path), str(path), role, tables)]
+    table = load_table(path, columns, hub=False, **csv_options(path, tables or {}))
     column = _find_column(table.frame.columns, table.source, role, tables)
     return _complete_ids(table, column, "in every row").unique(maintain_order=True).to_list()
 
@@ -187,6 +198,11 @@ def _is_known(processor: UniSRecProcessor, entry: Any) -> bool:
     except KeyError:
         return False
     return True
+
+
+def _check_user_ids(user_ids: Sequence[str]) -> None:
+    if wrong := [each for each in user_ids if not isinstance(each, str)]:
+        raise ValueError(f"user ids are strings, not {wrong[0]!r}: write a number as '12'.")
 
 
 def _find_column(columns: Sequence[str], source: str, role: str, tables: Mapping[str, Any] | None) -> str:
@@ -229,6 +245,8 @@ def _group_interactions(table: Table, tables: Mapping[str, Any]) -> tuple[list[s
             raise ValueError(f"{where}: {time!r} is empty, expected a time in every row, or no such column.")
         rows = rows.with_columns(times.alias("time"))
     rows = rows.filter(counted)
+    if time is not None:  # repeated rows count once, as in the training
+        rows = rows.unique(maintain_order=True)
     users = rows[user].unique(maintain_order=True).to_frame()
     ordered = rows if time is None else rows.sort("time", maintain_order=True)
     histories = ordered.group_by(user, maintain_order=True).agg("item_id")
@@ -240,9 +258,16 @@ def _counted_rows(table: Table, user: str, tables: Mapping[str, Any]) -> pl.Seri
     """Mask of the interactions that a training would have counted: of the remembered events, and of known users."""
     frame, events, event_column = table.frame, list(tables.get("events") or ()), tables.get("event_column")
     counted = pl.repeat(True, frame.height, eager=True)
-    if events and event_column in frame.columns:
-        kinds = to_ids(frame[event_column], table.source, first_line=table.first_line)
+    if events and event_column not in frame.columns:
+        logger.warning("%s: no column %r, so that every row counts as %s", table.source, event_column, events[0])
+    elif events:
+        kinds = event_kinds(frame[event_column], table.source, first_line=table.first_line)
         counted &= kinds.is_in(events).fill_null(False)
+        if len(kinds) and not counted.any():
+            raise ValueError(
+                f"{table.source}: no {event_column!r} is {' or '.join(events)}, as in the training of the checkpoint; the "
+                f"most frequent are {frequent_kinds(kinds)}"
+            )
         _warn_of_rows(table, counted, f"{event_column} is not {' or '.join(events)}")
     if tables.get("drop_anonymous"):
         users = to_ids(frame[user], table.source, first_line=table.first_line)
@@ -269,6 +294,8 @@ def _complete_ids(table: Table, column: str, expected: str, needed: pl.Series | 
 
 def _parse_history(cell: Any) -> list[str | dict[str, str]]:
     """Returns the entries of one history; a string is parsed only if the file format cannot store lists."""
+    if cell is None:
+        return []
     if isinstance(cell, str):
         cell = json.loads(cell) if cell.lstrip().startswith("[") else cell.split()
     if not isinstance(cell, list):

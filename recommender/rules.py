@@ -279,7 +279,8 @@ def _shares(catalogue: ItemCatalogue, popularity: Popularity) -> torch.Tensor:
                 "id or a Domain"
             )
         try:
-            counts = pl.Series([popularity.get(item_id) for item_id in catalogue.item_ids], strict=True)
+            found = [popularity.get(item_id) for item_id in catalogue.item_ids]
+            counts = pl.Series([float(count) if type(count) is int else count for count in found], strict=True)
         except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
             raise ValueError("popularity: the counts are not all numbers") from error
     if not (counts.dtype.is_numeric() or counts.dtype == pl.Null):

@@ -18,10 +18,10 @@ from .data.atomic import replace_folder
 from .data.domain import check_output_folder, new_folder, writing
 from .data.interactions import RawData
 from .data.readers.columns import named_by, names_of
-from .data.readers.files import suffix_of
-from .data.readers.frames import TableSource, is_path
+from .data.readers.events import event_kinds
+from .data.readers.frames import TableSource
 from .data.readers.guess import guess_columns
-from .data.readers.table import SEPARATORS, check_csv_options, load_table, read_table
+from .data.readers.table import check_csv_options, csv_options, load_table, read_table
 from .data.training_data import merge_records, training_record
 from .modeling_unisrec import lock_catalogue
 from .modeling_unisrec.checkpoint import load_checkpoint
@@ -166,6 +166,8 @@ def update(
         new, texts = _read_new(interactions, items, tables, given)
         for note in new.info.get("notes", ()):
             say(note)
+        for step in new.info["steps"][1:]:
+            say(f"{step['step']}: {plural(step['dropped'], 'row')} left out")
         recommender = Recommender(start_model, processor)
         changes = _change_items(recommender, items, texts, tables)
         name = Path(output or model).absolute().name
@@ -207,12 +209,15 @@ def _read_new(
 ) -> tuple[RawData, pl.DataFrame | None]:
     """Reads the new interactions and, if they contain them, the texts of their items."""
     check_csv_options([interactions, items], given["separator"], given["encoding"])
-    clicks = load_table(interactions, name="interactions", **_csv(interactions, tables))
+    clicks = load_table(interactions, name="interactions", **csv_options(interactions, tables))
     columns = {name: tables.get(name) for name in ("user_column", "item_column", "time_column")}
     texts = tables.get("text_columns") or []
     has_texts = items is None and bool(texts) and set(texts) <= set(clicks.frame.columns)
     # Without texts, any column stands in for them.
     found = guess_columns(clicks, None, **columns, text_columns=texts if has_texts else clicks.frame.columns[:1])
+    event_column, events = tables.get("event_column"), tables.get("events") or ()
+    if event_column in clicks.frame.columns:  # a day need not have all of them
+        events = [kind for kind in events if kind in event_kinds(clicks.frame[event_column], clicks.source)] or events
     holds_dates = clicks.frame.schema.get(found.time, pl.String).is_temporal()  # which no remembered format is for
     with named_by({found.user: "user_column", found.item: "item_column", found.time: "time_column"}):
         raw = read_table(
@@ -223,15 +228,10 @@ def _read_new(
             text_columns=texts if has_texts else [found.item],
             date_format=given["date_format"] if holds_dates else tables.get("date_format"),
             drop_anonymous=bool(tables.get("drop_anonymous")),
-            event_column=tables.get("event_column"),
-            events=tables.get("events") or (),
+            event_column=event_column,
+            events=events,
         )
     return raw, raw.items if has_texts else None
-
-
-def _csv(source: TableSource, tables: dict[str, Any]) -> dict[str, str | None]:
-    is_csv = is_path(source) and suffix_of(source) in SEPARATORS
-    return {name: tables.get(name) if is_csv else None for name in ("separator", "encoding")}
 
 
 def _change_items(
@@ -240,7 +240,7 @@ def _change_items(
     """Replaces the catalogue by the given products, or adds the products that the interactions describe."""
     if items is not None:
         columns = {"item_column": tables.get("items_id_column") or tables.get("item_column")}
-        columns |= {"text_columns": tables.get("text_columns"), **_csv(items, tables)}
+        columns |= {"text_columns": tables.get("text_columns"), **csv_options(items, tables)}
         return recommender.sync_items(items, **columns)
     if texts is None:
         return None

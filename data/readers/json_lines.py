@@ -71,6 +71,11 @@ def json_records(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
         yield from _records(path, number, block)
 
 
+def json_fields(path: str | os.PathLike) -> list[str]:
+    """Returns the fields of all records of a file as for [`json_records`], in the order in which they occur first."""
+    return list(dict.fromkeys(field for record in json_records(path) for field in record))
+
+
 def _records(path: str | os.PathLike, number: int, block: bytes) -> Iterator[dict[str, Any]]:
     for offset, line in enumerate(block.split(b"\n")):
         text = decode_line(line, path, number + offset).strip()
@@ -161,4 +166,4 @@ def _join(parts: list[pl.Series]) -> pl.Series:
     return pl.concat([part.cast(*dtypes) for part in parts])
 
 
-__all__ = ["json_records", "read_json_lines"]
+__all__ = ["json_fields", "json_records", "read_json_lines"]

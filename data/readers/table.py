@@ -1,19 +1,20 @@
 """Reader of tables of interactions and items: files, data frames, or datasets of the Hub."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from ...modeling_unisrec.hub import pin_revision
 from ..interactions import RawData, count_step
 from .columns import check_columns, named_by, names_of, to_interactions
+from .events import event_kinds, kinds_of, only_events
 from .files import check_file, open_csv, parse_csv, read_parquet, read_workbook, suffix_of
 from .frames import TableSource, is_path, to_polars
 from .item_texts import join_texts
-from .json_lines import json_records, read_json_lines
+from .json_lines import json_fields, read_json_lines
 from .shop_columns import RESERVED, shop_columns
 from .values import to_ids, to_texts
 
@@ -107,7 +108,7 @@ def read_table(
     """
     columns = {"user_id": user_column, "item_id": item_column, "time": time_column}
     text_columns, id_column = names_of(text_columns), items_id_column or item_column
-    keep_columns, events = list(dict.fromkeys(names_of(keep_columns))), names_of(events)
+    keep_columns, events = list(dict.fromkeys(names_of(keep_columns or ()))), kinds_of(events)
     tables = {
         "user_column": user_column,
         "item_column": item_column,
@@ -148,7 +149,8 @@ def read_table(
     rows = to_interactions(frame, columns, source, first_line=first_line, date_format=date_format)
     steps = [count_step(f"read {Path(source).name}", rows.height, rows.height)]
     if event_column is not None:
-        rows, step = _only_events(rows, to_ids(frame[event_column], source, first_line=first_line), events, source)
+        kinds = event_kinds(frame[event_column], source, first_line=first_line)
+        rows, step = only_events(rows, kinds, events, source)
         steps.append(step)
     catalogue_table, catalogue_columns = table, [item_column, *text_columns, *keep_columns]
     if items is not None:
@@ -210,7 +212,7 @@ def load_table(
         source (`str`, `os.PathLike`, data frame or [`Table`]):
             As for [`read_table`]; the case of a suffix is ignored. A table is checked and returned as it is.
         columns (`Sequence[str]`, *optional*):
-            Required columns. Of JSON lines, no others are read; by default all columns of the first line are.
+            Required columns. Of JSON lines, no others are read; by default all are.
         name (`str`, *optional*, defaults to `"table"`): Name of the argument, for messages about a data frame.
         hub (`bool`, *optional*, defaults to `True`): Whether `source` may name a dataset of the Hub.
         separator (`str`, *optional*): Separator of a CSV file, see [`open_csv`].
@@ -241,7 +243,7 @@ def load_table(
         if encoding is None and text.encoding != "utf-8":
             notes.append(f"{Path(source).name}: not UTF-8, read as {text.encoding}")
     elif suffix in JSON_LINES:
-        columns = columns or list(next(json_records(source), {}))
+        columns = columns or json_fields(source)
         return Table(read_json_lines(source, columns), path, 1)
     elif suffix == ".parquet":
         frame = read_parquet(source)
@@ -262,18 +264,10 @@ def load_table(
     return Table(frame, path, first_line, notes)
 
 
-def _only_events(
-    rows: pl.DataFrame, kinds: pl.Series, events: Sequence[str], source: str
-) -> tuple[pl.DataFrame, dict]:
-    """Drops the rows of other kinds than `events`. Raises `ValueError` for one that does not occur."""
-    found = kinds.drop_nulls().value_counts(sort=True)
-    if missing := next((event for event in events if event not in found[kinds.name]), None):
-        shown = ", ".join(f"{kind} ({count:,})" for kind, count in found.head(10).iter_rows())
-        raise ValueError(
-            f"{source}: no {kinds.name!r} is {missing!r}, the most frequent are {shown or 'none'}; check `events`"
-        )
-    left = rows.filter(kinds.is_in(list(events)))
-    return left, count_step(f"{kinds.name} is not {' or '.join(events)}", rows.height, left.height)
+def csv_options(source: TableSource, tables: Mapping[str, Any]) -> dict[str, str | None]:
+    """Returns separator and encoding of `tables`, as a checkpoint remembers them, for a CSV file; `None` for others."""
+    is_csv = is_path(source) and suffix_of(source) in SEPARATORS
+    return {name: tables.get(name) if is_csv else None for name in ("separator", "encoding")}
 
 
 def _visitors(rows: pl.DataFrame) -> str | None:
@@ -357,6 +351,7 @@ __all__ = [
     "SEPARATORS",
     "Table",
     "check_csv_options",
+    "csv_options",
     "is_anonymous",
     "load_table",
     "read_table",

@@ -31,6 +31,12 @@ def test_catalogue_knows_its_items(catalogue):
     assert "B2" not in catalogue
 
 
+def test_ids_that_lost_their_zeros_are_the_nearest():
+    catalogue = ItemCatalogue(["0031", "0021", "0011", "0001"], ["a", "b", "c", "d"])
+    with pytest.raises(KeyError, match=r"nearest ids: 0001, "):
+        catalogue.row("1")
+
+
 def test_unknown_id_is_named_with_the_three_nearest(catalogue):
     with pytest.raises(KeyError, match=r"item id 'B2' is not in the catalogue of 5 items; nearest ids: B20, B1, A2\."):
         catalogue.row("B2")

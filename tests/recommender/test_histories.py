@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
-from unisrec.recommender.histories import domain_histories, drop_unknown, read_histories, read_ids
+from unisrec.recommender.histories import domain_histories, drop_unknown, find_histories, read_histories, read_ids
 
 
 ENTRIES = ["C:\\new", "AC\\DC", '"quoted"', "a, b", 7, 7.0, {"text": "red [1] pen"}, {"item_id": 8}]
@@ -158,13 +158,61 @@ def test_rows_that_a_training_would_leave_out(caplog):
     table = pl.DataFrame(LONG).with_columns(what=pl.Series(["purchase", "view", "cart", None]))
     assert read_histories(table, EVENTS) == (["bob", "ann"], [["007"], ["007"]])
     assert "histories: 2 of 4 rows left out: what is not purchase or cart" in caplog.text
-    views = table.with_columns(what=pl.lit("view"), user_id=pl.Series(["", None, "ann", "bob"]))
-    assert read_histories(views, EVENTS) == ([], [])
-    assert read_histories(pl.DataFrame(LONG), EVENTS) == read_histories(pl.DataFrame(LONG))  # has no such column
+    views = table.with_columns(
+        what=pl.Series(["view", "purchase", "cart", "view"]), user_id=pl.Series(["", "b", "b", None])
+    )
+    assert read_histories(views, EVENTS) == (["b"], [["007", "8"]])
+    with pytest.raises(ValueError, match=r"no 'what' is purchase or cart, .* the most frequent are view \(4\)"):
+        read_histories(table.with_columns(what=pl.lit("view")), EVENTS)
+    assert read_histories(pl.DataFrame(LONG), EVENTS) == read_histories(pl.DataFrame(LONG))
+    assert "histories: no column 'what', so that every row counts as purchase" in caplog.text
+    bought = table.with_columns(what=pl.Series([True, False, True, None]))
+    assert read_histories(bought, {"event_column": "what", "events": ["true"]}) == (["bob", "ann"], [["007"], ["007"]])
     guests = pl.DataFrame(LONG | {"user_id": ["Guest", None, "ann", "bob"]})
     assert read_histories(guests, {"drop_anonymous": True}) == (["ann", "bob"], [["007"], ["9"]])
     with pytest.raises(ValueError, match=r"row 2: the user_id is empty"):
         read_histories(guests)
+
+
+def test_repeated_rows_count_once():
+    table = pl.DataFrame(LONG)
+    assert read_histories(pl.concat([table, table])) == read_histories(table)
+
+
+def test_separator_and_encoding_that_a_checkpoint_remembers(tmp_path):
+    rows = "user_id|item_id|timestamp\nЮлия|щит|1.1.2024\n"
+    (tmp_path / "h.csv").write_text(rows, encoding="cp1251")
+    tables = {"separator": "|", "encoding": "cp1251"}
+    assert read_histories(tmp_path / "h.csv", tables) == (["Юлия"], [["щит"]])
+    assert read_ids(tmp_path / "h.csv", "user", tables) == ["Юлия"]
+    assert read_histories(pl.DataFrame(LONG), tables) == read_histories(pl.DataFrame(LONG))
+
+
+def test_fields_that_the_first_record_lacks(tmp_path):
+    records = [{"item_id": "8"}, {"item_id": "7", "what": "purchase", "user_id": "ann", "timestamp": "2.1.2024"}]
+    records += [{"item_id": "9", "what": "purchase", "user_id": "ann", "timestamp": "1.1.2024"}]
+    (tmp_path / "h.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert read_histories(tmp_path / "h.jsonl", EVENTS) == (["ann"], [["9", "7"]])
+    with pytest.raises(ValueError, match=r"line 1: the user_id is empty"):
+        read_ids(tmp_path / "h.jsonl", "user")
+
+
+def test_marked_strings_are_those_of_a_column_history(tmp_path):
+    def parse(entry):
+        return {"text": entry[5:]} if entry.startswith("text:") else entry
+
+    (tmp_path / "h.csv").write_text("user_id,history\nann,7 text:pen\nbob,\n")
+    assert read_histories(tmp_path / "h.csv", parse=parse) == (["ann", "bob"], [["7", {"text": "pen"}], []])
+    frame = pl.DataFrame({"user_id": ["ann"], "item_id": ["text:pen"]})
+    assert read_histories(frame, parse=parse) == (["ann"], [["text:pen"]])
+
+
+def test_bad_user_ids(make_domain):
+    for user_ids in ("ann", [None], [5]):
+        with pytest.raises(ValueError, match=r"`user_ids` is the string 'ann'|user ids are strings, not"):
+            find_histories([["7"]], user_ids)
+        with pytest.raises(ValueError, match=r"`user_ids` is the string 'ann'|user ids are strings, not"):
+            find_histories(make_domain(), user_ids)
 
 
 def test_unknown_ids_can_be_left_out(tokenizer):
@@ -175,3 +223,5 @@ def test_unknown_ids_can_be_left_out(tokenizer):
     assert histories[0][0] == "x"
     with pytest.raises(ValueError, match="nothing is left of the histories"):
         drop_unknown(processor, ["b"], [["x"]])
+    with pytest.raises(ValueError, match="history 0 is the string '77': a history is a list"):
+        drop_unknown(processor, ["b"], ["77"])

@@ -192,7 +192,7 @@ def test_filters_and_caps_hold_with_every_index(make_recommender, index):
 
 def test_empty_histories_get_the_most_popular_items(make_recommender, make_domain):
     recommender = make_recommender()
-    counts = {f"i{row}": row % 50 for row in range(250)}  # the last 50 are unknown
+    counts = {f"i{row}": row % 50 if row % 2 else float(row % 50) for row in range(250)}  # the last 50 are unknown
     empty, other = recommender.recommend([[], ["i3"]], 5, popularity=counts)
     assert ids(empty) == ["i49", "i99", "i149", "i199", "i249"]
     assert [item.score for item in empty] == pytest.approx([49 / sum(counts.values())] * 5)

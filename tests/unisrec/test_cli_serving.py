@@ -104,7 +104,7 @@ def test_bad_files_of_histories(shop, tmp_path, capsys):
         '{"user_id": "ann", "history": ["i1"]}\n{"user_id": "bob", "history": []}': "history 2, user bob: the history is empty",
         '{"user_id": "ann", "history": ["i77"]}': "history 1, user ann: item id 'i77' is not in the catalogue of 7 items; nearest ids",
         '{"user_id": "ann", "history": [["i1"]]}': "line 1: the history cannot be read (an entry is",
-        '{"user_id": "ann", "history": null}': "line 1: the history cannot be read (expected a list, got None)",
+        '{"user_id": "ann", "history": null}': "history 1, user ann: the history is empty",
         '{"user_id": "ann", "history": "[i1"}': "line 1: the history cannot be read",
     }.items():
         file.write_text(lines + "\n")

@@ -143,6 +143,25 @@ def test_new_interactions_alone(days, model, tmp_path):
     assert (tmp_path / "model" / "test_results.json").exists()  # untouched
 
 
+def test_a_day_without_one_of_the_kinds(days, model, tmp_path):
+    _, new, products = days
+    lines = []
+    shutil.copytree(model, tmp_path / "model")
+    tables = tmp_path / "model" / "catalogue" / "tables.json"
+    events = {"event_column": "Was", "events": ["Kauf", "Korb"], "keep_columns": ["Lager"]}
+    tables.write_text(json.dumps(json.loads(tables.read_text()) | events))
+    new = new.assign(Was=["Kauf", "Blick"] * (len(new) // 2) + ["Kauf"] * (len(new) % 2))
+    products = products.assign(Lager=1, Einkauf=9.5)
+    options = {"output": tmp_path / "next", "use_cpu": True, "budget": 1e-6, "report": lines.append}
+    result = unisrec.update(tmp_path / "model", new, products, **options)
+    assert "Was is not Kauf: 13 rows left out" in lines
+    assert result.num_interactions <= (new["Was"] == "Kauf").sum()
+    assert result.recommender().processor.catalogue.columns.columns == ["Lager"]
+    with pytest.raises(ValueError, match=r"no 'Was' is 'Kauf', the most frequent are Blick"):
+        unisrec.update(tmp_path / "model", new[new["Was"] == "Blick"], **options | {"output": tmp_path / "other"})
+    assert not (tmp_path / "other").exists()
+
+
 def test_histories_are_merged(make_domain):
     items = {"a": "red pen", "b": "blue pen", "c": "green lamp"}
     catalogue = ItemCatalogue(list(items), list(items.values()), former={"gone": FormerItem("wood chair")})

@@ -124,10 +124,7 @@ def run_file(args: argparse.Namespace) -> Result:
     if args.input is None:
         user_ids, histories = read_users(args)
     else:
-        user_ids, histories = read_histories(args.input, load_checkpoint_tables(args.model))
-        histories = [
-            [parse_entry(entry) if isinstance(entry, str) else entry for entry in items] for items in histories
-        ]
+        user_ids, histories = read_histories(args.input, load_checkpoint_tables(args.model), parse_entry)
     asked = Asked(args, user_ids, histories)
     recommender = load_recommender(args, args.index, asked.check)
     found = recommender.recommend_dataset(

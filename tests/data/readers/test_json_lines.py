@@ -7,7 +7,7 @@ import pytest
 
 from unisrec.data.readers import json_lines
 from unisrec.data.readers.files import line_blocks
-from unisrec.data.readers.json_lines import json_records, read_json_lines
+from unisrec.data.readers.json_lines import json_fields, json_records, read_json_lines
 
 
 @pytest.fixture
@@ -25,6 +25,11 @@ def write(tmp_path):
 def test_read_json_lines(write):
     path = write(b'\xef\xbb\xbf{"id": "a", "n": 1, "text": ["x"]}\r\n\n{"id": 5, "more": {}}\n', packed=True)
     assert read_json_lines(path, ["id", "n"]).rows() == [("a", 1), (5, None)]
+
+
+def test_fields_are_those_of_all_records(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"b": 1}\n\n{"a": 2, "b": null}\n{"c": []}\n')
+    assert json_fields(tmp_path / "rows.jsonl") == ["b", "a", "c"]
 
 
 @pytest.mark.parametrize("read", [lambda path: read_json_lines(path, ["a"]), lambda path: list(json_records(path))])

@@ -367,6 +367,16 @@ def test_only_the_events_that_are_asked_for_count(tmp_path):
         read_table(rows, events=["buy"])
     with pytest.raises(ValueError, match="no column 'knd'.*did you mean 'kind'"):
         read_table(rows, event_column="knd", events=["buy"])
+    with pytest.raises(ValueError, match="`events` holds '', expected kinds of interactions"):
+        read_table(rows, event_column="kind", events="")
+    with pytest.raises(ValueError, match="`events` holds None, expected kinds of interactions"):
+        read_table(rows, event_column="kind", events=[None])
+    numbers = rows.with_columns(kind=pl.Series([1, 2, 3, None]))
+    bought = rows.with_columns(kind=pl.Series([False, True, True, None]))
+    for table, events in ((numbers, [2, 3.0]), (bought, True), (bought, "true")):
+        found = read_table(table, event_column="kind", events=events, keep_columns=None)
+        assert found.interactions.rows() == [("a", "2", 2), ("b", "1", 3)]
+    assert read_table(numbers, event_column="kind", events=2).info["tables"]["events"] == ["2"]
     rows.write_csv(tmp_path / "clicks.csv")
     words = ["prepare", "table", "--interactions", tmp_path / "clicks.csv", "--event-column", "kind", "--user-k", "1"]
     words += ["--item-k", "1", "--output", tmp_path / "shop", "--events"]
