@@ -173,7 +173,8 @@ def read_products(
 
     Returns:
         `tuple[pl.DataFrame, dict[str, Any]]`: Columns `item_id` (`str`) and `text` (`str`), and the others as
-        [`shop_columns`] returns them, or only the `keep_columns` of `tables`, in the order of the rows; and `tables`, completed by what was not in it.
+        [`shop_columns`] returns them, or only the `keep_columns` of `tables`, in the order of the rows; and `tables`,
+        completed by what was not in it.
 
     Raises:
         OSError: If there is no such file or dataset, or it cannot be read.

@@ -217,7 +217,8 @@ def _read_new(
     found = guess_columns(clicks, None, **columns, text_columns=texts if has_texts else clicks.frame.columns[:1])
     event_column, events = tables.get("event_column"), tables.get("events") or ()
     if event_column in clicks.frame.columns:  # a day need not have all of them
-        events = [kind for kind in events if kind in event_kinds(clicks.frame[event_column], clicks.source)] or events
+        kinds = set(event_kinds(clicks.frame[event_column], clicks.source))
+        events = [kind for kind in events if kind in kinds] or events
     holds_dates = clicks.frame.schema.get(found.time, pl.String).is_temporal()  # which no remembered format is for
     with named_by({found.user: "user_column", found.item: "item_column", found.time: "time_column"}):
         raw = read_table(

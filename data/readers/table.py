@@ -95,7 +95,8 @@ def read_table(
         keep_columns (`str` or `Sequence[str]`, *optional*):
             Columns of the items, such as price and stock, that stay with them, converted by [`shop_columns`]. The first
             row of an item counts.
-        event_column (`str`, *optional*): Column of the kind of each interaction, such as view, cart or purchase.
+        event_column (`str`, *optional*):
+            Column of the kind of each interaction, such as view, cart or purchase: texts, whole numbers or booleans.
         events (`str` or `Sequence[str]`, *optional*): Kinds that count; the others are dropped. Both arguments are given, or none.
 
     Returns:
