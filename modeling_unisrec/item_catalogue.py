@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -48,6 +48,13 @@ class FormerItem(NamedTuple):
 
     text: str
     id_row: int = 0
+
+
+def nearest_ids(name: str, known: Iterable[str], likely: Sequence[str]) -> list[str]:
+    """Returns up to three ids for a hint: of all `known` ones those that differ by leading zeros alone, which are easily lost,
+    and then the closest of the `likely` ones."""
+    alike = [each for each in known if each.lstrip("0") == name.lstrip("0")]
+    return list(dict.fromkeys([*alike, *difflib.get_close_matches(name, likely, n=3, cutoff=0.0)]))[:3]
 
 
 class ItemCatalogue:
@@ -156,9 +163,7 @@ class ItemCatalogue:
             name = item_id if len(item_id) <= 80 else item_id[:77] + "..."  # longer than any id of a shop
             shared = [len(os.path.commonprefix([known, name])) for known in self.item_ids]  # noqa: RUF071 (characters)
             likely = [self.item_ids[row] for row in heapq.nlargest(1000, range(len(self)), key=shared.__getitem__)]
-            # Those that differ by leading zeros, which are easily lost, are the first.
-            alike = [known for known in self.item_ids if known.lstrip("0") == name.lstrip("0")][:3]
-            nearest = list(dict.fromkeys([*alike, *difflib.get_close_matches(name, likely, n=3, cutoff=0.0)]))[:3]
+            nearest = nearest_ids(name, self.item_ids, likely)
             raise KeyError(
                 f"item id {name!r} is not in the catalogue of {len(self)} items; nearest ids: {', '.join(nearest)}. "
                 f"An item that is not in it can be given by its text: {{'text': '...'}} in Python, 'text:...' on the "

@@ -1,6 +1,5 @@
 """Reading of histories and ids from files, data frames and domains."""
 
-import difflib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from ..data.readers.json_lines import json_fields
 from ..data.readers.table import JSON_LINES, Table, csv_options, is_anonymous, load_table
 from ..data.readers.values import place, to_id, to_ids
 from ..modeling_unisrec import UniSRecProcessor
+from ..modeling_unisrec.item_catalogue import nearest_ids
 from ..modeling_unisrec.processing_unisrec import check_histories
 
 
@@ -132,10 +132,8 @@ def domain_histories(domain: Domain, user_ids: Sequence[str] | None = None) -> t
         wanted = pl.DataFrame({"user_id": user_ids}, schema={"user_id": pl.String})
         if len(unknown := wanted.join(sequences, on="user_id", how="anti", maintain_order="left")):
             wrong, known = unknown["user_id"][0], sequences["user_id"]
-            # Those that differ by leading zeros, which are easily lost, are the first.
-            alike = known.filter(known.str.strip_chars_start("0") == wrong.lstrip("0")).head(3).to_list()
             likely = known.filter(known.str.ends_with(wrong) | known.str.starts_with(wrong[:3])).head(1000).to_list()
-            nearest = list(dict.fromkeys([*alike, *difflib.get_close_matches(wrong, likely, n=3, cutoff=0.0)]))[:3]
+            nearest = nearest_ids(wrong, known, likely)
             hint = f"; nearest ids: {', '.join(nearest)}" if nearest else ""
             raise KeyError(f"user id {wrong!r} is not among the {domain.num_users:,} of {domain.name!r}{hint}.")
         sequences = wanted.join(sequences, on="user_id", how="left", maintain_order="left")

@@ -36,8 +36,8 @@ def frequent_kinds(kinds: pl.Series) -> str:
 
 def only_events(rows: pl.DataFrame, kinds: pl.Series, events: Sequence[str], source: str) -> tuple[pl.DataFrame, dict]:
     """Drops the rows of other kinds than `events`. Raises `ValueError` for one that does not occur."""
-    found = kinds.drop_nulls().value_counts(sort=True)
-    if (missing := next((event for event in events if event not in found[kinds.name]), None)) is not None:
+    found = set(kinds.unique())
+    if (missing := next((event for event in events if event not in found), None)) is not None:
         raise ValueError(
             f"{source}: no {kinds.name!r} is {missing!r}, the most frequent are {frequent_kinds(kinds)}; check `events`"
         )
