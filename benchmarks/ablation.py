@@ -30,7 +30,7 @@ from unisrec.evaluation.launch import make_accelerator
 from unisrec.evaluation.metrics import ranking_metrics
 from unisrec.evaluation.ranking import RankingDataset, rank_targets
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
-from unisrec.modeling_unisrec.text_neighbours import SHARE
+from unisrec.modeling_unisrec.text_neighbours import SHARE, enter_catalogue
 
 
 RUNS = Path(__file__).with_suffix(".yaml")
@@ -93,6 +93,7 @@ def measure(domains: Path, names: list[str], output: Path) -> dict[str, Any]:
     for name in names:
         domain = Domain.load(domains / name)
         vectors = domain_features(domain, encoder, processor.tokenizer, model.config, device=accelerator.device)
+        enter_catalogue(model, torch.from_numpy(np.array(vectors)))
         for split in ("valid", "test") if name == names[0] else ("test",):
             users = RankingDataset(some_users(domain, split), vectors)
             for which, checkpoints in means.items() if name == names[0] else [("", steps[-NUM_AVERAGED:])]:

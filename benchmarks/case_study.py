@@ -20,6 +20,7 @@ from unisrec.data.domain_features import domain_features
 from unisrec.evaluation.analysis import alignment, gate_use, mean_cosine, uniformity
 from unisrec.evaluation.ranking import catalogue_tensors
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
+from unisrec.modeling_unisrec.text_neighbours import enter_catalogue
 from unisrec.reports.analysis_plots import metrics_of_models, plot_analysis
 
 
@@ -35,6 +36,7 @@ def describe_domains(pretrained: str, folders: list[Path]):
     for folder in folders:
         domain = Domain.load_from_disk(folder)
         texts = domain_features(domain, model.text_encoder, processor.tokenizer, model.config)
+        enter_catalogue(model, torch.from_numpy(np.array(texts)))
         gates[domain.name] = gate_use(model.eval(), texts)
         split = leave_one_out(domain, "valid")
         with torch.inference_mode():

@@ -142,6 +142,11 @@ class UniSRecConfig(PreTrainedConfig):
         text_whitening_size (`int`, *optional*):
             Output width of a fixed linear map in front of the adaptor, the PCA whitening of the texts that the model
             was pre-trained on. `None` disables whitening.
+        text_space (`str`, *optional*):
+            Maps text vectors to the text space of a catalogue ([`fit_text_space`]) in front of the adaptor: `"catalogue"`,
+            that of each catalogue which the model is given, until then the vectors as they are; `"own"`, that of the
+            catalogue it was fine-tuned on, a part of the weights. New weights keep the cosines of texts. Excludes
+            `text_whitening_size`.
         hidden_size (`int`, *optional*, defaults to 300):
             Width of item and sequence vectors.
         num_hidden_layers (`int`, *optional*, defaults to 2):
@@ -220,6 +225,7 @@ class UniSRecConfig(PreTrainedConfig):
     text_max_length: int | None = None
     text_scale: float | int = 1.0
     text_whitening_size: int | None = None
+    text_space: Literal["catalogue", "own"] | None = None
     hidden_size: int = 300
     num_hidden_layers: int = 2
     num_attention_heads: int = 2
@@ -335,6 +341,8 @@ class UniSRecConfig(PreTrainedConfig):
             )
         if self.num_items is not None and self.num_items < 1:
             raise ValueError(f"`num_items` ({self.num_items}) must be at least 1, or None for a text-only model.")
+        if self.text_space is not None and (self.text_whitening_size is not None or not self.item_text):
+            raise ValueError("`text_space` needs `item_text`, and takes the place of `text_whitening_size`: set one.")
         if not self.item_text and self.num_items is None:
             raise ValueError("`item_text` is False and `num_items` None: an item has neither text nor ID; set one.")
 

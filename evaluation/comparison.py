@@ -17,7 +17,7 @@ from ..data.time_splits import is_time_split
 from ..data.training_data import SeenInTraining, check_unseen
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.checkpoint import load_checkpoint
-from ..modeling_unisrec.text_neighbours import RECENCY, fit_text_space
+from ..modeling_unisrec.text_neighbours import RECENCY, enter_catalogue, fit_text_space
 from .baselines import popularity_scores, random_scores, text_neighbour_scores
 from .launch import make_accelerator
 from .lists import item_novelty, list_metrics
@@ -252,6 +252,7 @@ class _Task:
             shared=True,
         )
         model.detach_text_encoder()
+        enter_catalogue(model, torch.from_numpy(np.array(vectors)))
         return vectors
 
     def baseline(self, name: str, text_embeds: np.ndarray) -> Scorer:

@@ -27,6 +27,7 @@ from .text_encoders import (
     load_text_encoder,
     text_max_length,
 )
+from .text_neighbours import enter_catalogue
 
 
 logger = logging.get_logger(__name__)
@@ -112,6 +113,8 @@ def _load_checkpoint(
         processor.tokenizer = tokenizer
         processor.max_text_length = text_max_length(model.text_encoder, tokenizer)
         processor.text_prompt = model.config.text_prompt
+    if processor.catalogue is not None:  # adapters do not hold the text space of their shop
+        enter_catalogue(model, processor.catalogue.item_embeddings)
     return model, processor
 
 
@@ -219,7 +222,7 @@ def untrained_model(model: UniSRecModel, num_items: int | None, changes: Mapping
     for a change of how texts become vectors, because the text vectors are those of the other model."""
     settings = model.config.to_dict()
     for name in changes:
-        is_of_vectors = name.startswith("text_") and name not in ("text_scale", "text_neighbours")
+        is_of_vectors = name.startswith("text_") and name not in ("text_scale", "text_neighbours", "text_space")
         if is_of_vectors and changes[name] != settings[name]:
             raise ValueError(
                 f"{name} belongs to the text vectors of the checkpoint and cannot be changed here: set it in `unisrec pretrain`."

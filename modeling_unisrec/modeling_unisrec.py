@@ -30,8 +30,8 @@ from .own_code import copy_own_code, download_options, new_text_encoder, record_
 
 # Not used here: transformers copies what this file imports when it saves a model that was loaded with remote code.
 from .pipeline_unisrec import SequentialRecommendationPipeline  # noqa: F401
-from .text_neighbours import unit_vectors
-from .text_pooling import TextHead, TextWhitening, new_text_scale
+from .text_neighbours import TextSpaceMap, near_rotation, unit_vectors
+from .text_pooling import TextHead, TextWhitening, new_text_scale, pad_right
 
 
 @dataclass
@@ -96,15 +96,6 @@ def eager_attention_forward(
     return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
 
 
-def _pad_right(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Moves the padding of tokens and mask to the right, where encoders count positions from the first real token."""
-    length = attention_mask.shape[1]
-    leading = (attention_mask.cumsum(1) == 0).sum(1, keepdim=True)
-    places = torch.arange(length, device=input_ids.device) + leading
-    places = torch.where(places < length, places, places - length)
-    return input_ids.gather(1, places), attention_mask.gather(1, places)
-
-
 class UniSRecAdaptor(nn.Module):
     r"""
     Parametric whitening by `num_experts` experts, mixed by a gate (paper, section 2.1.2).
@@ -117,8 +108,8 @@ class UniSRecAdaptor(nn.Module):
     def __init__(self, config: UniSRecConfig):
         super().__init__()
         text_size, num_experts = config.text_embedding_size, config.num_experts
-        self.scale = config.text_scale
-        self.whitening = None
+        self.scale, self.whitening = config.text_scale, None
+        self.space = None if config.text_space is None else TextSpaceMap(text_size)
         if config.text_whitening_size is not None:
             self.whitening = TextWhitening(text_size, config.text_whitening_size)
             text_size = config.text_whitening_size
@@ -135,7 +126,9 @@ class UniSRecAdaptor(nn.Module):
         return self._gate(self._inputs(text_embeds))
 
     def _inputs(self, text_embeds: torch.Tensor) -> torch.Tensor:
-        """Scales and whitens text vectors, the input of experts and router."""
+        """Maps, scales and whitens text vectors, the input of experts and router."""
+        if self.space is not None:
+            text_embeds = self.space(text_embeds)
         if self.scale != 1:
             text_embeds = text_embeds * self.scale
         return text_embeds if self.whitening is None else self.whitening(text_embeds)
@@ -301,11 +294,16 @@ class UniSRecPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        if isinstance(module, TextWhitening):
-            init.eye_(module.weight)
-            init.zeros_(module.bias)
+        if isinstance(module, TextWhitening | TextSpaceMap):
+            module.reset()
+        if isinstance(module, UniSRecLayer) and self.config.text_space is not None:
+            std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5  # as in GPT-2
+            init.normal_(module.self_attn.o_proj.weight, std=std)
+            init.normal_(module.mlp.fc2.weight, std=std)
         if isinstance(module, UniSRecAdaptor):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            if module.space is not None:
+                init.copy_(module.weight, near_rotation(module.weight))
             if module.bias is not None:
                 init.zeros_(module.bias)
             init.zeros_(module.router)
@@ -575,7 +573,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
             )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        input_ids, attention_mask = _pad_right(input_ids, attention_mask)
+        input_ids, attention_mask = pad_right(input_ids, attention_mask)
         outputs = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         return UniSRecTextFeatures(
             last_hidden_state=outputs[0],
@@ -590,7 +588,7 @@ class UniSRecModel(UniSRecPreTrainedModel):
             return self.get_text_features(input_ids, attention_mask).pooler_output
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        input_ids, attention_mask = _pad_right(input_ids, attention_mask)
+        input_ids, attention_mask = pad_right(input_ids, attention_mask)
         # Encode texts of similar length together; otherwise half of the work of a training step would be padding.
         order = attention_mask.sum(-1).argsort()
         parts = []

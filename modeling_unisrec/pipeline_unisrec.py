@@ -15,7 +15,7 @@ from transformers.pipelines.base import Pipeline  # not of `transformers`, whose
 from .item_catalogue import ItemCatalogue, check_id_rows
 from .item_columns import Where, check_columns_known, item_mask
 from .processing_unisrec import UniSRecProcessor
-from .text_neighbours import TextSpace, fit_text_space, mix, recent_texts
+from .text_neighbours import TextSpace, enter_catalogue, fit_text_space, mix, recent_texts
 
 
 History = Sequence[str | Mapping[str, str]]
@@ -369,6 +369,7 @@ class SequentialRecommendationPipeline(Pipeline):
             catalogue = source
             if source.item_embeddings is None:
                 catalogue = source.with_embeddings(self._encode_texts(source.texts))
+            enter_catalogue(self.model, catalogue.item_embeddings)
             items = self.model.project_items(check_finite(encode_catalogue(self.model, catalogue), "vectors of items"))
             space = None
             if share:

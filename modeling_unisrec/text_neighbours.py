@@ -3,7 +3,9 @@
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 
 # Weight of an item of a history relative to the one after it, share of text neighbours in the score, and power of the
@@ -67,6 +69,69 @@ def fit_text_space(text_embeds: torch.Tensor) -> TextSpace:
     return TextSpace(mean.float(), weight.float())
 
 
+class TextSpaceMap(nn.Module):
+    r"""
+    The map of text vectors to the text space of a catalogue as a part of a model, which is not trained. At first it only
+    scales vectors to unit length.
+
+    Args:
+        size (`int`): Width of a text vector.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("weight", torch.eye(size))
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Sets the map to that of a new model."""
+        self.mean.zero_()
+        self.weight.copy_(torch.eye(len(self.mean)))
+
+    @torch.no_grad()
+    def fit(self, text_embeds: torch.Tensor) -> None:
+        """Sets the map to [`fit_text_space`] of the text vectors of a catalogue `(num_items, text_embedding_size)`."""
+        space = fit_text_space(text_embeds)
+        self.mean.copy_(space.mean)
+        self.weight.copy_(space.weight)
+
+    def forward(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        """Returns unit vectors; both `(num_items, text_embedding_size)`."""
+        return TextSpace(self.mean.float(), self.weight.float()).map(text_embeds).to(text_embeds.dtype)
+
+
+def near_rotation(weight: torch.Tensor) -> torch.Tensor:
+    r"""
+    Returns first weights of an adaptor behind a text space: all experts are near one random orthogonal map, which keeps the
+    cosines of texts, so that a new model ranks by the latest texts, better than after many steps from other first weights
+    (docs/results_base.md).
+
+    Args:
+        weight (`torch.FloatTensor` of shape `(text_embedding_size, num_experts, hidden_size)`):
+            Random numbers, a quarter of which is added so that the experts differ.
+
+    Returns:
+        `torch.FloatTensor` of the same shape.
+    """
+    size, _, hidden_size = weight.shape
+    rotation = nn.init.orthogonal_(torch.empty(size, hidden_size)) * max(size / hidden_size, 1) ** 0.5
+    return rotation.unsqueeze(1).to(weight) + weight / 4
+
+
+def enter_catalogue(model: PreTrainedModel, text_embeds: torch.Tensor | None) -> None:
+    r"""
+    Fits the text space of a model to a catalogue, if `config.text_space` is `"catalogue"`; otherwise does nothing.
+
+    Args:
+        model ([`UniSRecModel`]): The model, changed in place.
+        text_embeds (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`, *optional*):
+            Text vectors of the catalogue. Without them, nothing is done.
+    """
+    if model.config.text_space == "catalogue" and text_embeds is not None and len(text_embeds):
+        model.adaptor.space.fit(text_embeds)
+
+
 def recent_texts(item_index: torch.Tensor, text_embeds: torch.Tensor, recency: float = RECENCY) -> torch.Tensor:
     r"""
     Computes the text vector of a history, in which the latest items count most: the weight of an item is `recency` to the
@@ -107,4 +172,15 @@ def mix(vectors: torch.Tensor, texts: torch.Tensor, share: float) -> torch.Tenso
     return torch.cat([(1 - share) ** 0.5 * vectors, share**0.5 * texts], dim=-1)
 
 
-__all__ = ["RECENCY", "SHARE", "TextSpace", "fit_text_space", "mix", "recent_texts", "unit_vectors"]
+__all__ = [
+    "RECENCY",
+    "SHARE",
+    "TextSpace",
+    "TextSpaceMap",
+    "enter_catalogue",
+    "fit_text_space",
+    "mix",
+    "near_rotation",
+    "recent_texts",
+    "unit_vectors",
+]

@@ -167,6 +167,15 @@ class TextHead(nn.Module):
         return vectors
 
 
+def pad_right(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moves the padding of tokens and mask to the right, where encoders count positions from the first real token."""
+    length = attention_mask.shape[1]
+    leading = (attention_mask.cumsum(1) == 0).sum(1, keepdim=True)
+    places = torch.arange(length, device=input_ids.device) + leading
+    places = torch.where(places < length, places, places - length)
+    return input_ids.gather(1, places), attention_mask.gather(1, places)
+
+
 class TextWhitening(nn.Module):
     r"""
     A fixed linear map of text vectors that makes the components of a catalogue uncorrelated and of like variance: its
@@ -182,9 +191,15 @@ class TextWhitening(nn.Module):
         self.register_buffer("weight", torch.eye(size, text_size))
         self.register_buffer("bias", torch.zeros(size))
 
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Sets the map to that of a new model."""
+        self.weight.copy_(torch.eye(*self.weight.shape))
+        self.bias.zero_()
+
     def forward(self, text_embeds: torch.Tensor) -> torch.Tensor:
         """`(num_items, text_embedding_size)` in, `(num_items, text_whitening_size)` out."""
         return F.linear(text_embeds, self.weight, self.bias)
 
 
-__all__ = ["Dense", "Normalize", "TextHead", "TextWhitening", "Truncate", "pool_tokens"]
+__all__ = ["Dense", "Normalize", "TextHead", "TextWhitening", "Truncate", "pad_right", "pool_tokens"]

@@ -12,6 +12,7 @@ import torch
 from ..data.readers.frames import TableSource
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.pipeline_unisrec import check_catalogue, item_tower_state
+from ..modeling_unisrec.text_neighbours import enter_catalogue
 from .catalogue import columns_by_id
 from .exact_index import ExactIndex
 from .faiss_index import KINDS, FaissIndex, choose_kind
@@ -275,6 +276,8 @@ class LiveCatalogue:
             reads_texts = old.reads_texts and self._model.text_encoder is not None  # otherwise keep the loaded vectors
         if reads_texts:
             catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=None))
+        if old is None:  # items that are added later are mapped to the same text space
+            enter_catalogue(self._model, catalogue.item_embeddings)
         space = self._writers_encoder.space(catalogue)
         index = ExactIndex(self._writers_encoder.catalogue(catalogue, space))
         if old is not None:

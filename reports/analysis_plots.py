@@ -17,6 +17,7 @@ from ..evaluation.launch import make_accelerator
 from ..evaluation.ranking import RankingDataset, rank_targets
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.checkpoint import load_checkpoint
+from ..modeling_unisrec.text_neighbours import enter_catalogue
 from .plots import new_figure, plain, save_figure
 
 
@@ -96,7 +97,7 @@ def _text_vectors(
     processor: UniSRecProcessor,
     accelerator: Accelerator,
 ) -> np.ndarray:
-    return domain_features(
+    vectors = domain_features(
         domain,
         model.text_encoder,
         processor.tokenizer,
@@ -104,6 +105,8 @@ def _text_vectors(
         device=accelerator.device,
         shared=True,
     )
+    enter_catalogue(model, torch.from_numpy(np.array(vectors)))
+    return vectors
 
 
 def plot_analysis(

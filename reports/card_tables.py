@@ -35,6 +35,7 @@ PARTS = {
 TEXT_FIELDS = (
     "text_embedding_size",
     "text_pooling",
+    "text_space",
     "num_experts",
     "adaptor_dropout",
     "whitening_bias",

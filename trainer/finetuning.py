@@ -20,6 +20,7 @@ from ..evaluation.scores import model_scores
 from ..modeling_unisrec.adapters import add_lora
 from ..modeling_unisrec.checkpoint import load_checkpoint, untrained_model
 from ..modeling_unisrec.hub import find_model
+from ..modeling_unisrec.text_neighbours import enter_catalogue
 from ..reports.model_card import UniSRecModelCardData
 from ..reports.run_results import load_run_results, run_facts
 from .batches.datasets import WindowDataset
@@ -137,6 +138,10 @@ def build_finetune_trainer(
         raise ValueError(
             "the checkpoint has no text encoder to train: name the one it was trained with by `text_encoder`."
         )
+    if args.trains_on_texts and (dict(model_config or ()).get("text_space") or model.config.text_space):
+        raise ValueError(
+            "the text space of the model is fitted to fixed text vectors: leave the text encoder untrained."
+        )
     if not args.trains_on_texts:
         catalogue = text_embeds = domain_features(
             domain, model.text_encoder, processor.tokenizer, model.config, **encoding_options(args)
@@ -161,6 +166,12 @@ def build_finetune_trainer(
         model.reset_item_embedding(num_items)
         model.config.text_neighbours = model.config.text_neighbours_share(args.text_neighbours or 0.0)
         recipe = choose_recipe(model.config, args, domain)
+    if text_embeds is not None and model.config.text_space is not None:
+        if args.lora is None:
+            model.adaptor.space.fit(torch.from_numpy(np.array(text_embeds)))
+            model.config.text_space = "own"
+        else:  # adapters do not hold it: loading them fits it again
+            enter_catalogue(model, torch.from_numpy(np.array(text_embeds)))
     if args.dropout is not None:
         set_dropout(model, args.dropout)
     model.config.item_ids_hash = None if num_items is None else processor.catalogue.item_ids_hash

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import IntervalStrategy
@@ -19,6 +20,7 @@ from ..evaluation.ranking import RankingDataset
 from ..modeling_unisrec import UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.checkpoint import new_config
 from ..modeling_unisrec.text_encoders import load_text_encoder, text_max_length
+from ..modeling_unisrec.text_neighbours import fit_text_space
 from ..modeling_unisrec.text_pooling import new_text_scale
 from ..reports.model_card import UniSRecModelCardData
 from .argument_rules import check_arguments, check_metric
@@ -153,6 +155,8 @@ def build_pretrain_trainer(
             ]
             for domain in domains
         ]
+        if config.text_space is not None:
+            tables = [in_text_space(*of_domain) for of_domain in tables]
         catalogues = [originals for originals, *_ in tables]
         if text_whitening == "pca":
             model.adaptor.whitening.load_state_dict(fit_whitening(catalogues, model.config.text_whitening_size))
@@ -189,6 +193,8 @@ def build_pretrain_trainer(
         catalogue = unseen.items["text"].to_list()
         if not args.train_text_encoder:
             catalogue = domain_features(unseen, encoder, tokenizer, model.config, **encoding_options(args))
+            if config.text_space is not None:
+                (catalogue,) = in_text_space(catalogue)
         eval_dataset = RankingDataset(domain_split(unseen, "valid"), catalogue)
     trainer = UniSRecPretrainTrainer(
         model,
@@ -321,12 +327,35 @@ def _check_text_options(
         raise ValueError(
             "text_whitening_size in `model_config` is not supported: use `text_whitening='pca'` and `text_whitening_size`."
         )
+    text_space = model_config.get("text_space")
+    if text_space is not None and (args.train_text_encoder or text_space == "own"):
+        raise ValueError(
+            f"text_space={text_space} is not for this pre-training: take catalogue, each domain has its own; and it needs fixed "
+            "text vectors, without --train_text_encoder."
+        )
     if text_whitening == "pca" and args.train_text_encoder:
         raise ValueError("`text_whitening='pca'` is fitted to fixed text vectors: leave --train_text_encoder out.")
     if text_whitening == "pca" and model_config.get("item_text", True) is False:
         raise ValueError(
             "`text_whitening='pca'` needs text vectors, which item_text=false removes: leave one of them out."
         )
+
+
+def in_text_space(text_embeds: np.ndarray, *views: np.ndarray) -> list[np.ndarray]:
+    r"""
+    Maps the text vectors of a domain to the text space of its catalogue. A model in pre-training has no space of its own: it
+    sees those of all domains.
+
+    Args:
+        text_embeds (`np.ndarray` of shape `(num_items, text_embedding_size)`): Text vectors of the catalogue.
+        *views (`np.ndarray` of shape `(num_items, text_embedding_size)`): Those of augmented texts, mapped alike.
+
+    Returns:
+        `list[np.ndarray]`: All of them, unit vectors in float32.
+    """
+    tables = [torch.from_numpy(np.array(table)) for table in (text_embeds, *views)]
+    space = fit_text_space(tables[0])
+    return [space.map(table).numpy() for table in tables]
 
 
 def _load_unseen(folder: str, domains: Sequence[Domain]) -> Domain:

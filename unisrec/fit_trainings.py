@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -25,6 +26,7 @@ from .fit_notes import notes_on_metrics
 from .modeling_unisrec import UniSRecModel, UniSRecProcessor
 from .modeling_unisrec.checkpoint import load_checkpoint, new_config
 from .modeling_unisrec.text_encoders import load_text_encoder, text_max_length
+from .modeling_unisrec.text_neighbours import enter_catalogue
 from .modeling_unisrec.text_pooling import new_text_scale
 from .recipes import CHOICE, Budget, Recipe, recipes
 from .reports.fit_report import Attempt, FitFacts, write_fit_report
@@ -121,6 +123,7 @@ class Fitting:
         start, processor = load_checkpoint(model, text_encoder)
         options = {"device": make_accelerator(self.use_cpu).device, "progress": False}  # encoded there in training
         vectors = domain_features(self.domain, start.text_encoder, processor.tokenizer, start.config, **options)
+        enter_catalogue(start, torch.from_numpy(np.array(vectors)))
         measured = best[1].model if best is not None else start
         rows, cold, ranks = self._measure(measured, vectors)
         if zero_shot is not None:

@@ -125,6 +125,8 @@ def warm_start(
                 )
     else:
         say("no history has two items, so the weights stay as they are")
+    if targets and model.config.text_space is not None:
+        model.config.text_space = "own"
     model.to("cpu").eval()
     if encoder is not None:
         model.attach_text_encoder(encoder)
