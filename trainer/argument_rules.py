@@ -27,7 +27,6 @@ from ..evaluation.metrics import ranking_metrics
 
 
 METRICS = tuple(ranking_metrics(np.zeros((1, 2))))
-
 # Arguments of `transformers.TrainingArguments` that must keep their default, each with the reason.
 UNSUPPORTED = {
     "accelerator_config": "the trainer builds the batches and distributes them to the processes itself",
@@ -108,6 +107,7 @@ RANGES = {
     "dataloader_prefetch_factor": _COUNT,
     "ddp_bucket_cap_mb": _COUNT,
     "ddp_timeout": _COUNT,
+    "temperature": _POSITIVE,
     "sequence_loss_weight": _NOT_NEGATIVE,
     "item_drop_probability": _SHARE,
     "item_drop_ratio": _SHARE,

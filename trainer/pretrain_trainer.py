@@ -181,7 +181,7 @@ class UniSRecPretrainTrainer(UniSRecTrainer):
         labels = torch.arange(len(queries), device=queries.device) + gather.offset
         items, sequences = inputs["target_items"], inputs["target_sequences"]
         all_items, all_sequences = gather(items), gather(sequences)
-        temperature = self.accelerator.unwrap_model(model).config.score_temperature
+        temperature = self.args.temperature or self.accelerator.unwrap_model(model).config.score_temperature
         all_candidates, candidate_items = gather(candidates[: len(queries)]), all_items
         if "negative_items" in inputs:
             negatives = candidates[len(queries) :]

@@ -40,8 +40,7 @@ class UniSRecTrainingArguments(TrainingArguments):
     )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two log entries."})
     gradient_accumulation_steps: int = field(
-        default=1,
-        metadata={"help": "Batches accumulated per step. This adds no negatives: each batch has only in-batch ones."},
+        default=1, metadata={"help": "Batches accumulated per step. This adds no negatives: each batch has its own."}
     )
     # The parent's default depends on the verbosity of transformers, which the command line lowers.
     disable_tqdm: bool = field(default=False, metadata={"help": "Print log lines instead of progress bars."})
@@ -155,12 +154,10 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
         },
     )
     metric_for_best_model: str | None = field(
-        default=None,
-        metadata={"help": "Metric that selects the best model. Defaults to ndcg@10 with zero_shot_domain."},
+        default=None, metadata={"help": "Metric that selects the best model; ndcg@10 with zero_shot_domain."}
     )
     load_best_model_at_end: bool | None = field(
-        default=None,
-        metadata={"help": "Load the best model at the end. Defaults to true with zero_shot_domain."},
+        default=None, metadata={"help": "Load the best model at the end. Defaults to true with zero_shot_domain."}
     )
     early_stopping_patience: int | None = field(
         default=None,
@@ -168,6 +165,9 @@ class UniSRecPretrainArguments(UniSRecTrainingArguments):
             "help": "Number of evaluations without improvement before training stops; 0 disables early stopping. "
             "Defaults to 10 with zero_shot_domain, and to 0 without."
         },
+    )
+    temperature: float | None = field(
+        default=None, metadata={"help": "Temperature of the losses. Defaults to that of the model, kept for transfer."}
     )
     sequence_loss_weight: float = field(
         default=1e-3,

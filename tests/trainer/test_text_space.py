@@ -1,0 +1,219 @@
+"""The text space in front of the adaptor: that of each catalogue before fine-tuning, a part of the weights after it."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoTokenizer, pipeline
+
+from unisrec import UniSRecConfig, UniSRecModel
+from unisrec.data import Domain
+from unisrec.data.text_encoding import encode_texts
+from unisrec.evaluation import evaluate
+from unisrec.modeling_unisrec.checkpoint import load_checkpoint
+from unisrec.modeling_unisrec.text_neighbours import enter_catalogue, fit_text_space
+from unisrec.recommender import Recommender
+from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune
+from unisrec.trainer.pretraining import build_pretrain_trainer, pretrain
+
+
+MODEL = {
+    "hidden_size": 16,
+    "intermediate_size": 12,
+    "num_experts": 2,
+    "max_position_embeddings": 10,
+    "text_space": "catalogue",
+}
+
+
+def reference(vectors: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Vectors in the text space of a catalogue, written out: centred and divided by the power 3/8 of the covariance."""
+    unit = of / np.linalg.norm(of, axis=1, keepdims=True)
+    mean, size = unit.mean(0), of.shape[1]
+    covariance = (unit - mean).T @ (unit - mean)
+    variances, components = np.linalg.eigh(covariance + np.trace(covariance) / len(of) * np.eye(size))
+    weight = components @ np.diag(variances**-0.375) @ components.T
+    mapped = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) - mean) @ weight
+    return mapped / np.linalg.norm(mapped, axis=1, keepdims=True)
+
+
+def vectors_of(domain: Domain, encoder_dir) -> np.ndarray:
+    model = UniSRecModel.from_text_encoder(str(encoder_dir), text_pooling="mean", **MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(encoder_dir)
+    return encode_texts(domain.items["text"].to_list(), model.text_encoder, tokenizer, progress=False)
+
+
+def domain_of(make_domain, name: str) -> Domain:
+    return make_domain(name, seed=["toys", "books", "games"].index(name))
+
+
+@pytest.fixture(scope="module")
+def options(training_options):
+    return training_options | {"load_best_model_at_end": False}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, make_domain, text_encoder_dir, options):
+    """A folder with three domains, a checkpoint pre-trained on two of them, and one fine-tuned on the third."""
+    root = tmp_path_factory.mktemp("text-space")
+    for name in ("toys", "books", "games"):
+        domain_of(make_domain, name).save_to_disk(root / name)
+    arguments = UniSRecPretrainArguments(str(root / "pretrained"), num_negatives=4, batch_domains="one", **options)
+    folders = [root / "toys", root / "books"]
+    pretrain(str(text_encoder_dir), folders, arguments, text_pooling="mean", model_config=MODEL)
+    arguments = UniSRecFinetuneArguments(str(root / "tuned"), text_neighbours=0.3, **options)
+    finetune(root / "pretrained", root / "games", "inductive", arguments)
+    return root
+
+
+@pytest.mark.parametrize("hidden_size", [16, 8, 24])
+def test_a_new_model_keeps_the_cosines_of_texts(hidden_size):
+    torch.manual_seed(0)
+    config = UniSRecConfig(text_embedding_size=16, hidden_size=hidden_size, text_space="catalogue")
+    model = UniSRecModel(config).eval()
+    texts = torch.randn(40, 16) @ torch.randn(16, 16) + 3
+    enter_catalogue(model, texts)
+    mapped = torch.from_numpy(reference(texts.double().numpy(), texts.double().numpy()))
+    items = F.normalize(model.get_item_features(texts), dim=-1).double()
+    cosines, expected = items @ items.T, mapped @ mapped.T
+    assert not torch.equal(
+        model.adaptor.weight[:, 0], model.adaptor.weight[:, 1]
+    )  # or the experts would stay the same
+    if hidden_size >= 16:
+        torch.testing.assert_close(cosines, expected, atol=0.05, rtol=0)
+    else:  # half of the dimensions
+        assert np.corrcoef(cosines.detach().flatten(), expected.flatten())[0, 1] > 0.7
+
+
+def test_a_catalogue_of_equal_texts_is_not_centred():
+    model = UniSRecModel(UniSRecConfig(text_embedding_size=8, hidden_size=8, text_space="catalogue"))
+    enter_catalogue(model, torch.ones(3, 8))
+    assert torch.equal(model.adaptor.space.weight, torch.eye(8))
+    assert not model.adaptor.space.mean.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    model = UniSRecModel(UniSRecConfig(text_embedding_size=8, hidden_size=8, text_space="own")).to(dtype).eval()
+    items = model.get_item_features(torch.randn(3, 8, dtype=dtype))
+    assert items.dtype is dtype
+    assert items.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text_space": "catalogue", "text_whitening_size": 4}, "takes the place of `text_whitening_size`"),
+        ({"text_space": "own", "item_text": False, "num_items": 3}, "needs `item_text`"),
+        ({"text_space": "zca"}, "text_space"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(fields, message):
+    with pytest.raises(Exception, match=message):
+        UniSRecConfig(text_embedding_size=8, hidden_size=8, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text_space"), [({"train_text_encoder": True}, "catalogue"), ({}, "own"), ({}, "zca")]
+)
+def test_pretraining_refuses_what_it_cannot_do(root, text_encoder_dir, options, tmp_path, fields, text_space):
+    arguments = UniSRecPretrainArguments(str(tmp_path / "run"), **fields, **options)
+    with pytest.raises(Exception, match="text_space"):
+        build_pretrain_trainer(
+            str(text_encoder_dir), [root / "toys"], arguments, model_config=MODEL | {"text_space": text_space}
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_text_encoder_is_not_trained_behind_a_text_space(root, options, tmp_path):
+    arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), train_text_encoder=True, **options)
+    with pytest.raises(ValueError, match="leave the text encoder untrained"):
+        finetune(root / "pretrained", root / "games", "inductive", arguments)
+
+
+def test_each_domain_is_pretrained_in_its_own_space(root, text_encoder_dir, options, make_domain, tmp_path):
+    arguments = UniSRecPretrainArguments(
+        str(tmp_path / "run"), zero_shot_domain=str(root / "games"), **options | {"eval_strategy": "epoch"}
+    )
+    folders = [root / "toys", root / "books"]
+    trainer = build_pretrain_trainer(
+        str(text_encoder_dir), folders, arguments, text_pooling="mean", model_config=MODEL
+    )
+    originals, dropped = trainer.data_collator.features, trainer.data_collator.word_drop_features
+    for place, name in enumerate(("toys", "books")):
+        vectors = vectors_of(domain_of(make_domain, name), text_encoder_dir)
+        np.testing.assert_allclose(originals.tables[place], reference(vectors, vectors), atol=1e-4)
+        assert not np.allclose(dropped.tables[place], originals.tables[place], atol=1e-2)
+        np.testing.assert_allclose(np.linalg.norm(dropped.tables[place], axis=1), 1, atol=1e-5)
+    unseen = vectors_of(domain_of(make_domain, "games"), text_encoder_dir)
+    np.testing.assert_allclose(trainer.eval_dataset.catalogue, reference(unseen, unseen), atol=1e-4)
+
+
+def test_a_pretrained_model_enters_each_catalogue(root, make_domain, text_encoder_dir):
+    model, _ = load_checkpoint(root / "pretrained")
+    assert model.config.text_space == "catalogue"
+    assert torch.equal(model.adaptor.space.weight, torch.eye(16))
+    assert not model.adaptor.space.mean.any()
+
+    domain = domain_of(make_domain, "games")
+    vectors = vectors_of(domain, text_encoder_dir)
+    model.eval().adaptor.space.fit(torch.from_numpy(vectors))
+    with torch.inference_mode():
+        expected = F.normalize(model.get_item_features(torch.from_numpy(vectors)), dim=-1)
+    recommender = Recommender.from_pretrained(root / "pretrained", items=domain, text_neighbours=0)
+    np.testing.assert_allclose(recommender.item_embeds, expected, atol=1e-4)
+
+
+def test_a_finetuned_model_keeps_its_own_space(root, make_domain, text_encoder_dir):
+    model, _processor = load_checkpoint(root / "tuned")
+    vectors = vectors_of(domain_of(make_domain, "games"), text_encoder_dir)
+    space = fit_text_space(torch.from_numpy(vectors))
+    assert model.config.text_space == "own"
+    torch.testing.assert_close(model.adaptor.space.mean, space.mean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.adaptor.space.weight, space.weight, atol=1e-2, rtol=1e-2)
+
+    other = Recommender.from_pretrained(root / "tuned", items=domain_of(make_domain, "toys"))
+    assert torch.equal(other.model.adaptor.space.weight, model.adaptor.space.weight)
+
+
+def test_recommender_pipeline_and_evaluation_agree(root, make_domain, tmp_path):
+    domain = domain_of(make_domain, "games")
+    recommender = Recommender.from_pretrained(root / "pretrained", items=domain)
+    history = domain.items["item_id"].to_list()[:3]
+    ours = recommender.recommend([history], 5)[0]
+    recommender.save_pretrained(tmp_path / "shop")
+    theirs = pipeline("sequential-recommendation", model=str(tmp_path / "shop"), trust_remote_code=False)(
+        history, top_k=5
+    )
+    assert [each.item_id for each in ours] == [each["item_id"] for each in theirs]
+    np.testing.assert_allclose([each.score for each in ours], [each["score"] for each in theirs], atol=1e-4)
+
+    unfitted = evaluate(root / "pretrained", root / "games", "test")
+    fitted = evaluate(tmp_path / "shop", root / "games", "test")
+    assert unfitted == pytest.approx(fitted)
+
+
+def test_products_added_later_are_mapped_alike(root, make_domain):
+    recommender = Recommender.from_pretrained(root / "pretrained", items=domain_of(make_domain, "games"))
+    before = recommender.model.adaptor.space.weight.clone()
+    recommender.add_items({"new": "a wooden train"})
+    assert torch.equal(recommender.model.adaptor.space.weight, before)
+
+
+def test_from_scratch_and_with_ids(root, options, tmp_path):
+    arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), **options)
+    finetune(root / "pretrained", root / "games", "transductive", arguments, from_scratch=True)
+    model, _ = load_checkpoint(tmp_path / "run")
+    tuned, _ = load_checkpoint(root / "tuned")
+    assert model.config.text_space == "own"
+    assert model.config.num_items is not None
+    assert torch.equal(model.adaptor.space.weight, tuned.adaptor.space.weight)
+
+
+def test_adapters_find_their_space_again(root, options, tmp_path):
+    pytest.importorskip("peft")
+    arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), lora="sequence", **options)
+    trained = finetune(root / "pretrained", root / "games", "inductive", arguments).trainer
+    expected = trained.accelerator.unwrap_model(trained.model).base_model.model.adaptor.space.weight
+    loaded, _ = load_checkpoint(tmp_path / "run")
+    torch.testing.assert_close(loaded.adaptor.space.weight, expected, atol=1e-5, rtol=0)
