@@ -236,6 +236,19 @@ def test_without_the_sequence_loss_no_views_are_encoded(make_trainer):
     assert "sequence_sequence_loss" not in trainers[0]._loss_parts
 
 
+def test_the_temperature_of_the_losses_is_that_of_the_model_unless_given(make_trainer):
+    of_model, given, default = (
+        make_trainer("of-model", {"temperature": 0.3}),
+        make_trainer("given", temperature=0.3),
+        make_trainer("default"),
+    )
+    losses = [trainer.train().training_loss for trainer in (of_model, given, default)]
+    assert losses[0] == losses[1] != losses[2]
+    assert given.model.config.temperature == 0.07  # for transfer
+    for weight, expected in zip(given.model.parameters(), of_model.model.parameters(), strict=True):
+        assert torch.equal(weight, expected)
+
+
 def test_loss_falls_and_every_weight_moves(make_trainer):
     trainer = make_trainer(num_train_epochs=12, learning_rate=1e-2, sequence_loss_weight=0.1)
     before = weights(trainer.model)

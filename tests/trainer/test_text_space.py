@@ -24,6 +24,7 @@ MODEL = {
     "max_position_embeddings": 10,
     "text_space": "catalogue",
 }
+EVALUATED = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
 
 
 def reference(vectors: np.ndarray, of: np.ndarray) -> np.ndarray:
@@ -133,7 +134,7 @@ def test_a_text_encoder_is_not_trained_behind_a_text_space(root, options, tmp_pa
 
 def test_each_domain_is_pretrained_in_its_own_space(root, text_encoder_dir, options, make_domain, tmp_path):
     arguments = UniSRecPretrainArguments(
-        str(tmp_path / "run"), zero_shot_domain=str(root / "games"), **options | {"eval_strategy": "epoch"}
+        str(tmp_path / "run"), zero_shot_domain=str(root / "games"), **options | EVALUATED
     )
     folders = [root / "toys", root / "books"]
     trainer = build_pretrain_trainer(
