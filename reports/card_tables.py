@@ -31,6 +31,11 @@ PARTS = {
     "sequence_encoder": "sequence encoder",
     "item_embedding": "item-ID embedding",
 }
+_TEXT_SPACES = {
+    None: "",
+    "catalogue": ", in the text space of each catalogue",
+    "own": ", in the text space of this catalogue",
+}
 # Fields of the configuration that have no effect on a model without texts.
 TEXT_FIELDS = (
     "text_embedding_size",
@@ -109,7 +114,7 @@ def parts_table(model: nn.Module, text_encoder: PreTrainedModel | None) -> Table
     forms = {
         "text_encoder": encoder_config
         and f"{code(encoder_config.model_type)}, vectors of {encoder_config.hidden_size} numbers, {config.text_pooling} pooling",
-        "adaptor": _count(config.num_experts, "whitening expert"),
+        "adaptor": _count(config.num_experts, "whitening expert") + _TEXT_SPACES[config.text_space],
         "sequence_encoder": f"{_count(config.num_hidden_layers, 'layer')}, {_count(config.num_attention_heads, 'head')}, vectors of "
         f"{config.hidden_size} numbers, histories of up to {config.max_position_embeddings} items",
         "item_embedding": f"{config.num_items} items",
