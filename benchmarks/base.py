@@ -5,7 +5,8 @@
 `base.yaml` beside this file names the domains and the recipe; further arguments are those of `unisrec pretrain`. The command
 can be stopped at any time (SIGTERM saves a checkpoint first) and goes on where it was when it is started again. Set
 OMP_NUM_THREADS=1 to keep it to one core. At the end `OUTPUT/pretrained` holds the checkpoint of the best step on that shop,
-`OUTPUT/averaged` the mean of the weights of the last steps saved, and `OUTPUT/unisrec-base` this mean without its text encoder.
+`OUTPUT/averaged` the mean of the weights of the last steps saved, and `OUTPUT/unisrec-base` this mean, rounded to bfloat16, without
+its text encoder.
 With `--without DOMAIN` this domain is not trained on, so that the checkpoints, which are then in `OUTPUT/without-DOMAIN`, can
 be tested on it.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from unisrec.cli import main as unisrec
 from unisrec.evaluation import evaluate
@@ -85,6 +86,8 @@ def main() -> int:
     processor.save_pretrained(runs / "averaged")
     model.detach_text_encoder()
     model.save_pretrained(runs / "unisrec-base")
+    weights = runs / "unisrec-base" / "model.safetensors"  # half the size; `config.json` has them loaded in float32
+    save_file({name: weight.bfloat16() for name, weight in load_file(weights).items()}, weights, {"format": "pt"})
     found = evaluate(runs / "averaged", unseen, "valid", text_neighbours=0)  # alone, as in training
     kept, masked = found["ndcg@10"], found["ndcg@10_seen_masked"]
     print(f"{runs / 'averaged'}: validation N@10 on {unseen.name} {kept:.4f}, with seen items masked {masked:.4f}")

@@ -6,7 +6,7 @@ from .item_columns import Where
 from .modeling_unisrec import UniSRecModel, UniSRecModelOutput, UniSRecPreTrainedModel
 from .pipeline_unisrec import SequentialRecommendationPipeline
 from .processing_unisrec import UniSRecProcessor
-from .text_neighbours import TextSpace, fit_text_space
+from .text_neighbours import TextSpace, enter_catalogue, fit_text_space
 from .text_pooling import TextHead
 
 
@@ -20,6 +20,7 @@ __all__ = [
     "UniSRecPreTrainedModel",
     "UniSRecProcessor",
     "Where",
+    "enter_catalogue",
     "fit_text_space",
     "lock_catalogue",
 ]
