@@ -164,6 +164,6 @@ def test_packaged_recipes(root, text_encoder_dir, tmp_path, name):
     rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
     assert rates == ([1e-3, 1e-3] if name == "paper" else pytest.approx([0, 5e-6]))  # warm-up
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["text_neighbours"] == (0 if name == "paper" else 0.75)
+    assert config["text_neighbours"] == (0 if name == "paper" else 0.85)
     card = (tmp_path / "run" / "README.md").read_text()
     assert ("num_negatives" in card) == (name == "transfer")
