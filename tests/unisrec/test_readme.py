@@ -46,7 +46,7 @@ def test_python_examples_run(tmp_path, monkeypatch, make_domain, text_encoder_di
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert Domain.load_from_disk("domains/shop").num_interactions == 420
-    assert names["output"].sequence_embeds.shape == (1, 256)
+    assert names["output"].sequence_embeds.shape == (1, 384)
     assert "Recommendation(item_id='sku-" in capsys.readouterr().out
 
 

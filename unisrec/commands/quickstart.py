@@ -104,7 +104,7 @@ def run_all(args: argparse.Namespace, output: Path) -> Result:
                 num_train_epochs=args.finetune_epochs,
                 seed=args.seed,
                 use_cpu=args.use_cpu,
-                per_device_train_batch_size=512,  # there are few targets, and small steps are more steps
+                per_device_train_batch_size=128,  # there are few targets, and small steps are more steps
                 # What is bought after what is invented here, so nothing of what was learned on real shops is kept.
                 interpolate=None if from_scratch else "1",
                 dropout=0.2,  # few epochs
