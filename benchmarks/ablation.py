@@ -97,7 +97,7 @@ def measure(domains: Path, names: list[str], output: Path) -> dict[str, Any]:
             users = RankingDataset(some_users(domain, split), vectors)
             for which, checkpoints in means.items() if name == names[0] else [("", steps[-NUM_AVERAGED:])]:
                 model.load_state_dict(mean_weights(checkpoints), strict=False)  # checkpoints have no text encoder
-                enter_catalogue(model, torch.from_numpy(np.array(vectors)))
+                enter_catalogue(model, vectors)
                 for share in (0, SHARE):
                     model.config.text_neighbours = share
                     metrics = ranking_metrics(rank_targets(model, users, accelerator=accelerator))

@@ -36,7 +36,7 @@ def describe_domains(pretrained: str, folders: list[Path]):
     for folder in folders:
         domain = Domain.load_from_disk(folder)
         texts = domain_features(domain, model.text_encoder, processor.tokenizer, model.config)
-        enter_catalogue(model, torch.from_numpy(np.array(texts)))
+        enter_catalogue(model, texts)
         gates[domain.name] = gate_use(model.eval(), texts)
         split = leave_one_out(domain, "valid")
         with torch.inference_mode():

@@ -252,7 +252,7 @@ class _Task:
             shared=True,
         )
         model.detach_text_encoder()
-        enter_catalogue(model, torch.from_numpy(np.array(vectors)))
+        enter_catalogue(model, vectors)
         return vectors
 
     def baseline(self, name: str, text_embeds: np.ndarray) -> Scorer:

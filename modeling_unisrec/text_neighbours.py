@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -119,17 +120,25 @@ def near_rotation(weight: torch.Tensor) -> torch.Tensor:
     return rotation.unsqueeze(1).to(weight) + weight / 4
 
 
-def enter_catalogue(model: PreTrainedModel, text_embeds: torch.Tensor | None) -> None:
+def enter_catalogue(model: PreTrainedModel, text_embeds: torch.Tensor | np.ndarray | None, own: bool = False) -> None:
     r"""
     Fits the text space of a model to a catalogue, if `config.text_space` is `"catalogue"`; otherwise does nothing.
 
     Args:
         model ([`UniSRecModel`]): The model, changed in place.
-        text_embeds (`torch.FloatTensor` of shape `(num_items, text_embedding_size)`, *optional*):
+        text_embeds (`torch.FloatTensor` or `np.ndarray` of shape `(num_items, text_embedding_size)`, *optional*):
             Text vectors of the catalogue. Without them, nothing is done.
+        own (`bool`, *optional*, defaults to `False`):
+            Whether it becomes the model's own for good, also in the place of another own one (`config.text_space`).
     """
-    if model.config.text_space == "catalogue" and text_embeds is not None and len(text_embeds):
-        model.adaptor.space.fit(text_embeds)
+    space = model.config.text_space
+    if text_embeds is None or not len(text_embeds) or space is None or (space == "own" and not own):
+        return
+    model.adaptor.space.fit(
+        torch.from_numpy(np.array(text_embeds)) if isinstance(text_embeds, np.ndarray) else text_embeds
+    )
+    if own:
+        model.config.text_space = "own"
 
 
 def recent_texts(item_index: torch.Tensor, text_embeds: torch.Tensor, recency: float = RECENCY) -> torch.Tensor:

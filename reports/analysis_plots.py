@@ -105,7 +105,7 @@ def _text_vectors(
         device=accelerator.device,
         shared=True,
     )
-    enter_catalogue(model, torch.from_numpy(np.array(vectors)))
+    enter_catalogue(model, vectors)
     return vectors
 
 

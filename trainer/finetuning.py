@@ -166,12 +166,7 @@ def build_finetune_trainer(
         model.reset_item_embedding(num_items)
         model.config.text_neighbours = model.config.text_neighbours_share(args.text_neighbours or 0.0)
         recipe = choose_recipe(model.config, args, domain)
-    if text_embeds is not None and model.config.text_space is not None:
-        if args.lora is None:
-            model.adaptor.space.fit(torch.from_numpy(np.array(text_embeds)))
-            model.config.text_space = "own"
-        else:  # adapters do not hold it: loading them fits it again
-            enter_catalogue(model, torch.from_numpy(np.array(text_embeds)))
+    enter_catalogue(model, text_embeds, own=args.lora is None)  # adapters do not hold it: loading them fits it again
     if args.dropout is not None:
         set_dropout(model, args.dropout)
     model.config.item_ids_hash = None if num_items is None else processor.catalogue.item_ids_hash

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -123,7 +122,7 @@ class Fitting:
         start, processor = load_checkpoint(model, text_encoder)
         options = {"device": make_accelerator(self.use_cpu).device, "progress": False}  # encoded there in training
         vectors = domain_features(self.domain, start.text_encoder, processor.tokenizer, start.config, **options)
-        enter_catalogue(start, torch.from_numpy(np.array(vectors)))
+        enter_catalogue(start, vectors)
         measured = best[1].model if best is not None else start
         rows, cold, ranks = self._measure(measured, vectors)
         if zero_shot is not None:
