@@ -1,4 +1,4 @@
-"""What pre-training is worth when a shop has few users: text only, from scratch and pre-trained, on shares of the training users.
+"""What pre-training is worth when a shop has few users: text only, new models and a pre-trained one, on shares of the users.
 
     python benchmarks/few_shot.py --domain domains/office --pretrained unisrec-base --output runs/few-shot \
         --report few_shot.md --seeds 1 2 3
@@ -22,10 +22,12 @@ from unisrec.evaluation import evaluate
 from unisrec.trainer import UniSRecFinetuneArguments, finetune
 
 
-SCRATCH, PRETRAINED = "from scratch", "pre-trained"
+SCRATCH, SCRATCH_LIKE_IT, PRETRAINED = "from scratch", "from scratch, settings of the checkpoint", "pre-trained"
 ALONE, CHOSEN = "alone", "with text neighbours"
-# The best settings of docs/results_office.md for a model that is not pre-trained.
-SCRATCH_CONFIG = {"hidden_size": 300, "hidden_dropout": 0.5, "attention_dropout": 0.5}
+# Of new models: the best settings of docs/results_office.md without a text space, and those of the checkpoint with the dropout
+# that fine-tuning takes.
+DROPOUT = {"hidden_dropout": 0.5, "attention_dropout": 0.5}
+SCRATCH_CONFIGS = {SCRATCH: {"hidden_size": 300, "text_space": None, **DROPOUT}, SCRATCH_LIKE_IT: DROPOUT}
 METRICS = ("recall@10", "ndcg@10", "recall@10_seen_masked", "ndcg@10_seen_masked")
 FULL_BATCH, LEAST_BATCH = 512, 64
 
@@ -43,25 +45,21 @@ def run(
 ) -> dict[str, dict[str, float]]:
     """Test metrics of all users after training on a share of them, by the model alone and with text neighbours."""
     folder = options.output / f"{share:g}-seed-{seed}"
-    checkpoint = folder / start.replace(" ", "-")
+    checkpoint = folder / start.replace(",", "").replace(" ", "-")
     results = checkpoint / "few_shot.json"
     if not results.is_file():
         if not (folder / "domain").is_dir():
             with_share(domain, share, seed).save_to_disk(folder / "domain")
+        is_new = start != PRETRAINED
         arguments = UniSRecFinetuneArguments(
             str(checkpoint),
             seed=seed,
             per_device_train_batch_size=max(LEAST_BATCH, round(share * FULL_BATCH)),
             disable_tqdm=True,
             metric_for_best_model=options.metric,
-            **(
-                {}
-                if start == SCRATCH
-                else {"interpolate": options.interpolate, "freeze_sequence_encoder": options.freeze}
-            ),
+            **({} if is_new else {"interpolate": options.interpolate, "freeze_sequence_encoder": options.freeze}),
         )
-        is_new = start == SCRATCH
-        config = SCRATCH_CONFIG if is_new else None
+        config = SCRATCH_CONFIGS.get(start)
         trained = finetune(
             options.pretrained, folder / "domain", "inductive", arguments, from_scratch=is_new, model_config=config
         )
@@ -106,11 +104,11 @@ def main() -> int:
         for name, metrics in test_metrics(options.pretrained, options.domain).items()
     ]
     for share in options.shares:
-        of_start = {start: [] for start in (SCRATCH, PRETRAINED)}
+        of_start = {start: [] for start in (*SCRATCH_CONFIGS, PRETRAINED)}
         for seed in options.seeds:
             for start, runs in of_start.items():
                 runs.append(run(options, domain, share, seed, start))
-                print(f"{share:5.0%}  seed {seed}  {start:12}  {runs[-1][CHOSEN]}", flush=True)
+                print(f"{share:5.0%}  seed {seed}  {start:40}  {runs[-1][CHOSEN]}", flush=True)
         for name in (ALONE, CHOSEN):
             rows = {start: [run[name] for run in runs] for start, runs in of_start.items()}
             means = {start: np.mean([row[METRICS[-1]] for row in found]) for start, found in rows.items()}

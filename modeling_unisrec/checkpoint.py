@@ -229,6 +229,8 @@ def untrained_model(model: UniSRecModel, num_items: int | None, changes: Mapping
             )
     settings |= {"text_config": copy.deepcopy(model.config.text_config), "num_items": num_items} | dict(changes)
     settings["text_encoder_class"] = model.config.text_encoder_class
+    if not settings["item_text"] and "text_space" not in changes:
+        settings["text_space"] = None
     fresh = UniSRecModel(new_config(settings))
     fresh.text_encoder = model.text_encoder
     if fresh.adaptor is not None and fresh.adaptor.whitening is not None:  # not trained

@@ -138,14 +138,18 @@ def build_finetune_trainer(
         raise ValueError(
             "the checkpoint has no text encoder to train: name the one it was trained with by `text_encoder`."
         )
-    if args.trains_on_texts and (dict(model_config or ()).get("text_space") or model.config.text_space):
+    text_space = {"text_space": model.config.text_space, **(model_config or {})}["text_space"]
+    if args.lora is not None and args.trains_on_texts and text_space is not None:
         raise ValueError(
-            "the text space of the model is fitted to fixed text vectors: leave the text encoder untrained."
+            "--lora text: adapters do not hold the text space of the model; take --train_text_encoder, or --lora sequence."
         )
-    if not args.trains_on_texts:
-        catalogue = text_embeds = domain_features(
+    first_vectors = None
+    if not args.trains_on_texts or text_space is not None:
+        first_vectors = domain_features(
             domain, model.text_encoder, processor.tokenizer, model.config, **encoding_options(args)
         )
+    if not args.trains_on_texts:
+        catalogue = text_embeds = first_vectors
         processor.catalogue.item_embeddings = torch.from_numpy(np.array(text_embeds))
         encoder, collator = model.detach_text_encoder(), None
     teachers = None if args.teachers is None else Ensemble.load(args.teachers, domain, args.device)
@@ -166,7 +170,8 @@ def build_finetune_trainer(
         model.reset_item_embedding(num_items)
         model.config.text_neighbours = model.config.text_neighbours_share(args.text_neighbours or 0.0)
         recipe = choose_recipe(model.config, args, domain)
-    enter_catalogue(model, text_embeds, own=args.lora is None)  # adapters do not hold it: loading them fits it again
+    # Adapters do not hold the space: loading them fits it again. If the text encoder is trained, it stays that of the first vectors.
+    enter_catalogue(model, first_vectors, own=args.lora is None)
     if args.dropout is not None:
         set_dropout(model, args.dropout)
     model.config.item_ids_hash = None if num_items is None else processor.catalogue.item_ids_hash

@@ -126,10 +126,36 @@ def test_pretraining_refuses_what_it_cannot_do(root, text_encoder_dir, options, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_text_encoder_is_not_trained_behind_a_text_space(root, options, tmp_path):
-    arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), train_text_encoder=True, **options)
-    with pytest.raises(ValueError, match="leave the text encoder untrained"):
+def test_a_trained_text_encoder_stays_in_the_space_of_its_first_vectors(
+    root, options, make_domain, text_encoder_dir, tmp_path
+):
+    arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), train_text_encoder=True, num_train_epochs=3, **options)
+    result = finetune(root / "pretrained", root / "games", "inductive", arguments)
+    model, processor = load_checkpoint(tmp_path / "run")
+    before = vectors_of(domain_of(make_domain, "games"), text_encoder_dir)
+    space = fit_text_space(torch.from_numpy(before))
+    assert model.config.text_space == "own"
+    torch.testing.assert_close(model.adaptor.space.mean, space.mean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.adaptor.space.weight, space.weight, atol=1e-2, rtol=1e-2)
+    assert not np.allclose(processor.catalogue.item_embeddings, before, atol=1e-5)
+    evaluated = evaluate(tmp_path / "run", root / "games", "test")
+    shared = evaluated.keys() & result.metrics.keys()
+    assert {"ndcg@10", "recall@50_seen_masked"} <= shared
+    assert {name: evaluated[name] for name in shared} == pytest.approx({name: result.metrics[name] for name in shared})
+
+
+def test_adapters_of_the_text_encoder_are_refused(root, options, tmp_path):
+    arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), lora="text", **options)
+    with pytest.raises(ValueError, match="take --train_text_encoder, or --lora sequence"):
         finetune(root / "pretrained", root / "games", "inductive", arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_texts_takes_its_settings_from_one_with_a_text_space(root, options, tmp_path):
+    arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), **options)
+    fields = {"item_text": False, "similarity": "dot"}
+    finetune(root / "pretrained", root / "games", "transductive", arguments, from_scratch=True, model_config=fields)
+    assert load_checkpoint(tmp_path / "run")[0].config.text_space is None
 
 
 def test_each_domain_is_pretrained_in_its_own_space(root, text_encoder_dir, options, make_domain, tmp_path):

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of data and training (0)")
     parser.add_argument(
-        "--finetune-epochs", type=int, default=25, metavar="N", help="maximum number of fine-tuning epochs (25)"
+        "--finetune-epochs", type=int, default=10, metavar="N", help="number of fine-tuning epochs (10)"
     )
     parser.add_argument("--users", type=int, default=1000, metavar="N", help="users of the shop (1000)")
     parser.add_argument("--use-cpu", action="store_true", help="do not use an accelerator")
@@ -105,6 +105,7 @@ def run_all(args: argparse.Namespace, output: Path) -> Result:
                 seed=args.seed,
                 use_cpu=args.use_cpu,
                 per_device_train_batch_size=128,  # there are few targets, and small steps are more steps
+                lr_scheduler_type="linear",
                 # What is bought after what is invented here, so nothing of what was learned on real shops is kept.
                 interpolate=None if from_scratch else "1",
                 dropout=0.2,  # few epochs
