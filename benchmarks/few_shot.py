@@ -57,6 +57,7 @@ def run(
             per_device_train_batch_size=max(LEAST_BATCH, round(share * FULL_BATCH)),
             disable_tqdm=True,
             metric_for_best_model=options.metric,
+            num_negatives=options.num_negatives,
             **({} if is_new else {"interpolate": options.interpolate, "freeze_sequence_encoder": options.freeze}),
         )
         config = SCRATCH_CONFIGS.get(start)
@@ -88,6 +89,7 @@ def main() -> int:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="of the users (0.1 0.3 1)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one draw and two runs for each (1)")
     parser.add_argument("--metric", default="ndcg@10_seen_masked", help="by which is validated (ndcg@10_seen_masked)")
+    parser.add_argument("--num_negatives", type=int, metavar="N", help="of the sampled softmax of large catalogues")
     parser.add_argument("--interpolate", metavar="auto|SHARE", help="argument of unisrec finetune, if not its default")
     parser.add_argument(
         "--freeze", action="store_true", help="freeze the layers of the sequence encoder, as in the paper"

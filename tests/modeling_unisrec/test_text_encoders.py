@@ -292,6 +292,17 @@ def test_one_vector_for_all_texts_is_said(make_encoder, warnings):
     assert warnings[0].startswith("all 5 texts have the same vector by cls pooling")
 
 
+def test_words_that_the_encoder_does_not_know_are_said(make_encoder, warnings):
+    encoder, tokenizer = load_text_encoder(str(make_encoder("bert")), pooling="mean")
+    known = next(word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii())
+    texts = [f"{known} {known} {known} {sign}" for sign in "蓝色棉衬衫男士长袖短"]
+    encode_texts(texts[:9], encoder, tokenizer, progress=False)  # the texts of a request
+    encode_texts([f"{text}{f' {known}' * 8}" for text in texts], encoder, tokenizer, progress=False)
+    assert not warnings
+    encode_texts(texts, encoder, tokenizer, progress=False)
+    assert warnings[0].startswith("25 % of the words of 10 texts are unknown to the text encoder")
+
+
 @pytest.mark.parametrize("kind", ["bert", "roberta", "qwen3", "gemma"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_text_has_one_vector(make_encoder, kind, side, tmp_path):
