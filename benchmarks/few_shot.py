@@ -58,6 +58,7 @@ def run(
             disable_tqdm=True,
             metric_for_best_model=options.metric,
             num_negatives=options.num_negatives,
+            resume_from_checkpoint="auto",
             **({} if is_new else {"interpolate": options.interpolate, "freeze_sequence_encoder": options.freeze}),
         )
         config = SCRATCH_CONFIGS.get(start)

@@ -64,6 +64,11 @@ def domain_features(
                 "`text_encoder`, or make all views by item drop with --item_drop_probability 1."
             )
         raise ValueError("there is no text encoder; name the one of the checkpoint by `text_encoder`.")
+    if tokenizer is None:
+        raise ValueError(
+            "the checkpoint has a text encoder but no tokenizer, as those in the middle of a training: take the folder with the "
+            "result, or go on with --resume_from_checkpoint auto."
+        )
     device = torch.device(device or text_encoder.device)
     return load_text_features(
         domain.encoded if domain.folder is None else domain.folder,

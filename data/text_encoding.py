@@ -19,8 +19,7 @@ from .fetching import fetch_late
 TextDtype = Literal["auto", "float32", "bfloat16"]
 _TEXTS_PER_TOKENIZER_CALL = 16384
 _ROWS_PER_GATHER = 65536
-# From this share of unknown tokens on there is a warning; a few texts, such as those of a request, are not a catalogue.
-_UNKNOWN_SHARE, _FEW_TEXTS = 0.1, 10
+_UNKNOWN_SHARE = 0.1  # of the tokens, above which there is a warning
 logger = logging.get_logger(__name__)
 
 
@@ -213,7 +212,7 @@ def _encode(
     lengths = np.diff(offsets)
     if not lengths.all():
         raise ValueError(f"the tokenizer makes no token of the text {texts[lengths.argmin()]!r}; leave that item out")
-    _warn_of_unknown_words(tokens, len(texts), tokenizer)
+    _warn_of_unknown_words(tokens, tokenizer)
     features = np.empty((len(texts), head.vector_size(encoder.config.hidden_size)), dtype=np.float32)
 
     def batches() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
@@ -252,20 +251,16 @@ def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: 
     return np.concatenate(ids), np.cumsum(lengths)
 
 
-def _warn_of_unknown_words(tokens: np.ndarray, num_texts: int, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warns if the tokenizer does not know the script or the language of the texts."""
+def _warn_of_unknown_words(tokens: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warns, once, if the tokenizer does not know the script or the language of the texts."""
     unknown = tokenizer.unk_token_id
-    others = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)  # as in GPT-2
-    if unknown is None or unknown in others or num_texts < _FEW_TEXTS:
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):  # GPT-2
         return
     special = [each for each in tokenizer.all_special_ids if each != unknown]
-    share = (tokens == unknown).sum() / max(1, (~np.isin(tokens, special)).sum())
-    if share > _UNKNOWN_SHARE:
-        logger.warning(
-            "%.0f %% of the words of %d texts are unknown to the text encoder, so their vectors say little; take an encoder "
-            "of their language (docs/encoders.md)",
-            100 * share,
-            num_texts,
+    if (tokens == unknown).sum() > _UNKNOWN_SHARE * (~np.isin(tokens, special)).sum():
+        logger.warning_once(
+            "more than a tenth of the words of these texts are unknown to the text encoder, so their vectors say little; take an "
+            "encoder of their language (docs/encoders.md)"
         )
 
 

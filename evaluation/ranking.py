@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ..data import Split
 from ..modeling_unisrec import UniSRecModel
 from ..modeling_unisrec.pipeline_unisrec import encode_items
-from ..modeling_unisrec.text_neighbours import fit_text_space, mix, recent_texts
+from ..modeling_unisrec.text_neighbours import mix, recent_texts, text_space_of
 from .launch import make_accelerator
 from .metrics import ranks_of_targets
 
@@ -119,7 +119,7 @@ class TargetRanker:
         self._texts = None
         if self._share:
             texts = inputs["text_embeds"].to(self.item_embeds.device)
-            self._texts = fit_text_space(texts).map(texts)
+            self._texts = text_space_of(model, texts).map(texts)
         self.candidates = mix(model.project_items(self.item_embeds), self._texts, self._share)
 
     @torch.inference_mode()

@@ -296,10 +296,6 @@ class UniSRecPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, TextWhitening | TextSpaceMap):
             module.reset()
-        if isinstance(module, UniSRecLayer) and self.config.text_space is not None:
-            std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5  # as in GPT-2
-            init.normal_(module.self_attn.o_proj.weight, std=std)
-            init.normal_(module.mlp.fc2.weight, std=std)
         if isinstance(module, UniSRecAdaptor):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
             if module.space is not None:

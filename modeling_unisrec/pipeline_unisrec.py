@@ -15,7 +15,7 @@ from transformers.pipelines.base import Pipeline  # not of `transformers`, whose
 from .item_catalogue import ItemCatalogue, check_id_rows
 from .item_columns import Where, check_columns_known, item_mask
 from .processing_unisrec import UniSRecProcessor
-from .text_neighbours import TextSpace, enter_catalogue, fit_text_space, mix, recent_texts
+from .text_neighbours import TextSpace, enter_catalogue, mix, recent_texts, text_space_of
 
 
 History = Sequence[str | Mapping[str, str]]
@@ -159,7 +159,7 @@ def item_tower_state(model: PreTrainedModel, catalogue: ItemCatalogue, reads_tex
         `tuple`: A state that differs from an earlier one if the item vectors have to be computed again.
     """
     towers = [model.adaptor, model.item_embedding, *([model.text_encoder] if reads_texts else [])]
-    weights = (weight for tower in towers if tower is not None for weight in tower.parameters())
+    weights = (weight for tower in towers if tower for weight in (*tower.parameters(), *tower.buffers()))
     texts = hash(tuple(catalogue.texts)) if reads_texts else None
     return id(catalogue), texts, *map(tensor_state, (catalogue.item_embeddings, catalogue.id_rows, *weights))
 
@@ -369,11 +369,12 @@ class SequentialRecommendationPipeline(Pipeline):
             catalogue = source
             if source.item_embeddings is None:
                 catalogue = source.with_embeddings(self._encode_texts(source.texts))
-            enter_catalogue(self.model, catalogue.item_embeddings)
+            if self.model.config.text_space == "catalogue":  # as in `LiveCatalogue`
+                enter_catalogue(self.model, catalogue.item_embeddings, own=True)
             items = self.model.project_items(check_finite(encode_catalogue(self.model, catalogue), "vectors of items"))
             space = None
             if share:
-                space = fit_text_space(catalogue.item_embeddings)
+                space = text_space_of(self.model, catalogue.item_embeddings)
                 items = mix(items.float(), space.map(catalogue.item_embeddings), share)
             self._ranked = _Ranked(source, state, catalogue, items, share, space)
         return self._ranked

@@ -97,9 +97,14 @@ class TextSpaceMap(nn.Module):
         self.mean.copy_(space.mean)
         self.weight.copy_(space.weight)
 
+    @property
+    def fitted(self) -> TextSpace:
+        """The map itself."""
+        return TextSpace(self.mean.float(), self.weight.float())
+
     def forward(self, text_embeds: torch.Tensor) -> torch.Tensor:
         """Returns unit vectors; both `(num_items, text_embedding_size)`."""
-        return TextSpace(self.mean.float(), self.weight.float()).map(text_embeds).to(text_embeds.dtype)
+        return self.fitted.map(text_embeds).to(text_embeds.dtype)
 
 
 def near_rotation(weight: torch.Tensor) -> torch.Tensor:
@@ -139,6 +144,12 @@ def enter_catalogue(model: PreTrainedModel, text_embeds: torch.Tensor | np.ndarr
     )
     if own:
         model.config.text_space = "own"
+
+
+def text_space_of(model: PreTrainedModel, text_embeds: torch.Tensor) -> TextSpace:
+    """Returns the text space in which a model compares text neighbours: its own if it has one (`config.text_space`), otherwise
+    that of the text vectors `(num_items, text_embedding_size)` of the catalogue."""
+    return model.adaptor.space.fitted if model.config.text_space == "own" else fit_text_space(text_embeds)
 
 
 def recent_texts(item_index: torch.Tensor, text_embeds: torch.Tensor, recency: float = RECENCY) -> torch.Tensor:
@@ -191,5 +202,6 @@ __all__ = [
     "mix",
     "near_rotation",
     "recent_texts",
+    "text_space_of",
     "unit_vectors",
 ]

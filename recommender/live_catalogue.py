@@ -276,8 +276,9 @@ class LiveCatalogue:
             reads_texts = old.reads_texts and self._model.text_encoder is not None  # otherwise keep the loaded vectors
         if reads_texts:
             catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=None))
-        if old is None:  # items that are added later are mapped to the same text space
-            enter_catalogue(self._model, catalogue.item_embeddings)
+        if self._model.config.text_space == "catalogue":
+            # For good, also when saved: items that are added later are mapped alike, and saved indexes fit.
+            enter_catalogue(self._model, catalogue.item_embeddings, own=True)
         space = self._writers_encoder.space(catalogue)
         index = ExactIndex(self._writers_encoder.catalogue(catalogue, space))
         if old is not None:

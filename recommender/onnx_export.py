@@ -150,7 +150,8 @@ def export_onnx(
     Raises:
         FileExistsError: If the folder holds something.
         ImportError: If a package of `pip install unisrec[onnx]` is missing, or transformers or torch is too old.
-        ValueError: If the model is not in float32 on the CPU, does not score by the cosine, or a weight is not finite.
+        ValueError: If the model is not in float32 on the CPU, does not score by the cosine, has yet to enter a catalogue
+            (`config.text_space`), or a weight is not finite.
     """
     check_export_packages()
     if model.dtype != torch.float32 or model.device.type != "cpu":
@@ -158,6 +159,11 @@ def export_onnx(
     if model.config.similarity != "cosine":
         raise ValueError(
             "the exported towers return vectors of unit length, but this model scores by the dot product (similarity='dot')."
+        )
+    if model.config.text_space == "catalogue" and (processor is None or processor.catalogue is None):
+        raise ValueError(
+            "the model reads texts in the text space of a catalogue, and has none yet: export a shop that is saved from it "
+            "(unisrec items add unisrec-base --input products.csv --output runs/shop)."
         )
     for name, weight in model.named_parameters():
         check_finite(weight, f"numbers of the weight {name}")

@@ -13,7 +13,7 @@ from ..data.text_encoding import encode_texts
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.pipeline_unisrec import check_finite, encode_catalogue, encode_items
 from ..modeling_unisrec.text_encoders import text_max_length
-from ..modeling_unisrec.text_neighbours import TextSpace, fit_text_space, mix, recent_texts
+from ..modeling_unisrec.text_neighbours import TextSpace, mix, recent_texts, text_space_of
 
 
 class VectorEncoder:
@@ -45,8 +45,9 @@ class VectorEncoder:
         if not texts or not config.item_text:
             return torch.zeros(len(texts), config.text_embedding_size)
         if encoder is None or self._tokenizer is None:
+            missing = "text encoder" if encoder is None else "tokenizer"
             raise ValueError(
-                f"no text encoder to read {texts[0][:80]!r} with: this checkpoint takes items of its catalogue only."
+                f"no {missing} to read {texts[0][:80]!r} with: this checkpoint takes items of its catalogue only."
             )
         with self._lock:
             length = min(self._max_text_length, text_max_length(encoder, self._tokenizer))
@@ -54,8 +55,8 @@ class VectorEncoder:
         return torch.from_numpy(vectors)
 
     def space(self, catalogue: ItemCatalogue) -> TextSpace | None:
-        """Returns the text space of a catalogue with text vectors; `None` without text neighbours."""
-        return fit_text_space(catalogue.item_embeddings) if self.text_neighbours else None
+        """Returns the text space for a catalogue with text vectors; `None` without text neighbours."""
+        return text_space_of(self.model, catalogue.item_embeddings) if self.text_neighbours else None
 
     def items(self, text_vectors: torch.Tensor, id_rows: torch.Tensor, space: TextSpace | None) -> torch.Tensor:
         """Returns item vectors `(num_items, hidden_size)` from text vectors and rows of the ID embedding. Raises

@@ -141,7 +141,8 @@ def build_finetune_trainer(
     text_space = {"text_space": model.config.text_space, **(model_config or {})}["text_space"]
     if args.lora is not None and args.trains_on_texts and text_space is not None:
         raise ValueError(
-            "--lora text: adapters do not hold the text space of the model; take --train_text_encoder, or --lora sequence."
+            "adapters do not hold the text space of the model, which a trained text encoder needs: take --train_text_encoder "
+            "without --lora, or --lora sequence without it."
         )
     first_vectors = None
     if not args.trains_on_texts or text_space is not None:

@@ -328,10 +328,15 @@ def _check_text_options(
             "text_whitening_size in `model_config` is not supported: use `text_whitening='pca'` and `text_whitening_size`."
         )
     text_space = model_config.get("text_space")
-    if text_space is not None and (args.train_text_encoder or text_space == "own"):
+    if text_space == "own":
         raise ValueError(
-            f"text_space={text_space} is not for this pre-training: take catalogue, each domain has its own; and it needs fixed "
-            "text vectors, without --train_text_encoder."
+            "text_space=own is of one shop: take text_space=catalogue, with which each domain has its own."
+        )
+    if text_space is not None and args.train_text_encoder:
+        raise ValueError(f"text_space={text_space} is fitted to fixed text vectors: leave --train_text_encoder out.")
+    if text_space is not None and text_whitening != "none":
+        raise ValueError(
+            f"text_space={text_space} takes the place of --text_whitening {text_whitening}: leave one out."
         )
     if text_whitening == "pca" and args.train_text_encoder:
         raise ValueError("`text_whitening='pca'` is fitted to fixed text vectors: leave --train_text_encoder out.")

@@ -1,18 +1,21 @@
 """The text space in front of the adaptor: that of each catalogue before fine-tuning, a part of the weights after it."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoModel, AutoTokenizer, pipeline
 
-from unisrec import UniSRecConfig, UniSRecModel
+from unisrec import ItemCatalogue, UniSRecConfig, UniSRecModel
 from unisrec.data import Domain
 from unisrec.data.text_encoding import encode_texts
 from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
 from unisrec.modeling_unisrec.text_neighbours import enter_catalogue, fit_text_space
 from unisrec.recommender import Recommender
+from unisrec.recommender.onnx_export import export_onnx
 from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune
 from unisrec.trainer.pretraining import build_pretrain_trainer, pretrain
 
@@ -146,7 +149,7 @@ def test_a_trained_text_encoder_stays_in_the_space_of_its_first_vectors(
 
 def test_adapters_of_the_text_encoder_are_refused(root, options, tmp_path):
     arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), lora="text", **options)
-    with pytest.raises(ValueError, match="take --train_text_encoder, or --lora sequence"):
+    with pytest.raises(ValueError, match="take --train_text_encoder without --lora"):
         finetune(root / "pretrained", root / "games", "inductive", arguments)
     assert not (tmp_path / "run").exists()
 
@@ -220,11 +223,72 @@ def test_recommender_pipeline_and_evaluation_agree(root, make_domain, tmp_path):
     assert unfitted == pytest.approx(fitted)
 
 
-def test_products_added_later_are_mapped_alike(root, make_domain):
-    recommender = Recommender.from_pretrained(root / "pretrained", items=domain_of(make_domain, "games"))
+def test_a_shop_keeps_its_space_and_its_index_when_products_are_added(root, make_domain, tmp_path):
+    domain = domain_of(make_domain, "games")
+    recommender = Recommender.from_pretrained(root / "pretrained", items=domain)
     before = recommender.model.adaptor.space.weight.clone()
-    recommender.add_items({"new": "a wooden train"})
+    recommender.add_items({"new": "a wooden train", "newer": "a tin drum"})
     assert torch.equal(recommender.model.adaptor.space.weight, before)
+    recommender.save_pretrained(tmp_path / "shop")
+    pytest.importorskip("faiss")
+    recommender.use_index("hnsw").save(tmp_path / "index", recommender.processor.catalogue.item_ids)
+
+    again = Recommender.from_pretrained(tmp_path / "shop", index=tmp_path / "index")
+    assert again.model.config.text_space == "own"
+    np.testing.assert_allclose(again.item_embeds, recommender.item_embeds, atol=1e-5)
+    model, catalogue = AutoModel.from_pretrained(tmp_path / "shop").eval(), again.processor.catalogue
+    with torch.inference_mode():
+        vectors = model.project_items(model.get_item_features(catalogue.item_embeddings))
+    alone = Recommender.from_pretrained(tmp_path / "shop", text_neighbours=0)
+    np.testing.assert_allclose(vectors, alone.item_embeds, atol=1e-5)
+
+
+def test_recommenders_that_share_a_model_do_not_disturb_each_other(root, make_domain):
+    recommender = Recommender.from_pretrained(root / "pretrained", items=domain_of(make_domain, "games"))
+    history = [recommender.processor.catalogue.item_ids[:3]]
+    before = recommender.recommend(history, 5)[0]
+    processor = copy.copy(recommender.processor)
+    processor.catalogue = ItemCatalogue(["a", "b"], ["a wooden train", "a tin drum"])
+    Recommender(recommender.model, processor).recommend([["a"]], 1)
+    assert recommender.recommend(history, 5)[0] == before
+
+
+def test_a_changed_space_is_noticed(root, make_domain):
+    recommender = Recommender.from_pretrained(root / "tuned", items=domain_of(make_domain, "games"))
+    before = recommender.item_embeds
+    enter_catalogue(recommender.model, torch.randn(30, 16), own=True)
+    assert not np.allclose(recommender.item_embeds, before, atol=1e-3)
+
+
+def test_pipeline_and_recommender_keep_the_space_of_their_first_catalogue(root, make_domain, tmp_path):
+    domain = domain_of(make_domain, "games")
+    other = ItemCatalogue(
+        [f"x{row}" for row in range(6)], [f"a tin {word}" for word in "drum train bus car ship kite".split()]
+    )
+    model, processor = load_checkpoint(root / "pretrained")
+    recommender = Recommender.from_pretrained(root / "pretrained", items=domain)
+    processor.catalogue = copy.deepcopy(recommender.processor.catalogue)
+    ranked = pipeline("sequential-recommendation", model=model, processor=processor)
+    ranked(processor.catalogue.item_ids[:2])
+    ranked.processor.catalogue, recommender.processor.catalogue = other, copy.deepcopy(other)
+    theirs, (ours,) = ranked(["x0"], top_k=3), recommender.recommend([["x0"]], 3)
+    assert [each.item_id for each in ours] == [each["item_id"] for each in theirs]
+    np.testing.assert_allclose([each.score for each in ours], [each["score"] for each in theirs], atol=1e-4)
+
+
+def test_a_space_that_is_not_fitted_is_not_exported(root, tmp_path):
+    model, _ = load_checkpoint(root / "pretrained")
+    with pytest.raises(ValueError, match="has none yet: export a shop"):
+        export_onnx(model, tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_a_text_encoder_without_its_tokenizer_is_named(root, options, tmp_path):
+    saved = options | {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    arguments = UniSRecFinetuneArguments(str(tmp_path / "run"), train_text_encoder=True, **saved)
+    finetune(root / "pretrained", root / "games", "inductive", arguments)
+    with pytest.raises(ValueError, match="a text encoder but no tokenizer"):
+        evaluate(tmp_path / "run" / "checkpoint-1", root / "games", "test")
 
 
 def test_from_scratch_and_with_ids(root, options, tmp_path):
