@@ -51,7 +51,7 @@ STARTS = ("from scratch", "fine-tuned")
 
 @pytest.mark.slow
 def test_quickstart_tells_the_whole_story(quickstart):
-    rows = rows_of(quickstart("--output", "out", "--use-cpu", "--users", "300", "--finetune-epochs", "4"))
+    rows = rows_of(quickstart("--output", "out", "--use-cpu", "--users", "300", "--finetune-epochs", "8"))
     recall = {name: cells[0] for name, cells in rows.items()}
     assert recall["zero-shot"] > recall["popularity"] > 2 * recall["random"]
     for setting in ("inductive", "transductive"):

