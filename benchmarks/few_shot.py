@@ -5,7 +5,8 @@
 
 A share of the users is drawn for each seed; training, early stopping and the choice of the share of text neighbours know nobody
 else. The catalogue is the whole one, and the test items of all users are ranked in it, by the model alone and with the share
-that was chosen. Batches shrink with the share, so that an epoch has as many steps. Runs that are finished are read, not run again.
+that was chosen. Batches shrink with the share, so that an epoch has as many steps. Runs that are finished are read, not run
+again, and one that was interrupted goes on.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--report", type=Path, required=True, help="Markdown file")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="of the users (0.1 0.3 1)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one draw and two runs for each (1)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one draw and three runs for each (1)")
     parser.add_argument("--metric", default="ndcg@10_seen_masked", help="by which is validated (ndcg@10_seen_masked)")
     parser.add_argument("--num_negatives", type=int, metavar="N", help="of the sampled softmax of large catalogues")
     parser.add_argument("--interpolate", metavar="auto|SHARE", help="argument of unisrec finetune, if not its default")

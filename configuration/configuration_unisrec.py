@@ -145,8 +145,8 @@ class UniSRecConfig(PreTrainedConfig):
         text_space (`str`, *optional*):
             Maps text vectors to the text space of a catalogue ([`fit_text_space`]) in front of the adaptor: `"catalogue"`,
             that of each catalogue which the model is given, until then the vectors as they are; `"own"`, that of the
-            catalogue which it was fine-tuned on or first recommended from, a part of the weights. New weights keep the cosines of texts. Excludes
-            `text_whitening_size`.
+            catalogue which it was fine-tuned on or first recommended from, a part of the weights. New weights keep the
+            cosines of texts. Excludes `text_whitening_size`.
         hidden_size (`int`, *optional*, defaults to 300):
             Width of item and sequence vectors.
         num_hidden_layers (`int`, *optional*, defaults to 2):

@@ -138,7 +138,7 @@ def build_finetune_trainer(
         raise ValueError(
             "the checkpoint has no text encoder to train: name the one it was trained with by `text_encoder`."
         )
-    text_space = {"text_space": model.config.text_space, **(model_config or {})}["text_space"]
+    text_space = (model_config or {}).get("text_space", model.config.text_space)
     if args.lora is not None and args.trains_on_texts and text_space is not None:
         raise ValueError(
             "adapters do not hold the text space of the model, which a trained text encoder needs: take --train_text_encoder "
