@@ -69,7 +69,7 @@ def change_items(
 ) -> tuple[Snapshot, ItemChanges]:
     r"""
     Adds items, changes texts, and removes items. Only new texts are encoded, but with text neighbours all item vectors are
-    computed anew; an item keeps its row in the ID embedding when its text changes and when it comes back.
+    computed anew, unless the model has a text space of its own; an item keeps its row in the ID embedding when its text changes and when it comes back.
 
     Args:
         snapshot ([`Snapshot`]): The state before; it is not changed.
@@ -118,9 +118,9 @@ def change_items(
         old.tables if products.tables is None else products.tables,
     )
     space = encoder.space(catalogue)
-    if space is None:
-        index = snapshot.index.update(kept, encoder.items(text_vectors, new_rows, None))
-    else:  # every item has a part in it, so all vectors change
+    if space is None or encoder.model.config.text_space == "own":
+        index = snapshot.index.update(kept, encoder.items(text_vectors, new_rows, space))
+    else:  # the space of the catalogue changes with it, and every item has a part in it
         index = snapshot.index.rebuild(ExactIndex(encoder.catalogue(catalogue, space)))
     processor = with_catalogue(snapshot.processor, catalogue)
     return replace(snapshot, processor=processor, index=index, space=space), changes
