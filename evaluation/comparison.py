@@ -86,8 +86,8 @@ def compare(
         models (`Sequence` of `str` or `os.PathLike`):
             Folders, `"unisrec-base"` or Hub ids of checkpoints; `"popularity"` (by the interactions known),
             `"text-neighbours"` (by the cosine with the mean text vector of the history), `"recent-text-neighbours"` (the
-            latest items counting most, in the text space of the catalogue: [`recent_texts`], [`fit_text_space`]) and
-            `"random"`.
+            latest items counting most and, where they are kept, those of the history themselves less, in the text space of
+            the catalogue: [`recent_texts`], [`lower_seen`], [`fit_text_space`]) and `"random"`.
         domain ([`Domain`], `str` or `os.PathLike`): Domain in memory, or its folder.
         split (`str`, *optional*, defaults to `"test"`):
             `"valid"`, `"test"`, or a time split of [`cut_at`], `"time:0.1"`. Of a domain that is cut already, `"valid"` has
@@ -152,12 +152,12 @@ def compare(
     rows = {}
     for name in names:  # nothing is refused any more
         if name in BASELINES:
-            score, longest = task.baseline(name, text_embeds), None
+            score, longest, share = task.baseline(name, text_embeds), None, float(name == RECENT_TEXT_NEIGHBOURS)
         else:
             model, vectors = scorers[name]
             score = model_scores(model.to(accelerator.device).eval(), vectors, text_neighbours)
-            longest = model.config.max_position_embeddings
-        rows[shown.get(name, name)] = task.metrics(score, longest, text_embeds)
+            longest, share = model.config.max_position_embeddings, model.config.text_neighbours_share(text_neighbours)
+        rows[shown.get(name, name)] = task.metrics(score, longest, share, text_embeds)
         if name == POPULARITY:
             rows[name] |= task.of_new_users(score)
     cut = None if domain.cut is None else domain.cut.shown
@@ -265,8 +265,8 @@ class _Task:
         texts = torch.from_numpy(np.array(text_embeds))
         return text_neighbour_scores(fit_text_space(texts).map(texts).numpy(), RECENCY)
 
-    def metrics(self, score: Scorer, longest: int | None, text_embeds: np.ndarray) -> dict[str, float]:
-        ranking = self._rank(score, self.users, longest)
+    def metrics(self, score: Scorer, longest: int | None, share: float, text_embeds: np.ndarray) -> dict[str, float]:
+        ranking = self._rank(score, self.users, longest, share)
         metrics = ranking.metrics(self.cutoffs)
         for column, suffix in enumerate(PROTOCOLS):
             of_lists = list_metrics(ranking.lists[:, :, column], self.cutoffs, self.novelty, text_embeds)
@@ -276,16 +276,17 @@ class _Task:
     def of_new_users(self, score: Scorer) -> dict[str, float]:
         if self.new_users is None:
             return {}
-        found = self._rank(score, self.new_users, None).metrics(self.cutoffs, prefix="new_users_")
+        found = self._rank(score, self.new_users, None, 0.0).metrics(self.cutoffs, prefix="new_users_")
         return {name: value for name, value in found.items() if not name.endswith(PROTOCOLS[1])}  # nothing is seen
 
-    def _rank(self, score: Scorer, users: RelevanceDataset, longest: int | None) -> Ranking:
+    def _rank(self, score: Scorer, users: RelevanceDataset, longest: int | None, share: float) -> Ranking:
         return rank_users(
             score,
             users,
             self.domain.num_items,
             depth=max(self.cutoffs),
             max_length=longest,
+            text_neighbours=share,
             batch_size=self.batch_size,
             accelerator=self.accelerator,
             progress=self.progress,

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..modeling_unisrec.text_neighbours import lower_seen
+
 
 def target_ranks(scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     r"""
@@ -36,7 +38,12 @@ def target_ranks(scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor
 
 
 def ranks_of_targets(
-    queries: torch.Tensor, candidates: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor
+    queries: torch.Tensor,
+    candidates: torch.Tensor,
+    targets: torch.Tensor,
+    seen: torch.Tensor,
+    item_index: torch.Tensor | None = None,
+    text_neighbours: float = 0.0,
 ) -> torch.Tensor:
     r"""
     Computes [`target_ranks`] from queries and candidates, whose products exist for only a few queries at a time.
@@ -46,14 +53,24 @@ def ranks_of_targets(
         candidates (`torch.FloatTensor` of shape `(num_items, hidden_size)`): Item vectors of the catalogue.
         targets (`torch.LongTensor` of shape `(num_users,)`): As for [`target_ranks`].
         seen (`torch.LongTensor` of shape `(num_users, max_seen)`): As for [`target_ranks`].
+        item_index (`torch.LongTensor` of shape `(num_users, length)`, *optional*):
+            Histories, as of [`RankingCollator`]; needed with text neighbours.
+        text_neighbours (`float`, *optional*, defaults to 0.0):
+            Share of text neighbours in the products, by which seen items that are kept are lowered: [`lower_seen`].
 
     Returns:
         `torch.FloatTensor` of shape `(num_users, 2)`: Rank with seen items kept, rank with seen items masked.
     """
     # All items at once, so that equal vectors have equal scores. On a CPU, scores that fit its cache are counted there.
     rows = max(1, (2**20 if queries.device.type == "cpu" else 2**26) // len(candidates))
-    chunks = zip(queries.split(rows), targets.split(rows), seen.split(rows), strict=True)
-    return torch.cat([target_ranks((chunk @ candidates.T).float(), *rest) for chunk, *rest in chunks])
+    ranks = []
+    for part in map(slice, range(0, len(queries), rows), range(rows, len(queries) + rows, rows)):
+        scores = (queries[part] @ candidates.T).float()
+        ranks.append(target_ranks(scores, targets[part], seen[part]))
+        if text_neighbours:
+            kept = target_ranks(lower_seen(scores, item_index[part], text_neighbours), targets[part], seen[part])
+            ranks[-1][:, 0] = kept[:, 0]
+    return torch.cat(ranks)
 
 
 def ranking_metrics(ranks: np.ndarray, cutoffs: Sequence[int] = (10, 50)) -> dict[str, float]:

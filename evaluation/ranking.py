@@ -132,7 +132,8 @@ class TargetRanker:
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, size)`: Their products with `candidates` are the scores, up to the
-            temperature, which changes no rank.
+            temperature, which changes no rank. With text neighbours, items of the history that are kept among the
+            candidates are lowered from there ([`lower_seen`]).
         """
         queries = self.model.project_sequences(self.model.get_sequence_features(item_index, self.item_embeds))
         return mix(queries, recent_texts(item_index, self._texts), self._share) if self._share else queries
@@ -146,8 +147,10 @@ class TargetRanker:
             `torch.FloatTensor` of shape `(batch_size, 2)`: As of [`ranks_of_targets`]. A score matrix
             `(batch_size, num_items)` never exists as a whole.
         """
-        queries = self.queries(batch["item_index"])
-        return ranks_of_targets(queries, self.candidates, batch["labels"], batch["seen"])
+        items = batch["item_index"]
+        return ranks_of_targets(
+            self.queries(items), self.candidates, batch["labels"], batch["seen"], items, self._share
+        )
 
 
 def user_batches(

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from ..data import Domain, domain_split, time_test
 from ..data.fetching import fetch_late
 from ..data.splits import Split
+from ..modeling_unisrec.text_neighbours import lower_seen
 from .metrics import relevance_metrics, target_ranks
 from .ranking import NO_USER, pad_rows, user_batches
 
@@ -142,7 +143,12 @@ def relevant_ranks(scores: torch.Tensor, relevant: torch.Tensor) -> torch.Tensor
 
 
 def rank_batch(
-    scores: torch.Tensor, relevant: torch.Tensor, seen: torch.Tensor, depth: int
+    scores: torch.Tensor,
+    relevant: torch.Tensor,
+    seen: torch.Tensor,
+    depth: int,
+    item_index: torch.Tensor | None = None,
+    text_neighbours: float = 0.0,
 ) -> tuple[torch.Tensor, ...]:
     r"""
     Ranks the relevant items of a batch by both protocols, and takes the best items.
@@ -152,6 +158,7 @@ def rank_batch(
         relevant (`torch.LongTensor` of shape `(batch_size, max_relevant)`): Rows, padded with -1.
         seen (`torch.LongTensor` of shape `(batch_size, max_seen)`): Rows to be masked, padded with -1.
         depth (`int`): Length of the lists, at most `num_items`.
+        item_index, text_neighbours (*optional*): As for [`ranks_of_targets`].
 
     Returns:
         `tuple(torch.FloatTensor, torch.LongTensor)`: Ranks `(batch_size, max_relevant, 2)`, NaN for masked and for padded
@@ -161,14 +168,17 @@ def rank_batch(
     is_seen = torch.zeros(len(scores), scores.shape[1] + 1, dtype=torch.bool, device=scores.device)
     is_seen = is_seen.scatter(1, torch.where(seen < 0, scores.shape[1], seen), True)[:, :-1]
     masked = scores.masked_fill(is_seen, -torch.inf)
+    kept = lower_seen(scores.clone(), item_index, text_neighbours) if text_neighbours else scores
     if relevant.shape[1] == 1:  # many times faster than sorting
         ranks = target_ranks(scores, relevant[:, 0], seen).unsqueeze(1)
+        if text_neighbours:
+            ranks[..., 0] = target_ranks(kept, relevant[:, 0], seen)[:, :1]
     else:
-        ranks = torch.stack([relevant_ranks(scores, relevant), relevant_ranks(masked, relevant)], dim=2)
+        ranks = torch.stack([relevant_ranks(kept, relevant), relevant_ranks(masked, relevant)], dim=2)
     ranks[..., 1].masked_fill_(is_seen.gather(1, relevant.clamp(min=0)), torch.nan)
     ranks.masked_fill_((relevant < 0).unsqueeze(2), torch.nan)
     best = masked.topk(depth)
-    lists = [scores.topk(depth).indices, best.indices.masked_fill(best.values == -torch.inf, -1)]
+    lists = [kept.topk(depth).indices, best.indices.masked_fill(best.values == -torch.inf, -1)]
     return ranks, torch.stack(lists, dim=2)
 
 
@@ -187,6 +197,7 @@ def rank_users(
     *,
     depth: int = 50,
     max_length: int | None = None,
+    text_neighbours: float = 0.0,
     batch_size: int = 512,
     accelerator: Accelerator,
     progress: bool = False,
@@ -202,6 +213,8 @@ def rank_users(
         num_items (`int`): Size of the catalogue.
         depth (`int`, *optional*, defaults to 50): Length of the lists, the largest cutoff of a metric.
         max_length (`int`, *optional*): Latest items of a history that are scored; by default all.
+        text_neighbours (`float`, *optional*, defaults to 0.0):
+            Share of text neighbours in the scores, by which items of a history that are kept are lowered: [`lower_seen`].
         batch_size (`int`, *optional*, defaults to 512): Users scored at a time by each process, at most.
         accelerator (`Accelerator`): Device and processes.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar in the first process.
@@ -215,7 +228,8 @@ def rank_users(
 
     def found() -> Iterator[tuple[torch.Tensor, ...]]:
         for batch in user_batches(users, collator, min(batch_size, rows), accelerator, progress):
-            of_batch = rank_batch(score(batch), batch["relevant"], batch["seen"], min(depth, num_items))
+            parts = (score(batch), batch["relevant"], batch["seen"], min(depth, num_items))
+            of_batch = rank_batch(*parts, batch["item_index"], text_neighbours)
             yield tuple(gather_padded(value, accelerator) for value in (batch["relevant"], *of_batch))
 
     relevant, ranks, lists = zip(*fetch_late(found()), strict=True)

@@ -15,7 +15,7 @@ from transformers.pipelines.base import Pipeline  # not of `transformers`, whose
 from .item_catalogue import ItemCatalogue, check_id_rows
 from .item_columns import Where, check_columns_known, item_mask
 from .processing_unisrec import UniSRecProcessor
-from .text_neighbours import TextSpace, enter_catalogue, mix, recent_texts, text_space_of
+from .text_neighbours import TextSpace, enter_catalogue, mix, recent_texts, seen_discount, text_space_of
 
 
 History = Sequence[str | Mapping[str, str]]
@@ -87,12 +87,8 @@ def encode_items(
         `torch.FloatTensor` of shape `(num_items, hidden_size)`: Item vectors, on the device of the model.
     """
     parts = zip(text_embeds.split(rows_at_a_time), id_rows.split(rows_at_a_time), strict=True)
-    return torch.cat(
-        [
-            model.get_item_features(text_embeds=texts.to(model.device), id_rows=ids.to(model.device))
-            for texts, ids in parts
-        ]
-    )
+    moved = ((texts.to(model.device), ids.to(model.device)) for texts, ids in parts)
+    return torch.cat([model.get_item_features(text_embeds=texts, id_rows=ids) for texts, ids in moved])
 
 
 def encode_catalogue(model: PreTrainedModel, catalogue: ItemCatalogue) -> torch.Tensor:
@@ -291,6 +287,10 @@ class SequentialRecommendationPipeline(Pipeline):
             texts = ranked.space.map(batch["text_embeds"])
             users = mix(users.float(), recent_texts(batch["item_index"], texts), ranked.share)
         scores = (users @ ranked.candidates.T).float()
+        if ranked.share:
+            discounts = ranked.share * seen_discount(batch["item_index"])
+            for row, (items, discount) in enumerate(zip(model_inputs["seen"], discounts.tolist(), strict=True)):
+                scores[row, items[-self.processor.max_history_length :]] -= discount
         return {"scores": scores, "seen": model_inputs["seen"], "catalogue": ranked.catalogue}
 
     def postprocess(

@@ -15,6 +15,10 @@ from transformers import PreTrainedModel
 RECENCY = 0.7
 SHARE = 0.5
 WHITENING_POWER = 0.375
+# Largest discount of the items of a history themselves, and length of a history at which it is half of that; chosen on
+# validation users of fourteen shops, same page.
+SEEN_DISCOUNT = 0.6
+SEEN_LENGTH = 6
 _FITTED_ITEMS = 100_000
 
 
@@ -173,6 +177,42 @@ def recent_texts(item_index: torch.Tensor, text_embeds: torch.Tensor, recency: f
     return unit_vectors(F.embedding_bag(rows, unit_vectors(text_embeds), per_sample_weights=weights, mode="sum"))
 
 
+def seen_discount(item_index: torch.Tensor) -> torch.Tensor:
+    r"""
+    Computes by how much the cosine of texts is lowered for the items of a history themselves. Nothing is as much like the
+    latest items as these items are, but most shops sell an item to a customer once. The longer a history is without any item
+    twice, the less likely the next item is one of it: the discount of `n` items is `0.6 n / (n + 6)`, and 0 if one is there
+    twice.
+
+    Args:
+        item_index (`torch.LongTensor` of shape `(batch_size, sequence_length)`): As for [`recent_texts`].
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size,)`: The discounts.
+    """
+    ordered = item_index.sort(dim=1).values
+    twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any(1)
+    length = (item_index > 0).sum(1)
+    return (SEEN_DISCOUNT * length / (length + SEEN_LENGTH)).masked_fill(twice, 0.0)
+
+
+def lower_seen(scores: torch.Tensor, item_index: torch.Tensor, share: float) -> torch.Tensor:
+    r"""
+    Lowers the scores of the items of histories by [`seen_discount`].
+
+    Args:
+        scores (`torch.FloatTensor` of shape `(batch_size, num_items)`): Scores of the catalogue, changed in place.
+        item_index (`torch.LongTensor` of shape `(batch_size, sequence_length)`): As for [`recent_texts`], rows of the catalogue.
+        share (`float`): Share of text neighbours in the scores.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, num_items)`: `scores`.
+    """
+    # No row is lowered twice: where an item is there twice, the discounts are 0.
+    discounts = share * seen_discount(item_index).unsqueeze(1) * (item_index > 0)
+    return scores.scatter_add_(1, (item_index - 1).clamp(min=0), -discounts.to(scores.dtype))
+
+
 def mix(vectors: torch.Tensor, texts: torch.Tensor, share: float) -> torch.Tensor:
     r"""
     Joins vectors of a model with text vectors, so that the product of two results is a weighted mean of their cosines.
@@ -199,9 +239,11 @@ __all__ = [
     "TextSpaceMap",
     "enter_catalogue",
     "fit_text_space",
+    "lower_seen",
     "mix",
     "near_rotation",
     "recent_texts",
+    "seen_discount",
     "text_space_of",
     "unit_vectors",
 ]

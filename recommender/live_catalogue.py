@@ -76,7 +76,8 @@ class LiveCatalogue:
 
         Returns:
             `np.ndarray` of shape `(num_histories, hidden_size)`, float32: Vectors of unit length, unless the model
-            scores by the plain product.
+            scores by the plain product. With text neighbours, items of the history itself score less than by the product
+            ([`seen_discount`]).
 
         Raises:
             KeyError, ValueError: As for [`Recommender.recommend`].
@@ -84,7 +85,7 @@ class LiveCatalogue:
         snapshot = self._current()
         parsed = snapshot.processor.parse_histories(histories)
         vectors = np.empty((len(parsed), snapshot.index.vectors.shape[1]), dtype=np.float32)
-        for places, users in self._encoder.users(snapshot.processor, parsed, batch_size, snapshot.space):
+        for places, users, _ in self._encoder.users(snapshot.processor, parsed, batch_size, snapshot.space):
             vectors[places] = users.cpu().numpy()
         return vectors
 

@@ -125,7 +125,8 @@ class Recommender(LiveCatalogue):
             histories (`Sequence` of `Sequence` of `str` or `dict`):
                 Oldest item first, each an id of the catalogue or `{"text": ...}`; see [`UniSRecProcessor.parse`].
             top_k (`int`, *optional*, defaults to 10): Number of items per history, at most the size of the catalogue.
-            exclude_seen (`bool`, *optional*, defaults to `True`): Whether to exclude the items of the history.
+            exclude_seen (`bool`, *optional*, defaults to `True`): Whether to exclude the items of the history. Otherwise
+                text neighbours lower their scores, unless the history holds an item twice: [`seen_discount`].
             allowed (`Iterable[str]`, *optional*): Ids of the only items that may be recommended.
             blocked (`Iterable[str]`, *optional*): Ids of items that must not be recommended.
             batch_size (`int`, *optional*, defaults to 256): Histories per batch; similar lengths are batched together.
@@ -155,9 +156,12 @@ class Recommender(LiveCatalogue):
         candidates = snapshot.candidates(allowed, blocked, where)
         parsed = snapshot.processor.parse_histories(histories, allow_empty=popularity is not None)
         results: list[list[Recommendation]] = [[] for _ in parsed]
-        for places, users in self._encoder.users(snapshot.processor, parsed, batch_size, snapshot.space, progress):
-            seen = [[row for row, _ in parsed[place] if row is not None and exclude_seen] for place in places]
-            found = rules.search(snapshot.index, users, top_k, seen, candidates)
+        batches = self._encoder.users(snapshot.processor, parsed, batch_size, snapshot.space, progress)
+        # Only what the model reads of a history is lowered, as in evaluations.
+        first = 0 if exclude_seen else -snapshot.processor.max_history_length
+        for places, users, discounts in batches:
+            seen = [[row for row, _ in parsed[place][first:] if row is not None] for place in places]
+            found = rules.search(snapshot.index, users, top_k, seen, candidates, None if exclude_seen else discounts)
             for place, items in zip(places, snapshot.recommendations(*found, columns), strict=True):
                 results[place] = items
         if empty := [place for place, entries in enumerate(parsed) if not entries]:

@@ -77,24 +77,26 @@ class Rules:
         top_k: int,
         hidden: list[list[int]],
         candidates: torch.Tensor | None = None,
+        discounts: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         r"""
         Chooses the items of each list.
 
         Args:
             index ([`ExactIndex`] or [`FaissIndex`]): Index of the item vectors.
-            queries, top_k, hidden, candidates: As for [`ExactIndex.search`].
+            queries, top_k, hidden, candidates, discounts: As for [`ExactIndex.search`].
 
         Returns:
             `tuple[torch.FloatTensor, torch.LongTensor]` of shape `(num_queries, min(top_k, num_items))`: Scores and rows in
             the order of the list; the score is -inf if fewer items remain.
         """
         if not self.caps and self.diversity == 0:
-            return index.search(queries, top_k, hidden, candidates)
+            return index.search(queries, top_k, hidden, candidates, discounts)
 
         def pools(users: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
             asked = queries[users.to(queries.device)]
-            scores, rows = index.search(asked, size, [hidden[user] for user in users.tolist()], candidates)
+            lowered = None if discounts is None else discounts[users.to(discounts.device)]
+            scores, rows = index.search(asked, size, [hidden[user] for user in users.tolist()], candidates, lowered)
             return scores.cpu(), rows.cpu()
 
         return self._fill(index, len(queries), top_k, pools, self.has_cosines)

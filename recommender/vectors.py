@@ -13,7 +13,7 @@ from ..data.text_encoding import encode_texts
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.pipeline_unisrec import check_finite, encode_catalogue, encode_items
 from ..modeling_unisrec.text_encoders import text_max_length
-from ..modeling_unisrec.text_neighbours import TextSpace, mix, recent_texts, text_space_of
+from ..modeling_unisrec.text_neighbours import TextSpace, mix, recent_texts, seen_discount, text_space_of
 
 
 class VectorEncoder:
@@ -74,9 +74,10 @@ class VectorEncoder:
         batch_size: int,
         space: TextSpace | None,
         progress: bool = False,
-    ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Yields positions of parsed histories and their vectors `(batch_size, hidden_size)`, batch by batch;
-        histories of similar length are batched together, and empty ones are passed over. Raises `ValueError` for a batch size below 1."""
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Yields positions of parsed histories, their vectors `(batch_size, hidden_size)`, and by how much the scores of their
+        own items are lowered `(batch_size,)` ([`seen_discount`]), batch by batch; histories of similar length are batched
+        together, and empty ones are passed over. Raises `ValueError` for a batch size below 1."""
         check_count("batch_size", batch_size)
         longest, catalogue = processor.max_history_length, processor.catalogue
         texts = sorted({text for entries in parsed for row, text in entries[-longest:] if row is None})
@@ -89,7 +90,8 @@ class VectorEncoder:
                 item_index, rows, new_texts = processor.distinct_items([parsed[place] for place in places])
                 known, new = rows[: len(rows) - len(new_texts)], [place_of_text[text] for text in new_texts]
                 text_embeds = torch.cat([catalogue.item_embeddings[known], text_vectors[new]])
-                yield places, self._user_vectors(item_index, text_embeds, catalogue.id_rows_of(rows), space)
+                vectors = self._user_vectors(item_index, text_embeds, catalogue.id_rows_of(rows), space)
+                yield places, vectors, self.text_neighbours * seen_discount(item_index)
                 bar.update(len(places))
 
     @torch.inference_mode()

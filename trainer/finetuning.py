@@ -318,6 +318,7 @@ def _measure_after_cut(trainer: UniSRecFinetuneTrainer, domain: Domain) -> tuple
         users,
         domain.num_items,
         max_length=model.config.max_position_embeddings,
+        text_neighbours=model.config.text_neighbours_share(),
         batch_size=trainer.args.per_device_eval_batch_size,
         accelerator=trainer.accelerator,
     )

@@ -96,6 +96,30 @@ def test_seen_items_are_neither_candidates_nor_relevant(make_split):
     assert one_by_one.tolist() == [[[3.0, 1.0]]]
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_text_neighbours_lower_seen_items_that_are_kept(several):
+    scores = torch.randn(5, 12)
+    histories = [[1, 4, 7], [2, 2, 9], [3], [5, 6, 8, 1], [4, 2]]  # rows + 1; the second has an item twice
+    relevant = [[4, 10], [3, 8], [2, 11], [5, 0], [9, 7]] if several else [[4], [3], [2], [5], [9]]
+    relevant[0][0] = 3  # an item of the history itself
+    item_index = torch.tensor([rows + [0] * (4 - len(rows)) for rows in histories])
+    seen = torch.tensor([sorted({row - 1 for row in rows}) + [-1] * (4 - len(set(rows))) for rows in histories])
+    if several:  # a time split masks what is relevant, too
+        seen[0, 1] = 3
+    ranks, lists = rank_batch(scores, torch.tensor(relevant), seen, 12, item_index, 0.8)
+    raw, raw_lists = rank_batch(scores, torch.tensor(relevant), seen, 12)
+    for row, rows in enumerate(histories):
+        kept = scores[row].clone()
+        for item in set(rows) if len(set(rows)) == len(rows) else ():
+            kept[item - 1] -= 0.8 * 0.6 * len(rows) / (len(rows) + 6)
+        order = kept.argsort(descending=True).tolist()
+        assert ranks[row, :, 0].tolist() == [order.index(item) for item in relevant[row]]
+        assert lists[row, :, 0].tolist() == order
+    torch.testing.assert_close(ranks[..., 1], raw[..., 1], equal_nan=True)
+    assert torch.equal(lists[..., 1], raw_lists[..., 1])
+    assert not torch.equal(ranks[..., 0], raw[..., 0])
+
+
 def test_ranking_of_all_users_keeps_them_apart(make_split):
     rng = np.random.default_rng(1)
     table = torch.from_numpy(rng.normal(size=(30, 30))).float()  # scores by the latest item

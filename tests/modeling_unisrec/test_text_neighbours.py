@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from unisrec.modeling_unisrec.text_neighbours import fit_text_space
+from unisrec.modeling_unisrec.text_neighbours import fit_text_space, lower_seen, seen_discount
 
 
 def normalized(vectors: np.ndarray) -> np.ndarray:
@@ -40,3 +40,17 @@ def test_a_large_catalogue_is_sampled(monkeypatch):
     monkeypatch.setattr("unisrec.modeling_unisrec.text_neighbours._FITTED_ITEMS", 34)
     for found, expected in zip(fit_text_space(texts), fit_text_space(texts[::3]), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_items_of_a_history_count_less_the_longer_it_is_without_one_twice():
+    histories = [[4], [1, 2, 3, 4, 5, 6], [7, 2, 7, 1], [5, 3]]
+    item_index = torch.tensor([rows + [0] * (6 - len(rows)) for rows in histories])
+    expected = [0.6 / 7, 0.3, 0, 0.15]
+    assert seen_discount(item_index).tolist() == pytest.approx(expected)
+    scores = torch.randn(4, 8)
+    lowered = scores.clone()
+    for row, (items, discount) in enumerate(zip(histories, expected, strict=True)):
+        for item in set(items):
+            lowered[row, item - 1] -= 0.5 * discount
+    assert lower_seen(scores, item_index, 0.5) is scores
+    torch.testing.assert_close(scores, lowered)

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from unisrec.evaluation import RankingDataset
+from unisrec.evaluation.ranking import RankingCollator, TargetRanker
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
+from unisrec.modeling_unisrec.pipeline_unisrec import SequentialRecommendationPipeline
 from unisrec.modeling_unisrec.text_neighbours import fit_text_space
 from unisrec.recommender import Recommender
 from unisrec.recommender.snapshot import with_catalogue
@@ -321,14 +324,16 @@ def test_users_of_a_domain_are_named_by_strings(make_recommender, make_domain):
 def test_text_neighbours_are_mixed_by_their_share(make_recommender, num_items):
     plain = make_recommender(num_items=num_items)
     history = ["i1", "i4", {"text": "red boat"}, "i0"]
+    lowered = 0.6 * 4 / (4 + 6) * np.isin(IDS, history)  # no item twice
 
     def scores(share: float) -> np.ndarray:
         recommender = Recommender(plain.model, plain.processor, text_neighbours=share)
         (items,) = recommender.recommend([history], 6, exclude_seen=False)
         users = recommender.encode_users([history])
         found = {item.item_id: item.score for item in items}
-        assert (users @ recommender.item_embeds.T)[0] == pytest.approx([found[item_id] for item_id in IDS], abs=1e-5)
-        return np.array([found[item_id] for item_id in IDS])
+        products = (users @ recommender.item_embeds.T)[0]
+        assert products - share * lowered == pytest.approx([found[item_id] for item_id in IDS], abs=1e-5)
+        return products
 
     space = fit_text_space(plain.processor.catalogue.item_embeddings)
     texts, told = space.map(plain.processor.catalogue.item_embeddings), space.map(plain._encoder.texts(["red boat"]))
@@ -336,6 +341,30 @@ def test_text_neighbours_are_mixed_by_their_share(make_recommender, num_items):
     cosines = (texts @ F.normalize(text, dim=0)).numpy()
     assert scores(1.0) == pytest.approx(cosines, abs=1e-5)
     assert scores(0.5) == pytest.approx((scores(0.0) + cosines) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("index", ["exact", "hnsw"])
+def test_items_of_the_history_are_lowered_as_by_the_pipeline_and_by_evaluations(make_recommender, make_split, index):
+    plain = make_recommender()
+    histories = [["i1", "i4", "i0"], ["i2"], ["i3", "i5", "i3"], [f"i{place % 6}" for place in range(9)]]
+    processor, model = plain.processor, plain.model
+    processor.max_history_length, model.config.text_neighbours = 6, 0.7  # no item twice in the last history
+    recommender, pipeline = Recommender(model, processor), SequentialRecommendationPipeline(model, processor=processor)
+    if index != "exact":
+        pytest.importorskip("faiss")
+        recommender.use_index(index)
+    lists = recommender.recommend(histories, 6, exclude_seen=False, diversity=0.0 if index == "exact" else 1e-9)
+    ranks = []
+    for items, others in zip(lists, pipeline(histories, top_k=6, exclude_seen=False), strict=True):
+        assert [item.item_id for item in items] == [item["item_id"] for item in others]
+        assert [item.score for item in items] == pytest.approx([item["score"] for item in others], abs=1e-5)
+        ranks.append({item.item_id: rank for rank, item in enumerate(items)})
+    rows = [[IDS.index(item_id) for item_id in history[-6:]] for history in histories]
+    ranker = TargetRanker(model, processor.catalogue.item_embeddings.numpy())
+    for target, item_id in enumerate(IDS):
+        users = RankingDataset(make_split(rows, targets=[target] * 4), processor.catalogue.item_embeddings.numpy())
+        found = ranker(RankingCollator(6)([users[place] for place in range(4)]))[:, 0]
+        assert found.tolist() == [ranks[row][item_id] for row in users.order]
 
 
 def test_an_added_item_has_its_text_in_the_mix(make_recommender):
