@@ -7,8 +7,8 @@ can be stopped at any time (SIGTERM saves a checkpoint first) and goes on where 
 OMP_NUM_THREADS=1 to keep it to one core. At the end `OUTPUT/pretrained` holds the checkpoint of the best step on that shop,
 `OUTPUT/averaged` the mean of the weights of the last steps saved, and `OUTPUT/unisrec-base` this mean, rounded to bfloat16, without
 its text encoder.
-With `--without DOMAIN` this domain is not trained on, so that the checkpoints, which are then in `OUTPUT/without-DOMAIN`, can
-be tested on it.
+With `--without DOMAIN...` these domains are prepared, but not trained on, so that the checkpoints, which are then in
+`OUTPUT/without-DOMAIN-...`, can be tested on them.
 """
 
 import argparse
@@ -58,19 +58,24 @@ def main() -> int:
     parser.add_argument("--raw", type=Path, required=True, help="folder of the raw data")
     parser.add_argument("--output", type=Path, required=True, help="folder for domains and checkpoints")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="YAML file (default: base.yaml beside this file)")
-    parser.add_argument("--without", metavar="DOMAIN", help="a domain of the recipe that is not trained on")
+    parser.add_argument("--without", nargs="+", metavar="DOMAIN", help="domains of the recipe that are not trained on")
     options, rest = parser.parse_known_args()
     recipe = yaml.safe_load(options.recipe.read_text(encoding="utf-8"))
     domains, runs = options.output / "domains", options.output
     if options.without is not None:
-        if options.without not in recipe["domains"]:
-            parser.error(f"--without is {options.without!r}, expected one of {', '.join(recipe['domains'])}.")
-        del recipe["domains"][options.without]
-        runs = options.output / f"without-{options.without}"
+        for name in options.without:
+            if name not in recipe["domains"]:
+                parser.error(f"--without is {name!r}, expected one of {', '.join(recipe['domains'])}.")
+        runs = options.output / "-".join(("without", *options.without))
         runs.mkdir(parents=True, exist_ok=True)
     (unseen,) = prepare(recipe["zero_shot_domain"], options.raw, domains)
+    trained = [
+        folder
+        for folder in prepare(recipe["domains"], options.raw, domains)
+        if folder.name not in (options.without or ())
+    ]
     settings = recipe["pretrain"] | {
-        "domains": [str(folder) for folder in prepare(recipe["domains"], options.raw, domains)],
+        "domains": [str(folder) for folder in trained],
         "zero_shot_domain": str(unseen),
         "output_dir": str(runs / "pretrained"),
         "resume_from_checkpoint": "auto",

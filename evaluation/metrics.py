@@ -64,7 +64,8 @@ def ranks_of_targets(
     # All items at once, so that equal vectors have equal scores. On a CPU, scores that fit its cache are counted there.
     rows = max(1, (2**20 if queries.device.type == "cpu" else 2**26) // len(candidates))
     ranks = []
-    for part in map(slice, range(0, len(queries), rows), range(rows, len(queries) + rows, rows)):
+    for start in range(0, max(len(queries), 1), rows):
+        part = slice(start, start + rows)
         scores = (queries[part] @ candidates.T).float()
         ranks.append(target_ranks(scores, targets[part], seen[part]))
         if text_neighbours:

@@ -27,7 +27,8 @@ def model_scores(
         whole_weights (`Callable`, *optional*): As for [`rank_batches`].
 
     Returns:
-        `Callable`: Scorer of [`rank_users`]. The temperature, which changes no rank, is left out.
+        `Callable`: Scorer of [`rank_users`], which lowers the items of histories that are kept, if it is told the share. The
+        temperature, which changes no rank, is left out.
     """
     with whole_weights(model):
         ranker = TargetRanker(model, text_embeds, text_neighbours)

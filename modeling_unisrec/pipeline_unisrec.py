@@ -160,6 +160,10 @@ def item_tower_state(model: PreTrainedModel, catalogue: ItemCatalogue, reads_tex
     return id(catalogue), texts, *map(tensor_state, (catalogue.item_embeddings, catalogue.id_rows, *weights))
 
 
+def _rows(parsed: Iterable[tuple[int | None, str]]) -> list[int]:
+    return [row for row, _ in parsed if row is not None]
+
+
 def _chunks(entries: Iterable[Any], size: int) -> Iterator[list[Any]]:
     entries = iter(entries)
     while chunk := list(islice(entries, size)):
@@ -192,7 +196,7 @@ class SequentialRecommendationPipeline(Pipeline):
 
     Args:
         top_k (`int`, *optional*, defaults to 10): Number of items, at most the size of the catalogue.
-        exclude_seen (`bool`, *optional*, defaults to `True`): Whether to exclude the items of the history.
+        exclude_seen (`bool`, *optional*, defaults to `True`): Whether to exclude the items of the history; else [`seen_discount`].
         where (`str`, `pl.Expr` or sequence of `bool`, *optional*):
             Condition on the columns of the catalogue, such as `"stock > 0"`; see [`item_mask`].
         columns (`Sequence[str]`, *optional*): Columns of the catalogue in the result, behind the score.
@@ -265,19 +269,15 @@ class SequentialRecommendationPipeline(Pipeline):
         return list(ranked) if is_list else ranked
 
     def preprocess(self, histories: Sequence[History]) -> dict[str, Any]:
-        """Returns the inputs of the model for `histories`, and the catalogue rows that each contains."""
+        """Returns the inputs of the model for `histories`, and what each contains."""
         ranked = self._current()
         processor = copy.copy(self.processor)
         processor.catalogue = ranked.catalogue
         parsed = processor.parse_histories(histories)
-        return {
-            "batch": dict(processor(histories)),
-            "seen": [[row for row, _ in items if row is not None] for items in parsed],
-            "ranked": ranked,
-        }
+        return {"batch": dict(processor(histories)), "parsed": parsed, "ranked": ranked}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        batch, ranked = dict(model_inputs["batch"]), model_inputs["ranked"]
+        batch, parsed, ranked = dict(model_inputs["batch"]), model_inputs["parsed"], model_inputs["ranked"]
         if ranked.share and "input_ids" in batch:  # new texts are encoded once, for both parts of the score
             new = self.model.get_text_features(batch.pop("input_ids"), batch.pop("attention_mask", None)).pooler_output
             known = batch.get("text_embeds")  # their rows come first
@@ -289,9 +289,9 @@ class SequentialRecommendationPipeline(Pipeline):
         scores = (users @ ranked.candidates.T).float()
         if ranked.share:
             discounts = ranked.share * seen_discount(batch["item_index"])
-            for row, (items, discount) in enumerate(zip(model_inputs["seen"], discounts.tolist(), strict=True)):
-                scores[row, items[-self.processor.max_history_length :]] -= discount
-        return {"scores": scores, "seen": model_inputs["seen"], "catalogue": ranked.catalogue}
+            for row, (items, discount) in enumerate(zip(parsed, discounts.tolist(), strict=True)):
+                scores[row, _rows(items[-self.processor.max_history_length :])] -= discount
+        return {"scores": scores, "seen": list(map(_rows, parsed)), "catalogue": ranked.catalogue}
 
     def postprocess(
         self,

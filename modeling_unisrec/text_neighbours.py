@@ -182,7 +182,7 @@ def seen_discount(item_index: torch.Tensor) -> torch.Tensor:
     Computes by how much the cosine of texts is lowered for the items of a history themselves. Nothing is as much like the
     latest items as these items are, but most shops sell an item to a customer once. The longer a history is without any item
     twice, the less likely the next item is one of it: the discount of `n` items is `0.6 n / (n + 6)`, and 0 if one is there
-    twice.
+    twice. An item that is told by its text is not one of the catalogue here, even if one has the same text.
 
     Args:
         item_index (`torch.LongTensor` of shape `(batch_size, sequence_length)`): As for [`recent_texts`].

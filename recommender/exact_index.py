@@ -49,7 +49,6 @@ class ExactIndex:
         top_k: int,
         hidden: Sequence[Sequence[int]] | None = None,
         candidates: torch.Tensor | None = None,
-        discounts: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         r"""
         Finds the rows with the highest scores for each query.
@@ -60,8 +59,6 @@ class ExactIndex:
             hidden (`Sequence[Sequence[int]]`, *optional*): Rows to exclude for each query.
             candidates (`torch.BoolTensor` of shape `(num_items,)`, *optional*):
                 `False` for rows excluded for all queries.
-            discounts (`torch.FloatTensor` of shape `(num_queries,)`, *optional*):
-                By how much the scores of the `hidden` rows of each query are lowered, instead of excluding them.
 
         Returns:
             `tuple[torch.FloatTensor, torch.LongTensor]` of shape `(num_queries, min(top_k, num_items))`: Scores, best
@@ -74,10 +71,8 @@ class ExactIndex:
             raise ValueError(f"top_k is {top_k}; ask for at least one item.")
         queries = queries.to(self.vectors.device, torch.float32)
         hidden = [[] for _ in queries] if hidden is None else hidden
-        discounts = torch.full((len(queries),), torch.inf) if discounts is None else discounts
-        discounts = discounts.to(queries)
         parts = [
-            self._search_block(queries[start:end], top_k, hidden[start:end], candidates, discounts[start:end])
+            self._search_block(queries[start:end], top_k, hidden[start:end], candidates)
             for start in range(0, len(queries), QUERIES_AT_A_TIME)
             for end in [start + QUERIES_AT_A_TIME]
         ]
@@ -88,12 +83,7 @@ class ExactIndex:
         return torch.cat(scores), torch.cat(rows)
 
     def _search_block(
-        self,
-        queries: torch.Tensor,
-        top_k: int,
-        hidden: Sequence[Sequence[int]],
-        candidates: torch.Tensor | None,
-        discounts: torch.Tensor,
+        self, queries: torch.Tensor, top_k: int, hidden: Sequence[Sequence[int]], candidates: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         device = queries.device
         hidden_rows = torch.tensor([row for rows in hidden for row in rows], dtype=torch.long, device=device)
@@ -106,8 +96,7 @@ class ExactIndex:
             chunk = self.vectors[start : start + size]
             scores = queries @ chunk.float().T
             inside = (hidden_rows >= start) & (hidden_rows < start + size)
-            places = hidden_queries[inside], hidden_rows[inside] - start
-            scores[places] -= discounts[places[0]]  # once, even if a row is there twice
+            scores[hidden_queries[inside], hidden_rows[inside] - start] = -torch.inf
             if candidates is not None:
                 scores.masked_fill_(~candidates[start : start + size].to(device), -torch.inf)
             chunk_scores, chunk_columns = best_columns(scores, top_k)

@@ -147,13 +147,12 @@ class FaissIndex:
         top_k: int,
         hidden: Sequence[Sequence[int]] | None = None,
         candidates: torch.Tensor | None = None,
-        discounts: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         r"""
         Finds the rows with the highest scores for each query, of which it may miss some.
 
         Args:
-            queries, top_k, hidden, candidates, discounts: As for [`ExactIndex.search`].
+            queries, top_k, hidden, candidates: As for [`ExactIndex.search`].
 
         Returns:
             `tuple[torch.FloatTensor, torch.LongTensor]`: Scores and rows, as [`ExactIndex.search`] returns them.
@@ -163,7 +162,7 @@ class FaissIndex:
         fetched = top_k + max(map(len, hidden), default=0)
         fetched = fetched if share == 1 else math.ceil(2 * fetched / max(share, 1e-9))
         if top_k < 1 or len(queries) == 0 or fetched > min(MOST_FETCHED, len(self.rows)):
-            return self.exact.search(queries, top_k, list(map(list, hidden)), candidates, discounts)
+            return self.exact.search(queries, top_k, list(map(list, hidden)), candidates)
         queries = queries.float().cpu()
         found_scores, labels = map(torch.from_numpy, self.faiss_index.search(queries.numpy(), fetched))
         found_rows = torch.where(labels < 0, -1, self.rows[labels])
@@ -175,19 +174,16 @@ class FaissIndex:
             scores[~candidates.cpu()[rows]] = -torch.inf
         for place, items in enumerate(hidden):
             if items:
-                lowered = torch.isin(rows[place], torch.tensor(list(items)))
-                scores[place, lowered] -= torch.inf if discounts is None else discounts[place].cpu()
+                scores[place, torch.isin(rows[place], torch.tensor(list(items)))] = -torch.inf
         rows, order = rows.sort(dim=1, stable=True)  # equal scores in the order of the rows
         scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
         rows, scores = rows.gather(1, order)[:, :top_k], scores[:, :top_k]
 
-        excluded = hidden if discounts is None else [set() for _ in hidden]
-        left = torch.tensor([self._num_left(items, candidates) for items in excluded]).clamp(max=top_k)
+        left = torch.tensor([self._num_left(items, candidates) for items in hidden]).clamp(max=top_k)
         short = ((scores > -torch.inf).sum(1) < left).nonzero()[:, 0]
         if len(short):
             again = [list(hidden[place]) for place in short.tolist()]
-            lowered = None if discounts is None else discounts[short.to(discounts.device)]
-            scores[short], rows[short] = self.exact.search(queries[short], top_k, again, candidates, lowered)
+            scores[short], rows[short] = self.exact.search(queries[short], top_k, again, candidates)
         return scores, rows
 
     def _num_left(self, hidden: set[int], candidates: torch.Tensor | None) -> int:

@@ -63,7 +63,8 @@ class LiveCatalogue:
     @property
     def item_embeds(self) -> np.ndarray:
         """Searched item vectors `(num_items, hidden_size)`, float32, of unit length unless the model scores
-        by the plain product. Their product with [`~LiveCatalogue.encode_users`] is the score."""
+        by the plain product. Their product with [`~LiveCatalogue.encode_users`] is the score, with text
+        neighbours that of items outside of the history."""
         return self._current().index.vectors.float().cpu().numpy()
 
     def encode_users(self, histories: Sequence[History], batch_size: int = 256) -> np.ndarray:

@@ -40,7 +40,7 @@ class Recommender(LiveCatalogue):
             Share, from 0 to 1, of text neighbours in the score, instead of that in the configuration of the model, which
             is saved with it. With any, the score is a weighted mean of the model's cosine and of the cosine between the
             text of an item and those of the latest items of the history ([`recent_texts`]), in the text space of the
-            catalogue ([`fit_text_space`]), and vectors have `hidden_size + text_embedding_size` numbers.
+            catalogue ([`fit_text_space`]), lower for items of the history itself ([`seen_discount`]), and vectors have `hidden_size + text_embedding_size` numbers.
 
     Raises:
         ValueError: If the processor has no catalogue, a transductive model was trained on another one, or the model cannot
@@ -160,8 +160,10 @@ class Recommender(LiveCatalogue):
         # Only what the model reads of a history is lowered, as in evaluations.
         first = 0 if exclude_seen else -snapshot.processor.max_history_length
         for places, users, discounts in batches:
-            seen = [[row for row, _ in parsed[place][first:] if row is not None] for place in places]
-            found = rules.search(snapshot.index, users, top_k, seen, candidates, None if exclude_seen else discounts)
+            discounts = None if exclude_seen else discounts
+            matters = exclude_seen or discounts is not None
+            seen = [[row for row, _ in parsed[place][first:] if row is not None and matters] for place in places]
+            found = rules.search(snapshot.index, users, top_k, seen, candidates, discounts)
             for place, items in zip(places, snapshot.recommendations(*found, columns), strict=True):
                 results[place] = items
         if empty := [place for place, entries in enumerate(parsed) if not entries]:

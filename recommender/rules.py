@@ -16,6 +16,7 @@ from ..modeling_unisrec.item_columns import check_columns_known
 from ..modeling_unisrec.pipeline_unisrec import best_columns
 from .exact_index import ExactIndex
 from .faiss_index import FaissIndex
+from .lowered import search_lowered
 
 
 Popularity: TypeAlias = str | Mapping[str, float] | Domain
@@ -84,20 +85,24 @@ class Rules:
 
         Args:
             index ([`ExactIndex`] or [`FaissIndex`]): Index of the item vectors.
-            queries, top_k, hidden, candidates, discounts: As for [`ExactIndex.search`].
+            queries, top_k, hidden, candidates: As for [`ExactIndex.search`].
+            discounts (`torch.FloatTensor` of shape `(num_queries,)`, *optional*):
+                By how much the scores of the `hidden` rows are lowered, instead of excluding them: [`search_lowered`].
 
         Returns:
             `tuple[torch.FloatTensor, torch.LongTensor]` of shape `(num_queries, min(top_k, num_items))`: Scores and rows in
             the order of the list; the score is -inf if fewer items remain.
         """
-        if not self.caps and self.diversity == 0:
-            return index.search(queries, top_k, hidden, candidates, discounts)
 
         def pools(users: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-            asked = queries[users.to(queries.device)]
-            lowered = None if discounts is None else discounts[users.to(discounts.device)]
-            scores, rows = index.search(asked, size, [hidden[user] for user in users.tolist()], candidates, lowered)
+            asked, own = queries[users.to(queries.device)], [hidden[user] for user in users.tolist()]
+            if discounts is not None:
+                return search_lowered(index, asked, size, own, discounts[users.to(discounts.device)], candidates)
+            scores, rows = index.search(asked, size, own, candidates)
             return scores.cpu(), rows.cpu()
+
+        if not self.caps and self.diversity == 0:
+            return pools(torch.arange(len(queries)), top_k)
 
         return self._fill(index, len(queries), top_k, pools, self.has_cosines)
 

@@ -74,10 +74,10 @@ class VectorEncoder:
         batch_size: int,
         space: TextSpace | None,
         progress: bool = False,
-    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """Yields positions of parsed histories, their vectors `(batch_size, hidden_size)`, and by how much the scores of their
-        own items are lowered `(batch_size,)` ([`seen_discount`]), batch by batch; histories of similar length are batched
-        together, and empty ones are passed over. Raises `ValueError` for a batch size below 1."""
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor | None]]:
+        """Yields positions of parsed histories, their vectors `(batch_size, hidden_size)`, and by how much text neighbours lower
+        the scores of their own items `(batch_size,)` ([`seen_discount`]), batch by batch; histories of similar length are
+        batched together, and empty ones are passed over. Raises `ValueError` for a batch size below 1."""
         check_count("batch_size", batch_size)
         longest, catalogue = processor.max_history_length, processor.catalogue
         texts = sorted({text for entries in parsed for row, text in entries[-longest:] if row is None})
@@ -91,7 +91,7 @@ class VectorEncoder:
                 known, new = rows[: len(rows) - len(new_texts)], [place_of_text[text] for text in new_texts]
                 text_embeds = torch.cat([catalogue.item_embeddings[known], text_vectors[new]])
                 vectors = self._user_vectors(item_index, text_embeds, catalogue.id_rows_of(rows), space)
-                yield places, vectors, self.text_neighbours * seen_discount(item_index)
+                yield places, vectors, None if space is None else self.text_neighbours * seen_discount(item_index)
                 bar.update(len(places))
 
     @torch.inference_mode()

@@ -7,14 +7,11 @@ from unisrec.recommender import exact_index
 from unisrec.recommender.exact_index import ExactIndex
 
 
-def by_sorting(vectors, queries, top_k, hidden, candidates, discounts=None) -> list[list[tuple[float, int]]]:
-    """All scores of a query, left out what it may not have or lowered what it may, by score and then by row."""
+def by_sorting(vectors, queries, top_k, hidden, candidates) -> list[list[tuple[float, int]]]:
+    """All scores of a query, left out what it may not have, by score and then by row."""
     results = []
-    for place, (query, rows) in enumerate(zip(queries, hidden, strict=True)):
+    for query, rows in zip(queries, hidden, strict=True):
         scores = [((vector * query).sum().item(), row) for row, vector in enumerate(vectors)]
-        if discounts is not None:
-            scores = [(score - discounts[place].item() * (row in rows), row) for score, row in scores]
-            rows = []
         left = [(score, row) for score, row in scores if candidates[row] and row not in rows]
         results.append(sorted(left, key=lambda pair: (-pair[0], pair[1]))[:top_k])
     return results
@@ -22,22 +19,20 @@ def by_sorting(vectors, queries, top_k, hidden, candidates, discounts=None) -> l
 
 @pytest.mark.parametrize("scores_at_a_time", [1, 40, 1 << 24])
 @pytest.mark.parametrize("top_k", [1, 4, 60])
-@pytest.mark.parametrize("lowers", [False, True])
-def test_chunks_equal_a_plain_sort(monkeypatch, scores_at_a_time, top_k, lowers):
+def test_chunks_equal_a_plain_sort(monkeypatch, scores_at_a_time, top_k):
     monkeypatch.setattr(exact_index, "SCORES_AT_A_TIME", scores_at_a_time)
     monkeypatch.setattr(exact_index, "QUERIES_AT_A_TIME", 3)
     vectors = torch.randint(-2, 3, (50, 4)).float()  # whole numbers: many equal scores, and exact ones
     queries = torch.randint(-2, 3, (7, 4)).float()
     hidden = [torch.randint(50, (count,)).tolist() for count in (0, 1, 5, 40, 3, 0, 50)]
     candidates = torch.rand(50) < 0.7
-    discounts = torch.randint(4, (7,)) / 2 if lowers else None
-    scores, rows = ExactIndex(vectors).search(queries, top_k, hidden, candidates, discounts)
+    scores, rows = ExactIndex(vectors).search(queries, top_k, hidden, candidates)
     assert scores.shape == rows.shape == (7, min(top_k, 50))
     found = [
         [(score, row) for score, row in zip(*pair, strict=True) if score > -torch.inf]
         for pair in zip(scores.tolist(), rows.tolist(), strict=True)
     ]
-    assert found == by_sorting(vectors, queries, top_k, hidden, candidates, discounts)
+    assert found == by_sorting(vectors, queries, top_k, hidden, candidates)
 
 
 def test_bfloat16_scores_are_those_of_rounded_vectors():

@@ -65,24 +65,6 @@ def test_hidden_rows_and_candidates(vectors, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("share", [1.0, 0.3, 0.01])
-def test_hidden_rows_that_are_lowered_are_found_where_they_then_belong(vectors, kind, share):
-    index, queries = build(vectors, kind), F.normalize(torch.randn(9, 8), dim=-1)
-    hidden = ExactIndex(vectors).search(queries, 4)[1].tolist()
-    candidates, discounts = torch.rand(600) < share, torch.linspace(0, 2, 9)
-    expected = ExactIndex(vectors).search(queries, 10, hidden, candidates, discounts)
-    scores, rows = index.search(queries, 10, hidden, candidates, discounts)
-    pairs = zip(rows.tolist(), expected[1].tolist(), strict=True)
-    assert np.mean([len(set(found) & set(right)) for found, right in pairs]) >= 8
-    assert (scores > -torch.inf).sum() == (expected[0] > -torch.inf).sum()
-    for place in range(9):
-        lowered = discounts[place] * torch.isin(rows[place], torch.tensor(hidden[place]))
-        given = scores[place] > -torch.inf
-        products = vectors[rows[place]] @ queries[place] - lowered
-        torch.testing.assert_close(scores[place][given], products[given], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_equal_scores_come_in_the_order_of_the_rows(vectors, kind):
     vectors = torch.cat([vectors, vectors])
     scores, rows = build(vectors, kind).search(vectors[::100], 10)
