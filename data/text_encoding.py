@@ -1,6 +1,7 @@
 """Encoding of texts into vectors: batches of similar length, precision, and several processes that share a catalogue."""
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -19,7 +20,10 @@ from .fetching import fetch_late
 TextDtype = Literal["auto", "float32", "bfloat16"]
 _TEXTS_PER_TOKENIZER_CALL = 16384
 _ROWS_PER_GATHER = 65536
-_UNKNOWN_SHARE = 0.1  # of the tokens, above which there is a warning
+# Shares above which there is a warning: of unknown tokens, of tokens that are one letter of another alphabet than the Latin one
+# (of Chinese and Japanese, tokenizers make one token a character), and of texts that are cut.
+_UNKNOWN_SHARE, _SPELLED_SHARE, _CUT_SHARE = 0.1, 1 / 3, 0.1
+_LETTER = re.compile("[\u0370-\u1fff]")
 logger = logging.get_logger(__name__)
 
 
@@ -213,6 +217,11 @@ def _encode(
     if not lengths.all():
         raise ValueError(f"the tokenizer makes no token of the text {texts[lengths.argmin()]!r}; leave that item out")
     _warn_of_unknown_words(tokens, tokenizer)
+    if (cut := int((lengths >= max_length).sum())) > _CUT_SHARE * len(texts):
+        logger.warning_once(
+            f"{cut:,} of {len(texts):,} texts have {max_length} tokens or more, of which the text encoder reads the first; what tells "
+            "products apart should come first"
+        )
     features = np.empty((len(texts), head.vector_size(encoder.config.hidden_size)), dtype=np.float32)
 
     def batches() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
@@ -252,15 +261,22 @@ def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: 
 
 
 def _warn_of_unknown_words(tokens: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warns, once, if the tokenizer does not know the script or the language of the texts."""
+    """Warns, once, if the tokenizer does not know the script or the language of the texts: it makes unknown tokens of words, or
+    spells them letter by letter."""
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):  # GPT-2
         return
     special = [each for each in tokenizer.all_special_ids if each != unknown]
-    if (tokens == unknown).sum() > _UNKNOWN_SHARE * (~np.isin(tokens, special)).sum():
+    found, counts = np.unique(tokens[~np.isin(tokens, special)], return_counts=True)
+    pieces = [piece.removeprefix("##") for piece in tokenizer.convert_ids_to_tokens(found.tolist())]
+    spelled = np.array([bool(_LETTER.fullmatch(piece)) for piece in pieces], dtype=bool)
+    if (
+        counts[found == unknown].sum() > _UNKNOWN_SHARE * counts.sum()
+        or counts[spelled].sum() > _SPELLED_SHARE * counts.sum()
+    ):
         logger.warning_once(
-            "more than a tenth of the words of these texts are unknown to the text encoder, so their vectors say little; take an "
-            "encoder of their language (docs/encoders.md)"
+            "the text encoder does not know many words of these texts, so their vectors say little; take an encoder of their "
+            "language (docs/encoders.md)"
         )
 
 

@@ -108,7 +108,8 @@ class UniSRecProcessor(ProcessorMixin):
             ValueError: If a text is empty, a mapping has other keys, or an id or text is not a string.
         """
         if not all(isinstance(value, str) for value in (entry.values() if isinstance(entry, Mapping) else [entry])):
-            raise ValueError(f"ids and texts of items are strings, not {entry!r}: write a number as '12'.")
+            hint = "give one item" if isinstance(entry, Sequence) else "write a number as '12'"
+            raise ValueError(f"ids and texts of items are strings, not {entry!r}: {hint}.")
         if isinstance(entry, str):
             return self._known(entry)
         if set(entry) == {"item_id"}:

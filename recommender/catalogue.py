@@ -124,6 +124,17 @@ def columns_by_id(table: TableSource, item_ids: Sequence[str], item_column: str 
     return wanted.join(found, on="item_id", how="left", maintain_order="left").drop("item_id")
 
 
+def take_catalogue(catalogue: ItemCatalogue, model: UniSRecModel, processor: UniSRecProcessor) -> None:
+    """Gives a processor another catalogue. Warns if its model reads texts in the text space of a shop that has none of the
+    items."""
+    own, processor.catalogue = processor.catalogue, catalogue
+    if model.config.text_space == "own" and own and not any(item_id in own for item_id in catalogue.item_ids):
+        logger.warning(
+            "none of the items given is in the catalogue of the checkpoint, in whose text space it reads texts; for another shop, "
+            "start from the checkpoint that it was made from, such as unisrec-base"
+        )
+
+
 def use_text_vectors_of(items: "Items | None", model: UniSRecModel, processor: UniSRecProcessor) -> None:
     """
     Gives a processor whose catalogue was made of a domain, or of its folder, the text vectors that are kept with the
@@ -264,5 +275,6 @@ __all__ = [
     "join_columns",
     "make_catalogue",
     "read_products",
+    "take_catalogue",
     "use_text_vectors_of",
 ]

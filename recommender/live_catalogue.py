@@ -235,10 +235,15 @@ class LiveCatalogue:
         return torch.from_numpy(self.encode_users(histories))
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
-        """Saves model and current catalogue to the folder `save_directory` for `from_pretrained` and the Auto
-        classes."""
-        processor = self.processor
-        self.model.save_pretrained(save_directory)
+        """Saves model and current catalogue, and the share of text neighbours that it ranks by, to the folder
+        `save_directory` for `from_pretrained` and the Auto classes."""
+        processor, config = self.processor, self.model.config
+        with self._writers_lock:
+            before, config.text_neighbours = config.text_neighbours, self._encoder.text_neighbours
+            try:
+                self.model.save_pretrained(save_directory)
+            finally:
+                config.text_neighbours = before
         processor.save_pretrained(save_directory)
 
     def _change(self, items: Any, columns: Mapping[str, Any], is_complete: bool) -> ItemChanges:

@@ -12,7 +12,7 @@ from ..data.readers.frames import TableSource
 from ..data.readers.values import check_count
 from ..modeling_unisrec import Where
 from ..modeling_unisrec.checkpoint import load_checkpoint, load_checkpoint_tables
-from .catalogue import Items, make_catalogue, use_text_vectors_of
+from .catalogue import Items, make_catalogue, take_catalogue, use_text_vectors_of
 from .exact_index import ExactIndex
 from .histories import drop_unknown, find_histories
 from .live_catalogue import History, LiveCatalogue
@@ -37,8 +37,8 @@ class Recommender(LiveCatalogue):
         model ([`UniSRecModel`]): The model; it is set to evaluation mode.
         processor ([`UniSRecProcessor`]): Processor with a catalogue; it is not changed.
         text_neighbours (`float`, *optional*):
-            Share, from 0 to 1, of text neighbours in the score, instead of that in the configuration of the model, which
-            is saved with it. With any, the score is a weighted mean of the model's cosine and of the cosine between the
+            Share, from 0 to 1, of text neighbours in the score, instead of that in the configuration of the model; it is
+            saved by [`~LiveCatalogue.save_pretrained`]. With any, the score is a weighted mean of the model's cosine and of the cosine between the
             text of an item and those of the latest items of the history ([`recent_texts`]), in the text space of the
             catalogue ([`fit_text_space`]), lower for items of the history itself ([`seen_discount`]), and vectors have `hidden_size + text_embedding_size` numbers.
 
@@ -95,7 +95,7 @@ class Recommender(LiveCatalogue):
         catalogue = make_catalogue(items, **named, tables=tables)
         model, processor = load_checkpoint(name_or_path, text_encoder)
         if catalogue is not None:
-            processor.catalogue = catalogue
+            take_catalogue(catalogue, model, processor)
             use_text_vectors_of(items, model, processor)
         recommender = cls(model, processor, text_neighbours)
         if index != "exact":

@@ -217,10 +217,8 @@ class Fitting:
         curve = [(line["epoch"], line[f"eval_{CHOICE}"]) for line in state.log_history if f"eval_{CHOICE}" in line]
         best_epoch = max(curve, key=lambda point: point[1])[0]
         self.attempts.append(Attempt(recipe.name, trainer.validated, seconds, best_epoch, curve))
-        if share := trainer.model.config.text_neighbours:
-            self.say(
-                f"{recipe.name}: NDCG@10 {trainer.validated:.4f} with {share:g} of the score from text neighbours"
-            )
+        share = trainer.model.config.text_neighbours
+        self.say(f"{recipe.name}: NDCG@10 {trainer.validated:.4f} with {share:g} of the score from text neighbours")
 
     def _train_on_all(self, recipe: Recipe, model: Any, text_encoder: str | None, text_neighbours: float) -> Path:
         """Trains a recipe on all interactions, for the number of epochs that validated best."""

@@ -114,6 +114,11 @@ def warm_start(
             return trainer.predict(trainer.eval_dataset, metric_key_prefix="eval").metrics[f"eval_{CHOICE}"]
 
         values = interpolator.choose(SHARES if valid is not None else [SHARE], measure)
+        if (
+            len(set(values.values())) == 1 < len(values)
+        ):  # validation tells nothing, as without any; the model has share 1
+            values = {SHARE: values[SHARE]} | values
+            interpolator.choose([SHARE], measure)
         share = next(iter(values))
         if valid is not None and (former := model.config.text_neighbours):
             # They help a model that knows little of the shop; from some point on it ranks better alone.

@@ -17,7 +17,7 @@ from .data import Domain
 from .data.atomic import replace_folder
 from .data.domain import check_output_folder, new_folder, writing
 from .data.interactions import RawData
-from .data.readers.columns import named_by, names_of
+from .data.readers.columns import MissingColumnError, named_by, names_of
 from .data.readers.events import event_kinds
 from .data.readers.frames import TableSource
 from .data.readers.guess import guess_columns
@@ -242,7 +242,12 @@ def _change_items(
     if items is not None:
         columns = {"item_column": tables.get("items_id_column") or tables.get("item_column")}
         columns |= {"text_columns": tables.get("text_columns"), **csv_options(items, tables)}
-        return recommender.sync_items(items, **columns)
+        try:
+            return recommender.sync_items(items, **columns)
+        except ValueError as error:  # which names the argument of `sync_items`
+            if isinstance(cause := error.__cause__, MissingColumnError) and cause.column == columns["item_column"]:
+                raise ValueError(f"{cause}; name the column by `items_id_column`") from cause
+            raise
     if texts is None:
         return None
     known = recommender.processor.catalogue

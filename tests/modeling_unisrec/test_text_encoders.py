@@ -299,7 +299,28 @@ def test_words_that_the_encoder_does_not_know_are_said(make_encoder, warnings):
     encode_texts([f"{sign}{f' {known}' * 10}" for sign in "蓝色棉"], encoder, tokenizer, progress=False)
     assert not warnings
     encode_texts([f"{sign}{f' {known}' * 8}" for sign in "蓝色棉"], encoder, tokenizer, progress=False)
-    assert warnings[0].startswith("more than a tenth of the words of these texts are unknown to the text encoder")
+    assert warnings[0].startswith("the text encoder does not know many words of these texts")
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_spelled"), [("сад лампа стол", True), ("lamp a b c d e f g", False), ("東京の塔", False)]
+)
+def test_words_that_the_encoder_spells_are_said(make_encoder, warnings, texts, is_spelled):
+    encoder, tokenizer = load_text_encoder(str(make_encoder("bert")), pooling="mean")
+    tokenizer.add_tokens([letter for letter in set(texts) if letter.strip()])  # a vocabulary with all letters
+    encoder.resize_token_embeddings(len(tokenizer))
+    encode_texts(texts.split(), encoder, tokenizer, progress=False)
+    assert [line[:45] for line in warnings] == ["the text encoder does not know many words of t"[:45]] * is_spelled
+
+
+def test_texts_that_are_cut_are_counted(make_encoder, warnings):
+    encoder, tokenizer = load_text_encoder(str(make_encoder("bert")), pooling="mean")
+    known = next(word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii())
+    texts = [" ".join([known] * length) for length in (1, 2, 3, 4, 5, 6, 7, 8, 9, 90)]
+    encode_texts([*texts, "b"], encoder, tokenizer, max_length=16, progress=False)
+    assert not [line for line in warnings if "tokens or more" in line]
+    encode_texts([*texts, f"{known} " * 80], encoder, tokenizer, max_length=16, progress=False)
+    assert [line for line in warnings if line.startswith("2 of 11 texts have 16 tokens or more")]
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "qwen3", "gemma"])

@@ -365,6 +365,25 @@ def test_items_of_the_history_are_lowered_as_by_the_pipeline_and_by_evaluations(
         assert found.tolist() == [ranks[row][item_id] for row in users.order]
 
 
+def test_the_share_given_is_saved_and_the_model_left_as_it_was(make_recommender, tmp_path):
+    plain = make_recommender()
+    recommender = Recommender(plain.model, plain.processor, text_neighbours=0.25)
+    recommender.save_pretrained(tmp_path / "shop")
+    assert plain.model.config.text_neighbours == 0
+    loaded = Recommender.from_pretrained(tmp_path / "shop")
+    assert loaded.recommend([["i2", "i3"]]) == recommender.recommend([["i2", "i3"]]) != plain.recommend([["i2", "i3"]])
+
+
+def test_another_shop_for_a_model_with_the_text_space_of_one_is_said(make_recommender, tmp_path, caplog):
+    make_recommender(text_space="catalogue").save_pretrained(tmp_path / "shop")
+    Recommender.from_pretrained(tmp_path / "shop", items={"i3": "steel kettle", "new": "oak table"})
+    assert not caplog.records
+    Recommender.from_pretrained(tmp_path / "shop", items={"k1": "steel kettle", "k2": "oak table"})
+    assert [record.message[:60] for record in caplog.records] == [
+        "none of the items given is in the catalogue of the checkpoint,"[:60]
+    ]
+
+
 def test_an_added_item_has_its_text_in_the_mix(make_recommender):
     plain = make_recommender()
     recommender = Recommender(plain.model, plain.processor, text_neighbours=1.0)

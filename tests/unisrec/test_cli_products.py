@@ -46,7 +46,7 @@ def test_one_command_recommends_and_tells_the_time(capsys):
     assert len(items) == 3
     assert all(item["text"].count(". ") >= 1 for item in items)  # title and brand
     assert "sku-17" not in {item["item_id"] for item in items}
-    assert any("48 items encoded in" in line and line.endswith(" s") for line in err.splitlines())
+    assert any("48 items encoded in" in line and line.endswith(" s (text: title, brand)") for line in err.splitlines())
     assert sorted(path.name for path in Path().iterdir()) == ["products.csv"]  # nothing is kept beside it
 
 

@@ -65,11 +65,9 @@ def add_text_neighbours(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-neighbours",
         type=float,
-        nargs="?",
-        const=0.5,  # SHARE of modeling_unisrec.text_neighbours, which is not imported for a --help
         metavar="SHARE",
-        help="share, from 0 to 1, that the texts of the latest items have in the score (default: that of the checkpoint, which "
-        "is 0.5 for unisrec-base and 0 after fine-tuning; 0.5 if no number is given; 0 switches it off)",
+        help="share, from 0 to 1, that the texts of the latest items have in the score (default: that of the checkpoint, 0.85 "
+        "for unisrec-base, after fine-tuning what validation chose; 0: the model alone)",
     )
 
 
@@ -189,11 +187,12 @@ def load_recommender(
     with status 2."""
     from ..modeling_unisrec.checkpoint import load_checkpoint
     from ..recommender import Recommender
-    from ..recommender.catalogue import use_text_vectors_of
+    from ..recommender.catalogue import take_catalogue, use_text_vectors_of
 
     catalogue = given_items(args)
     model, processor = load_checkpoint(args.model, args.text_encoder)
-    processor.catalogue = processor.catalogue if catalogue is None else catalogue
+    if catalogue is not None:
+        take_catalogue(catalogue, model, processor)
     if check is not None and processor.catalogue is not None:
         check(processor)
     use_text_vectors_of(None if is_kept_domain(args) else args.domain, model, processor)
@@ -201,7 +200,9 @@ def load_recommender(
     recommender = Recommender(model, processor, args.text_neighbours)
     if processor.catalogue.item_embeddings is None:
         seconds = time.perf_counter() - start
-        print(f"{plural(len(processor.catalogue), 'item')} encoded in {seconds:.1f} s", file=sys.stderr)
+        columns = processor.catalogue.tables.get("text_columns") if catalogue is not None else None
+        read = f" (text: {', '.join(columns)})" if columns else ""
+        print(f"{plural(len(processor.catalogue), 'item')} encoded in {seconds:.1f} s{read}", file=sys.stderr)
     try:
         if index != "exact":
             recommender.use_index(index)
