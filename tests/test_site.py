@@ -44,26 +44,6 @@ def test_links_of_the_reference_lead_somewhere(pages):
     assert links > 200
 
 
-def headings(page: Path) -> set[str]:
-    """Anchors of the headings of a page, as GitHub makes them."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-    titles = re.findall(r"^#+ (.*?)(?: \{#\S+\})?$", text, flags=re.M)
-    return {re.sub(r"[^\w\- ]", "", re.sub(r"\]\(\S+\)", "", title).lower()).replace(" ", "-") for title in titles}
-
-
-def test_links_between_pages_lead_to_a_file_and_a_heading():
-    links = 0
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("checkpoints/*/README.md")]:
-        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-        for target, anchor in re.findall(r"\]\((?!https?:|mailto:)([^()\s#{}]*)(?:#([^()\s{}]+))?\)", text):
-            file = (page.parent / target).resolve() if target else page
-            assert file.exists(), f"{page.name}: {target}"
-            if anchor and file.suffix == ".md":
-                assert anchor in headings(file), f"{page.name}: {target}#{anchor}"
-                links += 1
-    assert links > 50
-
-
 def test_reference_has_every_public_name_and_readable_docstrings(pages):
     index = (pages / "reference" / "index.md").read_text(encoding="utf-8")
     for name in unisrec.__all__:
