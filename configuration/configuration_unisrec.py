@@ -184,8 +184,9 @@ class UniSRecConfig(PreTrainedConfig):
             Share, in [0, 1], of text neighbours in the score by which recommenders, pipeline and evaluation rank: of the
             cosine between the text of an item and those of the latest items of the history ([`recent_texts`]), in the text
             space of the catalogue ([`fit_text_space`]). Items of the history itself are lowered ([`seen_discount`]). The
-            cosine of the model, and what the model itself computes, stay as they are. Needs `item_text` and the similarity `"cosine"`. Pre-training saves 0.5, which helps in shops that a
-            model was not trained on; fine-tuning chooses the share on validation users.
+            cosine of the model, and what the model itself computes, stay as they are. Needs `item_text` and the similarity
+            `"cosine"`. Pre-training saves 0.5, which helps in shops that a model was not trained on; fine-tuning chooses the
+            share on validation users.
         num_items (`int`, *optional*):
             Number of rows of the item-ID embedding (without padding) of a transductive model. `None` gives an
             inductive model, which uses text only.

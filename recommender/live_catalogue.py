@@ -34,7 +34,7 @@ class LiveCatalogue:
                 "the checkpoint has no catalogue to recommend from; give the items to rank (items=... in Python, --items "
                 "products.csv on the command line), or finetune it on a domain."
             )
-        self._model = model
+        self._model, self._given_share = model, text_neighbours
         # Two encoders, so that queries need not wait while many new texts are encoded.
         self._encoder = VectorEncoder(model, processor, text_neighbours)
         self._writers_encoder = VectorEncoder(model, processor, text_neighbours)
@@ -235,11 +235,12 @@ class LiveCatalogue:
         return torch.from_numpy(self.encode_users(histories))
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
-        """Saves model and current catalogue, and the share of text neighbours that it ranks by, to the folder
+        """Saves model and current catalogue, and the share of text neighbours if one was given, to the folder
         `save_directory` for `from_pretrained` and the Auto classes."""
         processor, config = self.processor, self.model.config
         with self._writers_lock:
-            before, config.text_neighbours = config.text_neighbours, self._encoder.text_neighbours
+            before = config.text_neighbours
+            config.text_neighbours = before if self._given_share is None else self._given_share
             try:
                 self.model.save_pretrained(save_directory)
             finally:

@@ -42,7 +42,8 @@ def search_lowered(
             own_scores[place, : len(of_query)] = products.cpu() - discounts[place].cpu()
     rows, order = torch.cat([rows, own_rows], dim=1).sort(dim=1, stable=True)  # equal scores in the order of the rows
     scores, best = torch.cat([scores, own_scores], dim=1).gather(1, order).sort(dim=1, descending=True, stable=True)
-    return scores[:, :top_k], rows.gather(1, best)[:, :top_k]
+    size = min(top_k, len(index))
+    return scores[:, :size], rows.gather(1, best)[:, :size]
 
 
 __all__ = ["search_lowered"]

@@ -38,9 +38,10 @@ class Recommender(LiveCatalogue):
         processor ([`UniSRecProcessor`]): Processor with a catalogue; it is not changed.
         text_neighbours (`float`, *optional*):
             Share, from 0 to 1, of text neighbours in the score, instead of that in the configuration of the model; it is
-            saved by [`~LiveCatalogue.save_pretrained`]. With any, the score is a weighted mean of the model's cosine and of the cosine between the
-            text of an item and those of the latest items of the history ([`recent_texts`]), in the text space of the
-            catalogue ([`fit_text_space`]), lower for items of the history itself ([`seen_discount`]), and vectors have `hidden_size + text_embedding_size` numbers.
+            saved by [`~LiveCatalogue.save_pretrained`]. With any, the score is a weighted mean of the model's cosine and of
+            the cosine between the text of an item and those of the latest items of the history ([`recent_texts`]), in the
+            text space of the catalogue ([`fit_text_space`]), lower for items of the history itself ([`seen_discount`]), and
+            vectors have `hidden_size + text_embedding_size` numbers.
 
     Raises:
         ValueError: If the processor has no catalogue, a transductive model was trained on another one, or the model cannot

@@ -29,6 +29,7 @@ def test_equals_a_plain_sort(top_k, dtype, all_allowed):
     candidates = torch.ones(50, dtype=torch.bool) if all_allowed else torch.rand(50) < 0.7
     index = ExactIndex(vectors, dtype)
     scores, rows = search_lowered(index, queries, top_k, lowered, discounts, None if all_allowed else candidates)
+    assert scores.shape == rows.shape == (7, min(top_k, 50))
     found = [
         [(score, row) for score, row in zip(*pair, strict=True) if score > -torch.inf]
         for pair in zip(scores.tolist(), rows.tolist(), strict=True)
