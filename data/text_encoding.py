@@ -267,13 +267,12 @@ def _warn_of_unknown_words(tokens: np.ndarray, tokenizer: PreTrainedTokenizerBas
     if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):  # GPT-2
         return
     special = [each for each in tokenizer.all_special_ids if each != unknown]
-    found, counts = np.unique(tokens[~np.isin(tokens, special)], return_counts=True)
-    pieces = [piece.removeprefix("##") for piece in tokenizer.convert_ids_to_tokens(found.tolist())]
-    spelled = np.array([bool(_LETTER.fullmatch(piece)) for piece in pieces], dtype=bool)
-    if (
-        counts[found == unknown].sum() > _UNKNOWN_SHARE * counts.sum()
-        or counts[spelled].sum() > _SPELLED_SHARE * counts.sum()
-    ):
+    counts = np.bincount(tokens, minlength=1 + max(tokenizer.all_special_ids))
+    counts[special] = 0
+    found = counts.nonzero()[0].tolist()
+    pieces = zip(found, tokenizer.convert_ids_to_tokens(found), strict=True)
+    spelled = [token for token, piece in pieces if _LETTER.fullmatch(piece.removeprefix("##"))]
+    if counts[unknown] > _UNKNOWN_SHARE * counts.sum() or counts[spelled].sum() > _SPELLED_SHARE * counts.sum():
         logger.warning_once(
             "the text encoder does not know many words of these texts, so their vectors say little; take an encoder of their "
             "language (docs/encoders.md)"

@@ -8,7 +8,9 @@ import torch
 from ..modeling_unisrec.text_neighbours import lower_seen
 
 
-def target_ranks(scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+def target_ranks(
+    scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor, kept: torch.Tensor | None = None
+) -> torch.Tensor:
     r"""
     Computes the rank of each target, from 0, with the items of the history kept and masked.
 
@@ -22,19 +24,26 @@ def target_ranks(scores: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor
             Row of the next item.
         seen (`torch.LongTensor` of shape `(num_users, max_seen)`):
             Rows of the distinct items of each history, padded with -1.
+        kept (`torch.FloatTensor` of shape `(num_users, num_items)`, *optional*):
+            Scores that rank with seen items kept, if they are others ([`lower_seen`]).
 
     Returns:
         `torch.FloatTensor` of shape `(num_users, 2)`: Rank with seen items kept, rank with seen items masked.
     """
-    own = scores.gather(1, targets.unsqueeze(1))
-    # "Not below" instead of "above", so that NaN scores, of the target or of others, never improve a rank.
-    above_or_level = scores.shape[1] - (scores < own).sum(1, dtype=torch.int32) - 1
-    kept = above_or_level - ((scores == own).sum(1, dtype=torch.int32) - 1).clamp(min=0) / 2
+    own, ranks = _ranks_among_all(scores, targets)
     # Masking removes the seen items above the target, and half of those with the same score.
     seen_scores = scores.gather(1, seen.clamp(min=0))
     counted = (seen >= 0) & (seen != targets.unsqueeze(1))
     above = (counted & ~(seen_scores < own)).sum(1) - (counted & (seen_scores == own)).sum(1) / 2
-    return torch.stack([kept, kept - above], dim=1)
+    return torch.stack([ranks if kept is None else _ranks_among_all(kept, targets)[1], ranks - above], dim=1)
+
+
+def _ranks_among_all(scores: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the scores of the targets `(num_users, 1)` and their ranks `(num_users,)`."""
+    own = scores.gather(1, targets.unsqueeze(1))
+    # "Not below" instead of "above", so that NaN scores, of the target or of others, never improve a rank.
+    above_or_level = scores.shape[1] - (scores < own).sum(1, dtype=torch.int32) - 1
+    return own, above_or_level - ((scores == own).sum(1, dtype=torch.int32) - 1).clamp(min=0) / 2
 
 
 def ranks_of_targets(
@@ -67,10 +76,8 @@ def ranks_of_targets(
     for start in range(0, max(len(queries), 1), rows):
         part = slice(start, start + rows)
         scores = (queries[part] @ candidates.T).float()
-        ranks.append(target_ranks(scores, targets[part], seen[part]))
-        if text_neighbours:
-            kept = target_ranks(lower_seen(scores, item_index[part], text_neighbours), targets[part], seen[part])
-            ranks[-1][:, 0] = kept[:, 0]
+        kept = lower_seen(scores.clone(), item_index[part], text_neighbours) if text_neighbours else None
+        ranks.append(target_ranks(scores, targets[part], seen[part], kept))
     return torch.cat(ranks)
 
 

@@ -170,9 +170,7 @@ def rank_batch(
     masked = scores.masked_fill(is_seen, -torch.inf)
     kept = lower_seen(scores.clone(), item_index, text_neighbours) if text_neighbours else scores
     if relevant.shape[1] == 1:  # many times faster than sorting
-        ranks = target_ranks(scores, relevant[:, 0], seen).unsqueeze(1)
-        if text_neighbours:
-            ranks[..., 0] = target_ranks(kept, relevant[:, 0], seen)[:, :1]
+        ranks = target_ranks(scores, relevant[:, 0], seen, kept if text_neighbours else None).unsqueeze(1)
     else:
         ranks = torch.stack([relevant_ranks(kept, relevant), relevant_ranks(masked, relevant)], dim=2)
     ranks[..., 1].masked_fill_(is_seen.gather(1, relevant.clamp(min=0)), torch.nan)

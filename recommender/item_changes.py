@@ -69,7 +69,8 @@ def change_items(
 ) -> tuple[Snapshot, ItemChanges]:
     r"""
     Adds items, changes texts, and removes items. Only new texts are encoded, but with text neighbours all item vectors are
-    computed anew, unless the model has a text space of its own; an item keeps its row in the ID embedding when its text changes and when it comes back.
+    computed anew, unless the model has a text space of its own; an item keeps its row in the ID embedding when its text
+    changes and when it comes back.
 
     Args:
         snapshot ([`Snapshot`]): The state before; it is not changed.

@@ -114,9 +114,8 @@ def warm_start(
             return trainer.predict(trainer.eval_dataset, metric_key_prefix="eval").metrics[f"eval_{CHOICE}"]
 
         values = interpolator.choose(SHARES if valid is not None else [SHARE], measure)
-        if (
-            len(set(values.values())) == 1 < len(values)
-        ):  # validation tells nothing, as without any; the model has share 1
+        if len(set(values.values())) == 1 < len(values):
+            # Validation tells nothing, as without any. After a tie the model has the largest share, 1.
             values = {SHARE: values[SHARE]} | values
             interpolator.choose([SHARE], measure)
         share = next(iter(values))

@@ -130,6 +130,11 @@ def test_ids_and_texts_are_strings(processor, entry):
         processor([[entry]])
 
 
+def test_a_list_in_the_place_of_an_item_is_said(processor):
+    with pytest.raises(ValueError, match=r"strings, not \['A1'\]: give one item"):
+        processor.parse(["A1"])
+
+
 def test_id_without_a_catalogue(tokenizer):
     with pytest.raises(KeyError, match="'A1': this processor has no catalogue"):
         UniSRecProcessor(tokenizer)([["A1"]])

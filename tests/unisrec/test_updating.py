@@ -143,6 +143,15 @@ def test_new_interactions_alone(days, model, tmp_path):
     assert (tmp_path / "model" / "test_results.json").exists()  # untouched
 
 
+def test_a_tie_of_all_shares_takes_the_one_without_validation(days, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("unisrec.update_training.CHOICE", "recall@50_seen_masked")  # 1 in a shop of 31 items
+    result = unisrec.update(model, days[1], output=tmp_path / "next", use_cpu=True)
+    assert result.training.num_validated > 0
+    assert (result.training.share, result.training.before, result.training.after) == (0.6, 1, 1)
+    start, end = (load_checkpoint(folder)[0].state_dict() for folder in (model, tmp_path / "next"))
+    assert any(not weight.equal(start[name]) for name, weight in end.items() if name in start)
+
+
 def test_a_day_without_one_of_the_kinds(days, model, tmp_path):
     _, new, products = days
     lines = []
@@ -201,11 +210,13 @@ def test_histories_are_merged(make_domain):
         (["MODEL", "--user-column", "Kundin"], "no column 'Kundin'"),
         (["MODEL", "--separator", "::"], "--separator is '::'"),
         (["MODEL", "--domain", "nowhere"], "nowhere: no such folder"),
+        (["MODEL", "--items", "renamed.csv"], "name the column by --items-id-column"),
     ],
 )
 def test_bad_input_changes_nothing(days, model, tmp_path, capsys, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     days[1].to_csv("new.csv", index=False)
+    days[2].rename(columns={"SKU": "artno"}).to_csv("renamed.csv", index=False)
     before = {path: path.stat().st_mtime_ns for path in model.rglob("*")}
     words = [str(model) if word == "MODEL" else word for word in words]
     assert main(["update", *words, "--interactions", "new.csv", "--use-cpu"]) == 2
