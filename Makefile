@@ -4,7 +4,8 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
-PIP = $(BIN)/pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
+# Modules are compiled when first imported: most of the 18,000 installed never are.
+PIP = $(BIN)/pip install -q --no-compile --disable-pip-version-check -c $(CONSTRAINTS)
 BENCHMARKS := finetune_step pretrain_step evaluation catalogue_encoding item_embedding kcore text_encoding cost_curves startup
 
 .DEFAULT_GOAL := help

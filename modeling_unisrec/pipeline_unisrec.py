@@ -15,7 +15,7 @@ from transformers.pipelines.base import Pipeline  # not of `transformers`, whose
 from .item_catalogue import ItemCatalogue, check_id_rows
 from .item_columns import Where, check_columns_known, item_mask
 from .processing_unisrec import UniSRecProcessor
-from .text_neighbours import TextSpace, enter_catalogue, mix, recent_texts, seen_discount, text_space_of
+from .text_neighbours import TextSpace, keep_text_space, mix, recent_texts, seen_discount, text_space_of
 
 
 History = Sequence[str | Mapping[str, str]]
@@ -370,7 +370,7 @@ class SequentialRecommendationPipeline(Pipeline):
             if source.item_embeddings is None:
                 catalogue = source.with_embeddings(self._encode_texts(source.texts))
             if self.model.config.text_space == "catalogue":  # as in `LiveCatalogue`
-                enter_catalogue(self.model, catalogue.item_embeddings, own=True)
+                keep_text_space(self.model, catalogue.item_embeddings)
             items = self.model.project_items(check_finite(encode_catalogue(self.model, catalogue), "vectors of items"))
             space = None
             if share:

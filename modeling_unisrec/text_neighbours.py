@@ -129,25 +129,41 @@ def near_rotation(weight: torch.Tensor) -> torch.Tensor:
     return rotation.unsqueeze(1).to(weight) + weight / 4
 
 
-def enter_catalogue(model: PreTrainedModel, text_embeds: torch.Tensor | np.ndarray | None, own: bool = False) -> None:
+def enter_catalogue(model: PreTrainedModel, text_embeds: torch.Tensor | np.ndarray | None) -> None:
     r"""
-    Fits the text space of a model to a catalogue, if `config.text_space` is `"catalogue"`; otherwise does nothing.
+    Fits the text space of a model to a catalogue, until it enters another one. Does nothing unless `config.text_space` is
+    `"catalogue"`.
 
     Args:
         model ([`UniSRecModel`]): The model, changed in place.
         text_embeds (`torch.FloatTensor` or `np.ndarray` of shape `(num_items, text_embedding_size)`, *optional*):
             Text vectors of the catalogue. Without them, nothing is done.
-        own (`bool`, *optional*, defaults to `False`):
-            Whether it becomes the model's own for good, also in the place of another own one (`config.text_space`).
     """
-    space = model.config.text_space
-    if text_embeds is None or not len(text_embeds) or space is None or (space == "own" and not own):
-        return
-    model.adaptor.space.fit(
-        torch.from_numpy(np.array(text_embeds)) if isinstance(text_embeds, np.ndarray) else text_embeds
-    )
-    if own:
+    if model.config.text_space == "catalogue":
+        _fit(model, text_embeds)
+
+
+def keep_text_space(model: PreTrainedModel, text_embeds: torch.Tensor | np.ndarray | None) -> None:
+    r"""
+    Fits the text space of a model to a catalogue for good, also in the place of one of its own: `config.text_space` becomes
+    `"own"`. Does nothing if the model has no text space.
+
+    Args:
+        model ([`UniSRecModel`]): The model, changed in place.
+        text_embeds (`torch.FloatTensor` or `np.ndarray`, *optional*): As for [`enter_catalogue`].
+    """
+    if model.config.text_space is not None and _fit(model, text_embeds):
         model.config.text_space = "own"
+
+
+def _fit(model: PreTrainedModel, text_embeds: torch.Tensor | np.ndarray | None) -> bool:
+    """Fits the text space of a model to text vectors, and returns whether there are any."""
+    if text_embeds is None or not len(text_embeds):
+        return False
+    if isinstance(text_embeds, np.ndarray):
+        text_embeds = torch.from_numpy(np.array(text_embeds))  # a copy: PyTorch warns of arrays that are read-only
+    model.adaptor.space.fit(text_embeds)
+    return True
 
 
 def text_space_of(model: PreTrainedModel, text_embeds: torch.Tensor) -> TextSpace:
@@ -239,6 +255,7 @@ __all__ = [
     "TextSpaceMap",
     "enter_catalogue",
     "fit_text_space",
+    "keep_text_space",
     "lower_seen",
     "mix",
     "near_rotation",

@@ -12,7 +12,7 @@ import torch
 from ..data.readers.frames import TableSource
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
 from ..modeling_unisrec.pipeline_unisrec import check_catalogue, item_tower_state
-from ..modeling_unisrec.text_neighbours import enter_catalogue
+from ..modeling_unisrec.text_neighbours import keep_text_space
 from .catalogue import columns_by_id
 from .exact_index import ExactIndex
 from .faiss_index import KINDS, FaissIndex, choose_kind
@@ -286,7 +286,7 @@ class LiveCatalogue:
             catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=None))
         if self._model.config.text_space == "catalogue":
             # For good, also when saved: items that are added later are mapped alike, and saved indexes fit.
-            enter_catalogue(self._model, catalogue.item_embeddings, own=True)
+            keep_text_space(self._model, catalogue.item_embeddings)
         space = self._writers_encoder.space(catalogue)
         index = ExactIndex(self._writers_encoder.catalogue(catalogue, space))
         if old is not None:

@@ -20,7 +20,7 @@ from ..evaluation.scores import model_scores
 from ..modeling_unisrec.adapters import add_lora
 from ..modeling_unisrec.checkpoint import load_checkpoint, untrained_model
 from ..modeling_unisrec.hub import find_model
-from ..modeling_unisrec.text_neighbours import enter_catalogue
+from ..modeling_unisrec.text_neighbours import enter_catalogue, keep_text_space
 from ..reports.model_card import UniSRecModelCardData
 from ..reports.run_results import load_run_results, run_facts
 from .batches.datasets import WindowDataset
@@ -172,7 +172,7 @@ def build_finetune_trainer(
         model.config.text_neighbours = model.config.text_neighbours_share(args.text_neighbours or 0.0)
         recipe = choose_recipe(model.config, args, domain)
     # Adapters do not hold the space: loading them fits it again. If the text encoder is trained, it stays that of the first vectors.
-    enter_catalogue(model, first_vectors, own=args.lora is None)
+    (keep_text_space if args.lora is None else enter_catalogue)(model, first_vectors)
     if args.dropout is not None:
         set_dropout(model, args.dropout)
     model.config.item_ids_hash = None if num_items is None else processor.catalogue.item_ids_hash

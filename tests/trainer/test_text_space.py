@@ -13,7 +13,7 @@ from unisrec.data import Domain
 from unisrec.data.text_encoding import encode_texts
 from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec.checkpoint import load_checkpoint
-from unisrec.modeling_unisrec.text_neighbours import enter_catalogue, fit_text_space
+from unisrec.modeling_unisrec.text_neighbours import enter_catalogue, fit_text_space, keep_text_space
 from unisrec.recommender import Recommender
 from unisrec.recommender.onnx_export import export_onnx
 from unisrec.trainer import UniSRecFinetuneArguments, UniSRecPretrainArguments, finetune
@@ -256,7 +256,7 @@ def test_recommenders_that_share_a_model_do_not_disturb_each_other(root, make_do
 def test_a_changed_space_is_noticed(root, make_domain):
     recommender = Recommender.from_pretrained(root / "tuned", items=domain_of(make_domain, "games"))
     before = recommender.item_embeds
-    enter_catalogue(recommender.model, torch.randn(30, 16), own=True)
+    keep_text_space(recommender.model, torch.randn(30, 16))
     assert not np.allclose(recommender.item_embeds, before, atol=1e-3)
 
 
