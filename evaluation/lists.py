@@ -47,14 +47,14 @@ def list_metrics(
     Returns:
         `dict[str, float]`: `coverage@k`, the share of the catalogue that is in one of the lists; `novelty@k`, the mean
         novelty of the recommended items; `diversity@k`, one minus the mean cosine of the text vectors of two items of a
-        list, a mean over lists of two items or more. `diversity@1` does not exist.
+        list, a mean over lists of two items or more; without one, it is left out.
     """
     metrics = {}
     for k in cutoffs:
         first = lists[:, :k]
         metrics[f"coverage@{k}"] = len(np.unique(first[first >= 0])) / len(novelty)
         metrics[f"novelty@{k}"] = float(novelty[first[first >= 0]].mean())
-        if text_embeds.shape[1] and first.shape[1] > 1:
+        if text_embeds.shape[1] and ((first >= 0).sum(1) > 1).any():
             metrics[f"diversity@{k}"] = _diversity(first, text_embeds)
     return metrics
 

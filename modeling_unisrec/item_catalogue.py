@@ -165,9 +165,7 @@ class ItemCatalogue:
             likely = [self.item_ids[row] for row in heapq.nlargest(1000, range(len(self)), key=shared.__getitem__)]
             nearest = nearest_ids(name, self.item_ids, likely)
             raise KeyError(
-                f"item id {name!r} is not in the catalogue of {len(self)} items; nearest ids: {', '.join(nearest)}. "
-                f"An item that is not in it can be given by its text: {{'text': '...'}} in Python, 'text:...' on the "
-                "command line."
+                f"item id {name!r} is not in the catalogue of {len(self)} items; nearest ids: {', '.join(nearest)}."
             )
         return self._rows[item_id]
 

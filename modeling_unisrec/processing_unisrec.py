@@ -127,7 +127,13 @@ class UniSRecProcessor(ProcessorMixin):
             )
         if item_id in self.catalogue.former:
             return None, self.catalogue.former[item_id].text
-        row = self.catalogue.row(item_id)
+        try:
+            row = self.catalogue.row(item_id)
+        except KeyError as error:
+            raise KeyError(
+                f"{error.args[0]} An item that is not in it can be given by its text: {{'text': '...'}} in Python, "
+                "'text:...' on the command line."
+            ) from None
         return row, self.catalogue.texts[row]
 
     def parse_histories(

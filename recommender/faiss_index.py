@@ -261,7 +261,7 @@ class FaissIndex:
         folder = Path(folder)
         if not (folder / "index.faiss").is_file():
             raise FileNotFoundError(
-                f"{folder}: no index there; expected a folder that `unisrec index` wrote, or one of exact, {', '.join(KINDS)}."
+                f"{folder}: no index there; expected a folder that `unisrec index` wrote, or one of exact, exact-bf16, {', '.join(KINDS)}."
             )
         facts = _read_facts(folder)
         try:

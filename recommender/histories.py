@@ -60,6 +60,12 @@ def read_histories(
         return _group_interactions(table, tables or {})
     user = _find_column(table.frame.columns, table.source, "user", tables)
     user_ids = _complete_ids(table, user, "for every history")
+    if (repeated := user_ids.is_duplicated()).any():
+        logger.warning(
+            "%s: user %r is in several rows; each row is a history with a list of its own.",
+            table.source,
+            user_ids.filter(repeated)[0],
+        )
     histories = []
     for row, cell in enumerate(table.frame["history"].to_list()):
         try:

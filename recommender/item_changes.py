@@ -1,5 +1,6 @@
 """Items that are added, changed and removed: the catalogue and the index afterwards."""
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,9 @@ from .snapshot import Snapshot, with_catalogue
 from .vectors import VectorEncoder
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class ItemChanges:
     """
@@ -24,16 +28,20 @@ class ItemChanges:
         added (`int`): Items that were not in it.
         changed (`int`): Items that have another text now.
         removed (`int`): Items that are in it no more.
-        unchanged (`int`): Given items that were there with the same text.
+        unchanged (`int`): Given items that were there with the same text and columns.
+        updated (`int`, *optional*, defaults to 0): Given items that have the same text, but other columns now.
     """
 
     added: int
     changed: int
     removed: int
     unchanged: int
+    updated: int = 0
 
     def __str__(self) -> str:
-        return ", ".join(f"{count:,} {name}" for name, count in vars(self).items())
+        counts = {name: count for name, count in vars(self).items() if name != "updated"}
+        parts = [f"{count:,} {name}" for name, count in counts.items()]
+        return ", ".join(parts + ([f"{self.updated:,} with other columns"] if self.updated else []))
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,6 @@ def change_items(
     removed = [old.row(item_id) for item_id in gone if item_id in old]
     stays = torch.ones(len(old), dtype=torch.bool)
     stays[removed] = False
-    changes = ItemChanges(len(added), len(changed), len(removed), len(items) - len(added) - len(changed))
     changed_rows = torch.tensor([old.row(item_id) for item_id in changed], dtype=torch.long)
     stays[changed_rows] = False  # they come again behind the others
     kept = stays.nonzero()[:, 0]
@@ -108,13 +115,17 @@ def change_items(
         rows = old.id_rows_of(torch.tensor(removed, dtype=torch.long)).tolist() if has_rows else [0] * len(removed)
         former |= {old.item_ids[row]: FormerItem(old.texts[row], at) for row, at in zip(removed, rows, strict=True)}
     item_ids = [old.item_ids[row] for row in kept.tolist()] + ids
+    columns = _columns(old, products.columns, item_ids)
+    updated = _num_updated(old, columns, kept)
+    num_same = len(items) - len(added) - len(changed)
+    changes = ItemChanges(len(added), len(changed), len(removed), num_same - updated, updated)
     catalogue = ItemCatalogue(
         item_ids,
         [old.texts[row] for row in kept.tolist()] + texts,
         torch.cat([old.item_embeddings[kept], text_vectors]),
         torch.cat([old.id_rows_of(kept), new_rows]) if has_rows else None,
         old.item_ids_hash if has_rows else None,
-        _columns(old, products.columns, item_ids),
+        columns,
         former,
         old.tables if products.tables is None else products.tables,
     )
@@ -133,6 +144,11 @@ def _columns(old: ItemCatalogue, given: pl.DataFrame | None, item_ids: Sequence[
         return None
     known = old.table().drop("text")
     if given is not None:
+        if missing := [name for name in known.columns if name not in given.columns]:
+            logger.warning(
+                "the list of items has no column %s: items that were there keep what they had in it.",
+                ", ".join(map(repr, missing)),
+            )
         # Only the items that are not given keep their columns, but all keep those that are not among the given.
         rest = known.filter(~pl.col("item_id").is_in(given["item_id"].implode()))
         others = known.select("item_id", *(name for name in known.columns if name not in given.columns))
@@ -140,6 +156,22 @@ def _columns(old: ItemCatalogue, given: pl.DataFrame | None, item_ids: Sequence[
         known = pl.concat([rest, given], how="diagonal_relaxed")
     wanted = pl.DataFrame({"item_id": list(item_ids)}, schema={"item_id": pl.String})
     return wanted.join(known, on="item_id", how="left", maintain_order="left").drop("item_id")
+
+
+def _num_updated(old: ItemCatalogue, columns: pl.DataFrame | None, kept: torch.Tensor) -> int:
+    """Number of items `kept`, the first ones of the changed catalogue, that have other values in `columns`."""
+    if columns is None or not len(kept):
+        return 0
+    differ = pl.repeat(False, len(kept), eager=True)
+    for new in columns.head(len(kept)):
+        if old.columns is None or new.name not in old.columns.columns:
+            differ |= new.is_not_null()
+            continue
+        before = old.columns[new.name][kept.numpy()]
+        if before.dtype != new.dtype and pl.String in (before.dtype, new.dtype):
+            before, new = before.cast(pl.String), new.cast(pl.String)
+        differ |= before.ne_missing(new)
+    return int(differ.sum())
 
 
 __all__ = ["ItemChanges", "Products", "change_items", "products_by_id"]

@@ -63,13 +63,22 @@ class Snapshot:
         self, allowed: Iterable[str] | None, blocked: Iterable[str] | None, where: Where | None = None
     ) -> torch.Tensor | None:
         """Returns a mask `(num_items,)` of the rows that may be recommended, or `None` for all. Raises `KeyError` for an
-        unknown id, and `ValueError` for a condition as [`item_mask`] does."""
+        unknown id, and `ValueError` for ids that are not a list of strings and for a condition as [`item_mask`] does."""
         if allowed is None and blocked is None and where is None:
             return None
         candidates = torch.full((len(self.catalogue),), allowed is None)
-        candidates[[self.catalogue.row(item_id) for item_id in allowed or ()]] = True
-        candidates[[self.catalogue.row(item_id) for item_id in blocked or ()]] = False
+        candidates[self._rows("allowed", allowed or ())] = True
+        candidates[self._rows("blocked", blocked or ())] = False
         return candidates if where is None else candidates & item_mask(self.catalogue, where)
+
+    def _rows(self, name: str, item_ids: Iterable[str]) -> list[int]:
+        if isinstance(item_ids, str) or not isinstance(item_ids, Iterable):
+            raise ValueError(f"`{name}` is {item_ids!r}, expected a list of item ids: [{str(item_ids)!r}] for one")
+        item_ids = list(item_ids)
+        for item_id in item_ids:
+            if not isinstance(item_id, str):
+                raise ValueError(f"`{name}` holds {item_id!r}, a {type(item_id).__name__}; item ids are strings")
+        return [self.catalogue.row(item_id) for item_id in item_ids]
 
     def recommendations(
         self, scores: torch.Tensor, rows: torch.Tensor, columns: Sequence[str] = ()

@@ -138,6 +138,8 @@ def guess_columns(
         texts, reason = [name for name in texts if name is not None], "by their names"
         if not texts:
             texts, reason = list(_longest_text(texts_of, taken)), "by its content: the longest texts"
+            if texts and (name := _name_of_each(texts_of, [*taken, *texts], texts[0])) is not None:
+                texts, reason = [name, *texts], "by their content: one for each item, and the longest texts"
     if not texts:
         raise ValueError(
             f"{texts_of.source}: no column with the texts of items was recognised, the columns are "
@@ -231,6 +233,28 @@ def _longest_text(table: Table, taken: Sequence[str]) -> Iterator[str]:
         if len(texts) and texts.str.contains(r"\pL\S*\s+\S").mean() > 0.5:
             lengths[name] = texts.str.len_chars().mean()
     yield from sorted(lengths, key=lambda each: -lengths[each])[:1]
+
+
+def _name_of_each(table: Table, taken: Sequence[str], repeated: str) -> str | None:
+    """The column with the longest texts that are almost all different, mostly letters and no addresses, where those of the
+    column `repeated` are shared by several items each, such as a category; otherwise `None`."""
+    found = {}
+    for name in (repeated, *table.frame.columns):
+        if name in taken and name != repeated:
+            continue
+        try:
+            texts = to_texts(table.frame[name].head(_SAMPLE)).drop_nulls()
+        except ValueError:
+            continue
+        distinct = texts.n_unique() / max(len(texts), 1)
+        if name == repeated:
+            if distinct > 0.95:
+                return None
+        elif len(texts) and distinct > 0.9 and not texts.str.contains("://", literal=True).any():
+            length = texts.str.len_chars().mean()
+            if texts.str.count_matches(r"[\pL\pM]").mean() > 0.6 * length:
+                found[name] = length
+    return max(found, key=found.__getitem__, default=None)
 
 
 __all__ = ["NAMES", "Columns", "column_by_name", "guess_columns"]

@@ -11,6 +11,7 @@ RESERVED = ("item_id", "text", "id_row", "is_former")
 WHOLE = r"^-?(?:0|[1-9]\d{0,17})$"
 DECIMAL = r"^-?(?:0|[1-9]\d{0,14})(?:\.\d+)?$"
 COMMA = r"^-?(?:0|[1-9]\d{0,14})(?:,\d{1,2})?$"  # a price such as 4,90; with three digits it could be thousands
+THOUSANDS = r"^-?[1-9]\d{0,2}(?:\.\d{3})+$"
 BOOLEAN = r"^(?i:true|false)$"
 
 
@@ -19,7 +20,8 @@ def shop_columns(table: pl.DataFrame, leave_out: Iterable[str] = ()) -> pl.DataF
     Take the columns of a table of products that can be filtered and shown.
 
     Text files have no types: a column of strings in which every value is a number or `true` or `false` is converted,
-    also with a decimal comma. Numbers with leading zeros, which are ids, stay strings.
+    also with a decimal comma. Numbers with leading zeros, which are ids, stay strings, and so do numbers such as 1.299 and
+    899, in which the point may stand between thousands.
 
     Args:
         table (`pl.DataFrame`): Table of products.
@@ -54,7 +56,7 @@ def _typed(column: pl.Series) -> pl.Series | None:
         return column
     if values.str.contains(WHOLE).all():
         return column.cast(pl.Int64)
-    if values.str.contains(DECIMAL).all():
+    if values.str.contains(DECIMAL).all() and not _may_be_thousands(values):
         return column.cast(pl.Float64)
     if values.str.contains(COMMA).all():
         return column.str.replace(",", ".", literal=True).cast(pl.Float64)
@@ -63,12 +65,23 @@ def _typed(column: pl.Series) -> pl.Series | None:
     return column
 
 
+def _may_be_thousands(values: pl.Series) -> bool:
+    """Whether numbers such as 899 and 1.299 may be whole ones with a point between thousands: some have no point and three
+    digits at most, and all others three digits behind each point."""
+    whole = values.str.contains(r"^-?\d{1,3}$")
+    return whole.any() and (whole | values.str.contains(THOUSANDS)).all()
+
+
 def _plain(column: pl.Series) -> pl.Series:
-    """Converts a column of Python objects if they are of one type; otherwise returns it."""
+    """Converts a column of Python objects: values of one type as they are, strings, numbers and booleans together to
+    strings, as a text file would hold them. Returns any other one."""
     values = column.to_list()
     for types, dtype in (((bool,), pl.Boolean), ((int,), pl.Int64), ((int, float), pl.Float64), ((str,), pl.String)):
         if all(value is None or type(value) in types for value in values):
             return pl.Series(column.name, values, dtype=dtype)
+    if all(value is None or type(value) in (str, int, float, bool) for value in values):
+        values = [str(value).lower() if isinstance(value, bool) else value for value in values]
+        return pl.Series(column.name, [None if value is None else str(value) for value in values], dtype=pl.String)
     return column
 
 

@@ -178,4 +178,6 @@ def test_coverage_novelty_and_diversity_by_plain_loops(make_split):
     ]
     assert metrics["diversity@3"] == pytest.approx(np.mean(different), abs=1e-6)
     assert "diversity@1" not in metrics
+    single = np.where(np.arange(lists.shape[1]) > 0, -1, lists)  # one item in each list
+    assert "diversity@3" not in list_metrics(single, [3], novelty, texts)
     assert not any(name.startswith("diversity") for name in list_metrics(lists, [3], novelty, texts[:, :0]))

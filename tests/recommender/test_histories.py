@@ -225,3 +225,9 @@ def test_unknown_ids_can_be_left_out(tokenizer):
         drop_unknown(processor, ["b"], [["x"]])
     with pytest.raises(ValueError, match="history 0 is the string '77': a history is a list"):
         drop_unknown(processor, ["b"], ["77"])
+
+
+def test_a_user_in_several_rows_is_said(tmp_path, caplog):
+    (tmp_path / "h.csv").write_text("user_id,history\nann,a\nbob,b\nann,c\n")
+    assert read_histories(tmp_path / "h.csv") == (["ann", "bob", "ann"], [["a"], ["b"], ["c"]])
+    assert "user 'ann' is in several rows" in caplog.text

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import polars as pl
 import pytest
 import torch
 from transformers import AutoProcessor
@@ -216,3 +217,19 @@ def test_two_writers_lose_nothing(make_recommender):
     for writer in writers:
         writer.join()
     assert len(recommender.processor.catalogue) == len(recommender.item_embeds) == 6 + 30
+
+
+def test_changed_and_missing_columns_are_said(make_recommender, caplog):
+    recommender = make_recommender(num_items=6)
+    table = pl.DataFrame({"item_id": IDS, "text": TEXTS, "stock": range(6), "price": [1.5] * 6})
+    recommender.sync_items(table)
+    more = table.with_columns(stock=pl.Series([0, 1, 2, 3, 4, 50]))
+    assert str(recommender.sync_items(more)) == "0 added, 0 changed, 0 removed, 5 unchanged, 1 with other columns"
+    assert recommender.sync_items(more) == ItemChanges(0, 0, 0, 6)
+    assert not caplog.records
+    nulls = more.with_columns(stock=pl.Series(["0", None, "2", "3", "4", "50"]))
+    assert recommender.add_items(nulls.head(3)).updated == 1
+    caplog.clear()
+    assert recommender.sync_items(table.drop("stock", "price")) == ItemChanges(0, 0, 0, 6)
+    assert "no column 'stock', 'price'" in caplog.text
+    assert recommender.processor.catalogue.columns["price"].to_list() == [1.5] * 6

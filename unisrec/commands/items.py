@@ -118,6 +118,7 @@ def run(args: argparse.Namespace) -> Result:
     parts = [f"{plural(found[done], 'item')} {done}"]
     if args.action == "add":
         parts += [f"{found[name]:,} {name}" for name in ("changed", "unchanged") if found[name]]
+        parts += [f"{changes.updated:,} with other columns"] if changes.updated else []
     return Result(", ".join([*parts, place]), found)
 
 

@@ -119,3 +119,19 @@ def test_all_columns_of_json_lines(tmp_path):
         guess_columns(load_table(tmp_path / "clicks.jsonl"), Table(pl.DataFrame(PRODUCTS), "products")).user
         == "customer"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "category"),
+    [
+        (["緑の散水ホース", "青の散水ホース", "赤い傘"], "店 > 庭"),
+        (["हरा पानी का पाइप", "नीला पानी का पाइप", "लाल छाता"], "दुकान > बगीचा > पानी के पाइप और औज़ार"),
+    ],
+)
+def test_a_name_of_each_item_is_read_beside_texts_that_items_share(names, category):
+    products = {"コード": ["a", "b", "c"], "名": names, "型": ["X-100", "X-200", "X-300"], "分類": [category] * 3}
+    products |= {"画像": [f"https://example.org/{name}.png" for name in "abc"]}
+    clicks = {"時": [1.7e9, 1.7e9 + 1, 1.7e9 + 2, 1.7e9 + 3], "人": ["u", "v", "u", "v"], "品": ["a", "b", "c", "a"]}
+    found = guess(clicks, products)
+    assert found.texts == ["名", "分類"]
+    assert "one for each item, and the longest texts" in found.reasons[-1]

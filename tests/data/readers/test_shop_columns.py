@@ -51,3 +51,35 @@ def test_lists_objects_and_reserved_names_are_left_out():
     )
     assert shop_columns(table, ["sku"]).columns == ["price"]
     assert shop_columns(table.select("item_id")).width == 0
+
+
+def test_values_of_several_types_are_read_as_in_a_text_file():
+    table = pl.DataFrame(
+        [
+            pl.Series("price", [12.5, "9.90", 3, None], dtype=pl.Object),
+            pl.Series("new", [True, "false", None, "TRUE"], dtype=pl.Object),
+            pl.Series("size", [1, "XL", 2.5, True], dtype=pl.Object),
+            pl.Series("tags", [["a"], "b", None, 2], dtype=pl.Object),
+        ]
+    )
+    assert shop_columns(table).to_dict(as_series=False) == {
+        "price": [12.5, 9.9, 3.0, None],
+        "new": [True, False, None, True],
+        "size": ["1", "XL", "2.5", "true"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "is_text"),
+    [
+        (["12", "1.299", "899"], True),
+        (["12", "-1.299"], True),
+        (["1.250", "2.000"], False),  # all with three digits: a weight
+        (["0.125", "12", "1.299"], False),
+        (["1.299", "2500", "12"], False),
+        (["1.299", "12.5", "899"], False),
+    ],
+)
+def test_points_that_may_stand_between_thousands_are_not_taken_for_decimal_ones(values, is_text):
+    found = shop_columns(pl.DataFrame({"price": values}))["price"]
+    assert found.to_list() == (values if is_text else [float(value) for value in values])
