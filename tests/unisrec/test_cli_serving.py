@@ -153,7 +153,7 @@ def test_items_change_in_place(shop, capsys):
     assert (header.split(), first.split()) == (["item_id", "text"], ["i1", "blue", "pen"])
     assert run("items", "add", shop, "--item", "n2", "red case", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {
-        **{"added": 1, "changed": 0, "removed": 0, "unchanged": 0},
+        **{"added": 1, "changed": 0, "removed": 0, "unchanged": 0, "updated": 0},
         **{"items": 7, "checkpoint": str(shop)},
     }
     assert run("items", "remove", shop, "--id", "n2") == 0

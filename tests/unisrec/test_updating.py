@@ -81,7 +81,10 @@ def test_a_day_is_learnt_and_the_folder_replaced(days, model, tmp_path, capsys, 
     ]
     assert main(words) == 0
     captured = capsys.readouterr()
-    assert "26 new interactions of 13 users; items: 1 added, 0 changed, 1 removed, 29 unchanged; share" in captured.out
+    assert (
+        "26 new interactions of 13 users; items: 1 added, 0 changed, 1 removed, 0 unchanged, 29 with other columns; share"
+        in captured.out
+    )
     assert "1 interaction with unknown products left out" in captured.err
     assert "3 interactions already known" in captured.err
     found = json.loads((tmp_path / "out.json").read_text())
