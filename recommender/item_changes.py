@@ -150,10 +150,12 @@ def _columns(old: ItemCatalogue, given: pl.DataFrame | None, item_ids: Sequence[
                 ", ".join(map(repr, missing)),
             )
         # Only the items that are not given keep their columns, but all keep those that are not among the given.
-        rest = known.filter(~pl.col("item_id").is_in(given["item_id"].implode()))
+        of_rest = pl.Series(list(set(item_ids).difference(given["item_id"])), dtype=pl.String)
+        rest = known.filter(pl.col("item_id").is_in(of_rest.implode()))
         others = known.select("item_id", *(name for name in known.columns if name not in given.columns))
         given = given.join(others, on="item_id", how="left", maintain_order="left")
-        known = pl.concat([rest, given], how="diagonal_relaxed")
+        # Types are joined only where both have rows: a complete list decides alone.
+        known = given if rest.is_empty() else pl.concat([rest, given], how="diagonal_relaxed")
     wanted = pl.DataFrame({"item_id": list(item_ids)}, schema={"item_id": pl.String})
     return wanted.join(known, on="item_id", how="left", maintain_order="left").drop("item_id")
 
@@ -168,7 +170,7 @@ def _num_updated(old: ItemCatalogue, columns: pl.DataFrame | None, kept: torch.T
             differ |= new.is_not_null()
             continue
         before = old.columns[new.name][kept.numpy()]
-        if before.dtype != new.dtype and pl.String in (before.dtype, new.dtype):
+        if before.dtype != new.dtype and not (before.dtype.is_numeric() and new.dtype.is_numeric()):
             before, new = before.cast(pl.String), new.cast(pl.String)
         differ |= before.ne_missing(new)
     return int(differ.sum())

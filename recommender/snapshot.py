@@ -67,11 +67,13 @@ class Snapshot:
         if allowed is None and blocked is None and where is None:
             return None
         candidates = torch.full((len(self.catalogue),), allowed is None)
-        candidates[self._rows("allowed", allowed or ())] = True
-        candidates[self._rows("blocked", blocked or ())] = False
+        candidates[self._rows("allowed", allowed)] = True
+        candidates[self._rows("blocked", blocked)] = False
         return candidates if where is None else candidates & item_mask(self.catalogue, where)
 
-    def _rows(self, name: str, item_ids: Iterable[str]) -> list[int]:
+    def _rows(self, name: str, item_ids: Iterable[str] | None) -> list[int]:
+        if item_ids is None:
+            return []
         if isinstance(item_ids, str) or not isinstance(item_ids, Iterable):
             raise ValueError(f"`{name}` is {item_ids!r}, expected a list of item ids: [{str(item_ids)!r}] for one")
         item_ids = list(item_ids)

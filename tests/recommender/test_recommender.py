@@ -126,7 +126,7 @@ def test_allowed_and_blocked(make_recommender):
     for name in ("allowed", "blocked"):
         with pytest.raises(KeyError, match="'i44' is not in the catalogue.*nearest ids: i4"):
             ids(**{name: ["i44"]})
-        for wrong in ("i1", 1, [1]):
+        for wrong in ("i1", "", 1, [1]):
             with pytest.raises(ValueError, match=f"`{name}` (is|holds) .*item ids?"):
                 ids(**{name: wrong})
 

@@ -227,6 +227,14 @@ def test_changed_and_missing_columns_are_said(make_recommender, caplog):
     assert str(recommender.sync_items(more)) == "0 added, 0 changed, 0 removed, 5 unchanged, 1 with other columns"
     assert recommender.sync_items(more) == ItemChanges(0, 0, 0, 6)
     assert not caplog.records
+    flags = more.with_columns(stock=pl.col("stock") > 0)
+    assert recommender.sync_items(flags).updated == 6
+    recommender.sync_items(more)
+    recommender.sync_items(flags.head(4))  # the items that go have no say in the types
+    assert recommender.processor.catalogue.columns["stock"].dtype == pl.Boolean
+    recommender.sync_items(flags)
+    assert recommender.sync_items(more.with_columns(pl.col("stock").cast(pl.Float64))).updated == 6
+    assert recommender.sync_items(more) == ItemChanges(0, 0, 0, 6)
     nulls = more.with_columns(stock=pl.Series(["0", None, "2", "3", "4", "50"]))
     assert recommender.add_items(nulls.head(3)).updated == 1
     caplog.clear()
