@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -138,8 +138,10 @@ def guess_columns(
         texts, reason = [name for name in texts if name is not None], "by their names"
         if not texts:
             texts, reason = list(_longest_text(texts_of, taken)), "by its content: the longest texts"
-            if texts and (name := _name_of_each(texts_of, [*taken, *texts], texts[0])) is not None:
-                texts, reason = [name, *texts], "by their content: one for each item, and the longest texts"
+            if texts and _distinct(_sample(texts_of, texts[0], to_texts)) <= 0.95:  # shared, such as a category
+                names = list(_name_of_each(texts_of, [*taken, *texts]))
+                if names:
+                    texts, reason = [*names, *texts], "by their content: one for each item, and the longest texts"
     if not texts:
         raise ValueError(
             f"{texts_of.source}: no column with the texts of items was recognised, the columns are "
@@ -159,10 +161,10 @@ def _by_name(table: Table, role: str, taken: Sequence[str]) -> str | None:
     return column_by_name([name for name in table.frame.columns if name not in taken], role)
 
 
-def _sample(table: Table, name: str) -> pl.Series:
-    """Ids of the first rows of a column; empty if it cannot hold ids."""
+def _sample(table: Table, name: str, convert: Callable[[pl.Series], pl.Series] = to_ids) -> pl.Series:
+    """Ids, or texts, of the first rows of a column; empty if it cannot hold any."""
     try:
-        return to_ids(table.frame[name].head(_SAMPLE)).drop_nulls()
+        return convert(table.frame[name].head(_SAMPLE)).drop_nulls()
     except ValueError:
         return pl.Series(name, [], dtype=pl.String)
 
@@ -226,35 +228,30 @@ def _longest_text(table: Table, taken: Sequence[str]) -> Iterator[str]:
     for name in table.frame.columns:
         if name in taken:
             continue
-        try:
-            texts = to_texts(table.frame[name].head(_SAMPLE)).drop_nulls()
-        except ValueError:
-            continue
+        texts = _sample(table, name, to_texts)
         if len(texts) and texts.str.contains(r"\pL\S*\s+\S").mean() > 0.5:
             lengths[name] = texts.str.len_chars().mean()
     yield from sorted(lengths, key=lambda each: -lengths[each])[:1]
 
 
-def _name_of_each(table: Table, taken: Sequence[str], repeated: str) -> str | None:
-    """The column with the longest texts that are almost all different, mostly letters and no addresses, where those of the
-    column `repeated` are shared by several items each, such as a category; otherwise `None`."""
-    found = {}
-    for name in (repeated, *table.frame.columns):
-        if name in taken and name != repeated:
+def _name_of_each(table: Table, taken: Sequence[str]) -> Iterator[str]:
+    """The column with the longest texts on average that are almost all different, mostly letters and no addresses."""
+    lengths = {}
+    for name in table.frame.columns:
+        if name in taken:
             continue
-        try:
-            texts = to_texts(table.frame[name].head(_SAMPLE)).drop_nulls()
-        except ValueError:
+        texts = _sample(table, name, to_texts)
+        if _distinct(texts) <= 0.9 or texts.str.contains("://", literal=True).any():
             continue
-        distinct = texts.n_unique() / max(len(texts), 1)
-        if name == repeated:
-            if distinct > 0.95:
-                return None
-        elif len(texts) and distinct > 0.9 and not texts.str.contains("://", literal=True).any():
-            length = texts.str.len_chars().mean()
-            if texts.str.count_matches(r"[\pL\pM]").mean() > 0.6 * length:
-                found[name] = length
-    return max(found, key=found.__getitem__, default=None)
+        length = texts.str.len_chars().mean()
+        if texts.str.count_matches(r"[\pL\pM]").mean() > 0.6 * length:
+            lengths[name] = length
+    yield from sorted(lengths, key=lambda each: -lengths[each])[:1]
+
+
+def _distinct(texts: pl.Series) -> float:
+    """Share of different texts; 0 without any."""
+    return texts.n_unique() / max(len(texts), 1)
 
 
 __all__ = ["NAMES", "Columns", "column_by_name", "guess_columns"]

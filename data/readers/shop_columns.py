@@ -80,9 +80,14 @@ def _plain(column: pl.Series) -> pl.Series:
         if all(value is None or type(value) in types for value in values):
             return pl.Series(column.name, values, dtype=dtype)
     if all(value is None or type(value) in (str, int, float, bool) for value in values):
-        values = [str(value).lower() if isinstance(value, bool) else value for value in values]
-        return pl.Series(column.name, [None if value is None else str(value) for value in values], dtype=pl.String)
+        return pl.Series(column.name, map(_as_text, values), dtype=pl.String)
     return column
+
+
+def _as_text(value: str | float | bool | None) -> str | None:
+    if value is None:
+        return None
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 __all__ = ["RESERVED", "shop_columns"]

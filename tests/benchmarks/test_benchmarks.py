@@ -143,7 +143,6 @@ def test_mean_of_models_ranks_by_the_mean_score(run, start, tmp_path):
     assert "mean_of_models: error: pretrained: its catalogue is not that of toys" in done.stderr
 
 
-@pytest.mark.rare
 def test_few_shot_trains_on_a_share_of_the_users_and_ranks_all(start, tmp_path, monkeypatch):
     short = partial(UniSRecFinetuneArguments, num_train_epochs=1)  # the script trains until nothing improves
     monkeypatch.setattr(unisrec.trainer, "UniSRecFinetuneArguments", short)

@@ -408,7 +408,7 @@ def test_offline_the_cache_is_enough(hub, home, online, office, tmp_path):
     assert_refused(no_dataset, keeps_off)
 
 
-@pytest.mark.rare
+@pytest.mark.slow
 def test_without_a_connection_the_cache_is_taken_and_nothing_tries_again(hub, home, online, office, tmp_path):
     local, again, missing, push, no_dataset = hub.verbs(
         recommend("shop/office"),

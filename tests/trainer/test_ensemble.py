@@ -128,7 +128,6 @@ def test_loss_has_the_mean_of_the_teachers_in_its_target(make_ensemble, make_tra
     torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=0, atol=1e-4)
 
 
-@pytest.mark.rare
 def test_a_student_comes_near_its_teachers(make_ensemble, make_trainer, table):
     teachers = make_ensemble({}, {})
 
