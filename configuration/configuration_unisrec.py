@@ -43,6 +43,7 @@ CODE_FILES = {
     "catalogue_files.py": "modeling_unisrec",
     "item_catalogue.py": "modeling_unisrec",
     "item_columns.py": "modeling_unisrec",
+    "item_state.py": "modeling_unisrec",
     "processing_unisrec.py": "modeling_unisrec",
     "pipeline_unisrec.py": "modeling_unisrec",
 }

@@ -10,9 +10,9 @@ import yaml
 from huggingface_hub import snapshot_download
 
 from ..modeling_unisrec.hub import create_repository, hub_errors, pin_revision, split_revision, upload_dataset
-from ..modeling_unisrec.markdown import code, escape
 from ..modeling_unisrec.outgoing import check_outgoing
 from .domain import FILES, Domain
+from .markdown import code, escape
 
 
 CARD = """\

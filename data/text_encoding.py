@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..modeling_unisrec import TextHead
+from ..modeling_unisrec.item_catalogue import check_unicode
 from ..modeling_unisrec.text_encoders import text_max_length
 from .fetching import fetch_late
 
@@ -94,12 +95,13 @@ def encode_texts(
         `np.ndarray` of shape `(num_texts, text_embedding_size)`, float32: One row for each text, in the given order.
 
     Raises:
-        ValueError: If `pooling` is unknown, the tokenizer has no padding token or returns no token for a text, or the
+        ValueError: If `pooling` is unknown, a text holds half of a character, the tokenizer has no padding token or returns no token for a text, or the
             output of the encoder is not finite.
     """
     head = find_head(encoder, pooling)
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no padding token; set tokenizer.pad_token, e.g. to tokenizer.eos_token")
+    check_unicode(texts)
     max_length = max_length or text_max_length(encoder, tokenizer)
     device = torch.device(device or encoder.device)
     distinct, row_of_text = np.unique(np.asarray(texts, dtype=object), return_inverse=True)

@@ -12,9 +12,9 @@ import yaml
 
 from ..data import Domain
 from ..data.domain import check_output_folder
+from ..data.markdown import escape, one_line
 from ..modeling_unisrec import ItemCatalogue
 from ..modeling_unisrec.hub import split_revision
-from ..modeling_unisrec.markdown import escape, one_line
 from ..modeling_unisrec.outgoing import check_outgoing
 from ..recommender.catalogue import Items, make_catalogue
 from .explorer import load_recommender

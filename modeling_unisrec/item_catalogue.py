@@ -57,6 +57,17 @@ def nearest_ids(name: str, known: Iterable[str], likely: Sequence[str]) -> list[
     return list(dict.fromkeys([*alike, *difflib.get_close_matches(name, likely, n=3, cutoff=0.0)]))[:3]
 
 
+def check_unicode(texts: Sequence[str]) -> None:
+    """Raises `ValueError` if a text or an id holds half of a character, as after a wrong decoding, which no tokenizer reads."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        wrong = next(text for text in texts if any("\ud800" <= each <= "\udfff" for each in text))
+        raise ValueError(
+            f"{wrong[:80]!r} holds half of a character: decode the text again, probably as UTF-8."
+        ) from None
+
+
 class ItemCatalogue:
     r"""
     Catalogue of the items a model recommends, in the order of its item rows.
@@ -105,6 +116,8 @@ class ItemCatalogue:
         self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
         if len(self.texts) != len(self.item_ids):
             raise ValueError(f"{len(self.item_ids)} item ids but {len(self.texts)} texts: give one text for each id.")
+        check_unicode(self.item_ids)
+        check_unicode(self.texts)
         if len(self._rows) != len(self.item_ids):
             seen: set[str] = set()
             twice = next(item_id for item_id in self.item_ids if item_id in seen or seen.add(item_id))

@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -318,8 +318,8 @@ class UniSRecPreTrainedModel(PreTrainedModel):
         r"""
         Loads a model as the parent method does, but requires complete weights and initialises none at random.
 
-        `text_config=None` drops the text encoder, and another `num_items` than in `config.json` creates or drops the
-        ID embedding. Any other mismatch is an error, also with `AutoModel`.
+        `text_config=None` drops the text encoder, and `num_items` creates the ID embedding of a model without one, or `None`
+        drops it. Any other mismatch is an error, also with `AutoModel`.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
@@ -388,6 +388,9 @@ class UniSRecPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
             copy_own_code(self.config, save_directory)
+            whole, shards = (Path(save_directory) / name for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+            if whole.is_file() and shards.is_file():  # one is of an earlier save, and `whole` would be loaded
+                min(whole, shards, key=lambda file: file.stat().st_mtime_ns).unlink()
             for file in Path(save_directory).glob("*.safetensors"):
                 shutil.copymode(Path(save_directory) / "config.json", file)
 

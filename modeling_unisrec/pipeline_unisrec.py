@@ -14,12 +14,20 @@ from transformers.pipelines.base import Pipeline  # not of `transformers`, whose
 
 from .item_catalogue import ItemCatalogue, check_id_rows
 from .item_columns import Where, check_columns_known, item_mask
+from .item_state import item_tower_state
 from .processing_unisrec import UniSRecProcessor
-from .text_neighbours import TextSpace, keep_text_space, mix, recent_texts, seen_discount, text_space_of
+from .text_neighbours import (
+    TextSpace,
+    enter_catalogue,
+    mix,
+    recent_texts,
+    seen_discount,
+    text_space_of,
+    with_own_text_space,
+)
 
 
 History = Sequence[str | Mapping[str, str]]
-COMPARED_NUMBERS = 1 << 15  # of a tensor, to see whether it has changed
 
 
 def rank_items(scores: torch.Tensor, seen: Sequence[Sequence[int]], top_k: int) -> list[list[tuple[int, float]]]:
@@ -131,35 +139,6 @@ def check_finite(vectors: torch.Tensor, name: str) -> torch.Tensor:
     return vectors
 
 
-def tensor_state(tensor: torch.Tensor | None) -> tuple[Any, ...] | None:
-    """Returns a state that changes if a tensor is replaced, moved, cast or modified in place. Changes through NumPy or
-    `.data`, which torch does not track, are detected if one of about 30,000 evenly spaced numbers changes."""
-    if tensor is None:
-        return None
-    flat = tensor.detach().flatten()
-    sample = flat[:: max(1, len(flat) // COMPARED_NUMBERS) | 1].cpu().contiguous().view(torch.uint8).numpy()
-    version = 0 if tensor.is_inference() else tensor._version
-    return tensor.data_ptr(), version, tensor.dtype, tensor.device, tensor.shape, hash(sample.tobytes())
-
-
-def item_tower_state(model: PreTrainedModel, catalogue: ItemCatalogue, reads_texts: bool) -> tuple[Any, ...]:
-    r"""
-    Summarises everything that the item vectors of a catalogue depend on.
-
-    Args:
-        model ([`UniSRecModel`]): The model.
-        catalogue ([`ItemCatalogue`]): The catalogue.
-        reads_texts (`bool`): Whether the model computes the text vectors from the texts.
-
-    Returns:
-        `tuple`: A state that differs from an earlier one if the item vectors have to be computed again.
-    """
-    towers = [model.adaptor, model.item_embedding, *([model.text_encoder] if reads_texts else [])]
-    weights = (weight for tower in towers if tower for weight in (*tower.parameters(), *tower.buffers()))
-    texts = hash(tuple(catalogue.texts)) if reads_texts else None
-    return id(catalogue), texts, *map(tensor_state, (catalogue.item_embeddings, catalogue.id_rows, *weights))
-
-
 def _rows(parsed: Iterable[tuple[int | None, str]]) -> list[int]:
     return [row for row, _ in parsed if row is not None]
 
@@ -175,6 +154,7 @@ class _Ranked:
     """Ranked catalogue, its item vectors, and the state they were computed from."""
 
     source: ItemCatalogue  # as the processor has it
+    model: PreTrainedModel  # that of the pipeline, in the text space of the catalogue
     state: tuple[Any, ...]
     catalogue: ItemCatalogue  # with text vectors
     candidates: torch.Tensor  # as they are compared, on the device of the model
@@ -282,7 +262,8 @@ class SequentialRecommendationPipeline(Pipeline):
             new = self.model.get_text_features(batch.pop("input_ids"), batch.pop("attention_mask", None)).pooler_output
             known = batch.get("text_embeds")  # their rows come first
             batch["text_embeds"] = new.float() if known is None else torch.cat([known.float(), new.float()])
-        users = self.model.project_sequences(check_finite(self.model(**batch).sequence_embeds, "vectors of histories"))
+        states = check_finite(ranked.model(**batch).sequence_embeds, "vectors of histories")
+        users = ranked.model.project_sequences(states)
         if ranked.share:
             texts = ranked.space.map(batch["text_embeds"])
             users = mix(users.float(), recent_texts(batch["item_index"], texts), ranked.share)
@@ -369,14 +350,13 @@ class SequentialRecommendationPipeline(Pipeline):
             catalogue = source
             if source.item_embeddings is None:
                 catalogue = source.with_embeddings(self._encode_texts(source.texts))
-            if self.model.config.text_space == "catalogue":  # as in `LiveCatalogue`
-                keep_text_space(self.model, catalogue.item_embeddings)
-            items = self.model.project_items(check_finite(encode_catalogue(self.model, catalogue), "vectors of items"))
-            space = None
+            model, space = with_own_text_space(self.model), None
+            enter_catalogue(model, catalogue.item_embeddings)
+            items = model.project_items(check_finite(encode_catalogue(model, catalogue), "vectors of items"))
             if share:
-                space = text_space_of(self.model, catalogue.item_embeddings)
+                space = text_space_of(model, catalogue.item_embeddings)
                 items = mix(items.float(), space.map(catalogue.item_embeddings), share)
-            self._ranked = _Ranked(source, state, catalogue, items, share, space)
+            self._ranked = _Ranked(source, model, state, catalogue, items, share, space)
         return self._ranked
 
     @torch.inference_mode()
@@ -395,6 +375,5 @@ __all__ = [
     "check_finite",
     "encode_catalogue",
     "encode_items",
-    "item_tower_state",
     "rank_items",
 ]

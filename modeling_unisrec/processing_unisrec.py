@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, P
 from transformers.utils import TensorType, cached_file, logging
 
 from ..configuration.configuration_unisrec import AUTO_MAP, copy_code, copy_endpoint_files
-from .item_catalogue import ItemCatalogue
+from .item_catalogue import ItemCatalogue, check_unicode
 
 
 logger = logging.get_logger(__name__)
@@ -118,6 +118,7 @@ class UniSRecProcessor(ProcessorMixin):
             raise ValueError(f"an item is given as {{'item_id': ...}} or {{'text': ...}}, not as {dict(entry)!r}.")
         if not entry["text"].strip():
             raise ValueError("the text of an item is empty: give a few words, such as its title.")
+        check_unicode([entry["text"]])
         return None, entry["text"]
 
     def _known(self, item_id: str) -> tuple[int, str]:

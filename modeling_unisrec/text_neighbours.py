@@ -1,5 +1,6 @@
 """Text neighbours: items whose texts are like those of the latest items of a history, without anything learned from logs."""
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -156,6 +157,32 @@ def keep_text_space(model: PreTrainedModel, text_embeds: torch.Tensor | np.ndarr
         model.config.text_space = "own"
 
 
+def with_own_text_space(model: PreTrainedModel) -> PreTrainedModel:
+    r"""
+    Returns a model whose text space can be fitted to a catalogue while the given one stays as it is.
+
+    Args:
+        model ([`UniSRecModel`]): The model.
+
+    Returns:
+        [`UniSRecModel`]: A model that shares the weights and has a configuration and a text space of its own; the given one if
+        `config.text_space` is not `"catalogue"`, or if it is wrapped, or moved between devices while it runs.
+    """
+    is_wrapped = not isinstance(model, PreTrainedModel) or any(hasattr(each, "_hf_hook") for each in model.modules())
+    if model.config.text_space != "catalogue" or is_wrapped:
+        return model
+    twin, adaptor = _with_same_weights(model), _with_same_weights(model.adaptor)
+    twin.config, twin.adaptor, adaptor.space = copy.deepcopy(model.config), adaptor, copy.deepcopy(model.adaptor.space)
+    return twin
+
+
+def _with_same_weights(module: nn.Module) -> nn.Module:
+    """Returns another module with the same parameters, buffers and parts; the latter can be replaced."""
+    twin = module.__new__(type(module))
+    twin.__dict__ = module.__dict__ | {"_modules": module._modules.copy()}
+    return twin
+
+
 def _fit(model: PreTrainedModel, text_embeds: torch.Tensor | np.ndarray | None) -> bool:
     """Fits the text space of a model to text vectors, and returns whether there are any."""
     if text_embeds is None or not len(text_embeds):
@@ -263,4 +290,5 @@ __all__ = [
     "seen_discount",
     "text_space_of",
     "unit_vectors",
+    "with_own_text_space",
 ]

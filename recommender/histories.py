@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from ..data import Domain
+from ..data.readers.column_content import times
 from ..data.readers.columns import check_columns, to_times
 from ..data.readers.events import event_kinds, frequent_kinds
 from ..data.readers.files import suffix_of
@@ -41,7 +42,8 @@ def read_histories(
             rows are in the order of time, one of times, as for [`read_table`].
         tables (`Mapping[str, Any]`, *optional*):
             Arguments of [`read_table`] that a checkpoint remembers. Its `user_column`, `item_column` and `time_column` are
-            taken where the table has them, its `date_format` with the latter; other columns are recognised by their names.
+            taken where the table has them, its `date_format` with the latter; other columns are recognised by their names,
+            times otherwise by their content; a warning says so, or that there are none.
             Of a table of interactions, rows of other `events` and, with `drop_anonymous`, those without a user are left
             out, as in the training; a warning says how many. Separator and encoding are those of a CSV file.
         parse (`Callable`, *optional*): Makes an entry of each string in a column `history`. By default they are ids.
@@ -108,7 +110,7 @@ def find_histories(
     if is_path(histories) or not isinstance(histories, Sequence):
         if user_ids is not None:
             raise ValueError("the table has user ids of its own; leave `user_ids` out.")
-        return read_histories(histories, tables)
+        return read_histories(histories, tables, parse_entry if is_path(histories) else str)
     user_ids = list(map(str, range(len(histories)))) if user_ids is None else user_ids
     if len(user_ids) != len(histories):
         raise ValueError(f"{len(user_ids)} user ids but {len(histories)} histories: give one id for each history.")
@@ -196,6 +198,15 @@ def read_ids(path: str | os.PathLike, role: str, tables: Mapping[str, Any] | Non
     return _complete_ids(table, column, "in every row").unique(maintain_order=True).to_list()
 
 
+def parse_entry(entry: str) -> str | dict[str, str]:
+    """Parses an entry of a history in a file or on the command line: `text:...` is a text; anything else is an id, optionally
+    prefixed with `id:`."""
+    kind, colon, value = entry.partition(":")
+    if colon and kind in ("text", "id"):
+        return {"text": value} if kind == "text" else {"item_id": value}
+    return entry
+
+
 def _is_known(processor: UniSRecProcessor, entry: Any) -> bool:
     try:
         processor.parse(entry)
@@ -232,6 +243,12 @@ def _group_interactions(table: Table, tables: Mapping[str, Any]) -> tuple[list[s
             f"{table.source}: neither a column 'history' nor one of the {missing}, the columns are {', '.join(columns)}; "
             "expected user_id and history, or user_id, item_id and timestamp."
         )
+    if time is None:
+        time, _ = next(times(table, [user, item]), (None, ""))
+        if time is not None:
+            logger.warning("%s: the times are read from %r, by its content.", table.source, time)
+        elif table.frame.width > 2:
+            logger.warning("%s: no times were recognised; the rows of a user count as oldest first.", table.source)
     counted = _counted_rows(table, user, tables)
     rows = pl.DataFrame(
         [
@@ -240,14 +257,14 @@ def _group_interactions(table: Table, tables: Mapping[str, Any]) -> tuple[list[s
         ]
     )
     if time is not None:
-        times = table.frame[time]
-        is_remembered = time == tables.get("time_column") and not times.dtype.is_temporal()
+        values = table.frame[time]
+        is_remembered = time == tables.get("time_column") and not values.dtype.is_temporal()
         date_format = tables.get("date_format") if is_remembered else None
-        times = to_times(times, table.source, first_line=table.first_line, date_format=date_format)
-        if (missing := times.is_null() & counted).any():
+        values = to_times(values, table.source, first_line=table.first_line, date_format=date_format)
+        if (missing := values.is_null() & counted).any():
             where = place(table.source, int(missing.arg_max()), table.first_line)
             raise ValueError(f"{where}: {time!r} is empty, expected a time in every row, or no such column.")
-        rows = rows.with_columns(times.alias("time"))
+        rows = rows.with_columns(values.alias("time"))
     rows = rows.filter(counted)
     if time is not None:  # repeated rows count once, as in the training
         rows = rows.unique(maintain_order=True)
@@ -321,4 +338,4 @@ def _parse_entry(entry: Any) -> str | dict[str, str]:
     return item_id
 
 
-__all__ = ["domain_histories", "drop_unknown", "find_histories", "read_histories", "read_ids"]
+__all__ = ["domain_histories", "drop_unknown", "find_histories", "parse_entry", "read_histories", "read_ids"]

@@ -11,8 +11,9 @@ import torch
 
 from ..data.readers.frames import TableSource
 from ..modeling_unisrec import ItemCatalogue, UniSRecModel, UniSRecProcessor
-from ..modeling_unisrec.pipeline_unisrec import check_catalogue, item_tower_state
-from ..modeling_unisrec.text_neighbours import keep_text_space
+from ..modeling_unisrec.item_state import item_tower_state
+from ..modeling_unisrec.pipeline_unisrec import check_catalogue
+from ..modeling_unisrec.text_neighbours import keep_text_space, with_own_text_space
 from .catalogue import columns_by_id
 from .exact_index import ExactIndex
 from .faiss_index import KINDS, FaissIndex, choose_kind
@@ -34,10 +35,11 @@ class LiveCatalogue:
                 "the checkpoint has no catalogue to recommend from; give the items to rank (items=... in Python, --items "
                 "products.csv on the command line), or finetune it on a domain."
             )
-        self._model, self._given_share = model, text_neighbours
+        self._given_model, self._given_share = model, text_neighbours
+        self._enters_catalogues, self._model = model.config.text_space == "catalogue", with_own_text_space(model)
         # Two encoders, so that queries need not wait while many new texts are encoded.
-        self._encoder = VectorEncoder(model, processor, text_neighbours)
-        self._writers_encoder = VectorEncoder(model, processor, text_neighbours)
+        self._encoder = VectorEncoder(self._model, processor, text_neighbours)
+        self._writers_encoder = VectorEncoder(self._model, processor, text_neighbours)
         self._writers_lock = threading.RLock()
         self._snapshot = self._make_snapshot(processor)
 
@@ -47,7 +49,8 @@ class LiveCatalogue:
 
     @property
     def model(self) -> UniSRecModel:
-        """The model, in evaluation mode. Its weights may be changed; it cannot be replaced."""
+        """The model, in evaluation mode. Its weights may be changed; it cannot be replaced. If it is to read texts in the text
+        space of each catalogue, this is one that shares the weights of the given one and has that of this catalogue."""
         return self._model
 
     @property
@@ -264,8 +267,9 @@ class LiveCatalogue:
 
     def _current(self) -> Snapshot:
         """Returns the snapshot, rebuilt if the model or the catalogue has changed since it was built."""
-        if self._model.training:
-            self._model.eval()
+        for model in (self._given_model, self._model):
+            if model.training:
+                model.eval()
         snapshot = self._snapshot
         if snapshot.state != self._state(snapshot.catalogue, snapshot.reads_texts):
             with self._writers_lock:
@@ -277,14 +281,14 @@ class LiveCatalogue:
     def _make_snapshot(self, processor: UniSRecProcessor, old: Snapshot | None = None) -> Snapshot:
         """Computes vectors and index of a processor's catalogue, with the same kind of index. Raises `ValueError` if the
         model cannot rank it."""
-        catalogue = processor.catalogue
+        catalogue = catalogue_given = processor.catalogue
         check_catalogue(self._model, catalogue)
         reads_texts = catalogue.item_embeddings is None
         if old is not None and old.state[0] == id(catalogue):
             reads_texts = old.reads_texts and self._model.text_encoder is not None  # otherwise keep the loaded vectors
         if reads_texts:
             catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=None))
-        if self._model.config.text_space == "catalogue":
+        if self._enters_catalogues and (old is None or old.state[0] != id(catalogue_given)):
             # For good, also when saved: items that are added later are mapped alike, and saved indexes fit.
             keep_text_space(self._model, catalogue.item_embeddings)
         space = self._writers_encoder.space(catalogue)
@@ -296,7 +300,7 @@ class LiveCatalogue:
 
     def _state(self, catalogue: ItemCatalogue, reads_texts: bool) -> tuple[Any, ...]:
         """Returns a state that changes whenever the vectors of the catalogue change."""
-        return item_tower_state(self._model, catalogue, reads_texts)
+        return *item_tower_state(self._model, catalogue, reads_texts), self._encoder.text_neighbours
 
 
 __all__ = ["History", "LiveCatalogue"]

@@ -246,7 +246,7 @@ def make_rules(
             raise ValueError(f"cap: {limit!r} for column {column!r}, expected a whole number of at least 1")
         values = catalogue.table([column])[column]
         groups = values.rank("dense").cast(pl.Int64).fill_null(0) - 1
-        caps.append(Cap(torch.from_numpy(groups.to_numpy().copy()), int(limit)))
+        caps.append(Cap(torch.from_numpy(groups.to_numpy().copy()), min(int(limit), len(catalogue))))
     if isinstance(diversity, bool) or not isinstance(diversity, int | float | np.number) or not 0 <= diversity <= 1:
         raise ValueError(f"diversity: {diversity!r}, expected a number from 0 (none) to 1")
     shares = None if popularity is None else _shares(catalogue, popularity)

@@ -1,6 +1,7 @@
 """Immutable snapshot of the catalogue and its index."""
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, repeat
@@ -41,6 +42,16 @@ class Recommendation:
     def to_dict(self) -> dict[str, Any]:
         """Returns a plain dictionary, with the columns behind the others."""
         return {"item_id": self.item_id, "text": self.text, "score": self.score, **self.columns}
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a dictionary that JSON can hold: numbers that are not finite are null, and dates and the like texts."""
+        found = self.to_dict()
+        for name, value in self.columns.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                found[name] = None
+            elif not isinstance(value, str | int | float | None):
+                found[name] = str(value)
+        return found
 
 
 @dataclass(frozen=True)

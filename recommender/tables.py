@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
@@ -53,7 +54,8 @@ def to_dataset(
             name: Value("string") if found_types[name].dtype == "large_string" else found_types[name]
             for name in columns
         }
-    return Dataset.from_dict(rows, Features(features))
+    schema = Features(features).arrow_schema  # without it, whole numbers above 2**63 have no type
+    return Dataset(pa.table(rows, schema=schema))
 
 
 def check_suffix(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> None:
@@ -72,11 +74,26 @@ def write_table(table: "Dataset", path: str | os.PathLike) -> None:
     disable_progress_bars()  # it takes a moment
     try:
         with _whole_file(path) as draft:
-            write = {".parquet": table.to_parquet, ".csv": table.to_csv, ".jsonl": table.to_json}
-            write[Path(path).suffix.lower()](draft)
+            if Path(path).suffix.lower() == ".jsonl":
+                _with_dates_as_texts(table).to_json(draft)
+            else:
+                write = {".parquet": table.to_parquet, ".csv": table.to_csv}
+                write[Path(path).suffix.lower()](draft)
     finally:
         if not is_quiet:
             enable_progress_bars()
+
+
+def _with_dates_as_texts(table: "Dataset") -> "Dataset":
+    """Returns a table with dates as JSON is answered over HTTP; otherwise they would be milliseconds since 1970."""
+    from datasets import Dataset
+
+    columns = table.data.table
+    for place, field in enumerate(columns.schema):
+        if pa.types.is_temporal(field.type):
+            texts = [None if value is None else str(value) for value in columns[place].to_pylist()]
+            columns = columns.set_column(place, field.name, pa.array(texts, pa.string()))
+    return Dataset(columns)
 
 
 def export_vectors(

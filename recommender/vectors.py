@@ -33,10 +33,16 @@ class VectorEncoder:
     """
 
     def __init__(self, model: UniSRecModel, processor: UniSRecProcessor, text_neighbours: float | None = None):
-        self.model, self.text_neighbours = model, model.config.text_neighbours_share(text_neighbours)
+        self.model, self._given_share = model, text_neighbours
+        model.config.text_neighbours_share(text_neighbours)  # raises
         # A tokenizer is not thread-safe: each call may change its settings.
         self._tokenizer, self._lock = copy.deepcopy(processor.tokenizer), threading.Lock()
         self._max_text_length = processor.max_text_length
+
+    @property
+    def text_neighbours(self) -> float:
+        """Share of text neighbours in the similarity."""
+        return self.model.config.text_neighbours_share(self._given_share)
 
     def texts(self, texts: Sequence[str], progress: bool | None = False) -> torch.Tensor:
         """Returns text vectors `(num_texts, text_embedding_size)` on the CPU; zeros if the model represents items by

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from ..configuration import UniSRecConfig
 from ..data import Domain
-from ..modeling_unisrec.markdown import code, escape, one_line
+from ..data.markdown import code, escape, one_line
 from .run_results import RunResults
 from .training_log import TrainingRow, loss_name
 

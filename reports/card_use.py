@@ -29,6 +29,7 @@ class UseFacts:
         has_catalogue (`bool`): Whether it contains a catalogue.
         reads_text (`bool`): Whether it can encode item texts.
         is_inductive (`bool`): Whether it represents items by their text alone.
+        fits_text_space (`bool`): Whether it reads texts in the text space of each catalogue.
         catalogue_withheld (`bool`): Whether it has a catalogue that is not shared.
     """
 
@@ -37,6 +38,7 @@ class UseFacts:
     has_catalogue: bool
     reads_text: bool
     is_inductive: bool
+    fits_text_space: bool = False
     catalogue_withheld: bool = False
 
     @classmethod
@@ -55,6 +57,7 @@ class UseFacts:
             processor is not None and processor.catalogue is not None,
             has_text_encoder and config.item_text and processor is not None and processor.tokenizer is not None,
             config.item_text and config.num_items is None,
+            config.text_space == "catalogue",
         )
 
     @classmethod
@@ -71,6 +74,7 @@ class UseFacts:
             has_catalogue,
             has_text_encoder and item_text and (folder / "tokenizer_config.json").is_file(),
             item_text and settings.get("num_items") is None,
+            settings.get("text_space") == "catalogue",
             catalogue_withheld=has_catalogue and not catalogue,
         )
 

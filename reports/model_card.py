@@ -61,6 +61,7 @@ class UniSRecModelCardData:
 
         kind_of_run (`str`, *optional*): `"pretraining"` or `"finetuning"`.
         interpolation_share (`float`, *optional*): Share of the fine-tuned weights in interpolated weights.
+        kept_start (`bool`): Whether the model is that from before training, as validation was no better after it.
     """
 
     domains: Sequence[Domain] = ()
@@ -75,6 +76,7 @@ class UniSRecModelCardData:
     log: list[dict[str, float]] = field(default_factory=list, init=False)
     resumed: bool = field(default=False, init=False)
     interpolation_share: float | None = field(default=None, init=False)
+    kept_start: bool = field(default=False, init=False)
     in_training: bool = field(default=False, init=False)
     kind_of_run: KindOfRun | None = field(default=None, init=False)
 

@@ -1,6 +1,5 @@
 """`EndpointHandler`: requests in, ranked items out, for Hugging Face Inference Endpoints and for `unisrec serve`."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -8,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ..modeling_unisrec import ItemCatalogue
-from ..recommender import Recommendation, Recommender
+from ..recommender import Recommender
 from .schemas import (
     Entry,
     RecommendOptions,
@@ -135,12 +134,12 @@ class EndpointHandler:
             if len(requests) == 1:
                 return [ValueError(str(error.args[0]))]
             return [answer for request in requests for answer in self._recommend([request])]
-        return [[_plain(item) for item in items] for items in ranked]
+        return [[item.to_json() for item in items] for items in ranked]
 
     def similar(self, request: SimilarRequest) -> Items:
         """Returns the items most similar to that of a `request`. Raises `ValueError` if it cannot be found."""
         _check_id(request.item, self.recommender.catalogue, "item")
-        return [_plain(item) for item in self.recommender.similar_items(request.item, request.top_k)]
+        return [item.to_json() for item in self.recommender.similar_items(request.item, request.top_k)]
 
 
 def _check_id(entry: Entry, catalogue: ItemCatalogue, where: str) -> None:
@@ -152,17 +151,6 @@ def _check_id(entry: Entry, catalogue: ItemCatalogue, where: str) -> None:
             f"{where}: item id {shown(item_id)} is not in the catalogue of {len(catalogue):,} items; an item that is "
             'not in it can be given in a history as {"text": "..."}'
         )
-
-
-def _plain(item: Recommendation) -> dict[str, Any]:
-    """Returns an item whose columns JSON can hold: numbers that are not finite are null, and dates and the like texts."""
-    found = item.to_dict()
-    for name, value in item.columns.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            found[name] = None
-        elif not isinstance(value, str | int | float | None):
-            found[name] = str(value)
-    return found
 
 
 def _validated(kind: type[Model], data: Any, where: str = "") -> Model:

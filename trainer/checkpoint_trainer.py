@@ -20,9 +20,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, Train
 from transformers.utils.hub import PushInProgress
 from transformers.utils.logging import get_logger
 
+from ..data.markdown import one_line
 from ..data.training_data import check_same_data
 from ..modeling_unisrec.hub import api, create_repository, upload_checkpoint, upload_state
-from ..modeling_unisrec.markdown import one_line
 from ..modeling_unisrec.outgoing import check_adapter_base, check_outgoing, shared_files
 from ..modeling_unisrec.weight_files import check_weights_of_folder
 from .callbacks import SavingCallback

@@ -29,7 +29,7 @@ TRANSFER_DROPOUT = 0.5
 # Below so many interactions, a model keeps a part of what it had learned before. Same place; Office has 22,447.
 SMALL_DOMAIN, SMALL_DOMAIN_SHARE = 50_000, "0.8"
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the fine-tuned weights that `--interpolate auto` compares
-TEXT_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # of text neighbours in the score
+TEXT_SHARES = tuple(step / 10 for step in range(10))  # of text neighbours in the score
 # The validation users have chosen the best epoch, which makes the model look better on them than on others, but not the texts,
 # which nothing is trained on. So the largest share is taken that costs them little; docs/results_base.md, same place.
 TEXT_TOLERANCE = 0.01
@@ -142,7 +142,7 @@ def choose_text_neighbours(
     Args:
         config ([`UniSRecConfig`]): Configuration of a model with texts that compares by the cosine.
         measure (`Callable`): Returns the metric with the current `text_neighbours` of `config`; higher is better.
-        shares (`Sequence[float]`, *optional*): Shares from 0 on. Defaults to 0, .1, .2, .3, .4 and .5.
+        shares (`Sequence[float]`, *optional*): Shares from 0 on. Defaults to 0, .1, .2 and so on up to .9.
 
     Returns:
         `dict[float, float]`: Metric of each share that was tried. The one that was chosen is in `config`.
@@ -207,6 +207,44 @@ class WeightInterpolator:
             weight.copy_(end[name] * share if start is None else torch.lerp(start, end[name], share))
 
 
+class Start:
+    """
+    A model as it was before training, without an ID embedding, to return to it if validation is no better afterwards.
+
+    Args:
+        model ([`UniSRecModel`]): Model before training.
+        text_neighbours (`float`): Share of text neighbours with which it ranks.
+
+    Attributes:
+        value (`float`, *optional*): Its metric, higher is better, once it was measured.
+    """
+
+    def __init__(self, model: UniSRecModel, text_neighbours: float):
+        self._config, self._weights = model.config, WeightInterpolator(model)
+        self._ids = [weight for name, weight in model.named_parameters() if "item_embedding" in name]
+        self._text_neighbours = text_neighbours
+        self.value: float | None = None
+
+    def measure(self, measure: Callable[[], float]) -> None:
+        """Measures the model, unless that was done, and leaves the random numbers of the training as they would be."""
+        if self.value is not None:
+            return
+        now, ids = self._config.text_neighbours, [weight.detach().clone() for weight in self._ids]
+        self._config.text_neighbours = self._text_neighbours
+        with torch.random.fork_rng(), torch.no_grad():
+            for weight in self._ids:
+                weight.zero_()
+            self.value = measure()
+            for weight, initial in zip(self._ids, ids, strict=True):
+                weight.copy_(initial)
+        self._config.text_neighbours = now
+
+    def restore(self) -> None:
+        """Sets weights and share of text neighbours back; an ID embedding becomes zero."""
+        self._weights.choose([0.0], lambda: 0.0)
+        self._config.text_neighbours = self._text_neighbours
+
+
 def choose_recipe(config: UniSRecConfig, args: "UniSRecFinetuneArguments", domain: Domain) -> str | None:
     """Sets `args.dropout` and `args.interpolate`, unless they were given, and returns the line that says so."""
     if args.lora is not None or args.freeze_sequence_encoder:
@@ -237,6 +275,7 @@ __all__ = [
     "SMALL_DOMAIN_SHARE",
     "TRANSFER_DROPOUT",
     "Ensemble",
+    "Start",
     "WeightInterpolator",
     "choose_recipe",
     "choose_text_neighbours",

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import TrainOutput
 
@@ -23,7 +24,7 @@ from .candidates import (
     StepItems,
 )
 from .distributed import RowGatherer
-from .ensemble import SHARES, Ensemble, WeightInterpolator, choose_text_neighbours, parse_interpolation
+from .ensemble import SHARES, Ensemble, Start, WeightInterpolator, choose_text_neighbours, parse_interpolation
 from .losses import SoftTargets
 from .sparse_adam import SparseRowsAdamW, exchange_rows
 from .training_args import UniSRecFinetuneArguments
@@ -49,6 +50,9 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
     The setting depends on the model: transductive with an ID embedding ([`UniSRecModel.reset_item_embedding`]), inductive
     without.
 
+    With `start_text_neighbours`, validation users are also ranked before training, and if that is at least as good as
+    afterwards, the model stays as it was.
+
     Args:
         model ([`UniSRecModel`] or `PeftModel`):
             Model to train, without a text encoder (`detach_text_encoder`) unless that is trained too.
@@ -59,11 +63,15 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         data_collator (`Callable`, *optional*): Defaults to the collator of the candidates.
         eval_dataset ([`RankingDataset`], *optional*): Validation users.
         teachers ([`Ensemble`], *optional*): Models of the same catalogue for distillation.
+        start_text_neighbours (`float`, *optional*):
+            Share of text neighbours with which the model ranks before training. Without it, and where `load_best_model_at_end`
+            is off or nothing is validated, trained weights are kept in any case.
 
     Attributes:
         validated (`float`, *optional*):
             After training, `metric_for_best_model` on the validation users: of the final model if the share of text neighbours
-            was chosen, otherwise of the best evaluation.
+            was chosen or the model compared with its start, otherwise of the best evaluation.
+        start ([`Start`], *optional*): What the final model is compared with; `None` keeps trained weights in any case.
     """
 
     args: UniSRecFinetuneArguments
@@ -76,6 +84,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         text_embeds: np.ndarray | None = None,
         data_collator: Callable[[Sequence[dict[str, Any]]], dict[str, Any]] | None = None,
         teachers: Ensemble | None = None,
+        start_text_neighbours: float | None = None,
         **kwargs,
     ):
         super().__init__(*args, data_collator=data_collator, **kwargs)
@@ -102,6 +111,11 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
         self._interpolator = None if self.args.interpolate is None else WeightInterpolator(self.model)
         self._chooses_text_neighbours = self._can_choose_text_neighbours()
         self.validated: float | None = None
+        self.start: Start | None = None
+        is_validated = self.eval_dataset is not None and self.args.eval_strategy != "no"
+        is_whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        if start_text_neighbours is not None and is_validated and is_whole and self.args.load_best_model_at_end:
+            self.start = Start(self.model, start_text_neighbours)
 
     def _can_choose_text_neighbours(self) -> bool:
         """Returns whether their share is chosen after training: unless it is given, nothing is validated, adapters could not keep
@@ -115,7 +129,9 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
 
     def train(self, *args, **kwargs) -> TrainOutput:
         """Trains like the parent class, and afterwards interpolates the weights and chooses the share of text neighbours, as
-        the arguments say."""
+        the arguments say, or returns to the start if that was no worse."""
+        if self.start is not None:
+            self.start.measure(self._validate)
         if self._chooses_text_neighbours:
             self.model.config.text_neighbours = 0.0  # a training that goes on has chosen before
         output = super().train(*args, **kwargs)
@@ -134,7 +150,26 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             self.validated = values[share]
             tried = {f"text_neighbours_{each:g}": value for each, value in values.items()}
             self.log({"text_neighbours": share} | tried)
+        if self.start is not None:
+            if not self._chooses_text_neighbours:
+                self.validated = self._validate()
+            self._compare_with_start()
         return output
+
+    def _compare_with_start(self) -> None:
+        """Returns to the model before training if validation is no better after it, and says so."""
+        before, after = self.start.value, self.validated
+        if after > before:
+            return
+        self.start.restore()
+        self.validated, self.card_data.kept_start = before, True
+        self.log({"validation_before_training": before, "validation_after_training": after})
+        if self.is_world_process_zero():
+            metric = self.args.metric_for_best_model.removeprefix("eval_")
+            tqdm.write(
+                f"validation {metric} is {abs(after):.4f} after training and {abs(before):.4f} before it: the model stays as it "
+                "was (`interpolate` 1 keeps the trained weights)"
+            )
 
     def _validate(self) -> float:
         """Returns `metric_for_best_model` of the current weights, negated if lower is better. It is not logged."""

@@ -162,12 +162,18 @@ def build_finetune_trainer(
             check_unseen(teacher, each.config, domain, "leave it out, or add --hold_out false")
     model.config.training_data = merge_records(learned, taught, [training_record(domain, args.trains_on_texts)])
     num_items = domain.num_items if setting == "transductive" else None
+    ranks_by = None
     if from_scratch:
         of_args = {"text_neighbours": args.text_neighbours or 0.0}
         model = untrained_model(model, num_items, of_args | dict(model_config or {}))
         encoder = encoder if model.config.item_text else None
         args.freeze_sequence_encoder, recipe = False, None
     else:
+        # Texts that are trained on are encoded anew for each evaluation, adapters cannot keep a share, a given share of the
+        # weights is meant, and the paper knows no such choice.
+        is_chosen = not args.trains_on_texts and args.lora is None and not args.freeze_sequence_encoder
+        if is_chosen and args.interpolate is None:
+            ranks_by = model.config.text_neighbours_share(args.text_neighbours)
         model.reset_item_embedding(num_items)
         model.config.text_neighbours = model.config.text_neighbours_share(args.text_neighbours or 0.0)
         recipe = choose_recipe(model.config, args, domain)
@@ -195,6 +201,7 @@ def build_finetune_trainer(
         eval_dataset=RankingDataset(domain_split(domain, "valid"), catalogue) if domain.held_out else None,
         text_embeds=text_embeds,
         teachers=teachers,
+        start_text_neighbours=ranks_by,
         card_data=card_data,
     )
     if recipe is not None:
@@ -286,7 +293,9 @@ def finish_finetuning(
     if domain.held_out:
         measured, num_users = _measure(trainer, domain) if domain.cut is None else _measure_after_cut(trainer, domain)
         facts = run_facts(domain, setting, from_scratch, args.seed)
-        if trainer.card_data.interpolation_share is not None:
+        if trainer.card_data.kept_start:
+            facts["kept_start"] = True
+        elif trainer.card_data.interpolation_share is not None:
             facts["interpolation_share"] = trainer.card_data.interpolation_share
         if share := trainer.accelerator.unwrap_model(trainer.model).config.text_neighbours:
             facts["text_neighbours"] = share

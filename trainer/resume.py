@@ -240,7 +240,8 @@ def _check_form(saved: Any, current: Any, name: str) -> None:
     elif isinstance(current, bool | None):
         fits = isinstance(saved, bool | None)
     elif isinstance(current, Number):
-        fits = _is_number(saved) and math.isfinite(saved)
+        # Before its first step, `reduce_lr_on_plateau` has an infinite best value, and always a worst one.
+        fits = _is_number(saved) and (math.isfinite(saved) or (math.isinf(saved) and math.isinf(current)))
     else:
         fits = isinstance(saved, type(current))
     if not fits:

@@ -243,6 +243,7 @@ class Fitting:
             from_scratch=recipe.from_scratch,
             model_config=recipe.model_config,
         )
+        trainer.start = None  # the choice is between all of them and zero-shot
         for callback in (PrinterCallback, SayAtStart):  # `say` tells less, and names no options that `fit` lacks
             trainer.remove_callback(callback)
         return trainer

@@ -11,7 +11,7 @@ MAX_CHARS = 2000
 
 def clean_text(text: pl.Expr) -> pl.Expr:
     """
-    Clean texts: decode HTML entities, remove tags and double quotes, and collapse whitespace into single spaces.
+    Clean texts: decode HTML entities, remove tags, styles, scripts, comments and double quotes, and collapse whitespace into single spaces.
 
     Args:
         text (`pl.Expr` of `str`): Raw text.
@@ -21,6 +21,7 @@ def clean_text(text: pl.Expr) -> pl.Expr:
     """
     cleaned = (
         text.map_batches(_unescape, return_dtype=pl.String)
+        .str.replace_all(r"(?is)<!--.*?-->|<style\b.*?</style\s*>|<script\b.*?</script\s*>", " ")
         .str.replace_all(r"</?[A-Za-z][^<>]*>", " ")
         .str.replace_all('"', "", literal=True)
         .str.replace_all(r"\s+", " ")

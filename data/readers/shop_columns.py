@@ -28,7 +28,7 @@ def shop_columns(table: pl.DataFrame, leave_out: Iterable[str] = ()) -> pl.DataF
         leave_out (iterable of `str`, *optional*): Columns that are not taken, besides those of [`RESERVED`].
 
     Returns:
-        `pl.DataFrame`: Columns of strings, numbers, booleans and dates, with empty strings as nulls. Columns of lists,
+        `pl.DataFrame`: Columns of strings, numbers, booleans and dates, with empty strings and NaN as nulls. Columns of lists,
         objects and bytes are left out.
     """
     taken = [column for column in table.iter_columns() if column.name not in {*RESERVED, *leave_out}]
@@ -44,6 +44,8 @@ def _typed(column: pl.Series) -> pl.Series | None:
         return column.cast(pl.String)
     if dtype.is_decimal():
         return column.cast(pl.Float64)
+    if dtype.is_float():
+        return column.fill_nan(None)
     if dtype.is_numeric() or dtype in (pl.Boolean, pl.Date, pl.Datetime):
         return column
     if dtype == pl.Null:

@@ -387,6 +387,17 @@ def test_detached_text_encoder_comes_back(text_model, tokens):
 # Saving and loading
 
 
+@pytest.mark.parametrize("sizes", [("1GB", "4KB"), ("4KB", "1GB")])
+def test_weights_of_an_earlier_save_are_not_loaded(make_model, sizes, tmp_path):
+    make_model().save_pretrained(tmp_path, max_shard_size=sizes[0])
+    model = make_model()
+    with torch.no_grad():
+        model.adaptor.weight.add_(1)
+    model.save_pretrained(tmp_path, max_shard_size=sizes[1])
+    assert torch.equal(UniSRecModel.from_pretrained(tmp_path).adaptor.weight, model.adaptor.weight)
+    assert (tmp_path / "model.safetensors").is_file() != (tmp_path / "model.safetensors.index.json").is_file()
+
+
 @pytest.mark.parametrize("shard_size", ["1GB", "4KB"])
 @torch.no_grad()
 def test_save_and_load_give_equal_bits(text_model, tokens, shard_size, tmp_path):

@@ -26,6 +26,7 @@ CODE = {
     "catalogue_files.py",
     "item_catalogue.py",
     "item_columns.py",
+    "item_state.py",
 }
 TEXTS = ["red pen", "small steel kettle", "garden lamp"]
 

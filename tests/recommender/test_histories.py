@@ -9,7 +9,14 @@ import polars as pl
 import pytest
 
 from unisrec.modeling_unisrec import ItemCatalogue, UniSRecProcessor
-from unisrec.recommender.histories import domain_histories, drop_unknown, find_histories, read_histories, read_ids
+from unisrec.recommender.histories import (
+    domain_histories,
+    drop_unknown,
+    find_histories,
+    parse_entry,
+    read_histories,
+    read_ids,
+)
 
 
 ENTRIES = ["C:\\new", "AC\\DC", '"quoted"', "a, b", 7, 7.0, {"text": "red [1] pen"}, {"item_id": 8}]
@@ -100,6 +107,19 @@ def test_histories_of_interactions_are_in_the_order_of_time(tmp_path, kind):
     assert read_histories(table) == (["bob", "ann"], [["9", "007"], ["007", "8"]])
     frame = pl.DataFrame(LONG).drop("timestamp")
     assert read_histories(frame) == (["bob", "ann"], [["007", "9"], ["8", "007"]])
+
+
+def test_times_are_found_by_their_content_or_missed_with_a_word(caplog):
+    table = pl.DataFrame(LONG).rename({"timestamp": "when bought"})
+    assert read_histories(table) == (["bob", "ann"], [["9", "007"], ["007", "8"]])
+    assert caplog.messages == ["histories: the times are read from 'when bought', by its content."]
+    caplog.clear()
+    table = table.with_columns(pl.Series("when bought", [1, 2, 3, 4]))
+    assert read_histories(table) == (["bob", "ann"], [["007", "9"], ["8", "007"]])
+    assert caplog.messages == ["histories: no times were recognised; the rows of a user count as oldest first."]
+    caplog.clear()
+    read_histories(table.drop("when bought"))
+    assert not caplog.messages
 
 
 def test_columns_that_a_checkpoint_remembers(tmp_path):
@@ -197,14 +217,14 @@ def test_fields_that_the_first_record_lacks(tmp_path):
         read_ids(tmp_path / "h.jsonl", "user")
 
 
-def test_marked_strings_are_those_of_a_column_history(tmp_path):
-    def parse(entry):
-        return {"text": entry[5:]} if entry.startswith("text:") else entry
-
-    (tmp_path / "h.csv").write_text("user_id,history\nann,7 text:pen\nbob,\n")
-    assert read_histories(tmp_path / "h.csv", parse=parse) == (["ann", "bob"], [["7", {"text": "pen"}], []])
+def test_marked_strings_are_those_of_a_column_history_in_a_file(tmp_path):
+    (tmp_path / "h.csv").write_text("user_id,history\nann,7 text:pen id:text:1 text\nbob,\n")
+    found = (["ann", "bob"], [["7", {"text": "pen"}, {"item_id": "text:1"}, "text"], []])
+    assert read_histories(tmp_path / "h.csv", parse=parse_entry) == find_histories(tmp_path / "h.csv") == found
     frame = pl.DataFrame({"user_id": ["ann"], "item_id": ["text:pen"]})
-    assert read_histories(frame, parse=parse) == (["ann"], [["text:pen"]])
+    assert read_histories(frame, parse=parse_entry) == (["ann"], [["text:pen"]])
+    frame = pl.DataFrame({"user_id": ["ann"], "history": [["text:pen"]]})
+    assert find_histories(frame) == (["ann"], [["text:pen"]])
 
 
 def test_bad_user_ids(make_domain):

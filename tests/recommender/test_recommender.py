@@ -1,5 +1,8 @@
 """Ranking the catalogue for histories of ids and texts."""
 
+import datetime
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -13,6 +16,7 @@ from unisrec.modeling_unisrec.pipeline_unisrec import SequentialRecommendationPi
 from unisrec.modeling_unisrec.text_neighbours import fit_text_space
 from unisrec.recommender import Recommender
 from unisrec.recommender.snapshot import with_catalogue
+from unisrec.recommender.tables import write_table
 
 
 IDS = [f"i{row}" for row in range(6)]
@@ -253,6 +257,9 @@ def test_answers_are_those_of_the_weights_and_the_catalogue_of_now(make_recommen
         lambda: recommender.model.adaptor.weight.data.mul_(torch.randn(16, 1, 1)),
         lambda: recommender.model.train(),
         lambda: setattr(recommender.processor, "catalogue", ItemCatalogue(IDS[::-1], TEXTS)),
+        lambda: setattr(recommender.model.config, "text_neighbours", 0.4),
+        lambda: setattr(recommender.model.config, "text_neighbours", 0.0),
+        lambda: setattr(recommender.model.config, "similarity", "dot"),
         lambda: recommender.model.to(torch.bfloat16),
     ):
         change()
@@ -316,6 +323,45 @@ def test_counts_are_whole_numbers(make_recommender, number):
         with pytest.raises(ValueError, match=f"is {number!r}, expected a whole number of at least 1"):
             call()
     assert recommender.recommend([["i1"]], top_k=np.int64(2), batch_size=np.int32(1))[0]
+
+
+@pytest.mark.parametrize("text", ["\ud83d mug", "caf\udce9 mug"])
+def test_half_characters_are_refused(make_recommender, text):
+    recommender = make_recommender()
+    for refuse in (
+        lambda: recommender.recommend([[{"text": text}]]),
+        lambda: recommender.encode_items([text]),
+        lambda: recommender.add_items({"new": text}),
+        lambda: ItemCatalogue(["a"], [text]),
+    ):
+        with pytest.raises(ValueError, match=r"mug' holds half of a character"):
+            refuse()
+
+
+def test_values_of_columns_in_files_and_as_json(make_recommender, tmp_path):
+    recommender = make_recommender()
+    dates = [datetime.date(2026, 1, 1 + row) for row in range(6)]
+    times = [datetime.datetime(2026, 1, 1, row, 30) for row in range(6)]
+    columns = pl.DataFrame(
+        {
+            "item_id": IDS,
+            "added": dates,
+            "sold": times,
+            "number": pl.Series([2**63 + row for row in range(6)], dtype=pl.UInt64),
+        }
+    )
+    recommender.set_columns(columns)
+    names = ["added", "sold", "number"]
+    (items,) = recommender.recommend([["i2"]], 2, columns=names)
+    rows = [IDS.index(item.item_id) for item in items]
+    expected = [(f"2026-01-0{1 + row}", f"2026-01-01 0{row}:30:00", 2**63 + row) for row in rows]
+    assert [tuple(json.loads(json.dumps(item.to_json()))[name] for name in names) for item in items] == expected
+    table = recommender.recommend_dataset([["i2"]], top_k=2, columns=names)
+    assert table["number"] == [number for _, _, number in expected]
+    write_table(table, tmp_path / "out.jsonl")
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [tuple(line[name] for name in names) for line in written] == expected
+    assert [line["item_id"] for line in written] == [item.item_id for item in items]
 
 
 def test_users_of_a_domain_are_named_by_strings(make_recommender, make_domain):

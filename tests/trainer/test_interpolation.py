@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from unisrec.cli import main
+from unisrec.evaluation import evaluate
 from unisrec.modeling_unisrec import UniSRecModel
 from unisrec.trainer import UniSRecFinetuneArguments, finetune
-from unisrec.trainer.ensemble import SHARES, WeightInterpolator, parse_interpolation
+from unisrec.trainer.ensemble import SHARES, Start, WeightInterpolator, parse_interpolation
 
 
 @pytest.fixture
@@ -39,6 +40,58 @@ def test_other_values_are_refused_with_one_line(value, tmp_path):
     with pytest.raises(ValueError, match="expected auto or the share of the fine-tuned weights") as error:
         UniSRecFinetuneArguments(str(tmp_path), interpolate=value, use_cpu=True)
     assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("setting", ["inductive", "transductive"])
+def test_a_model_stays_as_it_was_if_training_does_not_help(transfer_root, run, tmp_path, setting, capsys):
+    worse = {"learning_rate": 10.0, "metric_for_best_model": "ndcg@10_seen_masked"}
+    trainer, metrics = run("kept", setting, **worse)
+    names = transfer_root / "pretrained", transfer_root / "toys", "test"
+    start = evaluate(*names, text_neighbours=0, use_cpu=True)
+    assert metrics == pytest.approx({name: start[name] for name in metrics}, abs=1e-6)
+    assert trainer.validated == trainer.start.value > trainer.state.best_metric
+    before = weights(transfer_root / "pretrained")
+    for name, weight in weights(tmp_path / "kept").items():
+        assert torch.equal(weight, before[name] if name in before else torch.zeros_like(weight)), name
+    assert "before it: the model stays as it was (`interpolate` 1" in capsys.readouterr().out
+    assert json.loads((tmp_path / "kept" / "test_results.json").read_text())["kept_start"]
+    assert "the model is that from before training" in (tmp_path / "kept" / "README.md").read_text(encoding="utf-8")
+
+    trainer, _ = run("given", setting, interpolate="1", **worse)
+    assert trainer.start is None
+    assert not torch.equal(weights(tmp_path / "given")["adaptor.weight"], before["adaptor.weight"])
+
+
+def test_the_start_ranks_with_its_share_and_without_ids(make_model):
+    model = make_model(num_items=5)
+    start, ids = Start(model, 0.3), model.item_embedding.weight.detach().clone()
+    seen = []
+
+    def measure() -> float:
+        seen.append((model.config.text_neighbours, model.item_embedding.weight.any().item(), torch.rand(1)))
+        return 0.5
+
+    torch.manual_seed(0)
+    start.measure(measure)
+    start.measure(measure)
+    assert seen[0][:2] == (0.3, False)
+    assert len(seen) == 1
+    assert torch.rand(1) == seen[0][2]  # as if nothing had been measured
+    assert torch.equal(model.item_embedding.weight, ids)
+    assert (start.value, model.config.text_neighbours) == (0.5, 0)
+    start.restore()
+    assert model.config.text_neighbours == 0.3
+    assert not model.item_embedding.weight.any()
+
+
+def test_comparing_with_the_start_does_not_change_the_training(run):
+    compared, _ = run("compared", dropout=0.5)
+    alone, _ = run("alone", dropout=0.5, interpolate="0.8")
+    assert compared.start is not None
+    assert alone.start is None
+    losses = [[line["loss"] for line in each.state.log_history if "loss" in line] for each in (compared, alone)]
+    assert losses[0] == losses[1]
+    assert compared.state.best_metric == alone.state.best_metric
 
 
 @pytest.mark.parametrize("setting", ["inductive", "transductive"])

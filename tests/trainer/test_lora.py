@@ -121,6 +121,21 @@ def test_peft_and_transformers_load_the_same_model(transfer, root, name):
         assert (untouched(**batch).sequence_embeds - states).abs().max() > 1e-3
 
 
+def test_vectors_are_those_of_the_adapters_that_are_switched_on(transfer, root):
+    _, _, folder = transfer("sequence")
+    _, processor = load_checkpoint(folder)
+    model = AutoModel.from_pretrained(root / "pretrained", num_items=25)
+    model = PeftModel.from_pretrained(model, folder).eval()
+    model.config.item_ids_hash = processor.catalogue.item_ids_hash
+    recommender = Recommender(model, processor)
+    adapted = recommender.item_embeds
+    with model.disable_adapter():
+        plain = recommender.item_embeds
+        assert (plain == Recommender(model, processor).item_embeds).all()
+    assert abs(plain - adapted).max() > 1e-3
+    assert (recommender.item_embeds == adapted).all()
+
+
 def test_the_catalogue_is_that_of_the_adapted_encoder(transfer):
     _, _, folder = transfer("both")
     model, processor = load_checkpoint(folder)

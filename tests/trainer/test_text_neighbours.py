@@ -39,7 +39,7 @@ def run(transfer_root, training_options, tmp_path):
         ([0.3, 0.4, 0.4, 0.5, 0.1], 5, 0.3),
         ([0.3, 0.298, 0.2975, 0.2965], 4, 0.2),  # at most 1 % below the best
         ([-0.3, -0.302, -0.304], 3, 0.1),  # lower is better: negated
-        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 6, 0.5),
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], 10, 0.9),
     ],
 )
 def test_the_largest_share_that_costs_little_is_chosen(metrics, tried, best):

@@ -260,7 +260,9 @@ def test_a_changed_space_is_noticed(root, make_domain):
     assert not np.allclose(recommender.item_embeds, before, atol=1e-3)
 
 
-def test_pipeline_and_recommender_keep_the_space_of_their_first_catalogue(root, make_domain, tmp_path):
+def test_pipeline_and_recommender_enter_another_catalogue_and_leave_the_given_model_as_it_is(
+    root, make_domain, tmp_path
+):
     domain = domain_of(make_domain, "games")
     other = ItemCatalogue(
         [f"x{row}" for row in range(6)], [f"a tin {word}" for word in "drum train bus car ship kite".split()]
@@ -269,11 +271,45 @@ def test_pipeline_and_recommender_keep_the_space_of_their_first_catalogue(root, 
     recommender = Recommender.from_pretrained(root / "pretrained", items=domain)
     processor.catalogue = copy.deepcopy(recommender.processor.catalogue)
     ranked = pipeline("sequential-recommendation", model=model, processor=processor)
-    ranked(processor.catalogue.item_ids[:2])
+    first, history = processor.catalogue, processor.catalogue.item_ids[:2]
+    found = ranked(history, top_k=3)
+    shared = Recommender(model, copy.copy(processor))
+    before = shared.recommend([history], 3)
     ranked.processor.catalogue, recommender.processor.catalogue = other, copy.deepcopy(other)
     theirs, (ours,) = ranked(["x0"], top_k=3), recommender.recommend([["x0"]], 3)
     assert [each.item_id for each in ours] == [each["item_id"] for each in theirs]
     np.testing.assert_allclose([each.score for each in ours], [each["score"] for each in theirs], atol=1e-4)
+    fresh = Recommender.from_pretrained(root / "pretrained", items=other)
+    np.testing.assert_allclose(recommender.item_embeds, fresh.item_embeds, atol=1e-5)
+    assert model.config.text_space == "catalogue"
+    assert torch.equal(model.adaptor.space.weight, torch.eye(16))
+    ranked.processor.catalogue = first
+    assert ranked(history, top_k=3) == found
+    assert shared.recommend([history], 3) == before
+
+
+def test_weights_are_shared_with_the_model_of_which_each_catalogue_has_a_space(root, make_domain):
+    model, processor = load_checkpoint(root / "pretrained")
+    processor.catalogue = Recommender.from_pretrained(
+        root / "pretrained", items=domain_of(make_domain, "games")
+    ).catalogue
+    recommender = Recommender(model, processor)
+    before = recommender.item_embeds
+    model.train()
+    with torch.no_grad():
+        model.adaptor.weight.add_(0.5)
+    assert not np.allclose(recommender.item_embeds, before, atol=1e-2)
+    assert not model.sequence_encoder.training
+
+
+def test_the_example_of_the_card_fits_the_space(root, monkeypatch):
+    monkeypatch.chdir(root)
+    card = (root / "pretrained" / "README.md").read_text(encoding="utf-8")
+    (example,) = (part.split("```")[0] for part in card.split("```python") if part.startswith("\nimport unisrec "))
+    names: dict = {}
+    exec(example, names)
+    assert names["model"].adaptor.space.mean.any()
+    assert ".space.fit(" not in (root / "tuned" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_space_that_is_not_fitted_is_not_exported(root, tmp_path):

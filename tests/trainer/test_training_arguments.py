@@ -439,6 +439,23 @@ def test_course_of_the_learning_rate(make_trainer, course):
         assert (rates[-1] < max(rates)) == (course != "constant_with_warmup")
 
 
+def test_a_rate_that_falls_on_a_plateau_is_resumed(make_trainer):
+    options = {
+        "lr_scheduler_type": "reduce_lr_on_plateau",
+        "lr_scheduler_kwargs": KWARGS["reduce_lr_on_plateau"],
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }
+    trainer = make_trainer(max_steps=4, **options)
+    trainer.train()
+    resumed = make_trainer(max_steps=4, **options)
+    resumed.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-2")
+    assert resumed.lr_scheduler.state_dict() == trainer.lr_scheduler.state_dict()
+    assert torch.equal(resumed.model.adaptor.weight, trainer.model.adaptor.weight)
+
+
 def test_accumulated_steps(make_trainer):
     trainer = make_trainer(gradient_accumulation_steps=3, max_steps=-1, num_train_epochs=1)
     batches = len(trainer.get_train_dataloader())

@@ -211,14 +211,6 @@ def load_recommender(
     return recommender
 
 
-def parse_entry(entry: str) -> str | dict[str, str]:
-    """Parses a history entry: `text:...` is a text; anything else is an id, optionally prefixed with `id:`."""
-    kind, colon, value = entry.partition(":")
-    if colon and kind in ("text", "id"):
-        return {"text": value} if kind == "text" else {"item_id": value}
-    return entry
-
-
 def progress_of(args: argparse.Namespace) -> Callable[[str], None]:
     """Returns a function that prints lines on the progress of a verb, in which arguments in backticks become its options."""
     from ..cli import as_flags

@@ -13,7 +13,6 @@ from ._shared import (
     add_text_neighbours,
     kept_domain,
     load_recommender,
-    parse_entry,
     shows_progress,
     table,
 )
@@ -98,6 +97,8 @@ def run(args: argparse.Namespace) -> Result:
         raise ValueError(f"--top-k is {args.top_k} and --batch-size {args.batch_size}; both are at least 1.")
     if args.output is not None:
         return run_file(args)
+    from ..recommender.histories import parse_entry
+
     if args.user is not None:
         user_ids, histories = read_users(args)
     else:
@@ -111,13 +112,13 @@ def run(args: argparse.Namespace) -> Result:
         values = ("" if value is None else str(value) for value in item.columns.values())
         rows.append((str(rank), f"{item.score:.4f}", item.item_id, *values, item.text))
     text = table(("rank", "score", "item_id", *args.columns, "text"), rows, right=(0, 1))
-    return Result(text, [item.to_dict() for item in items])
+    return Result(text, [item.to_json() for item in items])
 
 
 def run_file(args: argparse.Namespace) -> Result:
     """Writes recommendations for a file of histories."""
     from ..modeling_unisrec.checkpoint import load_checkpoint_tables
-    from ..recommender.histories import read_histories
+    from ..recommender.histories import parse_entry, read_histories
     from ..recommender.tables import check_suffix, write_table
 
     check_suffix(args.output)

@@ -87,6 +87,66 @@ def test_ids_decide_which_column_of_the_items_is_meant():
     assert guess(CLICKS, products).items_id == "supplier_sku"
 
 
+SALES = [(order, order * 7 % 30, f"s{(order + line) % 9}") for order in range(90) for line in range(1 + order % 3)]
+ORDERS = {
+    "nr": [order for order, _, _ in SALES],
+    "x": [f"2024-{1 + order // 28:02}-{1 + order % 28:02}" for order, _, _ in SALES],
+    "sku": [sku for _, _, sku in SALES],
+    "total": [order % 40 for order, _, _ in SALES],
+    "country": [f"c{who % 4}" for _, who, _ in SALES],
+}
+
+
+@pytest.mark.parametrize("customer", ["E-Mail", "who", "Müşteri No"])
+def test_customers_and_not_their_orders_are_the_users(customer):
+    clicks = ORDERS | {customer: [f"u{who}" for _, who, _ in SALES], "phone": [who % 25 for _, who, _ in SALES]}
+    assert guess(clicks, text_columns="sku").user == customer
+
+
+def test_orders_without_customers_are_asked_for():
+    with pytest.raises(
+        ValueError, match=r"'nr' are orders, each with one time; name the column by `user_column`, that of"
+    ):
+        guess(ORDERS, text_columns="sku")
+    assert guess(ORDERS, user_column="nr", text_columns="sku").user == "nr"
+
+
+def test_a_name_of_the_item_column_counts_only_if_it_holds_items():
+    orders = renamed(ORDERS, nr="reference", sku="line") | {"client": [f"u{who}" for _, who, _ in SALES]}
+    items = {"sku": [f"s{row}" for row in range(9)], "title": [f"Mug {row}" for row in range(9)]}
+    found = guess(orders, items)
+    assert (found.item, found.items_id) == ("line", "sku")
+    few_known = orders | {"reference": ["s1", *["other"] * (len(SALES) - 1)]}
+    assert guess(few_known, items).item == "reference"
+
+
+@pytest.mark.parametrize(
+    ("title", "texts"),
+    [
+        (["Red mug", "Tea pot", "Glass lid"], ["Artikel", "Marke"]),
+        (["Red mug", "Red mug", "Red mug"], ["Artikel", "Marke"]),  # of several words
+        (["x1", "x1", "x1"], ["Marke"]),
+    ],
+)
+def test_a_brand_alone_is_no_text_if_there_is_a_title_of_another_name(title, texts):
+    items = {"Artikelnr": ["07", "8", "9"], "Artikel": title, "Marke": ["Acme"] * 3, "Preis": ["1,5"] * 3}
+    assert guess(CLICKS, items).texts == texts
+
+
+def test_texts_of_sales_tell_about_items():
+    orders = ORDERS | {"who": [f"u{who}" for _, who, _ in SALES], "name": [f"#{order}" for order, _, _ in SALES]}
+    orders["Line text"] = [f"a thing called {sku}" for _, _, sku in SALES]
+    assert guess(orders).texts == ["Line text"]
+
+
+def test_numbers_that_count_from_1970_are_times_and_others_are_not():
+    clicks = {"ean": [4_006_381_333_931 + row for row in range(12)], "user": CLICKS["customer"], "sku": CLICKS["sku"]}
+    with pytest.raises(ValueError, match="no column of times"):
+        guess(clicks, PRODUCTS)
+    for unit in (1, 1000, 1_000_000, 1_000_000_000):
+        assert guess(clicks | {"w": [(1_700_000_000 + row) * unit for row in range(12)]}, PRODUCTS).time == "w"
+
+
 def test_what_is_given_is_taken():
     clicks = CLICKS | {"session": ["s1", "s2"] * 6, "shipped": ["2024-02-01"] * 12}
     found = guess(clicks, PRODUCTS, user_column="session", time_column="shipped", text_columns="brand")

@@ -14,6 +14,7 @@ from unisrec.data.readers.shop_columns import shop_columns
     [
         (["1", "20", None], [1, 20, None]),
         (["1", "", "nan"], [1, None, None]),
+        ([1.0, float("nan")], [1.0, None]),
         (["-1", "2.5"], [-1.0, 2.5]),
         (["4,90", "10", "19,9"], [4.9, 10.0, 19.9]),
         (["1,234", "2"], ["1,234", "2"]),  # thousands or thousandths
