@@ -339,13 +339,8 @@ class SequentialRecommendationPipeline(Pipeline):
         """Returns the current catalogue and its item vectors. Raises `ValueError` if the model cannot rank it."""
         source = self._catalogue()
         self.model.eval()
-        reads_texts = source.item_embeddings is None
         share = self.model.config.text_neighbours_share()
-        state = *item_tower_state(self.model, source, reads_texts), share
-        if reads_texts:
-            processor = self.processor
-            state = *state, id(processor.tokenizer), processor.max_text_length, processor.text_prompt
-        if self._ranked is None or self._ranked.state != state:
+        if self._ranked is None or self._ranked.state != self._state(source):
             check_catalogue(self.model, source)
             catalogue = source
             if source.item_embeddings is None:
@@ -356,8 +351,16 @@ class SequentialRecommendationPipeline(Pipeline):
             if share:
                 space = text_space_of(model, catalogue.item_embeddings)
                 items = mix(items.float(), space.map(catalogue.item_embeddings), share)
-            self._ranked = _Ranked(source, model, state, catalogue, items, share, space)
+            self._ranked = _Ranked(source, model, self._state(source), catalogue, items, share, space)
         return self._ranked
+
+    def _state(self, source: ItemCatalogue) -> tuple[Any, ...]:
+        """Returns a state that changes whenever the searched vectors of a catalogue change."""
+        reads_texts = source.item_embeddings is None
+        state = *item_tower_state(self.model, source, reads_texts), self.model.config.text_neighbours
+        if not reads_texts:
+            return state
+        return *state, id(self.processor.tokenizer), self.processor.max_text_length, self.processor.text_prompt
 
     @torch.inference_mode()
     def _encode_texts(self, texts: list[str]) -> torch.Tensor:

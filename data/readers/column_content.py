@@ -100,8 +100,10 @@ def customers(table: Table, taken: Sequence[str], time: str) -> Iterator[tuple[s
         return
     counts = {name: found.drop_nulls().n_unique() for name, found in ids.items()}
     finest = max(counts, key=counts.__getitem__)
-    when = table.frame[time] if time in table.frame.columns else pl.Series(range(table.frame.height))
-    frame = pl.DataFrame([*ids.values(), when.alias(" time")])
+    try:
+        frame = pl.DataFrame([*ids.values(), to_times(table.frame[time]).alias(" time")])
+    except (ValueError, pl.exceptions.ColumnNotFoundError):  # which reading the table explains
+        frame = pl.DataFrame({" time": [0]})
     if frame[" time"].n_unique() == 1 or not _have_one_time(frame, finest):
         yield finest, f"by its content: {counts[finest]:,} ids, each several times"
         return
@@ -140,6 +142,8 @@ def _determines(frame: pl.DataFrame, name: str, other: str) -> bool:
 
 def columns_of_items(table: Table, item: str) -> Table:
     """The items of a table of interactions, a row each, with the columns that tell about items, not about their sales."""
+    if item not in table.frame.columns:
+        return table
     frame = table.frame.with_columns(to_ids(table.frame[item])).drop_nulls(item)
     num_items = frame[item].n_unique()
     kept = [

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, pipeline
 
@@ -286,6 +287,22 @@ def test_pipeline_and_recommender_enter_another_catalogue_and_leave_the_given_mo
     ranked.processor.catalogue = first
     assert ranked(history, top_k=3) == found
     assert shared.recommend([history], 3) == before
+
+
+def test_a_model_that_is_moved_while_it_runs_enters_the_catalogue_itself_and_once(root, make_domain):
+    _, processor = load_checkpoint(root / "pretrained")
+    processor.catalogue = Recommender.from_pretrained(
+        root / "pretrained", items=domain_of(make_domain, "games")
+    ).catalogue
+    model = AutoModel.from_pretrained(root / "pretrained").eval()
+    ranked = pipeline("sequential-recommendation", model=model, processor=copy.copy(processor))
+    expected = ranked(processor.catalogue.item_ids[:2], top_k=3)
+    add_hook_to_module(model.adaptor, ModelHook())
+    hooked = pipeline("sequential-recommendation", model=model, processor=copy.copy(processor))
+    assert hooked(processor.catalogue.item_ids[:2], top_k=3) == expected
+    vectors = hooked._ranked
+    hooked(processor.catalogue.item_ids[:2], top_k=3)
+    assert hooked._ranked is vectors
 
 
 def test_weights_are_shared_with_the_model_of_which_each_catalogue_has_a_space(root, make_domain):
