@@ -150,7 +150,8 @@ def main() -> int:
                 failed += 1
                 print(f"{name}, seed {seed}: exit status {process.returncode}, see {output.with_suffix('.txt')}")
                 continue
-            line = {"run": name, "seed": seed} | measure(options.domains, tested, output)
+            names = [each for each in tested if each not in runs[name].get("only", ())]
+            line = {"run": name, "seed": seed} | measure(options.domains, names, output)
             with results.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
             print(line, flush=True)

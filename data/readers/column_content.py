@@ -156,32 +156,30 @@ def columns_of_items(table: Table, item: str) -> Table:
 
 def longest_text(table: Table, taken: Sequence[str]) -> Iterator[str]:
     """The column with the longest texts on average, if they have several words."""
-    lengths = {}
-    for name in table.frame.columns:
-        if name in taken:
-            continue
-        texts = sample(table, name, to_texts)
-        if len(texts) and texts.str.contains(r"\pL\S*\s+\S").mean() > 0.5:
-            lengths[name] = texts.str.len_chars().mean()
+    lengths = {
+        name: texts.str.len_chars().mean()
+        for name, texts in _samples_of_texts(table, taken)
+        if len(texts) and texts.str.contains(r"\pL\S*\s+\S").mean() > 0.5
+    }
     yield from sorted(lengths, key=lambda each: -lengths[each])[:1]
 
 
 def name_of_each(table: Table, taken: Sequence[str]) -> Iterator[str]:
     """The column with the longest texts on average that are almost all different, mostly letters, best with spaces."""
-    lengths = {}
-    for name in table.frame.columns:
-        if name in taken:
-            continue
-        texts = sample(table, name, to_texts)
+    ranks = {}
+    for name, texts in _samples_of_texts(table, taken):
         if distinct(texts) <= 0.9 or texts.str.contains("://", literal=True).any():
             continue
         length = texts.str.len_chars().mean()
         if texts.str.count_matches(r"[\pL\pM]").mean() > 0.6 * length:
-            lengths[name] = (
-                texts.str.contains(r"\s").mean() > 0.5,
-                length,
-            )  # a name before its short form in an address
-    yield from sorted(lengths, key=lambda each: lengths[each], reverse=True)[:1]
+            ranks[name] = texts.str.contains(r"\s").mean() > 0.5, length  # a name before its short form in an address
+    yield from sorted(ranks, key=lambda each: ranks[each], reverse=True)[:1]
+
+
+def _samples_of_texts(table: Table, taken: Sequence[str]) -> Iterator[tuple[str, pl.Series]]:
+    for name in table.frame.columns:
+        if name not in taken:
+            yield name, sample(table, name, to_texts)
 
 
 def distinct(texts: pl.Series) -> float:
