@@ -61,7 +61,7 @@ class UniSRecModelCardData:
 
         kind_of_run (`str`, *optional*): `"pretraining"` or `"finetuning"`.
         interpolation_share (`float`, *optional*): Share of the fine-tuned weights in interpolated weights.
-        kept_start (`bool`): Whether the model is that from before training, as validation was no better after it.
+        kept_start (`bool`): Whether the model is that from before training, which ranked the validation users better.
     """
 
     domains: Sequence[Domain] = ()

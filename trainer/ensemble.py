@@ -209,40 +209,30 @@ class WeightInterpolator:
 
 class Start:
     """
-    A model as it was before training, without an ID embedding, to return to it if validation is no better afterwards.
+    A model as it was before training, without an ID embedding, to return to it if validation is worse afterwards.
 
     Args:
         model ([`UniSRecModel`]): Model before training.
         text_neighbours (`float`): Share of text neighbours with which it ranks.
-
-    Attributes:
-        value (`float`, *optional*): Its metric, higher is better, once it was measured.
     """
 
     def __init__(self, model: UniSRecModel, text_neighbours: float):
         self._config, self._weights = model.config, WeightInterpolator(model)
-        self._ids = [weight for name, weight in model.named_parameters() if "item_embedding" in name]
         self._text_neighbours = text_neighbours
-        self.value: float | None = None
 
-    def measure(self, measure: Callable[[], float]) -> None:
-        """Measures the model, unless that was done, and leaves the random numbers of the training as they would be."""
-        if self.value is not None:
-            return
-        now, ids = self._config.text_neighbours, [weight.detach().clone() for weight in self._ids]
-        self._config.text_neighbours = self._text_neighbours
-        with torch.random.fork_rng(), torch.no_grad():
-            for weight in self._ids:
-                weight.zero_()
-            self.value = measure()
-            for weight, initial in zip(self._ids, ids, strict=True):
-                weight.copy_(initial)
-        self._config.text_neighbours = now
+    def compare(self, measure: Callable[[], float]) -> tuple[float, float]:
+        """Sets the model to the better one of both, after a tie to the current one. Returns the metric before training and of
+        the current model; `measure` returns that of the weights and the configuration of the moment, higher is better."""
+        shares = self._text_neighbours, self._config.text_neighbours
+        waiting = iter(shares)
 
-    def restore(self) -> None:
-        """Sets weights and share of text neighbours back; an ID embedding becomes zero."""
-        self._weights.choose([0.0], lambda: 0.0)
-        self._config.text_neighbours = self._text_neighbours
+        def measure_next() -> float:
+            self._config.text_neighbours = next(waiting)
+            return measure()
+
+        values = self._weights.choose((0.0, 1.0), measure_next)
+        self._config.text_neighbours = shares[int(next(iter(values)))]
+        return values[0.0], values[1.0]
 
 
 def choose_recipe(config: UniSRecConfig, args: "UniSRecFinetuneArguments", domain: Domain) -> str | None:

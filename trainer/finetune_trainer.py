@@ -50,8 +50,8 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
     The setting depends on the model: transductive with an ID embedding ([`UniSRecModel.reset_item_embedding`]), inductive
     without.
 
-    With `start_text_neighbours`, validation users are also ranked before training, and if that is at least as good as
-    afterwards, the model stays as it was.
+    With `start_text_neighbours`, the final model is compared on the validation users with that before training, which is kept
+    if it ranks them better.
 
     Args:
         model ([`UniSRecModel`] or `PeftModel`):
@@ -129,9 +129,7 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
 
     def train(self, *args, **kwargs) -> TrainOutput:
         """Trains like the parent class, and afterwards interpolates the weights and chooses the share of text neighbours, as
-        the arguments say, or returns to the start if that was no worse."""
-        if self.start is not None:
-            self.start.measure(self._validate)
+        the arguments say, or returns to the start if validation was better there."""
         if self._chooses_text_neighbours:
             self.model.config.text_neighbours = 0.0  # a training that goes on has chosen before
         output = super().train(*args, **kwargs)
@@ -151,20 +149,15 @@ class UniSRecFinetuneTrainer(UniSRecTrainer):
             tried = {f"text_neighbours_{each:g}": value for each, value in values.items()}
             self.log({"text_neighbours": share} | tried)
         if self.start is not None:
-            if not self._chooses_text_neighbours:
-                self.validated = self._validate()
             self._compare_with_start()
         return output
 
     def _compare_with_start(self) -> None:
-        """Returns to the model before training if validation is no better after it, and says so."""
-        before, after = self.start.value, self.validated
-        if after > before:
-            return
-        self.start.restore()
-        self.validated, self.card_data.kept_start = before, True
+        """Returns to the model before training if validation is worse after it, and says so."""
+        before, after = self.start.compare(self._validate)
+        self.validated, self.card_data.kept_start = max(before, after), before > after
         self.log({"validation_before_training": before, "validation_after_training": after})
-        if self.is_world_process_zero():
+        if self.card_data.kept_start and self.is_world_process_zero():
             metric = self.args.metric_for_best_model.removeprefix("eval_")
             tqdm.write(
                 f"validation {metric} is {abs(after):.4f} after training and {abs(before):.4f} before it: the model stays as it "

@@ -49,7 +49,7 @@ def test_a_model_stays_as_it_was_if_training_does_not_help(transfer_root, run, t
     names = transfer_root / "pretrained", transfer_root / "toys", "test"
     start = evaluate(*names, text_neighbours=0, use_cpu=True)
     assert metrics == pytest.approx({name: start[name] for name in metrics}, abs=1e-6)
-    assert trainer.validated == trainer.start.value > trainer.state.best_metric
+    assert trainer.validated > trainer.state.best_metric
     before = weights(transfer_root / "pretrained")
     for name, weight in weights(tmp_path / "kept").items():
         assert torch.equal(weight, before[name] if name in before else torch.zeros_like(weight)), name
@@ -62,26 +62,24 @@ def test_a_model_stays_as_it_was_if_training_does_not_help(transfer_root, run, t
     assert not torch.equal(weights(tmp_path / "given")["adaptor.weight"], before["adaptor.weight"])
 
 
-def test_the_start_ranks_with_its_share_and_without_ids(make_model):
+@pytest.mark.parametrize(("values", "stays"), [((0.5, 0.4), True), ((0.4, 0.5), False), ((0.5, 0.5), False)])
+def test_the_start_has_its_share_and_no_ids(make_model, values, stays):
     model = make_model(num_items=5)
-    start, ids = Start(model, 0.3), model.item_embedding.weight.detach().clone()
-    seen = []
+    start, before = Start(model, 0.3), model.adaptor.weight.detach().clone()
+    with torch.no_grad():
+        model.adaptor.weight.add_(1)
+    ids, trained, seen = model.item_embedding.weight.detach().clone(), model.adaptor.weight.detach().clone(), []
 
     def measure() -> float:
-        seen.append((model.config.text_neighbours, model.item_embedding.weight.any().item(), torch.rand(1)))
-        return 0.5
+        is_start = torch.equal(model.adaptor.weight, before)
+        seen.append((model.config.text_neighbours, model.item_embedding.weight.any().item(), is_start))
+        return values[len(seen) - 1]
 
-    torch.manual_seed(0)
-    start.measure(measure)
-    start.measure(measure)
-    assert seen[0][:2] == (0.3, False)
-    assert len(seen) == 1
-    assert torch.rand(1) == seen[0][2]  # as if nothing had been measured
-    assert torch.equal(model.item_embedding.weight, ids)
-    assert (start.value, model.config.text_neighbours) == (0.5, 0)
-    start.restore()
-    assert model.config.text_neighbours == 0.3
-    assert not model.item_embedding.weight.any()
+    assert start.compare(measure) == values
+    assert seen == [(0.3, False, True), (0, True, False)]
+    assert torch.equal(model.adaptor.weight, before if stays else trained)
+    assert torch.equal(model.item_embedding.weight, torch.zeros_like(ids) if stays else ids)
+    assert model.config.text_neighbours == (0.3 if stays else 0)
 
 
 def test_comparing_with_the_start_does_not_change_the_training(run):
