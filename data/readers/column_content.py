@@ -14,14 +14,17 @@ from .values import to_ids, to_texts
 
 SAMPLE, PART = 2_000, 200_000  # rows
 LEAST_SHARE = 0.5  # of the sampled ids of one table that are in the other
-EPOCHS = 100_000_000, 2**31  # seconds
+EPOCHS = 946_684_800, 2**31  # seconds, 2000 to 2038
+FIRST_LOG = 631_152_000 * 10**6  # microseconds, 1990: earlier dates are of births, books and films
 ONE_TIME = 0.99  # of the ids that come several times have one time: they are orders
 MOST_ORDERS = 50  # of a customer on average; what more orders have in common is a country or a state
-# Parts of names of what a customer has in common with others, or an order with other orders.
+# Parts of names of what a customer has in common with others, or an order or an event with other ones.
 OF_ORDERS = re.compile(
     "country|region|state|status|city|town|zip|postal|currency|payment|shipping|store|channel|source|device|land$|ort$|"
-    "total|price|sum|amount|betrag|montant|importe|discount|tax|quantity|qty|menge|anzahl"
+    "total|price|preis|prix|precio|sum|amount|betrag|montant|importe|discount|tax|quantity|qty|menge|anzahl|"
+    "rating|score|duration|latency|seconds|^ms$"
 )
+ROW_NUMBER = re.compile(r"unnamed: \d+")  # as pandas writes it
 
 
 def sample(table: Table, name: str, convert: Callable[[pl.Series], pl.Series] = to_ids) -> pl.Series:
@@ -33,7 +36,9 @@ def sample(table: Table, name: str, convert: Callable[[pl.Series], pl.Series] = 
 
 
 def times(table: Table, taken: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Columns in which every value is a date, or a number such as those that count from 1970."""
+    """Columns in which every value is a date, or a number such as those that count from 1970: dates first, and of these the ones
+    with most different values."""
+    ranks = {}
     for name in table.frame.columns:
         values = table.frame[name].head(SAMPLE)
         if name in taken or values.dtype == pl.Null:
@@ -42,43 +47,65 @@ def times(table: Table, taken: Sequence[str]) -> Iterator[tuple[str, str]]:
             found = to_times(values).drop_nulls()
         except ValueError:
             continue
-        is_number = values.dtype.is_numeric() or (
-            values.dtype == pl.String and values.cast(pl.Float64, strict=False).is_not_null().any()
-        )
+        is_number = _holds_numbers(values)
         if found.n_unique() > 1 and (not is_number or _count_from_1970(found)):
-            yield name, "by its content: dates"
+            ranks[name] = not is_number, is_number or found.min() >= FIRST_LOG, _num_different(table.frame[name])
+    for name in sorted(ranks, key=lambda each: ranks[each], reverse=True):
+        yield name, "by its content: dates"
+
+
+def _holds_numbers(values: pl.Series) -> bool:
+    if values.dtype in (pl.String, pl.Object):
+        return to_ids(values).cast(pl.Float64, strict=False).is_not_null().any()
+    return values.dtype.is_numeric()
+
+
+def _holds_dates(values: pl.Series) -> bool:
+    try:
+        return not _holds_numbers(values) and len(to_times(values).drop_nulls()) > 0
+    except ValueError:
+        return False
 
 
 def _count_from_1970(numbers: pl.Series) -> bool:
-    """Whether numbers are, in seconds or a smaller unit, times from 1973 to 2038: others may be anything."""
+    """Whether numbers are, in seconds or a smaller unit, times from 2000 to 2038: others may be anything."""
     least, most = numbers.min(), numbers.max()
     return any(EPOCHS[0] * unit <= least and most < EPOCHS[1] * unit for unit in (1, 10**3, 10**6, 10**9))
 
 
 def shared_ids(
-    interactions: Table, items: Table, taken: Sequence[str], only: str | None = None, least: float = LEAST_SHARE
+    interactions: Table,
+    items: Table,
+    taken: Sequence[str],
+    only: str | None = None,
+    least: float = LEAST_SHARE,
+    least_different: float = 0.9,
 ) -> Iterator[tuple[str, str, str]]:
-    """Pairs of columns of which the first has ids of the second, where each comes once; the best first."""
+    """Pairs of columns of which the first has ids of the second, where each comes once or nearly so; the best first."""
     found = []
     for mine in interactions.frame.columns:
         ids = sample(interactions, mine).unique()
         if mine in taken or len(ids) < 2 or only not in (None, mine):
             continue
+        if only is None and (OF_ORDERS.search(mine.lower()) or ROW_NUMBER.match(mine.lower())):
+            continue
+        has_spaces = ids.str.contains(r"\s").mean() > 0.5  # as a title has
         for other in items.frame.columns:
             try:
                 known = to_ids(items.frame[other]).drop_nulls()
             except ValueError:
                 continue
-            if not len(known) or known.n_unique() < 0.9 * len(known):
+            if not len(known) or known.n_unique() < least_different * len(known) or ROW_NUMBER.match(other.lower()):
                 continue
             share = ids.is_in(known.implode()).mean()
-            if share >= least and share > 0:
-                found.append((share, len(ids), mine, other))
-    for share, _, mine, other in sorted(found, key=lambda each: each[:2], reverse=True):
+            is_chance = only is None and len(ids) < min(20, 0.1 * len(known))  # such as numbers of pieces
+            if share >= least and share > 0 and not is_chance:
+                found.append((round(share, 2), not has_spaces, len(ids), mine, other))
+    for share, _, _, mine, other in sorted(found, key=lambda each: each[:3], reverse=True):
         yield mine, other, f"by its content: {share:.0%} of the ids are in the other table"
 
 
-def customers(table: Table, taken: Sequence[str], time: str) -> Iterator[tuple[str, str]]:
+def customers(table: Table, taken: Sequence[str], time: str, item: str) -> Iterator[tuple[str, str]]:
     """
     The column of ids that come several times each: the one with most different ids, unless these are orders, all rows of which
     have one time; then the one that tells most about the orders besides.
@@ -86,59 +113,78 @@ def customers(table: Table, taken: Sequence[str], time: str) -> Iterator[tuple[s
     Raises:
         ValueError: If there are orders and nothing that could be their customers.
     """
-    ids = {}
-    for name in table.frame.columns:
-        if name in taken:
-            continue
-        try:
-            found = to_ids(table.frame[name])
-        except ValueError:
-            continue
-        if 2 <= found.drop_nulls().n_unique() <= found.count() / 1.2:
-            ids[name] = found
-    if not ids:
-        return
-    counts = {name: found.drop_nulls().n_unique() for name, found in ids.items()}
-    finest = max(counts, key=counts.__getitem__)
+    ids = dict(_columns_of_ids(table, taken))
     try:
-        frame = pl.DataFrame([*ids.values(), to_times(table.frame[time]).alias(" time")])
+        when, items = to_times(table.frame[time]).alias(" time"), to_ids(table.frame[item]).alias(" item")
     except (ValueError, pl.exceptions.ColumnNotFoundError):  # which reading the table explains
-        frame = pl.DataFrame({" time": [0]})
-    if frame[" time"].n_unique() == 1 or not _have_one_time(frame, finest):
-        yield finest, f"by its content: {counts[finest]:,} ids, each several times"
+        when = items = pl.Series(" time", [0] * table.frame.height)
+    frame = pl.DataFrame([*ids.values(), when, items.alias(" item")])
+    part = frame.head(PART)
+    counts = {
+        name: found.drop_nulls().n_unique() for name, found in ids.items() if not _determines(part, " item", name)
+    }
+    has_times = when.n_unique() > 1
+    orders = {name for name in counts if has_times and _have_one_time(frame, name)}
+    several = {name for name in counts if counts[name] <= ids[name].count() / 1.2}
+    finest = max(several | orders, key=counts.__getitem__, default=None)
+    if finest not in orders:
+        if finest is not None:
+            yield finest, f"by its content: {counts[finest]:,} ids, each several times"
         return
     above = [
         name
-        for name in counts
-        if MOST_ORDERS * counts[name] >= counts[finest]
-        and not OF_ORDERS.search(name.lower())
-        and not ids[name].drop_nulls().head(SAMPLE).str.contains(r"^-?\d+[.,]\d+$").all()
-        and _determines(frame, finest, name)
-        and not _have_one_time(frame, name)
+        for name in several - orders
+        if MOST_ORDERS * counts[name] >= counts[finest] and _determines(part, finest, name)
     ]
     if not above:
         raise ValueError(
             f"{table.source}: no column of customers was recognised: {finest!r} are orders, each with one time; name the "
             "column by `user_column`, that of the orders if nothing else tells customers apart"
         )
-    part = frame.head(PART)
-    told = {name: sum(_determines(part, name, other) for other in counts) for name in above}
-    best = max(above, key=lambda name: (told[name], counts[name]))
+    others = [name for name in table.frame.columns if name in ids]
+
+    def rank(name: str) -> tuple[bool, int, int, int]:
+        told = sum(_determines(part, name, other) for other in counts)
+        return ids[name].count() >= 0.9 * table.frame.height, told, counts[name], -others.index(name)
+
+    best = max(above, key=rank)
     yield best, f"by its content: {counts[best]:,} ids, each of several orders in {finest!r}"
+
+
+def _columns_of_ids(table: Table, taken: Sequence[str]) -> Iterator[tuple[str, pl.Series]]:
+    """Columns of ids some of which come several times."""
+    for name, dtype in table.frame.schema.items():
+        column = table.frame[name]
+        if name in taken or OF_ORDERS.search(name.lower()) or ROW_NUMBER.match(name.lower()):
+            continue
+        if (dtype.is_float() and (column % 1 > 0).any()) or _holds_dates(column.head(SAMPLE)):
+            continue
+        try:
+            found = to_ids(column)
+        except ValueError:
+            continue
+        is_decimal = found.drop_nulls().head(SAMPLE).str.contains(r"^-?\d+[.,]\d+$").all()
+        if 2 <= found.drop_nulls().n_unique() < found.count() and not is_decimal:
+            yield name, found
 
 
 def _have_one_time(frame: pl.DataFrame, name: str) -> bool:
     """Whether almost all of the ids that come several times have the same time in all rows."""
     rows = frame.drop_nulls(name).group_by(name).agg(pl.len(), pl.col(" time").n_unique()).filter(pl.col("len") > 1)
-    return (rows[" time"] == 1).mean() >= ONE_TIME
+    return rows.height > 0 and (rows[" time"] == 1).mean() >= ONE_TIME
 
 
-def _determines(frame: pl.DataFrame, name: str, other: str) -> bool:
-    """Whether almost all values of a column go with one value of another one."""
+def _determines(frame: pl.DataFrame, name: str, other: str, least: float = 0.95) -> bool:
+    """Whether almost all values of a column that come several times go with one value of another one."""
     if name == other:
         return True
-    pairs = frame.select(name, other).drop_nulls().unique()
-    return pairs.height > 0 and pairs[name].n_unique() >= 0.95 * pairs.height
+    pairs = frame.select(pl.col(name).alias("name"), pl.col(other).alias("other")).drop_nulls()
+    rows = pairs.group_by("name").agg(pl.len(), pl.col("other").n_unique()).filter(pl.col("len") > 1)
+    return rows.height > 0 and (rows["other"] == 1).mean() >= least
+
+
+def _num_different(column: pl.Series) -> int:
+    return len(set(column.to_list())) if column.dtype == pl.Object else column.n_unique()
 
 
 def columns_of_items(table: Table, item: str) -> Table:
@@ -146,11 +192,11 @@ def columns_of_items(table: Table, item: str) -> Table:
     if item not in table.frame.columns:
         return table
     frame = table.frame.with_columns(to_ids(table.frame[item])).drop_nulls(item)
-    num_items = frame[item].n_unique()
+    part, is_several = frame.head(PART), frame[item].is_duplicated().any()
     kept = [
         name
         for name, dtype in frame.schema.items()
-        if name == item or dtype == pl.Object or frame.select(item, name).n_unique() <= 2 * num_items
+        if not is_several or dtype == pl.Object or _determines(part, item, name, 0.8)
     ]
     return table._replace(frame=frame.select(kept).filter(frame[item].is_first_distinct()))
 

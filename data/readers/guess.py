@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from .column_content import (
+    SAMPLE,
     columns_of_items,
     customers,
     distinct,
@@ -17,9 +18,9 @@ from .column_content import (
     shared_ids,
     times,
 )
-from .columns import names_of
-from .table import Table
-from .values import to_texts
+from .columns import names_of, to_times
+from .table import Table, is_anonymous
+from .values import to_ids, to_texts
 
 
 # Names without case, accents and all that is no letter or digit; the first ones are the surest. English, German, French,
@@ -59,6 +60,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", unicodedata.normalize("NFKD", name.lower()))
 
 
+CONVERT = {"user": to_ids, "item": to_ids, "time": to_times}  # other columns are texts
 NAMES = {role: [_plain(word) for word in words.split()] for role, words in _NAMES.items()}
 
 
@@ -143,12 +145,15 @@ def guess_columns(
     )
     item_by_content = ((mine, reason) for mine, _, reason in pairs)
     item = find("item", interactions, item_column, item_by_content, "item_column", is_named)
-    user = find("user", interactions, user_column, customers(interactions, taken, time), "user_column")
+    user = find("user", interactions, user_column, customers(interactions, taken, time, item), "user_column")
     items_id, taken = None, [user, item, time]
     if items is not None:
         pairs = list(shared_ids(interactions, items, [], only=item))
         taken = []
-        if items_id_column is None and item in items.frame.columns and any(other == item for _, other, _ in pairs):
+        namesakes = shared_ids(
+            interactions, items, [], only=item, least_different=0
+        )  # rows for each language, perhaps
+        if items_id_column is None and any(other == item for _, other, _ in namesakes):
             items_id_column, pairs = None, [(item, item, "as in the interactions")]
         # The ids decide, not the name: a table of items may have several ids.
         if items_id_column is None and pairs:
@@ -181,9 +186,10 @@ def _find_texts(items: Table, taken: Sequence[str]) -> tuple[list[str], str]:
         return [title, *others], "by their names"
     taken = [*taken, *others]
     longest = list(longest_text(items, taken))
-    if others:  # not enough alone: many items have the same
+    if others or not longest:  # not enough alone: many items have the same
         titles = list(name_of_each(items, taken)) or longest
-        return [*titles, *others], "by content and by names" if titles else "by their names; no title was recognised"
+        reason = "by content and by names" if others else "by its content: one for each item"
+        return [*titles, *others], reason if titles else "by their names; no title was recognised"
     if longest and distinct(sample(items, longest[0], to_texts)) <= 0.95:  # shared, such as a category
         titles = list(name_of_each(items, [*taken, *longest]))
         if titles:
@@ -198,7 +204,24 @@ def column_by_name(columns: Sequence[str], role: str) -> str | None:
 
 
 def _by_name(table: Table, role: str, taken: Sequence[str]) -> str | None:
-    return column_by_name([name for name in table.frame.columns if name not in taken], role)
+    """The column with one of the names of a role, the surest first; one that says little only if there is no other, and none
+    that is empty."""
+    columns, ranks = [name for name in table.frame.columns if name not in taken], {}
+    while (name := column_by_name(columns, role)) is not None:
+        columns.remove(name)
+        try:
+            values = CONVERT.get(role, to_texts)(table.frame[name].head(SAMPLE)).drop_nulls()
+        except ValueError:  # which reading the table explains
+            ranks[name] = False, 0
+            continue
+        if role == "user":
+            values = values.filter(~is_anonymous(values))
+        says_something = values.n_unique() > 1
+        if says_something and len(values) >= 0.5 * min(table.frame.height, SAMPLE):
+            return name
+        if len(values) and (says_something or role != "title" or table.frame.height == 1):
+            ranks[name] = says_something, len(values)
+    return max(ranks, key=ranks.__getitem__, default=None)
 
 
 __all__ = ["NAMES", "Columns", "column_by_name", "guess_columns"]

@@ -103,6 +103,58 @@ def test_customers_and_not_their_orders_are_the_users(customer):
     assert guess(clicks, text_columns="sku").user == customer
 
 
+ONE_LINE = [
+    (order, order * 7 % 30, f"s{order * 11 % 47}") for order in range(90) for _ in range(1 + (order % 10 == 0))
+]
+
+
+@pytest.mark.parametrize("sales", [SALES, ONE_LINE])
+def test_what_an_item_or_an_order_has_is_no_user(sales):
+    clicks = {
+        "nr": [order for order, _, _ in sales],
+        "link": [f"/p/{sku}" for _, _, sku in sales],
+        "x": [f"2024-{1 + order // 28:02}-{1 + order % 28:02}" for order, _, _ in sales],
+        "born": [f"19{50 + who}-01-01" for _, who, _ in sales],
+        "sku": [sku for _, _, sku in sales],
+        "preis": [f"{order % 40},50" for order, _, _ in sales],
+        "paid": [order % 40 + 0.5 for order, _, _ in sales],
+    }
+    found = guess(clicks | {"who": [f"u{who}" for _, who, _ in sales]}, text_columns="sku")
+    assert (found.user, found.time) == ("who", "x")
+    with pytest.raises(ValueError, match="'nr' are orders"):
+        guess(clicks, text_columns="sku")
+
+
+@pytest.mark.parametrize("empty", [[None] * 12, [""] * 12, ["0"] * 12, ["guest"] * 8 + ["a", "b", "a", "b"]])
+def test_a_name_counts_only_if_the_column_says_something(empty):
+    clicks = {"user_id": empty, "email": [f"{who}@x.org" for who in CLICKS["customer"]]} | CLICKS
+    assert guess({name: clicks[name] for name in ("user_id", "email", "sku", "ordered_at")}, PRODUCTS).user == "email"
+    products = {"sku": PRODUCTS["sku"], "label": ["New"] * 3, "name": PRODUCTS["title"], "brand": ["Acme"] * 3}
+    assert guess(CLICKS, products).texts == ["name", "brand"]
+    assert guess(CLICKS, products | {"name": [None] * 3, "Artikeltext": PRODUCTS["title"]}).texts == [
+        "Artikeltext",
+        "brand",
+    ]
+
+
+def test_ids_are_no_titles_and_no_row_numbers():
+    sales = {
+        "Unnamed: 0": range(12),
+        "Lineitem name": ["Red mug", "Tea pot", "Pan lid"] * 4,
+        "Lineitem sku": ["07", "8", "9"] * 4,
+        "Email": CLICKS["customer"],
+        "Paid at": [f"2024-01-{1 + row:02}" for row in range(12)],
+    }
+    items = {"Unnamed: 0": range(3), "Title": ["Red mug", "Tea pot", "Pan lid"], "Variant SKU": ["07", "8", "9"]}
+    found = guess(sales, items)
+    assert (found.item, found.items_id, found.texts) == ("Lineitem sku", "Variant SKU", ["Title"])
+
+
+def test_a_namesake_is_the_id_of_the_items_also_with_a_row_for_each_language():
+    items = {"nr": ["8", "9", "07", "5", "6", "7"], "sku": ["07", "07", "8", "8", "9", "9"]}
+    assert guess(CLICKS, items | {"title": [f"Mug {row}" for row in range(6)]}).items_id == "sku"
+
+
 def test_orders_without_customers_are_asked_for():
     with pytest.raises(
         ValueError, match=r"'nr' are orders, each with one time; name the column by `user_column`, that of"
