@@ -95,8 +95,8 @@ def encode_texts(
         `np.ndarray` of shape `(num_texts, text_embedding_size)`, float32: One row for each text, in the given order.
 
     Raises:
-        ValueError: If `pooling` is unknown, a text holds half of a character, the tokenizer has no padding token or returns no token for a text, or the
-            output of the encoder is not finite.
+        ValueError: If `pooling` is unknown, a text holds half of a character, the tokenizer has no padding token or returns
+            no token for a text, or the output of the encoder is not finite.
     """
     head = find_head(encoder, pooling)
     if tokenizer.pad_token_id is None:

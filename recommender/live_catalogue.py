@@ -281,14 +281,15 @@ class LiveCatalogue:
     def _make_snapshot(self, processor: UniSRecProcessor, old: Snapshot | None = None) -> Snapshot:
         """Computes vectors and index of a processor's catalogue, with the same kind of index. Raises `ValueError` if the
         model cannot rank it."""
-        catalogue = catalogue_given = processor.catalogue
+        catalogue = processor.catalogue
         check_catalogue(self._model, catalogue)
         reads_texts = catalogue.item_embeddings is None
-        if old is not None and old.state[0] == id(catalogue):
+        is_same = old is not None and old.state[0] == id(catalogue)
+        if is_same:
             reads_texts = old.reads_texts and self._model.text_encoder is not None  # otherwise keep the loaded vectors
         if reads_texts:
             catalogue = catalogue.with_embeddings(self._writers_encoder.texts(catalogue.texts, progress=None))
-        if self._enters_catalogues and (old is None or old.state[0] != id(catalogue_given)):
+        if self._enters_catalogues and not is_same:
             # For good, also when saved: items that are added later are mapped alike, and saved indexes fit.
             keep_text_space(self._model, catalogue.item_embeddings)
         space = self._writers_encoder.space(catalogue)

@@ -82,7 +82,14 @@ def shared_ids(
     least_different: float = 0.9,
 ) -> Iterator[tuple[str, str, str]]:
     """Pairs of columns of which the first has ids of the second, where each comes once or nearly so; the best first."""
-    found = []
+    found, different = [], {}
+    for other in items.frame.columns:
+        try:
+            known = to_ids(items.frame[other]).drop_nulls()
+        except ValueError:
+            continue
+        if len(known) and known.n_unique() >= least_different * len(known) and not ROW_NUMBER.match(other.lower()):
+            different[other] = known
     for mine in interactions.frame.columns:
         ids = sample(interactions, mine).unique()
         if mine in taken or len(ids) < 2 or only not in (None, mine):
@@ -90,13 +97,7 @@ def shared_ids(
         if only is None and (OF_ORDERS.search(mine.lower()) or ROW_NUMBER.match(mine.lower())):
             continue
         has_spaces = ids.str.contains(r"\s").mean() > 0.5  # as a title has
-        for other in items.frame.columns:
-            try:
-                known = to_ids(items.frame[other]).drop_nulls()
-            except ValueError:
-                continue
-            if not len(known) or known.n_unique() < least_different * len(known) or ROW_NUMBER.match(other.lower()):
-                continue
+        for other, known in different.items():
             share = ids.is_in(known.implode()).mean()
             is_chance = only is None and len(ids) < min(20, 0.1 * len(known))  # such as numbers of pieces
             if share >= least and share > 0 and not is_chance:
@@ -115,37 +116,38 @@ def customers(table: Table, taken: Sequence[str], time: str, item: str) -> Itera
     """
     ids = dict(_columns_of_ids(table, taken))
     try:
-        when, items = to_times(table.frame[time]).alias(" time"), to_ids(table.frame[item]).alias(" item")
+        when, items = to_times(table.frame[time]), to_ids(table.frame[item])
     except (ValueError, pl.exceptions.ColumnNotFoundError):  # which reading the table explains
-        when = items = pl.Series(" time", [0] * table.frame.height)
-    frame = pl.DataFrame([*ids.values(), when, items.alias(" item")])
-    part = frame.head(PART)
-    counts = {
-        name: found.drop_nulls().n_unique() for name, found in ids.items() if not _determines(part, " item", name)
+        when = items = pl.Series([0] * table.frame.height)
+    part = {
+        name: found.head(PART) for name, found in ids.items() if not _determines(items.head(PART), found.head(PART))
     }
+    counts = {name: ids[name].drop_nulls().n_unique() for name in part}
     has_times = when.n_unique() > 1
-    orders = {name for name in counts if has_times and _have_one_time(frame, name)}
-    several = {name for name in counts if counts[name] <= ids[name].count() / 1.2}
-    finest = max(several | orders, key=counts.__getitem__, default=None)
+    orders = [name for name in counts if has_times and _determines(ids[name], when, ONE_TIME)]
+    several = [name for name in counts if counts[name] <= ids[name].count() / 1.2]
+    # After a tie, as between the number and the name of a customer, the first column is taken.
+    finest = max((name for name in counts if name in (*orders, *several)), key=counts.__getitem__, default=None)
     if finest not in orders:
         if finest is not None:
             yield finest, f"by its content: {counts[finest]:,} ids, each several times"
         return
     above = [
         name
-        for name in several - orders
-        if MOST_ORDERS * counts[name] >= counts[finest] and _determines(part, finest, name)
+        for name in several
+        if name not in orders
+        and MOST_ORDERS * counts[name] >= counts[finest]
+        and _determines(part[finest], part[name])
     ]
     if not above:
         raise ValueError(
             f"{table.source}: no column of customers was recognised: {finest!r} are orders, each with one time; name the "
             "column by `user_column`, that of the orders if nothing else tells customers apart"
         )
-    others = [name for name in table.frame.columns if name in ids]
 
-    def rank(name: str) -> tuple[bool, int, int, int]:
-        told = sum(_determines(part, name, other) for other in counts)
-        return ids[name].count() >= 0.9 * table.frame.height, told, counts[name], -others.index(name)
+    def rank(name: str) -> tuple[bool, int, int]:
+        told = sum(_determines(part[name], other) for other in part.values())
+        return ids[name].count() >= 0.9 * table.frame.height, told, counts[name]
 
     best = max(above, key=rank)
     yield best, f"by its content: {counts[best]:,} ids, each of several orders in {finest!r}"
@@ -168,19 +170,11 @@ def _columns_of_ids(table: Table, taken: Sequence[str]) -> Iterator[tuple[str, p
             yield name, found
 
 
-def _have_one_time(frame: pl.DataFrame, name: str) -> bool:
-    """Whether almost all of the ids that come several times have the same time in all rows."""
-    rows = frame.drop_nulls(name).group_by(name).agg(pl.len(), pl.col(" time").n_unique()).filter(pl.col("len") > 1)
-    return rows.height > 0 and (rows[" time"] == 1).mean() >= ONE_TIME
-
-
-def _determines(frame: pl.DataFrame, name: str, other: str, least: float = 0.95) -> bool:
-    """Whether almost all values of a column that come several times go with one value of another one."""
-    if name == other:
-        return True
-    pairs = frame.select(pl.col(name).alias("name"), pl.col(other).alias("other")).drop_nulls()
-    rows = pairs.group_by("name").agg(pl.len(), pl.col("other").n_unique()).filter(pl.col("len") > 1)
-    return rows.height > 0 and (rows["other"] == 1).mean() >= least
+def _determines(ids: pl.Series, values: pl.Series, least: float = 0.95) -> bool:
+    """Whether almost all of the ids that come several times have one value in all of these rows."""
+    pairs = pl.DataFrame([ids.alias("id"), values.alias("value")]).drop_nulls()
+    rows = pairs.group_by("id").agg(pl.len(), pl.col("value").n_unique()).filter(pl.col("len") > 1)
+    return rows.height > 0 and (rows["value"] == 1).mean() >= least
 
 
 def _num_different(column: pl.Series) -> int:
@@ -196,7 +190,7 @@ def columns_of_items(table: Table, item: str) -> Table:
     kept = [
         name
         for name, dtype in frame.schema.items()
-        if not is_several or dtype == pl.Object or _determines(part, item, name, 0.8)
+        if not is_several or dtype == pl.Object or _determines(part[item], part[name], 0.8)
     ]
     return table._replace(frame=frame.select(kept).filter(frame[item].is_first_distinct()))
 

@@ -150,9 +150,8 @@ def guess_columns(
     if items is not None:
         pairs = list(shared_ids(interactions, items, [], only=item))
         taken = []
-        namesakes = shared_ids(
-            interactions, items, [], only=item, least_different=0
-        )  # rows for each language, perhaps
+        # A namesake may come several times, as in a table with a row for each language.
+        namesakes = shared_ids(interactions, items, [], only=item, least_different=0)
         if items_id_column is None and any(other == item for _, other, _ in namesakes):
             items_id_column, pairs = None, [(item, item, "as in the interactions")]
         # The ids decide, not the name: a table of items may have several ids.
@@ -162,13 +161,11 @@ def guess_columns(
         else:
             items_id = find("item", items, items_id_column, iter(()), "items_id_column")
         taken = [items_id]
-    texts_of = items
-    if items is None:
-        texts_of = columns_of_items(interactions, item) if text_columns is None else interactions
+    texts_of = interactions if items is None else items
     if text_columns is not None:
         texts, reason = names_of(text_columns), "as given"
     else:
-        texts, reason = _find_texts(texts_of, taken)
+        texts, reason = _find_texts(columns_of_items(interactions, item) if items is None else items, taken)
     if not texts:
         raise ValueError(
             f"{texts_of.source}: no column with the texts of items was recognised, the columns are "
@@ -190,7 +187,7 @@ def _find_texts(items: Table, taken: Sequence[str]) -> tuple[list[str], str]:
         titles = list(name_of_each(items, taken)) or longest
         reason = "by content and by names" if others else "by its content: one for each item"
         return [*titles, *others], reason if titles else "by their names; no title was recognised"
-    if longest and distinct(sample(items, longest[0], to_texts)) <= 0.95:  # shared, such as a category
+    if distinct(sample(items, longest[0], to_texts)) <= 0.95:  # shared, such as a category
         titles = list(name_of_each(items, [*taken, *longest]))
         if titles:
             return [*titles, *longest], "by their content: one for each item, and the longest texts"

@@ -11,7 +11,8 @@ MAX_CHARS = 2000
 
 def clean_text(text: pl.Expr) -> pl.Expr:
     """
-    Clean texts: decode HTML entities, remove tags, styles, scripts, comments and double quotes, and collapse whitespace into single spaces.
+    Clean texts: decode HTML entities, remove tags, styles, scripts, comments and double quotes, and collapse whitespace into
+    single spaces.
 
     Args:
         text (`pl.Expr` of `str`): Raw text.

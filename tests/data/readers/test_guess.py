@@ -121,6 +121,10 @@ def test_what_an_item_or_an_order_has_is_no_user(sales):
     }
     found = guess(clicks | {"who": [f"u{who}" for _, who, _ in sales]}, text_columns="sku")
     assert (found.user, found.time) == ("who", "x")
+    assert (
+        guess(clicks | {" time": [f"u{who}" for _, who, _ in sales]}, text_columns="sku", time_column="x").user
+        == " time"
+    )
     with pytest.raises(ValueError, match="'nr' are orders"):
         guess(clicks, text_columns="sku")
 
